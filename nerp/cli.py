@@ -1,0 +1,81 @@
+"""The command `nerp`. A command is a module in `nerp.commands`, imported when it is called."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from nerp.errors import NerpError
+
+COMMANDS = {
+    "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
+    "train": "train a method on a dataset",
+    "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
+    "methods": "list the methods with their learned parameters and papers",
+}
+INTERRUPTED = 130
+
+# Idle OpenMP threads sleep instead of spinning: where runs share cores, spinning costs a small
+# model up to fifty times its training time. Read by torch when it is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 1 a mistake of the user's, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """`main` without the exit; returns the status."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if argv else 1
+    if argv[0] == "--version":
+        from nerp import __version__
+
+        print(f"nerp {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        from nerp.registry import unknown
+
+        print(f"nerp: error: {unknown('command', argv[0], COMMANDS)}", file=sys.stderr)
+        return 1
+    name, rest = argv[0], argv[1:]
+    module = importlib.import_module(f"nerp.commands.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"nerp {name}", description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(rest)
+    try:
+        return module.main(args) or 0
+    except NerpError as error:
+        if args.debug:
+            raise
+        print(f"nerp: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("nerp: interrupted; the same command goes on where it can", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if args.debug:
+            raise
+        print(f"nerp: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: nerp COMMAND ...", "", "Train prompt-learned CLIP models and correct their "
+         "asymmetric confusions with NeRP.", "", *lines, "", "nerp COMMAND --help says more."]
+    )

@@ -1,0 +1,1 @@
+"""The frozen backbone: loading weights, tokenising, the two towers."""

@@ -1,0 +1,224 @@
+"""Loading a CLIP backbone as an open_clip model, whatever file its weights come in.
+
+The published OpenAI weights go through open_clip's own download and cache (`~/.cache/clip`, where
+OpenAI's package keeps them too). A file may be an OpenAI TorchScript archive, a plain state dict
+with OpenAI's names, an open_clip training checkpoint, or safetensors; the architecture is read
+from the tensors.
+"""
+
+import urllib.error
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nerp.clip.unpickle import load_inert
+from nerp.errors import NerpError
+from nerp.registry import unknown
+
+# NAME in a configuration -> open_clip's name for the published weights.
+PUBLISHED = {
+    "ViT-B/16": "ViT-B-16",
+    "ViT-B/32": "ViT-B-32",
+    "ViT-L/14": "ViT-L-14",
+    "RN50": "RN50",
+    "RN101": "RN101",
+}
+_WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
+# The backbones that ship with the package: see nerp/demo.
+SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
+
+HEAD_WIDTH = 64
+
+
+def weights_file(name: str, path: str = "") -> Path:
+    """The file that MODEL.BACKBONE.NAME and .PATH stand for; downloaded if it must be.
+
+    Raises NerpError for an unknown name, a missing file, or a download that failed.
+    """
+    if path:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise NerpError(f"MODEL.BACKBONE.PATH: no file {file}; expected CLIP weights: OpenAI's "
+                            "archive (.pt), a state dict, an open_clip checkpoint or safetensors")
+        return file
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if name not in PUBLISHED:
+        raise unknown("backbone", name, [*PUBLISHED, *SHIPPED])
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    from open_clip.pretrained import download_pretrained_from_url, get_pretrained_url
+
+    url = get_pretrained_url(PUBLISHED[name], "openai")
+    target = Path("~/.cache/clip").expanduser() / url.rsplit("/", 1)[1]
+    try:
+        return Path(download_pretrained_from_url(url))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
+        raise NerpError(f"the weights of CLIP {name} could not be fetched ({reason}). Fetch {url} "
+                        f"where there is a network and put it at {target}, or give any copy as "
+                        "MODEL.BACKBONE.PATH FILE") from None
+
+
+def load_model(name: str, path: str = "", activation: str = "auto") -> nn.Module:
+    """An open_clip CLIP model in float32 on the CPU, in evaluation mode, frozen.
+
+    Args:
+        name: MODEL.BACKBONE.NAME, used where `path` is empty.
+        path: a file of weights.
+        activation: "quick_gelu", "gelu", or "auto": what the file says of itself, else QuickGELU
+            for OpenAI's names and GELU for an open_clip training checkpoint.
+
+    Raises NerpError, naming the file, if it cannot be read as CLIP weights.
+    """
+    file = weights_file(name, path)
+    tensors, says = _read(file)
+    quick = (says if activation == "auto" else activation) == "quick_gelu"
+    return _build(tensors, quick, file)
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], str]:
+    """The named float tensors in a file, and the activation it was trained with."""
+    activation = "quick_gelu"
+    if file.suffix == ".safetensors":
+        tensors, metadata = _read_safetensors(file)
+        activation = metadata.get("activation", activation)
+    elif _is_torchscript(file):
+        tensors = _read_torchscript(file)
+    else:
+        content = load_inert(file)
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content, activation = content["state_dict"], "gelu"
+        if not isinstance(content, dict):
+            raise NerpError(f"{file}: holds a {type(content).__name__}, expected named tensors")
+        tensors = content
+    # DistributedDataParallel prefixes names with module., open_clip's custom-text models with text.
+    return {
+        name.removeprefix("module.").removeprefix("text."): tensor.detach()
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point()
+    }, activation
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise NerpError(f"{file}: not a readable safetensors file ({error})") from None
+    if "token_embedding.rows" in tensors:
+        tensors["token_embedding.weight"] = _all_rows(tensors)
+    return tensors, metadata
+
+
+def _all_rows(tensors: dict[str, Tensor]) -> Tensor:
+    """CLIP's whole token table [vocabulary, W] from a file that keeps only the rows it uses."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    rows = tensors["token_embedding.weight"]
+    table = rows.new_zeros(SimpleTokenizer().vocab_size, rows.shape[1])
+    return table.index_copy_(0, tensors.pop("token_embedding.rows").long(), rows)
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(file: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its deprecation; OpenAI publishes nothing else
+            return torch.jit.load(file, map_location="cpu").state_dict()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise NerpError(f"{file}: not a readable TorchScript archive, or a damaged one "
+                        f"({reason})") from None
+
+
+def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Module:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision, text, embed = _architecture(tensors, file)
+    with torch.device("meta"):
+        model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    wanted = model.state_dict()
+    missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
+    if missing:
+        raise NerpError(f"{file}: not a whole CLIP model: it lacks {_some(missing)}")
+    wrong = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
+    if wrong:
+        found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
+        raise NerpError(f"{file}: {wrong[0]} is {found}, the other tensors imply {expected}")
+    for name in wanted:
+        if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
+            tensors[name] = torch.zeros_like(wanted[name], device="cpu")
+    model.load_state_dict(
+        {name: tensors[name].to(wanted[name].dtype) for name in wanted}, assign=True
+    )
+    length = text["context_length"]
+    mask = torch.full((length, length), float("-inf")).triu_(1)
+    model.register_buffer("attn_mask", mask, persistent=False)
+    return model.eval().requires_grad_(False)
+
+
+def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
+    """open_clip's vision and text settings and the joint width, from the tensors' shapes."""
+    try:
+        text_width = tensors["ln_final.weight"].shape[0]
+        text = {
+            "context_length": tensors["positional_embedding"].shape[0],
+            "vocab_size": tensors["token_embedding.weight"].shape[0],
+            "width": text_width,
+            "heads": text_width // HEAD_WIDTH,
+            "layers": _count(tensors, "transformer.resblocks."),
+        }
+        if "visual.layer1.0.conv1.weight" in tensors:
+            tokens = tensors["visual.attnpool.positional_embedding"].shape[0] - 1
+            vision = {
+                "layers": tuple(_count(tensors, f"visual.layer{i}.") for i in range(1, 5)),
+                "width": tensors["visual.layer1.0.conv1.weight"].shape[0],
+                "image_size": 32 * round(tokens**0.5),
+                "patch_size": None,
+            }
+            widths = [text_width]
+        else:
+            width, _, patch, _ = tensors["visual.conv1.weight"].shape
+            tokens = tensors["visual.positional_embedding"].shape[0] - 1
+            vision = {
+                "layers": _count(tensors, "visual.transformer.resblocks."),
+                "width": width,
+                "patch_size": patch,
+                "image_size": patch * round(tokens**0.5),
+                "head_width": HEAD_WIDTH,
+            }
+            widths = [text_width, width]
+        embed = tensors["text_projection"].shape[1]
+    except KeyError as error:
+        raise NerpError(f"{file}: not CLIP weights: there is no tensor {error}; expected OpenAI's "
+                        f"names, found {_some(sorted(tensors)) or 'no tensors'}") from None
+    for width in widths:
+        if width % HEAD_WIDTH:
+            raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "
+                            "an attention head in CLIP")
+    return vision, text, embed
+
+
+def _count(tensors: dict[str, Tensor], prefix: str) -> int:
+    depth = prefix.count(".")
+    return len({name.split(".")[depth] for name in tensors if name.startswith(prefix)})
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,161 @@
+"""A frozen CLIP, ready for a method to edit: two towers, a logit scale, a precision."""
+
+import contextlib
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nerp.clip.loading import load_model
+from nerp.clip.tokenizer import build_prompts
+from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
+from nerp.errors import NerpError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a TRAINER.<METHOD>.PREC stands for.
+
+    Attributes:
+        weights: the type of the frozen matrices, and of matrix products.
+        stream: the type of the text activations between blocks (vision keeps the products').
+        scaled: whether the loss is scaled before the backward pass.
+    """
+
+    weights: torch.dtype
+    stream: torch.dtype
+    scaled: bool = False
+
+
+PRECISIONS = {
+    "fp32": Precision(torch.float32, torch.float32),
+    "fp16": Precision(torch.float16, torch.float16),
+    "amp": Precision(torch.float16, torch.float32, scaled=True),
+    "bf16": Precision(torch.bfloat16, torch.float32),
+}
+
+
+def normalise(x: Tensor) -> Tensor:
+    """x / |x| over the last axis, in float32."""
+    return F.normalize(x.float(), dim=-1)
+
+
+class ConvolutionalTower:
+    """CLIP's ResNets: image features only, nothing to edit."""
+
+    width = None
+    depth = 0
+
+    def __init__(self, model: nn.Module):
+        self.visual = model.visual
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        return self.visual(images)
+
+    def features(self, state: Tensor, edit: Edit = FROZEN) -> Tensor:
+        if edit is not FROZEN:
+            raise NerpError("this method edits a vision transformer; the backbone is a ResNet")
+        return state
+
+
+class Clip:
+    """A frozen CLIP on one device and in one precision.
+
+    Attributes:
+        text, image: the towers. scale: exp(logit_scale), a float. size: input pixels a side.
+        embed_dim: D, the joint width. description: one line for the log.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, device: torch.device, name: str):
+        self.name = name
+        self.device = device
+        self.precision = PRECISIONS[precision]
+        self.model = _cast(model, self.precision.weights).to(device)
+        self.text = TextTower(model)
+        transformer = hasattr(model.visual, "transformer")
+        self.image = VisionTower(model) if transformer else ConvolutionalTower(model)
+        self.scale = float(model.logit_scale.detach().float().exp())
+        size = model.visual.image_size
+        self.size = size if isinstance(size, int) else size[0]
+        self.embed_dim = model.text_projection.shape[1]
+
+    @property
+    def description(self) -> str:
+        count = sum(p.numel() for p in self.model.parameters())
+        kind = type(self.model.transformer.resblocks[0].mlp.gelu).__name__
+        return (f"backbone {self.name}: {count / 1e6:.1f} M parameters, {self.size} pixels, "
+                f"{self.image.depth or 'ResNet'}/{self.text.depth} layers, D = {self.embed_dim}, "
+                f"{kind}, matrices in {str(self.precision.weights).removeprefix('torch.')}")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hex digits of every weight."""
+        content = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            content.update(name.encode())
+            content.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return content.hexdigest()[:16]
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Matrix products in the precision's type; a method's own layers need no casts."""
+        if self.precision.weights == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision.weights)
+
+    def embed_text(self, prompts, ctx: Tensor | None = None) -> State:
+        """`TextTower.embed` in this precision."""
+        return self.text.embed(prompts, self.precision.stream, ctx)
+
+    @torch.no_grad()
+    def text_features(self, texts: list[str]) -> Tensor:
+        """Frozen features [C, D] of C texts, float32, not normalised."""
+        with self.autocast():
+            prompts = build_prompts(texts).to(self.device)
+            return self.text.features(self.embed_text(prompts))[0].float()
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Frozen features [B, D] of images [B, 3, H, W], float32, normalised."""
+        with self.autocast():
+            return normalise(self.image.features(self.image.embed(images)))
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Matrices to `dtype`, in place; norms, embeddings and the scale stay in float32."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
+        elif isinstance(module, nn.MultiheadAttention):
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(dtype)
+    for owner, name in ((model, "text_projection"), (model.visual, "proj")):
+        if getattr(owner, name, None) is not None:
+            getattr(owner, name).data = getattr(owner, name).data.to(dtype)
+    return model
+
+
+def pick_device(use_cuda: bool) -> torch.device:
+    """The CUDA device this process should use, or the CPU."""
+    return torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
+
+
+def build_clip(
+    name: str, path: str, activation: str, precision: str, device: torch.device
+) -> tuple[Clip, list[str]]:
+    """A `Clip`, and the lines about it that belong in the log.
+
+    Raises NerpError for weights that cannot be had or read, or an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise NerpError(f"precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    notes = []
+    if device.type == "cpu" and PRECISIONS[precision].weights == torch.float16:
+        notes.append(f"precision {precision} needs a CUDA device; on this CPU the run is in fp32")
+        precision = "fp32"
+    model = load_model(name, path, activation)
+    clip = Clip(model, precision, device, path or name)
+    return clip, [*notes, clip.description]

@@ -1,0 +1,121 @@
+"""Prompts as token ids: cut to what can matter, and split where they begin to differ."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nerp.errors import NerpError
+
+CONTEXT_LENGTH = 77
+CONTEXT_POSITIONS = ("end", "middle", "front")
+
+
+@functools.cache
+def _tokenizer():
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+def encode(text: str) -> list[int]:
+    """CLIP's byte-pair ids of `text`, without start and end."""
+    return _tokenizer().encode(text)
+
+
+def tokenize(text: str) -> list[int]:
+    """Start-of-text, the ids of `text`, end-of-text. Raises NerpError beyond CLIP's 77 tokens."""
+    tokenizer = _tokenizer()
+    ids = [tokenizer.sot_token_id, *encode(text), tokenizer.eot_token_id]
+    if len(ids) > CONTEXT_LENGTH:
+        raise NerpError(f"a prompt has {len(ids)} tokens, CLIP reads {CONTEXT_LENGTH}: {text!r}")
+    return ids
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """C token sequences, one a class.
+
+    Nothing after end-of-text can influence CLIP's text feature (the mask is causal), so the
+    sequences are cut at the longest one. For the same reason the states of a start that all
+    sequences share need computing only once; `shared` is its length.
+
+    Attributes:
+        ids: [C, L] token ids, zero after end-of-text.
+        slots: [C, L] which learned context vector stands at a position; -1 where none does.
+        eot: [C] position of end-of-text.
+        shared: length of the common start. A single sequence is all start.
+    """
+
+    ids: Tensor
+    slots: Tensor
+    eot: Tensor
+    shared: int
+
+    def to(self, device: torch.device) -> "Prompts":
+        return Prompts(
+            self.ids.to(device), self.slots.to(device), self.eot.to(device), self.shared
+        )
+
+
+def build_prompts(
+    texts: Sequence[str],
+    *,
+    n_ctx: int = 0,
+    names: Sequence[str] = (),
+    position: str = "end",
+    class_specific: bool = False,
+    min_length: int = 0,
+) -> Prompts:
+    """Tokenise `texts`; with `n_ctx`, positions 1..n_ctx are slots for learned context vectors.
+
+    Args:
+        texts: C prompts. With `n_ctx`, each begins with n_ctx placeholder tokens.
+        names: the class names in the prompts, needed where `position` is not "end".
+        position: where the context stands: before the name ("end", for the name's place), half on
+            each side of it ("middle"), or after it ("front"). (CoOp, section 3.1.)
+        class_specific: slots number C * n_ctx vectors instead of n_ctx shared ones.
+        min_length: the sequences are at least this long, and at least 1 + n_ctx, also where a
+            text ends before.
+    """
+    if position not in CONTEXT_POSITIONS:
+        raise NerpError(f"context position {position!r}: one of {', '.join(CONTEXT_POSITIONS)}")
+    rows, slots, eot = [], [], []
+    for c, text in enumerate(texts):
+        ids = tokenize(text)
+        eot.append(len(ids) - 1)
+        ids += [0] * (max(min_length, 1 + n_ctx) - len(ids))
+        row_slots = [-1] * len(ids)
+        first = c * n_ctx if class_specific else 0
+        row_slots[1 : 1 + n_ctx] = range(first, first + n_ctx)
+        if position != "end":
+            order = _order(len(ids), n_ctx, len(encode(names[c])), position)
+            ids, row_slots = [ids[i] for i in order], [row_slots[i] for i in order]
+        rows.append(ids)
+        slots.append(row_slots)
+    return Prompts(_pad(rows, 0), _pad(slots, -1), torch.tensor(eot), _shared(rows, slots, eot))
+
+
+def _order(length: int, n_ctx: int, n_name: int, position: str) -> list[int]:
+    """Where each token of start, context, name, rest moves to."""
+    context, name = range(1, 1 + n_ctx), range(1 + n_ctx, 1 + n_ctx + n_name)
+    before = n_ctx // 2 if position == "middle" else 0
+    rest = range(1 + n_ctx + n_name, length)
+    return [0, *context[:before], *name, *context[before:], *rest]
+
+
+def _pad(rows: list[list[int]], filler: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+
+
+def _shared(rows: list[list[int]], slots: list[list[int]], eot: list[int]) -> int:
+    if len(rows) == 1:
+        return len(rows[0])
+    columns = (
+        {(row[i], slot[i]) for row, slot in zip(rows, slots, strict=True)} for i in range(min(eot))
+    )
+    return sum(1 for _ in itertools.takewhile(lambda column: len(column) == 1, columns))

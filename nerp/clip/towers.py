@@ -1,0 +1,304 @@
+"""CLIP's two transformers, run block by block, with one place where a method may reach in.
+
+Every prompt-learning method changes a frozen transformer in one of three ways: other input
+embeddings, tokens put in at the input of a layer, a branch added to a layer's output. An `Edit`
+says which; the towers do the rest, for the tuned and the frozen model alike. Layers are numbered
+from 1.
+
+What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
+prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
+for the tuned and the frozen model, and for text once for all (`advance`); the last layer is
+computed only at the positions whose output is used.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nerp.clip.tokenizer import Prompts
+from nerp.errors import NerpError
+
+
+class Edit:
+    """What a method changes in a tower; this one changes nothing.
+
+    Attributes:
+        first_layer: the first layer whose input or output changes; the ones below are frozen.
+        keep: how many leading vision tokens the method reads after the last layer.
+        shift: by how many positions inserted tokens move end-of-text.
+    """
+
+    first_layer: int = 1
+    keep: int = 1
+    shift: int = 0
+
+    def enter(self, layer: int, x: Tensor) -> Tensor:
+        """The input of `layer`. x: vision [B, N, W]; text, the shared start [G, P, W]."""
+        return x
+
+    def branch(self, layer: int, h: Tensor) -> Tensor | None:
+        """What is added to the output of `layer`; h [T, W] is its input after `ln_1`."""
+        return None
+
+
+FROZEN = Edit()
+
+
+class PromptTokens(Edit):
+    """Learned tokens at K positions of the input of some layers.
+
+    Args:
+        tokens: layer -> [K, W].
+        at_end: whether they stand at the end of the sequence, or after its first token.
+        insert: whether the first of those layers gets K positions more; otherwise, and at every
+            later layer, the tokens stand over what was there.
+        keep, shift: see Edit.
+    """
+
+    def __init__(
+        self,
+        tokens: dict[int, Tensor],
+        *,
+        at_end: bool = False,
+        insert: bool = True,
+        keep: int = 1,
+        shift: int = 0,
+    ):
+        self.tokens = tokens
+        self.at_end = at_end
+        self.insert = insert
+        self.keep = keep
+        self.shift = shift
+        self.first_layer = min(tokens, default=1)
+
+    def enter(self, layer: int, x: Tensor) -> Tensor:
+        if layer not in self.tokens:
+            return x
+        tokens = self.tokens[layer].to(x.dtype).expand(len(x), -1, -1)
+        over = 0 if self.insert and layer == self.first_layer else tokens.shape[1]
+        if self.at_end:
+            return torch.cat([x[:, : x.shape[1] - over], tokens], dim=1)
+        return torch.cat([x[:, :1], tokens, x[:, 1 + over :]], dim=1)
+
+
+@dataclass(frozen=True)
+class State:
+    """The input of a layer, for G groups that share a start of P tokens and have M ends of S each.
+
+    Attributes:
+        x: [G * P + G * M * S, W]: the starts, then the ends.
+        sizes: (G, P, M, S). Images are starts alone: (B, N, 0, 0).
+        layer: the layer that `x` enters.
+        eot: text only, [M] positions of end-of-text counted from the whole sequence's beginning.
+    """
+
+    x: Tensor
+    sizes: tuple[int, int, int, int]
+    layer: int = 1
+    eot: Tensor | None = None
+
+    def starts(self) -> Tensor:
+        groups, start, _, _ = self.sizes
+        return self.x[: groups * start].view(groups, start, -1)
+
+    def with_starts(self, starts: Tensor) -> "State":
+        groups, start, ends, length = self.sizes
+        tail = self.x[groups * start :]
+        x = torch.cat([starts.flatten(0, 1), tail]) if len(tail) else starts.flatten(0, 1)
+        return replace(self, x=x, sizes=(groups, starts.shape[1], ends, length))
+
+
+def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm in float32 whatever the type of x, as in OpenAI's implementation."""
+    y = F.layer_norm(x.float(), ln.normalized_shape, ln.weight, ln.bias, ln.eps)
+    return y.to(x.dtype)
+
+
+class Tower:
+    """A frozen transformer. `stem` and `head` differ between vision and text."""
+
+    def __init__(self, blocks: nn.ModuleList, causal: bool):
+        self.blocks = blocks
+        self.depth = len(blocks)
+        self.causal = causal
+        self.heads = blocks[0].attn.num_heads
+        self.width = blocks[0].attn.embed_dim
+
+    @torch.no_grad()
+    def advance(self, state: State, layer: int) -> State:
+        """The input of `layer`, the frozen layers before it applied. No gradient."""
+        while state.layer < layer:
+            state = self._layer(state, FROZEN)
+        return state
+
+    def run(self, state: State, edit: Edit) -> Tensor:
+        """The last layer's output where it is used: vision [B, keep, W]; text [G, M, W]."""
+        while state.layer < self.depth:
+            state = self._layer(state, edit)
+        return self._last_layer(state, edit)
+
+    def _layer(self, state: State, edit: Edit) -> State:
+        state = self._enter(state, edit)
+        block = self.blocks[state.layer - 1]
+        h = layer_norm(block.ln_1, state.x)
+        qkv = F.linear(h, block.attn.in_proj_weight, block.attn.in_proj_bias)
+        groups, start, ends, length = state.sizes
+        cut = groups * start
+        q, k, v = self._split(qkv[:cut].view(groups, start, -1))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        out = out.transpose(1, 2).reshape(cut, -1)
+        if ends:
+            mask = _ends_mask(start, length, state.x.device)
+            q2, k2, v2 = self._split(qkv[cut:].view(groups * ends, length, -1))
+            k2, v2 = _join(k, k2, ends), _join(v, v2, ends)
+            tail = F.scaled_dot_product_attention(q2, k2, v2, attn_mask=mask)
+            out = torch.cat([out, tail.transpose(1, 2).reshape(len(qkv) - cut, -1)])
+        x = self._finish(block, state.layer, state.x, out, h, edit)
+        return replace(state, x=x, layer=state.layer + 1)
+
+    def _last_layer(self, state: State, edit: Edit) -> Tensor:
+        """Keys and values everywhere, the rest only for the rows that are read."""
+        state = self._enter(state, edit)
+        block = self.blocks[state.layer - 1]
+        width = self.width
+        h = layer_norm(block.ln_1, state.x)
+        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+        rows = self._rows(state, edit)
+        h_rows, x_rows = h[rows.flatten()], state.x[rows.flatten()]
+        q = F.linear(h_rows, weight[:width], bias[:width])
+        kv = F.linear(h, weight[width:], bias[width:])
+        groups, start, ends, length = state.sizes
+        cut = groups * start
+        k, v = self._split(kv[:cut].view(groups, start, -1))
+        mask = None
+        if ends:
+            k2, v2 = self._split(kv[cut:].view(groups * ends, length, -1))
+            k, v = _join(k, k2, ends), _join(v, v2, ends)
+        if self.causal:
+            reach = torch.arange(k.shape[2], device=q.device)
+            mask = (reach <= (state.eot + edit.shift)[:, None]).repeat(groups, 1)[:, None, None]
+        (q,) = self._split(q.view(len(k), -1, width))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = out.transpose(1, 2).reshape(rows.numel(), -1)
+        return self._finish(block, state.layer, x_rows, out, h_rows, edit).view(*rows.shape, -1)
+
+    def _enter(self, state: State, edit: Edit) -> State:
+        before = state.starts()
+        after = edit.enter(state.layer, before)
+        return state if after is before else state.with_starts(after)
+
+    def _rows(self, state: State, edit: Edit) -> Tensor:
+        """Which rows of state.x are read after the last layer: vision [B, keep], text [G, M]."""
+        groups, start, ends, length = state.sizes
+        device = state.x.device
+        group = torch.arange(groups, device=device)[:, None]
+        if not self.causal:
+            return group * start + torch.arange(edit.keep, device=device)
+        position = state.eot + edit.shift
+        if not ends:
+            return group * start + position
+        end = torch.arange(ends, device=device)
+        return groups * start + (group * ends + end) * length + (position - start)
+
+    def _finish(self, block, layer: int, x: Tensor, out: Tensor, h: Tensor, edit: Edit) -> Tensor:
+        x = x + F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
+        x = x + block.mlp(layer_norm(block.ln_2, x))
+        branch = edit.branch(layer, h)
+        return x if branch is None else x + branch
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[N, L, n * W] -> n times [N, heads, L, W / heads]."""
+        parts = x.unflatten(2, (-1, self.heads, self.width // self.heads))
+        return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _join(start: Tensor, end: Tensor, ends: int) -> Tensor:
+    """Keys or values of each whole sequence: a group's start before each of its ends."""
+    return torch.cat([start.repeat_interleave(ends, 0), end], dim=2)
+
+
+def _ends_mask(start: int, length: int, device: torch.device) -> Tensor:
+    """[S, P + S]: the end's i-th token sees the whole start and the end up to itself."""
+    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+
+
+class TextTower(Tower):
+    """CLIP's text transformer over an open_clip model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model.transformer.resblocks, causal=True)
+        self.model = model
+
+    def token_embedding(self, ids: Tensor) -> Tensor:
+        """Token embeddings [..., W] of ids [...], without positions."""
+        return self.model.token_embedding(ids)
+
+    def embed(self, prompts: Prompts, dtype: torch.dtype, ctx: Tensor | None = None) -> State:
+        """The input of layer 1, with context vectors in their slots.
+
+        Args:
+            prompts: C sequences.
+            dtype: the type of the stream of activations.
+            ctx: [slots, W], or [G, slots, W] for a context of its own in each of G groups (then
+                only the shared start may have slots).
+        """
+        cut = prompts.shared
+        x = self.token_embedding(prompts.ids).to(dtype)
+        position = self.model.positional_embedding[: x.shape[1]].to(dtype)
+        start, end = x[0, :cut], x[:, cut:]
+        if ctx is not None:
+            start = _fill(start, prompts.slots[0, :cut], ctx)
+            if (prompts.slots[:, cut:] >= 0).any():
+                end = _fill(end, prompts.slots[:, cut:], ctx)
+        start = start.view(-1, cut, self.width) + position[:cut]
+        groups, count, length = len(start), *end.shape[:2]
+        if not length:
+            return State(start.flatten(0, 1), (groups, cut, 0, 0), eot=prompts.eot)
+        end = (end + position[cut:]).expand(groups, -1, -1, -1)
+        x = torch.cat([start.flatten(0, 1), end.flatten(0, 2)])
+        return State(x, (groups, cut, count, length), eot=prompts.eot)
+
+    def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
+        """Text features [G, C, D] at end-of-text, not normalised."""
+        x = layer_norm(self.model.ln_final, self.run(state, edit))
+        return x @ self.model.text_projection
+
+
+def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
+    """x [..., W] with ctx[slots] where slots >= 0."""
+    vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
+    return torch.where((slots >= 0)[..., None], vectors, x)
+
+
+class VisionTower(Tower):
+    """CLIP's vision transformer over an open_clip model."""
+
+    def __init__(self, model: nn.Module):
+        self.visual = model.visual
+        if not hasattr(self.visual, "transformer"):
+            raise NerpError("this method edits a vision transformer; the backbone is a ResNet")
+        super().__init__(self.visual.transformer.resblocks, causal=False)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> State:
+        """The input of layer 1, after `ln_pre`. images: [B, 3, H, W] normalised."""
+        visual = self.visual
+        # The patch embedding as a product: a convolution would run in TF32 on a GPU.
+        size = visual.conv1.kernel_size[0]
+        patches = images.unfold(2, size, size).unfold(3, size, size)  # [B, 3, g, g, p, p]
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        patches = F.linear(patches, visual.conv1.weight.flatten(1))
+        token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        x = torch.cat([token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+        x = layer_norm(visual.ln_pre, x)
+        return State(x.flatten(0, 1), (*x.shape[:2], 0, 0))
+
+    def tokens(self, state: State, edit: Edit = FROZEN) -> Tensor:
+        """The leading `edit.keep` tokens [B, keep, W] after `ln_post`; the first is the class."""
+        return layer_norm(self.visual.ln_post, self.run(state, edit))
+
+    def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
+        """Image features [B, D] of the class token, not normalised."""
+        return self.tokens(state, edit)[:, 0] @ self.visual.proj

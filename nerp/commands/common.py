@@ -1,0 +1,48 @@
+"""The arguments that `train` and `test` share, and the request they make."""
+
+import argparse
+
+from nerp.config import Request
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """--trainer, --dataset, --root ... and KEY VALUE pairs."""
+    parser.add_argument("--trainer", required=True, metavar="NAME", help="see `nerp methods`")
+    parser.add_argument("--dataset", default="", metavar="NAME",
+                        help="a card in datasets/, such as eurosat")
+    parser.add_argument("--dataset-config-file", default="", metavar="FILE",
+                        help="a dataset card of your own, instead of --dataset")
+    parser.add_argument("--config-file", default="", metavar="FILE",
+                        help="method configuration, such as configs/trainers/MMRL/vit_b16.yaml")
+    parser.add_argument("--root", default="", metavar="DIR",
+                        help="the folder that holds the datasets' folders (default: data)")
+    parser.add_argument("--seed", type=int, default=None, help="default: 1")
+    parser.add_argument("--output-dir", default="", metavar="DIR",
+                        help="default: the run's place below output/")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace what the output folder holds of another run")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
+                        help="configuration values, such as DATASET.NUM_SHOTS 16")
+
+
+def add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model-dir, --load-epoch, --save-logits."""
+    parser.add_argument("--model-dir", default="", metavar="DIR",
+                        help="the --output-dir of the training run")
+    parser.add_argument("--load-epoch", type=int, default=None, metavar="N",
+                        help="default: the newest checkpoint")
+    parser.add_argument("--save-logits", action="store_true", help="write predictions.npz")
+
+
+def request(args: argparse.Namespace) -> Request:
+    """What the parsed arguments ask for."""
+    return Request(
+        trainer=args.trainer,
+        dataset=args.dataset,
+        dataset_config_file=args.dataset_config_file,
+        config_file=args.config_file,
+        root=args.root,
+        seed=args.seed,
+        output_dir=args.output_dir,
+        opts=args.opts,
+    )

@@ -1,0 +1,15 @@
+"""Train a method on a dataset, save its checkpoint, and test it on the same classes."""
+
+from nerp.commands.common import add_run_arguments, request
+
+
+def add_arguments(parser):
+    add_run_arguments(parser)
+
+
+def main(args):
+    from nerp.engine.log import say_on_terminal
+    from nerp.engine.run import train
+
+    say_on_terminal()
+    train(request(args), overwrite=args.overwrite)

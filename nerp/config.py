@@ -1,0 +1,394 @@
+"""A run's configuration: the yacs defaults and how the layers above them are put together.
+
+Later layers win: defaults, dataset card, method configuration (then its PER_DATASET row),
+NeRP's settings for that method, protocol and dataset, command-line flags, KEY VALUE pairs.
+Key names are those of CoOp's family of repositories wherever those have one.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode as CN
+
+from nerp.engine.log import say
+from nerp.errors import NerpError
+from nerp.paths import shipped
+from nerp.protocols import NERP_SUFFIX, plain_name, protocol
+from nerp.registry import TRAINERS, unknown
+
+# What does not change a run's numbers, and so is left out of its digest.
+_VOLATILE = (
+    "OUTPUT_DIR",
+    "USE_CUDA",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CACHE_MB",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "DATASET.CITATION",
+    "DATASET.LICENCE",
+    "DATASET.SOURCES",
+)
+
+
+def default_config() -> CN:
+    """The defaults of every key, the methods' own nodes included."""
+    cfg = CN()
+    cfg.OUTPUT_DIR = ""
+    cfg.SEED = 1
+    cfg.USE_CUDA = True  # ignored where there is no CUDA device
+    cfg.TASK = "B2N"  # B2N, CD or FS: see nerp/protocols.py
+
+    cfg.DATASET = CN()
+    cfg.DATASET.NAME = ""
+    cfg.DATASET.ROOT = "data"
+    cfg.DATASET.NUM_SHOTS = 16  # 0: every training image
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.DATASET.DIRECTORY = ""
+    cfg.DATASET.LAYOUT = "json_split"
+    cfg.DATASET.IMAGE_FOLDER = ""
+    cfg.DATASET.SPLIT_FILE = ""
+    cfg.DATASET.NUM_CLASSES = 0
+    cfg.DATASET.SPLIT_SIZES = [0, 0, 0]  # train, val, test; 0: not stated
+    cfg.DATASET.TEMPLATE = "a photo of a {}."
+    cfg.DATASET.NEUTRAL = "a photo of an object."
+    cfg.DATASET.REFERENCE = ""  # whose mean training image NeRP shows; "": its own
+    cfg.DATASET.CITATION = ""
+    cfg.DATASET.LICENCE = ""
+    cfg.DATASET.SOURCES = []
+
+    cfg.INPUT = CN()
+    cfg.INPUT.SIZE = (224, 224)
+    cfg.INPUT.INTERPOLATION = "bicubic"
+    cfg.INPUT.PIXEL_MEAN = [0.48145466, 0.4578275, 0.40821073]
+    cfg.INPUT.PIXEL_STD = [0.26862954, 0.26130258, 0.27577711]
+    cfg.INPUT.TRANSFORMS = ["random_resized_crop", "random_flip", "normalize"]
+    cfg.INPUT.RRCROP_SCALE = (0.08, 1.0)
+
+    cfg.DATALOADER = CN()
+    cfg.DATALOADER.TRAIN_X = CN({"BATCH_SIZE": 32})
+    cfg.DATALOADER.TEST = CN({"BATCH_SIZE": 100})
+    cfg.DATALOADER.NUM_WORKERS = 8  # no more are started than the machine has cores
+    cfg.DATALOADER.CACHE_MB = 4096  # decoded training images held in memory, in MiB
+
+    cfg.MODEL = CN()
+    cfg.MODEL.BACKBONE = CN()
+    cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
+    cfg.MODEL.BACKBONE.PATH = ""  # a file of weights instead of the published ones
+    cfg.MODEL.BACKBONE.ACTIVATION = "auto"  # auto, quick_gelu or gelu
+
+    cfg.OPTIM = CN()
+    cfg.OPTIM.NAME = "sgd"  # sgd or adamw
+    cfg.OPTIM.LR = 0.002
+    cfg.OPTIM.MAX_EPOCH = 10
+    cfg.OPTIM.WEIGHT_DECAY = 5e-4
+    cfg.OPTIM.MOMENTUM = 0.9
+    cfg.OPTIM.ADAM_BETA1 = 0.9
+    cfg.OPTIM.ADAM_BETA2 = 0.999
+    cfg.OPTIM.LR_SCHEDULER = "cosine"
+    cfg.OPTIM.WARMUP_EPOCH = 0
+    cfg.OPTIM.WARMUP_TYPE = "constant"
+    cfg.OPTIM.WARMUP_CONS_LR = 1e-5
+
+    cfg.TRAIN = CN({"PRINT_FREQ": 10, "CHECKPOINT_FREQ": 0})
+    cfg.TEST = CN({"NO_TEST": False, "SPLIT": "test"})
+
+    cfg.NERP = CN()
+    cfg.NERP.TAU = 0.0  # least prior advantage, in logits, of the class that is given up
+    cfg.NERP.THRES = 2.0  # largest logit margin that still counts as weak evidence
+    cfg.NERP.RESIDUAL_TEXT_PRIOR = False
+    cfg.NERP.RESIDUAL_IMAGE_PRIOR = False
+    cfg.NERP.C_TEXT = 1.0  # the residuals' coefficients
+    cfg.NERP.C_IMAGE = 1.0
+    cfg.NERP.FLIP_BY_PROB = False
+    cfg.NERP.FLIP_BY_ENTROPY = False
+    cfg.NERP.ENTROPY_THRES = 1.0
+    cfg.NERP.FLIP_RULE = "OR"
+    cfg.NERP.PAIRS = "text"
+    cfg.NERP.PAIRS_FILE = ""
+    cfg.NERP.PAIRS_NEIGHBOURS = 2
+    cfg.NERP.REFERENCE_IMAGE = ""
+    cfg.NERP.ON_BASE = False  # whether classes that were trained on are corrected too
+
+    cfg.TRAINER = CN({"NAME": ""})
+    for name in TRAINERS.names():
+        method = TRAINERS[name]
+        cfg.TRAINER[method.node] = CN(dict(method.defaults))
+    return cfg
+
+
+def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
+    """Every full key of a configuration, in order."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def get(cfg: CN, key: str):
+    """The value at a full key."""
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def put(cfg: CN, key: str, value, source: str) -> None:
+    """Set one key, converted to the type of its default.
+
+    Raises NerpError, naming `source`, where the key does not exist or the type does not fit.
+    """
+    *parents, leaf = key.split(".")
+    node, path = cfg, ""
+    for part in parents:
+        if part not in node or not isinstance(node[part], CN):
+            raise _unknown_key(key, node, path, source)
+        node, path = node[part], f"{path}{part}."
+    if leaf not in node or isinstance(node[leaf], CN):
+        raise _unknown_key(key, node, path, source)
+    node[leaf] = _coerce(value, node[leaf], key, source)
+
+
+def merge(cfg: CN, layer: Mapping, source: str) -> None:
+    """Put every leaf of the nested mapping `layer` into `cfg`. Raises NerpError as `put` does."""
+    for name, value in layer.items():
+        _merge(cfg, str(name), value, source)
+
+
+def _merge(cfg: CN, key: str, value, source: str) -> None:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _merge(cfg, f"{key}.{name}", inner, source)
+    else:
+        put(cfg, key, value, source)
+
+
+def _unknown_key(key: str, node: CN, path: str, source: str) -> NerpError:
+    error = unknown("configuration key", key, [path + name for name in node])
+    return NerpError(f"{source}: {error}")
+
+
+def _coerce(value, default, key: str, source: str):
+    if isinstance(value, str) and not isinstance(default, str):
+        text = {"true": "True", "false": "False"}.get(value, value)
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise _mismatch(value, default, key, source) from None
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, float):
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if fits else value
+    elif isinstance(default, tuple | list):
+        fits = isinstance(value, tuple | list)
+        value = type(default)(value) if fits else value
+    else:
+        fits = type(value) is type(default)
+    if not fits:
+        raise _mismatch(value, default, key, source)
+    return value
+
+
+def _mismatch(value, default, key: str, source: str) -> NerpError:
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    wanted = kinds.get(type(default), "a list such as " + repr(default))
+    return NerpError(f"{source}: {key} is {value!r}; it takes {wanted} (default {default!r})")
+
+
+def load_yaml(path: Path) -> dict:
+    """The mapping in a YAML file. Raises NerpError for a file that is missing or is not one."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NerpError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise NerpError(f"{path}: not a readable YAML file: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise NerpError(f"{path}: expected KEY: value lines, found {type(content).__name__}")
+    return dict(content)
+
+
+def shipped_cards() -> dict[str, Path]:
+    """Card name (eurosat) -> file, for every card in `datasets/`."""
+    return {path.stem: path for path in sorted(shipped("datasets").glob("*.yaml"))}
+
+
+def find_card(name: str) -> Path:
+    """The card called `name` by file or registry name (eurosat, EuroSAT).
+
+    Raises NerpError, listing the cards, if there is none.
+    """
+    cards = shipped_cards()
+    if name in cards:
+        return cards[name]
+    for path in cards.values():
+        if load_yaml(path)["DATASET"]["NAME"] == name:
+            return path
+    raise unknown("dataset", name, cards)
+
+
+def find_card_file(file: str) -> Path:
+    """The card behind `--dataset-config-file`.
+
+    A file that only names a dataset, as in CoOp's repositories, stands for the shipped card of
+    that name; so does a path such as configs/datasets/eurosat.yaml where no such file is.
+    """
+    path = Path(file)
+    if not path.exists():
+        if path.stem in shipped_cards():
+            return shipped_cards()[path.stem]
+        raise NerpError(f"{file}: no such dataset card, and none called {path.stem} ships: "
+                        f"{', '.join(shipped_cards())}")
+    node = load_yaml(path).get("DATASET")
+    if not isinstance(node, Mapping) or "NAME" not in node:
+        raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
+    return find_card(node["NAME"]) if set(node) == {"NAME"} else path
+
+
+def find_method_file(file: str) -> Path:
+    """The method configuration behind `--config-file`: that path, or the same below the shipped
+    `configs/`. Raises NerpError where neither exists, listing what the folder has."""
+    path = Path(file)
+    parts = path.parts[1:] if path.parts and path.parts[0] == "configs" else path.parts
+    candidates = (path, shipped("configs").joinpath(*parts))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    there = sorted(p.name for p in candidates[-1].parent.glob("*.yaml"))
+    listing = f" {candidates[-1].parent} has: {', '.join(there)}" if there else ""
+    raise NerpError(f"{file}: no such method configuration.{listing}")
+
+
+@dataclass
+class Request:
+    """What a command line asks for; `build_config` makes the configuration of it."""
+
+    trainer: str
+    dataset: str = ""
+    dataset_config_file: str = ""
+    config_file: str = ""
+    root: str = ""
+    seed: int | None = None
+    output_dir: str = ""
+    opts: list[str] = field(default_factory=list)
+
+
+def build_config(request: Request) -> CN:
+    """The frozen configuration of a run.
+
+    Raises NerpError for an unknown trainer, dataset, file or key, or a value of the wrong type.
+    """
+    plain = plain_name(request.trainer)
+    canonical = TRAINERS.canonical(plain)
+    cfg = default_config()
+    options = _pairs(request.opts)
+
+    card = card_file(request)
+    merge(cfg, load_yaml(card), str(card))
+    if cfg.DATASET.TEMPLATE.count("{}") != 1:
+        raise NerpError(f"{card}: DATASET.TEMPLATE needs one {{}} for the class name: "
+                        f"{cfg.DATASET.TEMPLATE!r}")
+    if request.config_file:
+        path = find_method_file(request.config_file)
+        layer = load_yaml(path)
+        rows = layer.pop("PER_DATASET", {})
+        merge(cfg, layer, str(path))
+        merge(cfg, rows.get(cfg.DATASET.NAME, {}), f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
+
+    # The protocol decides which settings table applies, and the command line may set it.
+    merge_options(cfg, {k: v for k, v in options.items() if k == "TASK"})
+    if request.trainer.endswith(NERP_SUFFIX):
+        _merge_nerp_settings(cfg, canonical)
+
+    cfg.TRAINER.NAME = canonical + request.trainer[len(plain):]
+    for key, value in (
+        ("SEED", request.seed),
+        ("OUTPUT_DIR", request.output_dir),
+        ("DATASET.ROOT", request.root),
+    ):
+        if value not in (None, ""):
+            put(cfg, key, value, "command line")
+    merge_options(cfg, options)
+    _check(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
+    """Put KEY VALUE pairs of the command line into `cfg`."""
+    for key, value in options.items():
+        put(cfg, key, value, "command line")
+
+
+def _pairs(opts: list[str]) -> dict[str, str]:
+    if len(opts) % 2:
+        raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
+    return dict(zip(opts[::2], opts[1::2], strict=True))
+
+
+def card_file(request: Request) -> Path:
+    """The dataset card a command line asks for. Raises NerpError if it asks for none."""
+    if request.dataset_config_file:
+        return find_card_file(request.dataset_config_file)
+    if request.dataset:
+        return find_card(request.dataset)
+    raise NerpError("which dataset? --dataset NAME or --dataset-config-file FILE; there are: "
+                    + ", ".join(shipped_cards()))
+
+
+def _merge_nerp_settings(cfg: CN, trainer: str) -> None:
+    table = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
+    name = cfg.DATASET.NAME
+    rows = load_yaml(table) if table.is_file() else {}
+    if name not in rows:
+        say(f"NeRP: no published settings for {trainer} on {name} ({protocol(cfg.TASK).name}); "
+            "the defaults apply")
+        return
+    merge(cfg, rows[name], f"{table}, {name}")
+    say(f"NeRP: the published settings for {trainer} on {name} ({table.name})")
+
+
+def _check(cfg: CN) -> None:
+    protocol(cfg.TASK)
+    choices = {
+        "DATASET.SUBSAMPLE_CLASSES": ("all", "base", "new"),
+        "TEST.SPLIT": ("test", "val"),
+        "OPTIM.NAME": ("sgd", "adamw"),
+        "OPTIM.LR_SCHEDULER": ("cosine",),
+        "MODEL.BACKBONE.ACTIVATION": ("auto", "quick_gelu", "gelu"),
+        "NERP.FLIP_RULE": ("OR", "AND"),
+        "INPUT.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
+    }
+    for key, allowed in choices.items():
+        if get(cfg, key) not in allowed:
+            raise NerpError(f"{key} is {get(cfg, key)!r}; it is one of {', '.join(allowed)}")
+    if cfg.OPTIM.WARMUP_EPOCH and cfg.OPTIM.WARMUP_TYPE != "constant":
+        raise NerpError("OPTIM.WARMUP_TYPE: only a constant warm-up is implemented")
+    for key in ("DATALOADER.TRAIN_X.BATCH_SIZE", "DATALOADER.TEST.BATCH_SIZE", "OPTIM.MAX_EPOCH"):
+        if get(cfg, key) < 1:
+            raise NerpError(f"{key} is {get(cfg, key)}; it must be at least 1")
+
+
+def digest(cfg: CN) -> str:
+    """16 hex digits that two configurations share when they ask for the same numbers."""
+    content = {key: get(cfg, key) for key in keys(cfg) if key not in _VOLATILE}
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def difference(old: Mapping, new: Mapping) -> list[str]:
+    """`KEY: old -> new` for every key, not a volatile one, in which two configurations differ."""
+    before, after = ({key: get(cfg, key) for key in keys(cfg)} for cfg in (old, new))
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if key not in _VOLATILE and before.get(key) != after.get(key)
+    ]

@@ -1,0 +1,89 @@
+"""Pair bundles: the published `class_pairs.json.gz`, read and written.
+
+A JSON object, gzipped or plain. The key is `<Dataset>_sub` for base-to-novel, `<Dataset>` for
+cross-dataset; the value a list of [class name, class name]. A bundle of our own may also hold the
+key `_provenance`, which says per entry where its pairs are from; readers of the published format
+never ask for it.
+"""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerp.errors import NerpError
+from nerp.paths import replacing
+from nerp.registry import unknown
+
+PROVENANCE = "_provenance"
+
+
+def bundle_key(dataset: str, task: str) -> str:
+    """The entry for a dataset: base-to-novel pairs lie under `<Dataset>_sub`."""
+    return f"{dataset}_sub" if task == "B2N" else dataset
+
+
+def read_bundle(file: str | Path) -> dict:
+    """A bundle's whole content. Raises NerpError, naming the file, if it cannot be read."""
+    file = Path(file).expanduser()
+    try:
+        data = file.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        content = json.loads(data)
+    except FileNotFoundError:
+        raise NerpError(f"NERP.PAIRS_FILE: no file {file}") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise NerpError(f"{file}: not a readable pair bundle ({error})") from None
+    if not isinstance(content, dict):
+        raise NerpError(f"{file}: expected a JSON object of lists of pairs")
+    return content
+
+
+def bundle_pairs(content: dict, key: str, file: str | Path) -> list[tuple[str, str]]:
+    """The pairs of class names under `key`. Raises NerpError where there are none."""
+    if key not in content:
+        known = [name for name in content if name != PROVENANCE]
+        raise NerpError(f"{file}: {unknown('bundle entry', key, known)}")
+    try:
+        pairs = [(a, b) for a, b in content[key]]
+    except (TypeError, ValueError):
+        raise NerpError(f"{file}: {key} must be a list of [class name, class name]") from None
+    if not all(isinstance(a, str) and isinstance(b, str) for a, b in pairs):
+        raise NerpError(f"{file}: {key} must be a list of [class name, class name]")
+    return pairs
+
+
+def write_bundle(file: str | Path, content: dict) -> None:
+    """Write a bundle, gzipped where the name ends in .gz; the bytes depend on the content alone."""
+    data = json.dumps(content, indent=1).encode()
+    with replacing(file) as partial:
+        partial.write_bytes(gzip.compress(data, mtime=0) if str(file).endswith(".gz") else data)
+
+
+@dataclass(frozen=True)
+class MatchedPairs:
+    """Pairs of class indices [n][2], and the names that no class answers to."""
+
+    pairs: list[tuple[int, int]]
+    unknown: list[str]
+
+
+def match_names(pairs: Sequence[tuple[str, str]], classnames: Sequence[str]) -> MatchedPairs:
+    """Names to indices: case does not matter and underscores are spaces.
+
+    A pair of which either name is unknown is left out.
+    """
+    index = {_plain(name): i for i, name in enumerate(classnames)}
+    matched, missing = [], {}
+    for pair in pairs:
+        found = [index.get(_plain(name)) for name in pair]
+        missing.update((name, None) for name, i in zip(pair, found, strict=True) if i is None)
+        if None not in found:
+            matched.append(tuple(found))
+    return MatchedPairs(matched, list(missing))
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())

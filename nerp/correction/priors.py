@@ -1,0 +1,33 @@
+"""The two priors: how much a model prefers each class before it has seen any evidence.
+
+(NeRP, neutral-reference prompting.) Both are in logits, [C].
+"""
+
+from torch import Tensor
+
+
+def text_prior(
+    text: Tensor, frozen_neutral: Tensor, tuned_neutral: Tensor, scale: float, residual: float = 0.0
+) -> Tensor:
+    """The class features' similarity to a prompt that names no class.
+
+    Args:
+        text: [C, D] the tuned model's class features, normalised.
+        frozen_neutral: [D] the neutral prompt's feature from the frozen text tower.
+        tuned_neutral: [D], or [C, D] one a class, from the tuned text tower.
+        scale: what cosines are multiplied by.
+        residual: c_text, how much of the tuned tower's similarity is subtracted.
+    """
+    prior = scale * text @ frozen_neutral
+    return prior - residual * scale * (text * tuned_neutral).sum(-1) if residual else prior
+
+
+def image_prior(frozen: Tensor, tuned: Tensor, residual: float = 0.0) -> Tensor:
+    """The logits of a reference image that shows no class in particular.
+
+    Args:
+        frozen, tuned: [C] the tuned model's reference feature against frozen CLIP's and against
+            the tuned class features (`Trainer.reference_logits`).
+        residual: c_image, how much of the tuned logits is subtracted.
+    """
+    return frozen - residual * tuned if residual else frozen

@@ -1,0 +1,165 @@
+"""Image files to pixels: decoding, transforms, loaders.
+
+Images travel as uint8 and are scaled and normalised on the device (`Normalise`), which gives the
+numbers of ToTensor and Normalize at a quarter of the traffic.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import transforms as T
+from yacs.config import CfgNode
+
+from nerp.data.benchmark import Item
+from nerp.errors import NerpError
+
+_DECODING_THREADS = 8
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image as RGB, converted as Pillow converts. Raises NerpError, naming the file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise NerpError(f"{path}: no such image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = (
+            "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)
+        )
+        raise NerpError(f"{path}: cannot be decoded: {reason}") from None
+
+
+def train_transform(cfg: CfgNode, size: int) -> T.Compose:
+    """INPUT.TRANSFORMS for training, up to uint8 [3, size, size]."""
+    mode = T.InterpolationMode(cfg.INPUT.INTERPOLATION)
+    known = {
+        "random_resized_crop": T.RandomResizedCrop(
+            size, scale=cfg.INPUT.RRCROP_SCALE, interpolation=mode
+        ),
+        "random_flip": T.RandomHorizontalFlip(),
+        "center_crop": T.Compose([T.Resize(size, mode), T.CenterCrop(size)]),
+        "normalize": None,
+    }
+    for name in cfg.INPUT.TRANSFORMS:
+        if name not in known:
+            raise NerpError(f"INPUT.TRANSFORMS has {name!r}; there are: {', '.join(known)}")
+    steps = [known[name] for name in cfg.INPUT.TRANSFORMS if known[name] is not None]
+    return T.Compose([*steps, T.PILToTensor()])
+
+
+def test_transform(cfg: CfgNode, size: int) -> T.Compose:
+    """Short side to `size`, centre crop, uint8 [3, size, size]."""
+    mode = T.InterpolationMode(cfg.INPUT.INTERPOLATION)
+    return T.Compose([T.Resize(size, mode), T.CenterCrop(size), T.PILToTensor()])
+
+
+class Normalise:
+    """uint8 [..., 3, H, W] -> float32, scaled to 0..1, minus the mean, over the deviation."""
+
+    def __init__(self, cfg: CfgNode, device: torch.device):
+        if "normalize" in cfg.INPUT.TRANSFORMS:
+            mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+        else:
+            mean, std = [0.0] * 3, [1.0] * 3
+        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (mean, std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return (pixels.to(self.mean.device, non_blocking=True) / 255 - self.mean) / self.std
+
+
+class ImageSet(Dataset):
+    """Items as (uint8 [3, S, S], label), asked for by (epoch, index).
+
+    A random transform depends on the run's seed, the epoch and the index alone, so a resumed run,
+    or one with another number of workers, sees the same images.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], image_dir: Path, transform: T.Compose, seed: int = 0
+    ):
+        self.items = items
+        self.image_dir = image_dir
+        self.transform = transform
+        self.seed = seed
+        self._decoded: dict[int, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image of an item."""
+        if index in self._decoded:
+            return self._decoded[index]
+        return open_image(self.image_dir / self.items[index].path)
+
+    def decode(self, limit_mb: int) -> None:
+        """Decode the images and keep them, as many as fit into `limit_mb` MiB."""
+        left = limit_mb * 2**20
+        with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as pool:
+            for index, image in enumerate(pool.map(self.image, range(len(self)))):
+                left -= 3 * image.width * image.height
+                if left < 0:
+                    pool.shutdown(cancel_futures=True)
+                    break
+                self._decoded[index] = image
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        # Python's hash of a tuple of integers is the same in every process.
+        torch.default_generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
+        return self.transform(self.image(index)), self.items[index].label
+
+
+class EpochBatches(Sampler):
+    """Batches of (epoch, index): shuffled by the seed and the epoch, the last one dropped where
+    it is incomplete and not the only one."""
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(1, self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+
+
+def worker_count(cfg: CfgNode, device: torch.device) -> int:
+    """Worker processes for a loader: none where the model itself needs every core."""
+    return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
+def train_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataLoader:
+    """Shuffled training batches; set `loader.batch_sampler.epoch` before each epoch."""
+    workers = worker_count(cfg, device)
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def test_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataLoader:
+    """The items in order."""
+    return DataLoader(
+        dataset,
+        sampler=[(0, index) for index in range(len(dataset))],
+        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+        num_workers=worker_count(cfg, device),
+        pin_memory=device.type == "cuda",
+    )

@@ -1,0 +1,72 @@
+"""Evaluation: every image's logits, and the record made of them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.correction.flip import Correction
+from nerp.data.benchmark import Item
+from nerp.data.images import ImageSet, Normalise, test_loader, test_transform
+from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
+from nerp.engine.progress import progress
+from nerp.trainers.base import Trainer
+
+
+@torch.inference_mode()
+def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode) -> Tensor:
+    """Logits [N, C] in float32, on the CPU, of N images in the order of `items`.
+
+    Raises NerpError, naming the file, for an image that cannot be decoded.
+    """
+    clip = trainer.clip
+    dataset = ImageSet(items, image_dir, test_transform(cfg, clip.size))
+    loader = test_loader(dataset, cfg, clip.device)
+    normalise = Normalise(cfg, clip.device)
+    parts = []
+    with clip.autocast():
+        classify = trainer.classifier()
+        for pixels, _ in progress(loader, "test", len(loader), "batch"):
+            parts.append(classify(normalise(pixels)))
+    return torch.cat(parts).float().cpu()
+
+
+def result_record(
+    labels: np.ndarray, logits: Tensor, classnames: list[str], correction: Correction | None
+) -> dict:
+    """The measured part of result.json.
+
+    Args:
+        labels: [N]. logits: [N, C]. correction: what NeRP did, None for a plain trainer.
+    """
+    before = logits.argmax(1).numpy()
+    after = before if correction is None else correction.predictions.numpy()
+    record = accuracy_record(confusion_matrix(labels, after, len(classnames)))
+    per_class = record.pop("per_class_accuracy")
+    record["per_class_accuracy"] = dict(zip(classnames, per_class, strict=True))
+    if correction is not None:
+        uncorrected = accuracy_record(confusion_matrix(labels, before, len(classnames)))
+        record["uncorrected_accuracy"] = uncorrected["accuracy"]
+        record["uncorrected_macro_f1"] = uncorrected["macro_f1"]
+        record.update(flip_effect(labels, before, after))
+    return record
+
+
+def result_block(record: dict) -> str:
+    """The lines that parsers of Dassl's logs read, and what NeRP did below them."""
+    total, correct = record["total"], record["correct"]
+    lines = [
+        "=> result",
+        f"* total: {total:,}",
+        f"* correct: {correct:,}",
+        f"* accuracy: {record['accuracy']:.2f}%",
+        f"* error: {100 - record['accuracy']:.2f}%",
+        f"* macro_f1: {record['macro_f1']:.2f}%",
+    ]
+    if "flips" in record:
+        lines.append(
+            f"NeRP: {record['uncorrected_accuracy']:.2f}% before, {record['accuracy']:.2f}% after; "
+            f"{record['flips']} flips: {record['helped']} helped, {record['hurt']} hurt, "
+            f"{record['neutral']} neutral"
+        )
+    return "\n".join(lines)

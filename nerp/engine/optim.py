@@ -1,0 +1,28 @@
+"""Optimisers and the learning rate of an epoch."""
+
+import math
+
+import torch
+from yacs.config import CfgNode
+
+
+def build_optimizer(parameters: list[torch.nn.Parameter], optim: CfgNode) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW, from the config node OPTIM. The rate is set every epoch."""
+    if optim.NAME == "adamw":
+        return torch.optim.AdamW(
+            parameters,
+            lr=optim.LR,
+            betas=(optim.ADAM_BETA1, optim.ADAM_BETA2),
+            weight_decay=optim.WEIGHT_DECAY,
+        )
+    return torch.optim.SGD(
+        parameters, lr=optim.LR, momentum=optim.MOMENTUM, weight_decay=optim.WEIGHT_DECAY
+    )
+
+
+def learning_rate(optim: CfgNode, epoch: int) -> float:
+    """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH."""
+    if epoch < optim.WARMUP_EPOCH:
+        return optim.WARMUP_CONS_LR
+    turn = math.pi * (epoch - optim.WARMUP_EPOCH) / optim.MAX_EPOCH
+    return 0.5 * optim.LR * (1 + math.cos(turn))

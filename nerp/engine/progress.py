@@ -1,0 +1,26 @@
+"""Progress: a bar on a terminal, a line every so often where the output is a file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from tqdm import tqdm
+
+from nerp.engine.log import say
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+def progress(iterable: Iterable, what: str, total: int, unit: str) -> Iterator:
+    """`iterable`, shown as it goes: rate and remaining time on a terminal, lines otherwise."""
+    if sys.stderr.isatty():
+        yield from tqdm(iterable, desc=what, total=total, unit=unit, leave=False)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(iterable):
+        now = time.monotonic()
+        if now - last > _SECONDS_BETWEEN_LINES:
+            left = (now - start) / done * (total - done)
+            say(f"{what}: {done}/{total} {unit}, {done / (now - start):.3g}/s, {left:.0f} s left")
+            last = now
+        yield item

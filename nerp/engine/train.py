@@ -1,0 +1,181 @@
+"""The training loop."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from nerp.clip.unpickle import load_inert
+from nerp.data.benchmark import Benchmark
+from nerp.data.images import ImageSet, Normalise, train_loader, train_transform
+from nerp.engine.checkpoint import save_checkpoint
+from nerp.engine.log import say
+from nerp.engine.optim import build_optimizer, learning_rate
+from nerp.errors import NerpError
+from nerp.paths import replacing
+from nerp.trainers.base import Trainer
+
+STATE_FILE = "training_state.pt"
+
+
+@dataclass
+class _Progress:
+    """What a resumed run needs besides the learned tensors."""
+
+    epoch: int = 0
+    mean: dict[str, Tensor] | None = None
+
+
+@dataclass
+class _Clock:
+    """Estimates the seconds left of `total` steps."""
+
+    total: int
+    done: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float:
+        return (time.monotonic() - self.start) / self.done * (self.total - self.done)
+
+
+class TrainingRun:
+    """Trains one trainer on one selection of images, resumable after every epoch.
+
+    Args:
+        identity: what must be the same for a resumed run; kept with its state.
+    """
+
+    def __init__(
+        self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path, identity: Mapping
+    ):
+        self.trainer = trainer
+        self.cfg = cfg
+        self.directory = directory
+        self.identity = dict(identity)
+        self.device = trainer.clip.device
+        self.dataset = ImageSet(
+            bench.train, bench.image_dir, train_transform(cfg, trainer.clip.size), cfg.SEED
+        )
+        self.loader = train_loader(self.dataset, cfg, self.device)
+        self.normalise = Normalise(cfg, self.device)
+        self.optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=trainer.clip.precision.scaled
+        )
+        self.weights = trainer.epoch_weights(cfg.OPTIM.MAX_EPOCH)
+        self.done = _Progress()
+
+    def run(self) -> dict[str, Tensor]:
+        """Train to the last epoch, save the checkpoint, and leave the trainer with it.
+
+        Returns the learned tensors. Raises NerpError for a loss that is not finite; the last
+        good checkpoint and state then stay as they were.
+        """
+        self._resume()
+        self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
+        epochs = self.cfg.OPTIM.MAX_EPOCH
+        left = (epochs - self.done.epoch) * len(self.loader)
+        with tqdm(total=left, desc="train", unit="step", disable=None, leave=False) as bar:
+            clock = _Clock(left)
+            for epoch in range(self.done.epoch, epochs):
+                self._epoch(epoch, bar, clock)
+                self._finish_epoch(epoch)
+        final = self.done.mean or self.trainer.learned.state_dict()
+        self.trainer.learned.load_state_dict(final)
+        path = save_checkpoint(self.directory, self.trainer, final, epochs, self.cfg)
+        say(f"Checkpoint saved to {path}", file_only=True)
+        (self.directory / STATE_FILE).unlink(missing_ok=True)
+        return final
+
+    def _epoch(self, epoch: int, bar: tqdm, clock: "_Clock") -> None:
+        rate = learning_rate(self.cfg.OPTIM, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        steps = len(self.loader)
+        every = max(1, self.cfg.TRAIN.PRINT_FREQ)
+        losses = torch.zeros(steps, device=self.device)
+        checked = 0
+        self.loader.batch_sampler.epoch = epoch
+        for step, (pixels, labels) in enumerate(self.loader):
+            losses[step] = self._step(pixels, labels)
+            bar.update()
+            clock.done += 1
+            if (step + 1) % every == 0 or step + 1 == steps:
+                # The only place where the host waits for the device.
+                recent = losses[checked : step + 1].tolist()
+                self._check(recent, epoch, checked, rate)
+                checked = step + 1
+                line = (
+                    f"epoch [{epoch + 1}/{self.cfg.OPTIM.MAX_EPOCH}] batch [{step + 1}/{steps}] "
+                    f"loss {sum(recent) / len(recent):.4f} lr {rate:.4e} eta {clock.left():.0f} s"
+                )
+                bar.set_postfix_str(f"epoch {epoch + 1} loss {recent[-1]:.3f}", refresh=False)
+                say(line, file_only=not bar.disable)
+
+    def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        images = self.normalise(pixels)
+        labels = labels.to(self.device, non_blocking=True)
+        with self.trainer.clip.autocast():
+            loss = self.trainer.loss(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _check(self, losses: list[float], epoch: int, first_step: int, rate: float) -> None:
+        for step, loss in enumerate(losses, first_step):
+            if loss != loss or abs(loss) == float("inf"):
+                key = f"TRAINER.{self.trainer.node}.PREC"
+                raise NerpError(
+                    f"the loss is {loss} at epoch {epoch + 1}, step {step + 1} (learning rate "
+                    f"{rate:g}): training stopped, the last good checkpoint is kept. In half "
+                    f"precision {key} amp (or fp32) usually mends this; else lower OPTIM.LR"
+                )
+
+    def _finish_epoch(self, epoch: int) -> None:
+        tensors = self.trainer.learned.state_dict()
+        if self.weights is not None:
+            weight = float(self.weights[epoch])
+            mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}
+            self.done.mean = {name: mean[name] + weight * t for name, t in tensors.items()}
+        self.done.epoch = epoch + 1
+        every = self.cfg.TRAIN.CHECKPOINT_FREQ
+        if every and (epoch + 1) % every == 0 and epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
+            save_checkpoint(self.directory, self.trainer, tensors, epoch + 1, self.cfg)
+        if epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
+            self._save_state(tensors)
+
+    def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
+        content = {
+            "identity": self.identity,
+            "epoch": self.done.epoch,
+            "mean": self.done.mean,
+            "tensors": dict(tensors),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        with replacing(self.directory / STATE_FILE) as partial:
+            torch.save(content, partial)
+
+    def _resume(self) -> None:
+        path = self.directory / STATE_FILE
+        if not path.is_file():
+            return
+        content = load_inert(path)
+        if content["identity"] != self.identity:
+            raise NerpError(f"{self.directory} holds an interrupted run with other settings: give "
+                            "another --output-dir, or --overwrite to begin anew")
+        self.trainer.learned.load_state_dict(content["tensors"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        mean = content["mean"]
+        if mean is not None:
+            mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
+        self.done = _Progress(content["epoch"], mean)
+        say(f"resuming after epoch {self.done.epoch} of {self.cfg.OPTIM.MAX_EPOCH}")

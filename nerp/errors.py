@@ -1,0 +1,5 @@
+"""The one exception that stands for a mistake of the user's."""
+
+
+class NerpError(Exception):
+    """Something the user can mend. Its text is one clear line that says what to do."""

@@ -1,0 +1,78 @@
+"""The three experimental protocols, and where a run of each keeps its files.
+
+Base-to-novel trains on the first half of a dataset's classes and tests on both halves;
+cross-dataset trains on all classes of a source and tests on other datasets; few-shot trains and
+tests on all classes. (CoOp, Zhou et al. 2022, sections 4.1-4.2; CoCoOp, section 4.)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerp.errors import NerpError
+from nerp.registry import unknown
+
+NERP_SUFFIX = "_NeRP"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a protocol is called: `task` in a configuration, `name` on the command line and in
+    tables, `folder` in output paths (the one CoOp's scripts use)."""
+
+    task: str
+    name: str
+    folder: str
+
+
+PROTOCOLS = (
+    Protocol("B2N", "base_to_novel", "base2new"),
+    Protocol("CD", "cross_dataset", "cross_dataset"),
+    Protocol("FS", "few_shot", "few_shot"),
+)
+
+
+def protocol(key: str) -> Protocol:
+    """The protocol called `key` by any of its names. Raises NerpError for an unknown one."""
+    for entry in PROTOCOLS:
+        if key in (entry.task, entry.name, entry.folder):
+            return entry
+    raise unknown("protocol", key, [entry.task for entry in PROTOCOLS])
+
+
+def plain_name(trainer: str) -> str:
+    """The trainer that a NeRP name wraps: MMRL_NeRP -> MMRL; any other name is its own."""
+    return trainer.removesuffix(NERP_SUFFIX)
+
+
+def run_dir(
+    root: str | Path,
+    *,
+    task: str,
+    phase: str,
+    classes: str,
+    dataset: str,
+    shots: int,
+    trainer: str,
+    config: str,
+    seed: int,
+) -> Path:
+    """Where a run keeps its files, below `root`.
+
+    `output/<protocol>/<train_base|test_new|...>/<dataset>/shots_<k>/<trainer>/<config>/seed<s>`
+
+    Args:
+        phase: "train" or "test".
+        classes: DATASET.SUBSAMPLE_CLASSES, "all", "base" or "new".
+        dataset: the card's name (eurosat); config: the method configuration's stem (vit_b16).
+    """
+    if phase not in ("train", "test"):
+        raise NerpError(f"phase {phase!r}: train or test")
+    return Path(root).joinpath(
+        protocol(task).folder,
+        f"{phase}_{classes}",
+        dataset,
+        f"shots_{shots}",
+        trainer,
+        config,
+        f"seed{seed}",
+    )

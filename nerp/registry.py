@@ -1,0 +1,66 @@
+"""Name -> class, with errors that list what exists."""
+
+import difflib
+import importlib
+from collections.abc import Callable
+
+from nerp.errors import NerpError
+
+
+class Registry:
+    """A table that a package's modules fill when they are imported.
+
+    Args:
+        kind: what the entries are, for messages ("trainer").
+        package: the package whose import registers them all; imported at the first look-up.
+    """
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, object] = {}
+        self._canonical: dict[str, str] = {}
+
+    def register(self, *names: str) -> Callable:
+        """Decorator: enter a class or function under `names`; the first one is its own name."""
+
+        def enter(entry):
+            for name in names:
+                if name in self._entries:
+                    raise ValueError(f"{self.kind} {name!r} is registered twice")
+                self._entries[name] = entry
+                self._canonical[name] = names[0]
+            return entry
+
+        return enter
+
+    def __getitem__(self, name: str):
+        """The entry called `name`. Raises NerpError, listing the names, if there is none."""
+        importlib.import_module(self.package)
+        if name in self._entries:
+            return self._entries[name]
+        raise unknown(self.kind, name, self._entries)
+
+    def canonical(self, name: str) -> str:
+        """The own name of the entry that `name` stands for: MultiModalAdapter -> MMA."""
+        self[name]
+        return self._canonical[name]
+
+    def names(self) -> list[str]:
+        """Every entry's own name, aliases left out."""
+        importlib.import_module(self.package)
+        return sorted(set(self._canonical.values()))
+
+
+def unknown(kind: str, name: str, known) -> NerpError:
+    """The error for a name that is not there: what was meant, and what exists."""
+    known = sorted(known)
+    lowered = {entry.lower(): entry for entry in known}
+    near = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    hint = f" Did you mean {lowered[near[0]]}?" if near else ""
+    return NerpError(f"unknown {kind} {name!r}.{hint} There are: {', '.join(known)}")
+
+
+TRAINERS = Registry("trainer", "nerp.trainers")
+LAYOUTS = Registry("dataset layout", "nerp.data.layouts")
+PAIR_SOURCES = Registry("pair source", "nerp.correction.pairs")

@@ -1,0 +1,60 @@
+"""CoCoOp: CoOp's context, shifted by each image."""
+
+import torch
+import torch.nn.functional as F
+
+from nerp.registry import TRAINERS
+from nerp.trainers.base import linear
+from nerp.trainers.coop import CoOp
+
+# Images whose prompts are encoded together in evaluation: about this many text tokens.
+_TOKENS_AT_ONCE = 2**16
+
+
+@TRAINERS.register("CoCoOp")
+class CoCoOp(CoOp):
+    """ctx_b = ctx + h(f_b): every image has class features of its own.
+
+    Learned: ctx [K, W_t], meta_net (D -> D / 16 -> W_t).
+    """
+
+    node = "COCOOP"
+    paper = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022"
+    defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
+    signature = ("ctx", r"meta_net\.linear1\.weight")
+    shape_settings = ("N_CTX", "CTX_INIT")
+    class_specific = False
+    position = "end"
+
+    def initial(self):
+        width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 16
+        return {
+            **super().initial(),
+            **linear(bottleneck, width, "meta_net.linear1"),
+            **linear(self.clip.text.width, bottleneck, "meta_net.linear2"),
+        }
+
+    def conditional_features(self, image_features):
+        """t [B, C, D] of images whose features are [B, D]."""
+        weight1, bias1, weight2, bias2 = (
+            self.parameter(f"meta_net.linear{i}.{kind}")
+            for i in (1, 2)
+            for kind in ("weight", "bias")
+        )
+        shift = F.linear(F.relu(F.linear(image_features, weight1, bias1)), weight2, bias2)
+        return self.text_features(self.prompts, self.parameter("ctx") + shift[:, None])
+
+    def class_features(self, images=None):
+        return self.conditional_features(self.image_features(images))
+
+    def classifier(self):
+        classes, length = self.prompts.ids.shape
+        at_once = max(1, _TOKENS_AT_ONCE // (classes * length))
+
+        def logits(images):
+            parts = self.image_features(images).split(at_once)
+            return torch.cat(
+                [self.similarity(part, self.conditional_features(part)) for part in parts]
+            )
+
+        return logits

@@ -1,0 +1,104 @@
+"""CoOp: a learned context in front of the class name."""
+
+import torch
+
+from nerp.clip.model import normalise
+from nerp.clip.templates import ENSEMBLE_60
+from nerp.clip.tokenizer import build_prompts
+from nerp.errors import NerpError
+from nerp.registry import TRAINERS
+from nerp.trainers.base import (
+    EMBEDDING_STD,
+    Trainer,
+    context_prompts,
+    context_start,
+    context_words,
+    mean_templates,
+)
+
+
+@TRAINERS.register("CoOp")
+class CoOp(Trainer):
+    """K context vectors, shared by all classes or, with CSC, one set a class.
+
+    Learned: ctx [K, W_t] or [C, K, W_t].
+    """
+
+    node = "COOP"
+    folder = "prompt_learner"
+    paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
+    defaults = {
+        "N_CTX": 16,
+        "CTX_INIT": "",
+        "CSC": False,
+        "CLASS_TOKEN_POSITION": "end",
+        "PREC": "fp16",
+    }
+    signature = ("ctx",)
+    shape_settings = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        n_ctx = tensors["ctx"].shape[-2]
+        fits = len(context_words(settings.CTX_INIT).split()) == n_ctx
+        inferred = {"N_CTX": n_ctx, "CTX_INIT": settings.CTX_INIT if fits else ""}
+        if "CSC" in cls.defaults:
+            inferred["CSC"] = tensors["ctx"].dim() == 3
+        return inferred
+
+    @property
+    def class_specific(self) -> bool:
+        return self.settings.CSC
+
+    @property
+    def position(self) -> str:
+        return self.settings.CLASS_TOKEN_POSITION
+
+    @property
+    def words(self) -> str:
+        return context_words(self.settings.CTX_INIT)
+
+    @property
+    def n_ctx(self) -> int:
+        return len(self.words.split()) if self.words else self.settings.N_CTX
+
+    def initial(self):
+        copies = (len(self.classes.names),) if self.class_specific else ()
+        if self.words:
+            ctx = context_start(self.clip, self.words, self.n_ctx)
+            return {"ctx": ctx.expand(*copies, -1, -1)}
+        return {"ctx": EMBEDDING_STD * torch.randn(*copies, self.n_ctx, self.clip.text.width)}
+
+    def prepare(self):
+        ctx = self.parameter("ctx")
+        if ctx.dim() == 3 and len(ctx) != len(self.classes.names):
+            raise NerpError(f"the contexts are class-specific (CSC) and belong to {len(ctx)} "
+                            f"classes; they cannot serve {len(self.classes.names)} others")
+        self.prompts = context_prompts(
+            self.classes,
+            self.words or " ".join(["X"] * self.n_ctx),
+            n_ctx=self.n_ctx,
+            position=self.position,
+            class_specific=self.class_specific,
+        ).to(self.clip.device)
+
+    def text_features(self, prompts, ctx):
+        """Normalised features of `prompts` with `ctx` in their slots: [G, C, D]."""
+        return normalise(self.clip.text.features(self.clip.embed_text(prompts, ctx)))
+
+    def class_features(self, images=None):
+        return self.text_features(self.prompts, self.parameter("ctx").flatten(0, -2))[0]
+
+    def frozen_prompts(self):
+        return mean_templates(self.classes, ENSEMBLE_60)
+
+    def tuned_neutral(self):
+        """The context stands over the neutral prompt's first K tokens."""
+        ctx = self.parameter("ctx")
+        prompts = build_prompts(
+            [self.classes.neutral] * (len(ctx) if self.class_specific else 1),
+            n_ctx=self.n_ctx,
+            class_specific=self.class_specific,
+        ).to(self.clip.device)
+        features = self.text_features(prompts, ctx.flatten(0, -2))[0]
+        return features if self.class_specific else features[0]

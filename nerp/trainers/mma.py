@@ -1,0 +1,132 @@
+"""MMA: adapters beside the upper layers of both towers, joined by a shared projection."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nerp.clip.model import normalise
+from nerp.clip.tokenizer import build_prompts
+from nerp.clip.towers import Edit
+from nerp.errors import NerpError
+from nerp.registry import TRAINERS
+from nerp.trainers.base import Trainer, context_prompts, context_words
+
+
+class _Scale(torch.autograd.Function):
+    """x times one factor forwards, the gradient times another backwards."""
+
+    @staticmethod
+    def forward(ctx, x, forwards, backwards):
+        ctx.backwards = backwards
+        return x * forwards
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.backwards, None, None
+
+
+class AdapterEdit(Edit):
+    """Adds a * up(shared(down(ln_1(x)))) to the output of layers first..last.
+
+    The adapter's parameters receive the gradient without the factor a, while the gradient passed
+    on to x keeps it; this is what makes the published learning rates work at a = 0.001.
+    """
+
+    def __init__(self, trainer: "MMA", tower: str):
+        self.parameter = trainer.parameter
+        self.tower = tower
+        self.first_layer = trainer.settings.ADAPTER_START
+        self.last_layer = trainer.settings.ADAPTER_END
+        self.scale = trainer.settings.ADAPTER_SCALE
+
+    def branch(self, layer, h):
+        if not self.first_layer <= layer <= self.last_layer:
+            return None
+        h = _Scale.apply(h, 1.0, self.scale)
+        h = F.relu(self.linear(h, f"{self.tower}_adapter.{layer}.down.0"))
+        h = F.relu(self.linear(h, f"shared_adapter.{layer}.0"))
+        h = self.linear(h, f"{self.tower}_adapter.{layer}.up")
+        return _Scale.apply(h, self.scale, 1.0)
+
+    def linear(self, x, name):
+        return F.linear(x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias"))
+
+
+@TRAINERS.register("MMA", "MultiModalAdapter")
+class MMA(Trainer):
+    """Multi-modal adapter: `down` and `up` belong to a tower and layer, `shared` to a layer.
+
+    Learned, for each layer l: {text,visual}_adapter.l.{down.0,up} and shared_adapter.l.0.
+    """
+
+    node = "MMADAPTER"
+    folder = "adapter_learner"
+    paper = "Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models, CVPR 2024"
+    defaults = {
+        "TEXT_CTX_INIT": "a photo of a",
+        "ADAPTER_START": 5,
+        "ADAPTER_END": 12,
+        "ADAPTER_DIM": 32,
+        "ADAPTER_SCALE": 0.001,
+        "PREC": "amp",
+    }
+    signature = (r"shared_adapter\.\d+\.0\.weight",)
+    shape_settings = tuple(key for key in defaults if key != "PREC")
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        layers = {int(n.split(".")[1]) for n in tensors if n.startswith("shared_adapter.")}
+        width = tensors[f"shared_adapter.{min(layers)}.0.weight"].shape[0]
+        return {
+            "ADAPTER_START": min(layers), "ADAPTER_END": max(layers), "ADAPTER_DIM": width
+        }
+
+    def check(self):
+        first, last = self.settings.ADAPTER_START, self.settings.ADAPTER_END
+        depth = min(self.clip.image.depth, self.clip.text.depth)
+        if not 1 <= first <= last <= depth:
+            raise NerpError(f"TRAINER.MMADAPTER: ADAPTER_START {first} to ADAPTER_END {last} do "
+                            f"not lie within this backbone's {depth} layers")
+
+    def initial(self):
+        dim = self.settings.ADAPTER_DIM
+        towers = {"text": self.clip.text.width, "visual": self.clip.image.width}
+        shapes = {}
+        for layer in range(self.settings.ADAPTER_START, self.settings.ADAPTER_END + 1):
+            for tower, width in towers.items():
+                shapes[f"{tower}_adapter.{layer}.down.0"] = (dim, width)
+                shapes[f"{tower}_adapter.{layer}.up"] = (width, dim)
+            shapes[f"shared_adapter.{layer}.0"] = (dim, dim)
+        tensors = {}
+        for name, shape in shapes.items():
+            tensors[f"{name}.weight"] = nn.init.kaiming_normal_(
+                torch.empty(shape), mode="fan_out", nonlinearity="relu"
+            )
+            tensors[f"{name}.bias"] = torch.zeros(shape[0])
+        return tensors
+
+    def prepare(self):
+        prefix = context_words(self.settings.TEXT_CTX_INIT)
+        self.text_state = self.text_states(context_prompts(self.classes, prefix))
+
+    def text_states(self, prompts):
+        """The input of the first adapted layer, which no learned tensor can change."""
+        state = self.clip.embed_text(prompts.to(self.clip.device))
+        return self.clip.text.advance(state, self.settings.ADAPTER_START)
+
+    def class_features(self, images=None):
+        edit = AdapterEdit(self, "text")
+        return normalise(self.clip.text.features(self.text_state, edit))[0]
+
+    def image_features(self, images):
+        edit = AdapterEdit(self, "visual")
+        state = self.clip.image.advance(self.clip.image.embed(images), edit.first_layer)
+        return normalise(self.clip.image.features(state, edit))
+
+    def frozen_prompts(self):
+        prefix = context_words(self.settings.TEXT_CTX_INIT)
+        return [[f"{prefix} {name}."] for name in self.classes.names]
+
+    def tuned_neutral(self):
+        state = self.text_states(build_prompts([self.classes.neutral]))
+        return normalise(self.clip.text.features(state, AdapterEdit(self, "text")))[0, 0]

@@ -1,0 +1,158 @@
+"""PromptSRC: deep prompts in both towers, held near frozen CLIP."""
+
+import torch
+import torch.nn.functional as F
+
+from nerp.clip.model import normalise
+from nerp.clip.templates import ENSEMBLE_60
+from nerp.clip.tokenizer import build_prompts
+from nerp.clip.towers import PromptTokens, layer_norm
+from nerp.errors import NerpError
+from nerp.registry import TRAINERS
+from nerp.trainers.base import (
+    EMBEDDING_STD,
+    Trainer,
+    context_prompts,
+    context_start,
+    context_words,
+    mean_templates,
+)
+
+_DEEP = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
+
+
+@TRAINERS.register("PromptSRC")
+class PromptSRC(Trainer):
+    """Text: ctx at positions 1..K, replaced at the input of layers 2..J. Vision: K tokens at the
+    end, likewise. The final tensors are a Gaussian-weighted mean over the epochs.
+
+    Learned: prompt_learner.ctx [K, W_t], image_encoder.VPT [K_v, W_v], and for layer l >= 2
+    {text,image}_encoder.transformer.resblocks.{l - 1}.VPT_shallow.
+    """
+
+    node = "PROMPTSRC"
+    folder = "VLPromptLearner"
+    paper = "Khattak et al., Self-regulating Prompts, ICCV 2023"
+    defaults = {
+        "N_CTX_VISION": 4,
+        "N_CTX_TEXT": 4,
+        "CTX_INIT": "a photo of a",
+        "PROMPT_DEPTH_VISION": 9,
+        "PROMPT_DEPTH_TEXT": 9,
+        "TEXT_LOSS_WEIGHT": 25.0,
+        "IMAGE_LOSS_WEIGHT": 10.0,
+        "GPA_MEAN": 15.0,
+        "GPA_STD": 1.0,
+        "PREC": "fp16",
+    }
+    signature = (r"prompt_learner\.ctx", r"image_encoder\.VPT")
+    shape_settings = (
+        "N_CTX_VISION",
+        "N_CTX_TEXT",
+        "CTX_INIT",
+        "PROMPT_DEPTH_VISION",
+        "PROMPT_DEPTH_TEXT",
+    )
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        def depth(tower):
+            start, end = _DEEP.format(tower, "*").split("*")
+            return 1 + sum(name.startswith(start) and name.endswith(end) for name in tensors)
+
+        return {
+            "N_CTX_VISION": tensors["image_encoder.VPT"].shape[0],
+            "N_CTX_TEXT": tensors["prompt_learner.ctx"].shape[0],
+            "PROMPT_DEPTH_VISION": depth("image"),
+            "PROMPT_DEPTH_TEXT": depth("text"),
+        }
+
+    def check(self):
+        for kind, tower in (("VISION", self.clip.image), ("TEXT", self.clip.text)):
+            depth = self.settings[f"PROMPT_DEPTH_{kind}"]
+            if not 1 <= depth <= tower.depth:
+                raise NerpError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_{kind} is {depth}; this "
+                                f"backbone's tower has {tower.depth} layers")
+
+    def initial(self):
+        settings = self.settings
+        words = context_words(settings.CTX_INIT)
+        n_text, n_vision = settings.N_CTX_TEXT, settings.N_CTX_VISION
+
+        def random(count, tower):
+            return EMBEDDING_STD * torch.randn(count, tower.width)
+
+        fits = words and n_text <= len(words.split())
+        tensors = {
+            "prompt_learner.ctx": context_start(self.clip, words, n_text)
+            if fits
+            else random(n_text, self.clip.text),
+            "image_encoder.VPT": random(n_vision, self.clip.image),
+        }
+        for layer in range(2, settings.PROMPT_DEPTH_TEXT + 1):
+            tensors[_DEEP.format("text", layer - 1)] = random(n_text, self.clip.text)
+        for layer in range(2, settings.PROMPT_DEPTH_VISION + 1):
+            tensors[_DEEP.format("image", layer - 1)] = random(n_vision, self.clip.image)
+        return tensors
+
+    def prepare(self):
+        n_ctx = self.settings.N_CTX_TEXT
+        words = context_words(self.settings.CTX_INIT)
+        prefix = words if len(words.split()) >= n_ctx else " ".join(["X"] * n_ctx)
+        self.prompts = context_prompts(self.classes, prefix, n_ctx=n_ctx).to(self.clip.device)
+
+    def deep(self, tower, depth):
+        return {
+            layer: self.parameter(_DEEP.format(tower, layer - 1)) for layer in range(2, depth + 1)
+        }
+
+    def text_edit(self):
+        return PromptTokens(self.deep("text", self.settings.PROMPT_DEPTH_TEXT), insert=False)
+
+    def vision_edit(self):
+        first = layer_norm(self.clip.image.visual.ln_pre, self.parameter("image_encoder.VPT"))
+        deep = self.deep("image", self.settings.PROMPT_DEPTH_VISION)
+        return PromptTokens({1: first, **deep}, at_end=True)
+
+    def class_features(self, images=None):
+        state = self.clip.embed_text(self.prompts, self.parameter("prompt_learner.ctx"))
+        return normalise(self.clip.text.features(state, self.text_edit()))[0]
+
+    def image_features(self, images):
+        state = self.clip.image.embed(images)
+        return normalise(self.clip.image.features(state, self.vision_edit()))
+
+    def loss(self, images, labels):
+        text, frozen_text = self.class_features(), self.frozen_class_features()
+        state = self.clip.image.embed(images)
+        image = normalise(self.clip.image.features(state, self.vision_edit()))
+        with torch.no_grad():
+            frozen_image = normalise(self.clip.image.features(state))
+        logits = self.similarity(image, text)
+        frozen_logits = self.similarity(frozen_image, frozen_text)
+        divergence = F.kl_div(
+            logits.log_softmax(1), frozen_logits.log_softmax(1), reduction="sum", log_target=True
+        )
+        return (
+            F.cross_entropy(logits, labels)
+            + self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(text, frozen_text)
+            + self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(image, frozen_image)
+            + divergence / logits.numel()
+        )
+
+    def frozen_prompts(self):
+        return mean_templates(self.classes, ENSEMBLE_60)
+
+    def tuned_neutral(self):
+        """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
+        length = 1 + self.settings.N_CTX_TEXT
+        prompts = build_prompts([self.classes.neutral], min_length=length).to(self.clip.device)
+        state = self.clip.embed_text(prompts)
+        return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
+
+    def epoch_weights(self, epochs):
+        """Gaussian over epochs 1..E. (PromptSRC, section 3.2.)"""
+        epoch = torch.arange(1, epochs + 1, dtype=torch.float64)
+        # Relative to the largest, so that a narrow Gaussian far from every epoch stays finite.
+        exponent = -((epoch - self.settings.GPA_MEAN) ** 2) / (2 * self.settings.GPA_STD**2)
+        return exponent.softmax(0)

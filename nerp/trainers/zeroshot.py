@@ -1,0 +1,36 @@
+"""Zero-shot CLIP, alone and with an ensemble of prompts."""
+
+from nerp.clip.model import normalise
+from nerp.clip.templates import ENSEMBLE_7
+from nerp.registry import TRAINERS
+from nerp.trainers.base import Trainer
+
+
+@TRAINERS.register("ZeroshotCLIP")
+class ZeroshotCLIP(Trainer):
+    """CLIP as published, with the dataset's template. Nothing is learned."""
+
+    node = "ZEROSHOT"
+    paper = "Radford et al., ICML 2021"
+    defaults = {"PREC": "fp16"}
+
+    def class_features(self, images=None):
+        return self.frozen_class_features()
+
+    def tuned_neutral(self):
+        return normalise(self.clip.text_features([self.classes.neutral]))[0]
+
+
+@TRAINERS.register("ZeroshotCLIP2")
+class ZeroshotEnsemble(ZeroshotCLIP):
+    """CLIP with the normalised features of seven general templates and the dataset's averaged."""
+
+    def frozen_class_features(self):
+        if self._frozen_class_features is None:
+            templates = dict.fromkeys([*ENSEMBLE_7, self.classes.template])
+            features = [
+                normalise(self.clip.text_features([t.format(n) for n in self.classes.names]))
+                for t in templates
+            ]
+            self._frozen_class_features = normalise(sum(features))
+        return self._frozen_class_features
