@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(rest)
+    args = parser.parse_intermixed_args(rest)
     try:
         return module.main(args) or 0
     except NerpError as error:

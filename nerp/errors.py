@@ -3,3 +3,7 @@
 
 class NerpError(Exception):
     """Something the user can mend. Its text is one clear line that says what to do."""
+
+
+class OtherRunError(NerpError):
+    """The output folder holds a run that was asked for differently."""

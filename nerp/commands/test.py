@@ -10,12 +10,12 @@ def add_arguments(parser):
 
 def main(args):
     from nerp.engine.log import say_on_terminal
-    from nerp.engine.run import TestFlags, test
+    from nerp.engine.run import EvaluationFlags, run_test
 
     say_on_terminal()
-    test(
+    run_test(
         request(args),
-        TestFlags(
+        EvaluationFlags(
             model_dir=args.model_dir,
             load_epoch=args.load_epoch,
             save_logits=args.save_logits,

@@ -9,7 +9,7 @@ def add_arguments(parser):
 
 def main(args):
     from nerp.engine.log import say_on_terminal
-    from nerp.engine.run import train
+    from nerp.engine.run import run_training
 
     say_on_terminal()
-    train(request(args), overwrite=args.overwrite)
+    run_training(request(args), overwrite=args.overwrite)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.correction.flip import Correction, Rule, flip
+from nerp.correction.flipping import Correction, Rule, flip
 from nerp.correction.pairs import Clues, Pairs, find_pairs
 from nerp.correction.priors import image_prior, text_prior
 from nerp.trainers.base import Trainer

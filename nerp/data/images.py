@@ -55,7 +55,7 @@ def train_transform(cfg: CfgNode, size: int) -> T.Compose:
     return T.Compose([*steps, T.PILToTensor()])
 
 
-def test_transform(cfg: CfgNode, size: int) -> T.Compose:
+def eval_transform(cfg: CfgNode, size: int) -> T.Compose:
     """Short side to `size`, centre crop, uint8 [3, size, size]."""
     mode = T.InterpolationMode(cfg.INPUT.INTERPOLATION)
     return T.Compose([T.Resize(size, mode), T.CenterCrop(size), T.PILToTensor()])
@@ -154,7 +154,7 @@ def train_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataL
     )
 
 
-def test_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataLoader:
+def eval_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataLoader:
     """The items in order."""
     return DataLoader(
         dataset,

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.correction.flip import Correction
+from nerp.correction.flipping import Correction
 from nerp.data.benchmark import Item
-from nerp.data.images import ImageSet, Normalise, test_loader, test_transform
+from nerp.data.images import ImageSet, Normalise, eval_loader, eval_transform
 from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
 from nerp.engine.progress import progress
 from nerp.trainers.base import Trainer
@@ -20,8 +20,8 @@ def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode)
     Raises NerpError, naming the file, for an image that cannot be decoded.
     """
     clip = trainer.clip
-    dataset = ImageSet(items, image_dir, test_transform(cfg, clip.size))
-    loader = test_loader(dataset, cfg, clip.device)
+    dataset = ImageSet(items, image_dir, eval_transform(cfg, clip.size))
+    loader = eval_loader(dataset, cfg, clip.device)
     normalise = Normalise(cfg, clip.device)
     parts = []
     with clip.autocast():

@@ -16,10 +16,10 @@ from yacs.config import CfgNode
 
 from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.config import Request, build_config, card_file, difference, digest
-from nerp.correction.flip import Correction
+from nerp.correction.flipping import Correction
 from nerp.correction.wrapper import NeRP, build_nerp
 from nerp.data.benchmark import Benchmark, Item, open_benchmark, split_digest
-from nerp.data.images import Normalise, test_transform
+from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.data.selection import select_run
 from nerp.engine.checkpoint import (
@@ -32,7 +32,7 @@ from nerp.engine.checkpoint import (
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.log import RunLog, environment, say
 from nerp.engine.train import STATE_FILE, TrainingRun
-from nerp.errors import NerpError
+from nerp.errors import NerpError, OtherRunError
 from nerp.paths import replacing, write_text
 from nerp.protocols import NERP_SUFFIX, plain_name, run_dir
 from nerp.registry import TRAINERS
@@ -45,7 +45,7 @@ CD_SOURCE = "ImageNet"  # the source of a checkpoint that does not name its own
 
 
 @dataclass
-class TestFlags:
+class EvaluationFlags:
     """What `nerp test` takes besides a `Request`."""
 
     model_dir: str = ""
@@ -54,7 +54,7 @@ class TestFlags:
     overwrite: bool = False
 
 
-def train(request: Request, overwrite: bool = False) -> Path:
+def run_training(request: Request, overwrite: bool = False) -> Path:
     """Train, save, test on the same classes; the folder with the record.
 
     A finished run is left as it is, an interrupted one goes on. Raises NerpError for anything in
@@ -93,7 +93,7 @@ def train(request: Request, overwrite: bool = False) -> Path:
     return directory
 
 
-def test(request: Request, flags: TestFlags) -> Path:
+def run_test(request: Request, flags: EvaluationFlags) -> Path:
     """Test a checkpoint (or zero-shot CLIP), corrected with NeRP where the name ends in _NeRP.
 
     A finished test is left as it is. Raises NerpError for anything that cannot be done; nothing
@@ -132,7 +132,7 @@ def test(request: Request, flags: TestFlags) -> Path:
     return directory
 
 
-def open_checkpoint(cfg: CfgNode, flags: TestFlags) -> Checkpoint | None:
+def open_checkpoint(cfg: CfgNode, flags: EvaluationFlags) -> Checkpoint | None:
     """The checkpoint under test; None for a method that learns nothing."""
     folder = TRAINERS[plain_name(cfg.TRAINER.NAME)].folder
     if not folder:
@@ -225,7 +225,7 @@ def open_nerp(trainer: Trainer, cfg: CfgNode, directory: Path) -> NeRP | None:
         return None
     image = reference_image(cfg, directory)
     clip = trainer.clip
-    pixels = test_transform(cfg, clip.size)(image)[None]
+    pixels = eval_transform(cfg, clip.size)(image)[None]
     nerp = build_nerp(trainer, Normalise(cfg, clip.device)(pixels), cfg)
     say(f"NeRP: {nerp.pairs.note} (looked at {nerp.pairs.looked_at})")
     return nerp
@@ -302,8 +302,8 @@ def is_finished(
         raise NerpError(f"{result} is damaged; --overwrite runs it again") from None
     if found.get("identity") != identity:
         changes = _changes(directory, cfg, found.get("identity", {}), identity)
-        raise NerpError(f"{directory} holds a finished run of something else ({changes}): give "
-                        "another --output-dir, or --overwrite to replace it")
+        raise OtherRunError(f"{directory} holds a finished run of something else ({changes}): give "
+                            "another --output-dir, or --overwrite to replace it")
     if all((directory / name).is_file() for name in wants):
         say(f"finished already, skipped: {directory}")
         return True

@@ -16,7 +16,7 @@ from nerp.data.images import ImageSet, Normalise, train_loader, train_transform
 from nerp.engine.checkpoint import save_checkpoint
 from nerp.engine.log import say
 from nerp.engine.optim import build_optimizer, learning_rate
-from nerp.errors import NerpError
+from nerp.errors import NerpError, OtherRunError
 from nerp.paths import replacing
 from nerp.trainers.base import Trainer
 
@@ -169,8 +169,10 @@ class TrainingRun:
             return
         content = load_inert(path)
         if content["identity"] != self.identity:
-            raise NerpError(f"{self.directory} holds an interrupted run with other settings: give "
-                            "another --output-dir, or --overwrite to begin anew")
+            raise OtherRunError(
+                f"{self.directory} holds an interrupted run with other settings: give another "
+                "--output-dir, or --overwrite to begin anew"
+            )
         self.trainer.learned.load_state_dict(content["tensors"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])

@@ -1,0 +1,126 @@
+"""Fixtures shared by the tests: the golden CLIP, small EuroSAT folders, the command line."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_clip import random_clip
+
+from nerp import cli
+from nerp.clip.loading import load_model
+from nerp.clip.model import Clip
+from nerp.config import default_config
+from nerp.trainers.base import Classes
+
+GOLDEN = Path(__file__).parent / "golden"
+
+EUROSAT = (
+    "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
+    "Industrial Buildings", "Pasture Land", "Permanent Crop Land", "Residential Buildings",
+    "River", "Sea or Lake",
+)
+TEMPLATE = "a centered satellite photo of {}."
+NEUTRAL = "a centered satellite photo"
+
+# The settings the golden vectors were made with, where they are not the defaults.
+GOLDEN_SETTINGS = {
+    "CoOp": {"N_CTX": 4},
+    "CoCoOp": {"CTX_INIT": "a photo of a"},
+    "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
+    "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
+    "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """The tests run in several processes; more threads than cores only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden_weights(tmp_path_factory) -> Path:
+    """The golden CLIP as a plain state dict file."""
+    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
+    torch.save(random_clip(0), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_weights):
+    """The golden CLIP as an open_clip model."""
+    return load_model("", str(golden_weights))
+
+
+@pytest.fixture
+def golden_clip(golden_model) -> Clip:
+    return Clip(golden_model, "fp32", torch.device("cpu"), "golden")
+
+
+@pytest.fixture
+def inputs():
+    """Golden images [8, 3, 32, 32], labels [8] and the reference image (uint8)."""
+    z = np.load(GOLDEN / "inputs.npz")
+    return torch.tensor(z["images"]), torch.tensor(z["labels"]), z["mean_image"]
+
+
+def golden_config(**changes):
+    """The defaults with the golden settings; changes: NODE={KEY: value}."""
+    cfg = default_config()
+    from nerp.registry import TRAINERS
+
+    for name, settings in GOLDEN_SETTINGS.items():
+        cfg.TRAINER[TRAINERS[name].node].update(settings)
+    for node, settings in changes.items():
+        cfg[node].update(settings)
+    return cfg
+
+
+def eurosat_classes(which: str) -> Classes:
+    """EuroSAT's base or novel classes; base ones count as trained on."""
+    names = EUROSAT[:5] if which == "base" else EUROSAT[5:]
+    return Classes(names, TEMPLATE, NEUTRAL, seen=which == "base")
+
+
+def write_eurosat(root: Path, per_class: int = 12, size: int = 40, seed: int = 0) -> Path:
+    """A EuroSAT folder in the published layout: JPEGs of noise around a colour a class."""
+    rng = np.random.default_rng(seed)
+    directory = root / "eurosat"
+    lists = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(EUROSAT):
+        folder = directory / "2750" / name.replace(" ", "")
+        folder.mkdir(parents=True)
+        colour = rng.integers(40, 215, 3)
+        for i in range(per_class):
+            pixels = np.clip(colour + rng.normal(0, 30, (size, size + 8, 3)), 0, 255)
+            path = folder / f"{folder.name}_{i + 1}.jpg"
+            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+            split = ("train", "train", "val", "test")[i % 4]
+            lists[split].append([f"{folder.name}/{path.name}", label, name])
+    shuffler = random.Random(seed)
+    for items in lists.values():
+        shuffler.shuffle(items)
+    (directory / "split_zhou_EuroSAT.json").write_text(json.dumps(lists))
+    return root
+
+
+@pytest.fixture(scope="session")
+def eurosat_root(tmp_path_factory) -> Path:
+    """A --root that holds a small EuroSAT."""
+    return write_eurosat(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def nerp(capsys):
+    """Run a command line in this process: status, standard output, standard error."""
+
+    def run(*args) -> tuple[int, str, str]:
+        status = cli.run([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -1,0 +1,153 @@
+"""Checkpoints: the published layouts, ours, and those that do not fit."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, eurosat_classes, golden_config
+
+from nerp.config import default_config
+from nerp.engine.checkpoint import (
+    checkpoint_file,
+    load_trainer,
+    read_checkpoint,
+    save_checkpoint,
+)
+from nerp.errors import NerpError
+from nerp.registry import TRAINERS
+from nerp.trainers.base import tree
+
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+
+
+def published(method):
+    folder = TRAINERS[method].folder
+    return read_checkpoint(checkpoint_file(GOLDEN / "checkpoints" / method, folder))
+
+
+def load(method, clip, checkpoint, which="new", cfg=None):
+    cfg = cfg or golden_config()
+    cfg.TRAINER.NAME = method
+    return load_trainer(cfg, clip, eurosat_classes(which), checkpoint)
+
+
+@pytest.mark.parametrize("which", ["base", "new"])
+@pytest.mark.parametrize("method", METHODS)
+def test_published_checkpoints_give_the_published_logits(method, which, golden_clip, inputs):
+    expected = np.load(GOLDEN / "checkpoints" / "expected.npz")
+    trainer, _ = load(method, golden_clip, published(method), which)
+    key = f"{method}/{which}"
+    if method == "MMRL" and which == "base":
+        key += "/fusion"
+    with torch.no_grad():
+        np.testing.assert_allclose(trainer.logits(inputs[0]), expected[key], atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
+    cfg = default_config()
+    wanted = golden_config().TRAINER[TRAINERS[method].node]
+    if method == "CoCoOp":
+        wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
+    cfg.TRAINER.MMADAPTER.ADAPTER_SCALE = wanted.get("ADAPTER_SCALE", 1.0)  # no tensor tells
+    trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
+    for key in trainer.shape_settings:
+        if key != "CTX_INIT":
+            assert trainer.settings[key] == wanted[key], key
+    assert published(method).epoch == 2 and "epoch 2" in notes[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, inputs, tmp_path):
+    cfg = golden_config()
+    cfg.TRAINER.NAME, cfg.DATASET.NAME = method, "EuroSAT"
+    if method == "CoOp":
+        cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "middle"
+    trainer = TRAINERS[method](cfg, golden_clip, eurosat_classes("base"))
+    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 7, cfg)
+    assert path == checkpoint_file(tmp_path, trainer.folder)
+    checkpoint = read_checkpoint(path)
+    assert (checkpoint.trainer, checkpoint.epoch, checkpoint.source) == (method, 7, "EuroSAT")
+    assert set(checkpoint.tensors) == set(trainer.learned.state_dict())
+    again, _ = load(method, golden_clip, checkpoint, "base", default_config())
+    with torch.no_grad():
+        assert torch.equal(again.logits(inputs[0]), trainer.logits(inputs[0]))
+
+
+def test_names_with_the_whole_models_prefix(golden_clip, inputs, tmp_path):
+    source = published("CoOp")
+    for prefix in ("prompt_learner.", "module.prompt_learner."):
+        state = {prefix + name: tensor for name, tensor in source.tensors.items()}
+        state["image_encoder.proj"] = torch.zeros(2, 2)
+        torch.save({"state_dict": state, "epoch": 2}, tmp_path / "model.pth.tar-2")
+        trainer, _ = load("CoOp", golden_clip, read_checkpoint(tmp_path / "model.pth.tar-2"))
+        assert torch.equal(trainer.parameter("ctx"), source.tensors["ctx"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_is_told_from_the_others(method, golden_clip):
+    for other in METHODS:
+        if other != method:
+            with pytest.raises(NerpError, match=f"a checkpoint of {method}, the trainer is"):
+                load(other, golden_clip, published(method))
+
+
+def test_which_file_is_meant(tmp_path):
+    folder = tmp_path / "prompt_learner"
+    folder.mkdir()
+    with pytest.raises(NerpError, match="no checkpoint prompt_learner/model.pth.tar-<epoch>"):
+        checkpoint_file(tmp_path, "prompt_learner")
+    (folder / "model-best.pth.tar").touch()
+    assert checkpoint_file(tmp_path, "prompt_learner").name == "model-best.pth.tar"
+    for epoch in (2, 10):
+        (folder / f"model.pth.tar-{epoch}").touch()
+    assert checkpoint_file(tmp_path, "prompt_learner").name == "model.pth.tar-10"
+    (folder / "checkpoint").write_text("model.pth.tar-2\n")
+    assert checkpoint_file(tmp_path, "prompt_learner").name == "model.pth.tar-2"
+    assert checkpoint_file(folder, "prompt_learner").name == "model.pth.tar-2"
+    assert checkpoint_file(tmp_path, "prompt_learner", 10).name == "model.pth.tar-10"
+    with pytest.raises(NerpError, match="no checkpoint of epoch 3; there are: 2, 10"):
+        checkpoint_file(tmp_path, "prompt_learner", 3)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    path = tmp_path / "model.pth.tar-1"
+    torch.save({"weights": 1}, path)
+    with pytest.raises(NerpError, match="there is no state_dict"):
+        read_checkpoint(path)
+    torch.save({"state_dict": {"fc.weight": torch.zeros(1)}}, path)
+    with pytest.raises(NerpError, match="not a checkpoint of a registered method.*fc.weight"):
+        read_checkpoint(path)
+
+
+def test_class_specific_contexts_belong_to_their_classes(golden_clip):
+    cfg = golden_config()
+    cfg.TRAINER.COOP.CSC = True
+    trainer = TRAINERS["CoOp"](cfg, golden_clip, eurosat_classes("base"))
+    with pytest.raises(NerpError, match="belong to 5 classes; they cannot serve 2 others"):
+        trainer.for_classes(replace(trainer.classes, names=("a", "b")))
+
+
+def test_a_full_size_checkpoint_is_small(tmp_path):
+    """CoOp under 100 KB and PromptSRC under 1 MB at the widths of ViT-B/16."""
+    cfg = default_config()
+    shapes = {
+        "CoOp": {"ctx": (16, 512)},
+        "PromptSRC": {
+            "prompt_learner.ctx": (4, 512), "image_encoder.VPT": (4, 768),
+            **{f"text_encoder.transformer.resblocks.{i}.VPT_shallow": (4, 512)
+               for i in range(1, 9)},
+            **{f"image_encoder.transformer.resblocks.{i}.VPT_shallow": (4, 768)
+               for i in range(1, 9)},
+        },
+    }
+    for method, limit in (("CoOp", 100_000), ("PromptSRC", 1_000_000)):
+        learned = tree({name: torch.randn(shape) for name, shape in shapes[method].items()})
+        trainer = SimpleNamespace(
+            folder=TRAINERS[method].folder, shape_settings=TRAINERS[method].shape_settings,
+            settings=cfg.TRAINER[TRAINERS[method].node], clip=SimpleNamespace(name="ViT-B/16"),
+        )
+        path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
+        assert path.stat().st_size < limit

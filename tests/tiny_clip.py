@@ -1,0 +1,85 @@
+"""The small random CLIP behind the golden vectors, drawn tensor by tensor from one seed.
+
+`random_clip(0)` is the backbone that tests/golden was made with: numpy's legacy generator draws
+every tensor in the order of OpenAI's state dict, and values are rounded through float16.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Shapes of a CLIP; the defaults are those of the golden vectors."""
+
+    embed: int = 64
+    pixels: int = 32
+    patch: int = 8
+    vision_width: int = 192
+    vision_layers: int = 4
+    text_width: int = 128
+    text_layers: int = 4
+    context: int = 77
+    vocabulary: int = 49408
+
+
+def _tower(prefix: str, width: int, layers: int):
+    for i in range(layers):
+        for name, shape in (
+            ("attn.in_proj_weight", (3 * width, width)),
+            ("attn.in_proj_bias", (3 * width,)),
+            ("attn.out_proj.weight", (width, width)),
+            ("attn.out_proj.bias", (width,)),
+            ("ln_1.weight", (width,)),
+            ("ln_1.bias", (width,)),
+            ("mlp.c_fc.weight", (4 * width, width)),
+            ("mlp.c_fc.bias", (4 * width,)),
+            ("mlp.c_proj.weight", (width, 4 * width)),
+            ("mlp.c_proj.bias", (width,)),
+            ("ln_2.weight", (width,)),
+            ("ln_2.bias", (width,)),
+        ):
+            yield f"{prefix}.resblocks.{i}.{name}", shape
+
+
+def _shapes(s: Sizes):
+    v, t = s.vision_width, s.text_width
+    yield "visual.class_embedding", (v,)
+    yield "visual.positional_embedding", ((s.pixels // s.patch) ** 2 + 1, v)
+    yield "visual.proj", (v, s.embed)
+    yield "visual.conv1.weight", (v, 3, s.patch, s.patch)
+    for ln in ("ln_pre", "ln_post"):
+        yield f"visual.{ln}.weight", (v,)
+        yield f"visual.{ln}.bias", (v,)
+    yield from _tower("visual.transformer", v, s.vision_layers)
+    yield from _tower("transformer", t, s.text_layers)
+    yield "positional_embedding", (s.context, t)
+    yield "text_projection", (t, s.embed)
+    yield "token_embedding.weight", (s.vocabulary, t)
+    yield "ln_final.weight", (t,)
+    yield "ln_final.bias", (t,)
+
+
+def _scaled(name: str, draw: np.ndarray) -> np.ndarray:
+    if ".ln_" in name or name.startswith("ln_"):
+        return 1 + 0.1 * draw if name.endswith("weight") else 0.05 * draw
+    if name.endswith("bias"):
+        return 0.02 * draw
+    if "embedding" in name:
+        return 0.5 * draw
+    projection = name in ("visual.proj", "text_projection")
+    fan_in = draw.shape[0] if projection else draw[0].size
+    return draw / np.sqrt(fan_in)
+
+
+def random_clip(seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, torch.Tensor]:
+    """An OpenAI-format state dict in float32, its logit scale 100."""
+    rng = np.random.RandomState(seed)
+    state = {}
+    for name, shape in _shapes(sizes):
+        values = _scaled(name, rng.standard_normal(shape))
+        state[name] = torch.from_numpy(values.astype(np.float16).astype(np.float32))
+    state["logit_scale"] = torch.tensor(np.log(100.0), dtype=torch.float32)
+    return state

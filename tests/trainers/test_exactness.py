@@ -1,0 +1,90 @@
+"""The shortcuts (cut text, shared starts, frozen layers computed once, a short last layer) change
+nothing: every method against a plain full-length formulation, and its gradients with it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TEMPLATE, eurosat_classes, golden_config
+from plain_methods import PLAIN
+
+from nerp.registry import TRAINERS
+
+VARIANTS = [
+    ("ZeroshotCLIP", {}),
+    ("CoOp", {}),
+    ("CoOp", {"N_CTX": 5, "CLASS_TOKEN_POSITION": "middle"}),
+    ("CoOp", {"N_CTX": 3, "CLASS_TOKEN_POSITION": "front"}),
+    ("CoOp", {"CSC": True}),
+    ("CoOp", {"CTX_INIT": "a satellite photo of"}),
+    ("CoCoOp", {}),
+    ("PromptSRC", {}),
+    ("PromptSRC", {"N_CTX_TEXT": 2, "PROMPT_DEPTH_TEXT": 1, "PROMPT_DEPTH_VISION": 4}),
+    ("MMA", {}),
+    ("MMA", {"ADAPTER_START": 1, "ADAPTER_END": 3}),
+    ("MMRL", {}),
+    ("MMRL", {"REP_LAYERS": [1, 2, 3, 4], "N_REP_TOKENS": 2}),
+    ("MMRL", {"REP_LAYERS": [4]}),
+]
+
+
+def pair(method, settings, clip, model, which="base"):
+    """The trainer and its plain counterpart, sharing no tensor."""
+    torch.manual_seed(0)
+    cfg = golden_config()
+    cfg.TRAINER[TRAINERS[method].node].update(settings)
+    classes = eurosat_classes(which)
+    ours = TRAINERS[method](cfg, clip, classes)
+    with torch.no_grad():  # biases and adapters begin at values that hide mistakes
+        for tensor in ours.parameters():
+            tensor += 0.02 * torch.randn_like(tensor)
+    copies = {n: t.detach().clone().requires_grad_() for n, t in ours.learned.named_parameters()}
+    plain = PLAIN[method](
+        model, classes.names, TEMPLATE, copies, ours.settings, seen=classes.seen
+    )
+    return ours, plain
+
+
+@pytest.mark.parametrize("which", ["base", "new"])
+@pytest.mark.parametrize(("method", "settings"), VARIANTS)
+def test_logits(method, settings, which, golden_clip, golden_model, inputs):
+    ours, plain = pair(method, settings, golden_clip, golden_model, which)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.logits(inputs[0]), plain.logits(inputs[0]), atol=2e-4, rtol=0
+        )
+
+
+@pytest.mark.parametrize(("method", "settings"), VARIANTS[1:])
+def test_loss_and_gradients(method, settings, golden_clip, golden_model, inputs):
+    images, labels, _ = inputs
+    ours, plain = pair(method, settings, golden_clip, golden_model)
+    loss, plain_loss = ours.loss(images, labels), plain.loss(images, labels)
+    torch.testing.assert_close(loss, plain_loss, atol=1e-4, rtol=0)
+    loss.backward()
+    plain_loss.backward()
+    if method == "MMA":
+        plain.unscale()
+    for name, tensor in ours.learned.named_parameters():
+        wanted = plain.tensors[name].grad
+        torch.testing.assert_close(tensor.grad, wanted, atol=1e-4 * float(wanted.abs().max()),
+                                   rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("method", [m for m, s in VARIANTS if not s])
+def test_one_class_alone(method, golden_clip, golden_model, inputs):
+    """A single prompt has no common start with others: another path through the text tower."""
+    ours, plain = pair(method, {}, golden_clip, golden_model)
+    many = ours.class_features(inputs[0][:1])
+    one = ours.for_classes(replace(ours.classes, names=ours.classes.names[2:3]))
+    torch.testing.assert_close(
+        one.class_features(inputs[0][:1])[..., 0, :], many[..., 2, :], atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("method", ["CoCoOp"])
+def test_a_batch_gives_what_its_images_give_alone(method, golden_clip, golden_model, inputs):
+    ours, _ = pair(method, {}, golden_clip, golden_model)
+    together = ours.logits(inputs[0])
+    alone = torch.cat([ours.logits(image[None]) for image in inputs[0]])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)

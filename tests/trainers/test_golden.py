@@ -1,0 +1,144 @@
+"""Every method against the numbers of the published implementations (tests/golden)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, eurosat_classes, golden_config
+from PIL import Image
+
+from nerp.correction.wrapper import priors
+from nerp.data.images import Normalise, eval_transform
+from nerp.engine.optim import build_optimizer, learning_rate
+from nerp.registry import TRAINERS
+
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+# What published checkpoints leave off the front of a name.
+PREFIX = {"CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner."}
+OPTIM = {
+    "CoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
+    "CoCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
+    "PromptSRC": {"LR": 0.0025, "WARMUP_EPOCH": 1},
+    "MMA": {"LR": 0.0015},
+    "MMRL": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
+}
+LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
+
+
+def golden(method: str):
+    return np.load(GOLDEN / f"{method}.npz")
+
+
+def tensors(method: str, kind: str) -> dict[str, torch.Tensor]:
+    """The learned tensors of a golden file, named as the trainer names them."""
+    z = golden(method)
+    return {
+        key.removeprefix(kind + "/").removeprefix(PREFIX.get(method, "")): torch.tensor(z[key])
+        for key in z.files
+        if key.startswith(kind + "/")
+    }
+
+
+def build(method: str, clip, which: str, cfg=None):
+    return TRAINERS[method](
+        cfg or golden_config(), clip, eurosat_classes(which), tensors(method, "param")
+    )
+
+
+def outputs(trainer, images) -> dict[str, torch.Tensor]:
+    found = {
+        "logits": trainer.logits(images),
+        "image_features": trainer.image_features(images),
+        "text_features": trainer.class_features(images),
+        "zero_shot_text_features": trainer.frozen_class_features(),
+    }
+    if hasattr(trainer, "both_features"):
+        text = trainer.class_features()
+        image, rep = trainer.both_features(trainer.image_state(images))
+        found["logits"] = trainer.similarity(image, text)
+        found["logits_rep"] = trainer.similarity(rep, text)
+        found["logits_fusion"] = 0.7 * found["logits"] + 0.3 * found["logits_rep"]
+        found["image_features_rep"] = rep
+    return found
+
+
+@pytest.mark.parametrize("which", ["base", "new"])
+@pytest.mark.parametrize("method", METHODS)
+def test_forward(method, which, golden_clip, inputs):
+    z = golden(method)
+    wanted = [k.split("/")[1] for k in z.files if k.startswith(which) and "classnames" not in k]
+    with torch.no_grad():
+        found = outputs(build(method, golden_clip, which), inputs[0])
+    assert wanted and set(wanted) <= set(found)
+    for name in wanted:
+        tolerance = LOGIT if name.startswith("logits") else FEATURE
+        torch.testing.assert_close(found[name], torch.tensor(z[f"{which}/{name}"]), **tolerance)
+
+
+@pytest.mark.parametrize("which", ["base", "new"])
+def test_mmrl_predicts_from_fused_logits_on_base_classes_alone(which, golden_clip, inputs):
+    z = golden("MMRL")
+    with torch.no_grad():
+        logits = build("MMRL", golden_clip, which).logits(inputs[0])
+    wanted = z[f"{which}/logits_fusion" if which == "base" else f"{which}/logits"]
+    torch.testing.assert_close(logits, torch.tensor(wanted), **LOGIT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_six_training_steps(method, golden_clip, inputs):
+    images, labels, _ = inputs
+    z = golden(method)
+    cfg = golden_config(OPTIM={"MAX_EPOCH": 3, **OPTIM[method]})
+    trainer = build(method, golden_clip, "base", cfg)
+    optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
+    weights = trainer.epoch_weights(3)
+    losses, rates, mean = [], [], None
+    for epoch in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(cfg.OPTIM, epoch)
+        for batch in (slice(0, 4), slice(4, 8)):
+            loss = trainer.loss(images[batch], labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            rates.append(optimizer.param_groups[0]["lr"])
+        if weights is not None:
+            now = {name: weights[epoch] * t for name, t in trainer.learned.state_dict().items()}
+            mean = now if mean is None else {name: mean[name] + now[name] for name in now}
+    np.testing.assert_allclose(rates, z["train/lrs"], atol=1e-12)
+    np.testing.assert_allclose(losses, z["train/losses"], atol=1e-3, rtol=0)
+    final = mean or trainer.learned.state_dict()
+    wanted = tensors(method, "trained")
+    assert set(wanted) == set(final)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(final[name].float(), tensor, **FEATURE)
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_priors(method, kind, golden_clip, inputs):
+    z = golden(method)
+    residual = kind == "residual"
+    cfg = golden_config(NERP={
+        "RESIDUAL_TEXT_PRIOR": residual, "RESIDUAL_IMAGE_PRIOR": residual,
+        "C_TEXT": 0.8, "C_IMAGE": 0.6,
+    })
+    pixels = eval_transform(cfg, golden_clip.size)(Image.fromarray(inputs[2]))[None]
+    reference = Normalise(cfg, golden_clip.device)(pixels)
+    trainer = build(method, golden_clip, "new")
+    text, image = priors(trainer, reference, cfg.NERP)
+    np.testing.assert_allclose(text, z[f"nerp/{kind}/text_prior"], atol=1e-3)
+    np.testing.assert_allclose(image, z[f"nerp/{kind}/image_prior"], atol=1e-3)
+    if method == "MMRL":
+        seen = trainer.for_classes(replace(trainer.classes, seen=True))
+        _, fused = priors(seen, reference, cfg.NERP)
+        np.testing.assert_allclose(fused, z[f"nerp/{kind}/image_prior_fusion"], atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fresh_tensors_have_the_published_names_and_shapes(method, golden_clip):
+    trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
+    published = {name: tensor.shape for name, tensor in tensors(method, "param").items()}
+    assert {n: t.shape for n, t in trainer.learned.state_dict().items()} == published

@@ -1,0 +1,326 @@
+"""Every method written out plainly: open_clip's own blocks, 77 tokens a text, nothing shared.
+
+The reference that the tests compare `nerp.trainers` with, and side B of tools/bench.py. Each class
+takes an open_clip model, prompts and the learned tensors under their checkpoint names, and
+recomputes everything at every call, frozen CLIP included. Numerics: the methods' papers; for MMA's
+gradient, see `PlainMMA.loss`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nerp.clip.templates import ENSEMBLE_60
+from nerp.clip.tokenizer import CONTEXT_LENGTH, encode, tokenize
+
+
+def padded(texts: Sequence[str]) -> Tensor:
+    """Token ids [C, 77], zero after end-of-text."""
+    rows = [tokenize(text) for text in texts]
+    return torch.tensor([row + [0] * (CONTEXT_LENGTH - len(row)) for row in rows])
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| over the last axis."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def causal_mask(length: int, like: Tensor) -> Tensor:
+    """[L, L]: -inf above the diagonal."""
+    mask = torch.full((length, length), float("-inf"), device=like.device, dtype=like.dtype)
+    return mask.triu(1)
+
+
+class PlainMethod:
+    """Zero-shot CLIP; the methods below override what they change."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        template: str,
+        tensors: Mapping[str, Tensor],
+        settings: Mapping[str, object],
+        seen: bool = True,
+    ):
+        self.model = model
+        self.names = list(names)
+        self.prompts = [template.format(name) for name in names]
+        self.tensors = dict(tensors)
+        self.settings = settings
+        self.seen = seen
+        self.device = next(model.parameters()).device
+        self.scale = model.logit_scale.exp()
+
+    # The two towers at full length.
+
+    def text_tower(self, x: Tensor, eot: Tensor, enter=None, branch=None) -> Tensor:
+        """Features [C, D] of embeddings [C, L, W] that already hold their positions."""
+        for layer, block in enumerate(self.model.transformer.resblocks, 1):
+            x = enter(layer, x) if enter else x
+            y = block(x, attn_mask=causal_mask(x.shape[1], x))
+            x = y + branch(layer, block.ln_1(x)) if branch else y
+        x = self.model.ln_final(x)[torch.arange(len(x), device=x.device), eot]
+        return x @ self.model.text_projection
+
+    def image_tower(self, images: Tensor, enter=None, branch=None, extra=None) -> Tensor:
+        """All tokens [B, N, W] after the last block; `extra` [K, W] goes to the end first."""
+        visual = self.model.visual
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([token, x], 1) + visual.positional_embedding.to(x.dtype)
+        if extra is not None:
+            x = torch.cat([x, extra.to(x.dtype).expand(len(x), -1, -1)], 1)
+        x = visual.ln_pre(x)
+        for layer, block in enumerate(visual.transformer.resblocks, 1):
+            x = enter(layer, x) if enter else x
+            y = block(x)
+            x = y + branch(layer, block.ln_1(x)) if branch else y
+        return x
+
+    def image_head(self, x: Tensor) -> Tensor:
+        """Normalised features [B, D] of the class token."""
+        return unit(self.model.visual.ln_post(x[:, 0]) @ self.model.visual.proj)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.token_embedding(ids.to(self.device))
+
+    @property
+    def positions(self) -> Tensor:
+        return self.model.positional_embedding
+
+    # Frozen CLIP through open_clip's own forward.
+
+    @torch.no_grad()
+    def frozen_text(self) -> Tensor:
+        ids = padded(self.prompts).to(self.device)
+        return unit(self.model.encode_text(ids))
+
+    @torch.no_grad()
+    def frozen_image(self, images: Tensor) -> Tensor:
+        return unit(self.model.encode_image(images))
+
+    # The method.
+
+    def text(self) -> Tensor:
+        return self.frozen_text()
+
+    def image(self, images: Tensor) -> Tensor:
+        return self.frozen_image(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.scale * self.image(images) @ self.text().t()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(images), labels)
+
+
+class PlainCoOp(PlainMethod):
+    """ctx [K, W] or [C, K, W]; the name at the end, in the middle or in front."""
+
+    def context_embeddings(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings [C, 77, W] around ctx [C, K, W], and end-of-text [C]."""
+        n_ctx = ctx.shape[1]
+        ids = padded([" ".join(["X"] * n_ctx) + f" {name}." for name in self.names])
+        x = self.embed(ids)
+        start, rest = x[:, :1], x[:, 1 + n_ctx :]
+        position = self.settings.get("CLASS_TOKEN_POSITION", "end")
+        rows = []
+        for c, name in enumerate(self.names):
+            n_name = len(encode(name))
+            word, tail = rest[c, :n_name], rest[c, n_name:]
+            half = n_ctx // 2
+            rows.append(torch.cat({
+                "end": [start[c], ctx[c], word, tail],
+                "middle": [start[c], ctx[c, :half], word, ctx[c, half:], tail],
+                "front": [start[c], word, ctx[c], tail],
+            }[position]))
+        return torch.stack(rows), ids.argmax(1)
+
+    def encode_context(self, ctx: Tensor) -> Tensor:
+        x, eot = self.context_embeddings(ctx)
+        return unit(self.text_tower(x + self.positions, eot))
+
+    def text(self) -> Tensor:
+        ctx = self.tensors["ctx"]
+        return self.encode_context(ctx if ctx.dim() == 3 else ctx.expand(len(self.names), -1, -1))
+
+
+class PlainCoCoOp(PlainCoOp):
+    """One text pass an image, as published."""
+
+    def text_of(self, feature: Tensor) -> Tensor:
+        t = self.tensors
+        h = F.linear(feature, t["meta_net.linear1.weight"], t["meta_net.linear1.bias"])
+        shift = F.linear(F.relu(h), t["meta_net.linear2.weight"], t["meta_net.linear2.bias"])
+        return self.encode_context((t["ctx"] + shift).expand(len(self.names), -1, -1))
+
+    def logits(self, images: Tensor) -> Tensor:
+        features = self.image(images)
+        return torch.stack([self.scale * self.text_of(f) @ f for f in features])
+
+
+class PlainPromptSRC(PlainMethod):
+    """Deep prompts in both towers; frozen CLIP beside them for the loss."""
+
+    def deep(self, tower: str, layer: int) -> Tensor | None:
+        return self.tensors.get(f"{tower}_encoder.transformer.resblocks.{layer - 1}.VPT_shallow")
+
+    def text(self) -> Tensor:
+        ctx = self.tensors["prompt_learner.ctx"]
+        n_ctx = len(ctx)
+        words = self.settings["CTX_INIT"]
+        prefix = words if len(words.split()) >= n_ctx else " ".join(["X"] * n_ctx)
+        ids = padded([f"{prefix} {name}." for name in self.names])
+        x = self.embed(ids)
+        many = ctx.expand(len(x), -1, -1)
+        x = torch.cat([x[:, :1], many, x[:, 1 + n_ctx :]], 1) + self.positions
+
+        def enter(layer, x):
+            tokens = self.deep("text", layer)
+            if tokens is None:
+                return x
+            return torch.cat([x[:, :1], tokens.expand(len(x), -1, -1), x[:, 1 + n_ctx :]], 1)
+
+        return unit(self.text_tower(x, ids.argmax(1), enter))
+
+    def image(self, images: Tensor) -> Tensor:
+        def enter(layer, x):
+            tokens = self.deep("image", layer)
+            if tokens is None:
+                return x
+            return torch.cat([x[:, : -len(tokens)], tokens.expand(len(x), -1, -1)], 1)
+
+        extra = self.tensors["image_encoder.VPT"]
+        return self.image_head(self.image_tower(images, enter, extra=extra))
+
+    @torch.no_grad()
+    def frozen_text(self) -> Tensor:
+        sums = sum(
+            self.model.encode_text(padded([t.format(n) for n in self.names]).to(self.device))
+            for t in ENSEMBLE_60
+        )
+        return unit(sums / len(ENSEMBLE_60))
+
+    def loss(self, images: Tensor, labels: Tensor, frozen_text: Tensor | None = None) -> Tensor:
+        t, f = self.text(), self.image(images)
+        t_frozen = self.frozen_text() if frozen_text is None else frozen_text
+        f_frozen = self.frozen_image(images)
+        logits = self.scale * f @ t.t()
+        zero_shot = self.scale * f_frozen @ t_frozen.t()
+        kl = F.kl_div(
+            F.log_softmax(logits, 1), F.log_softmax(zero_shot, 1), reduction="sum", log_target=True
+        )
+        return (
+            F.cross_entropy(logits, labels)
+            + self.settings["TEXT_LOSS_WEIGHT"] * (t - t_frozen).abs().mean()
+            + self.settings["IMAGE_LOSS_WEIGHT"] * (f - f_frozen).abs().mean()
+            + kl / logits.numel()
+        )
+
+
+class PlainMMA(PlainMethod):
+    """Adapters beside the blocks of layers ADAPTER_START..ADAPTER_END."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.prompts = [f"{self.settings['TEXT_CTX_INIT']} {name}." for name in self.names]
+
+    def branch(self, tower: str):
+        t, scale = self.tensors, self.settings["ADAPTER_SCALE"]
+
+        def run(layer, h):
+            if not self.settings["ADAPTER_START"] <= layer <= self.settings["ADAPTER_END"]:
+                return 0.0
+            for name, relu in (
+                (f"{tower}_adapter.{layer}.down.0", True),
+                (f"shared_adapter.{layer}.0", True),
+                (f"{tower}_adapter.{layer}.up", False),
+            ):
+                h = F.linear(h, t[f"{name}.weight"], t[f"{name}.bias"])
+                h = F.relu(h) if relu else h
+            return scale * h
+
+        return run
+
+    def text(self) -> Tensor:
+        ids = padded(self.prompts)
+        x = self.embed(ids) + self.positions
+        return unit(self.text_tower(x, ids.argmax(1), branch=self.branch("text")))
+
+    def image(self, images: Tensor) -> Tensor:
+        return self.image_head(self.image_tower(images, branch=self.branch("visual")))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Its gradient in the adapters is 1 / ADAPTER_SCALE of autograd's: the published
+        adapters do not see the factor. `unscale` puts that right after the backward pass."""
+        return super().loss(images, labels)
+
+    def unscale(self) -> None:
+        for tensor in self.tensors.values():
+            tensor.grad /= self.settings["ADAPTER_SCALE"]
+
+
+class PlainMMRL(PlainMethod):
+    """Representation tokens in both towers' upper layers; a second image feature."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = 100.0
+        self.layers = list(self.settings["REP_LAYERS"])
+
+    def enter(self, kind: str):
+        base = "representation_learner.compound_rep_tokens"
+        tokens = self.tensors[base]
+        count = len(tokens)
+
+        def run(layer, x):
+            if layer not in self.layers:
+                return x
+            i = self.layers.index(layer)
+            name = f"{base}_r2{kind}proj.{i}"
+            rep = F.linear(tokens, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+            over = 0 if i == 0 else count
+            return torch.cat([x[:, :1], rep.expand(len(x), -1, -1), x[:, 1 + over :]], 1)
+
+        return run
+
+    def text(self) -> Tensor:
+        ids = padded(self.prompts)
+        eot = ids.argmax(1) + len(self.tensors["representation_learner.compound_rep_tokens"])
+        return unit(self.text_tower(self.embed(ids) + self.positions, eot, self.enter("t")))
+
+    def images(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """f and f_rep."""
+        x = self.image_tower(images, self.enter("v"))
+        count = len(self.tensors["representation_learner.compound_rep_tokens"])
+        rep = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
+        return self.image_head(x), unit(rep @ self.tensors["image_encoder.proj_rep"])
+
+    def logits(self, images: Tensor) -> Tensor:
+        t = self.text()
+        z, z_rep = (self.scale * f @ t.t() for f in self.images(images))
+        alpha = self.settings["ALPHA"]
+        return alpha * z + (1 - alpha) * z_rep if self.seen else z
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t, (f, f_rep) = self.text(), self.images(images)
+        alpha, weight = self.settings["ALPHA"], self.settings["REG_WEIGHT"]
+        entropy, entropy_rep = (
+            F.cross_entropy(self.scale * x @ t.t(), labels) for x in (f, f_rep)
+        )
+        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
+        text = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
+        return alpha * entropy + (1 - alpha) * entropy_rep + weight * (image + text)
+
+
+PLAIN = {
+    "ZeroshotCLIP": PlainMethod,
+    "CoOp": PlainCoOp,
+    "CoCoOp": PlainCoCoOp,
+    "PromptSRC": PlainPromptSRC,
+    "MMA": PlainMMA,
+    "MMRL": PlainMMRL,
+}
