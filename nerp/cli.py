@@ -11,7 +11,13 @@ COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
     "train": "train a method on a dataset",
     "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
+    "data": "list, download and check the datasets, and compute their reference images",
     "methods": "list the methods with their learned parameters and papers",
+    "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
+    "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
+    "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
+    "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
+    "plot": "draw few-shot curves, base against novel accuracy, and what NeRP gains",
 }
 INTERRUPTED = 130
 

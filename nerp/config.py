@@ -44,23 +44,7 @@ def default_config() -> CN:
     cfg.USE_CUDA = True  # ignored where there is no CUDA device
     cfg.TASK = "B2N"  # B2N, CD or FS: see nerp/protocols.py
 
-    cfg.DATASET = CN()
-    cfg.DATASET.NAME = ""
-    cfg.DATASET.ROOT = "data"
-    cfg.DATASET.NUM_SHOTS = 16  # 0: every training image
-    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    cfg.DATASET.DIRECTORY = ""
-    cfg.DATASET.LAYOUT = "json_split"
-    cfg.DATASET.IMAGE_FOLDER = ""
-    cfg.DATASET.SPLIT_FILE = ""
-    cfg.DATASET.NUM_CLASSES = 0
-    cfg.DATASET.SPLIT_SIZES = [0, 0, 0]  # train, val, test; 0: not stated
-    cfg.DATASET.TEMPLATE = "a photo of a {}."
-    cfg.DATASET.NEUTRAL = "a photo of an object."
-    cfg.DATASET.REFERENCE = ""  # whose mean training image NeRP shows; "": its own
-    cfg.DATASET.CITATION = ""
-    cfg.DATASET.LICENCE = ""
-    cfg.DATASET.SOURCES = []
+    cfg.DATASET = _dataset_defaults()
 
     cfg.INPUT = CN()
     cfg.INPUT.SIZE = (224, 224)
@@ -109,9 +93,11 @@ def default_config() -> CN:
     cfg.NERP.FLIP_BY_ENTROPY = False
     cfg.NERP.ENTROPY_THRES = 1.0
     cfg.NERP.FLIP_RULE = "OR"
-    cfg.NERP.PAIRS = "text"
-    cfg.NERP.PAIRS_FILE = ""
-    cfg.NERP.PAIRS_NEIGHBOURS = 2
+    cfg.NERP.PAIRS = "text"  # text, reference, train, unlabelled, labels or bundle
+    cfg.NERP.PAIRS_FILE = ""  # of NERP.PAIRS bundle
+    cfg.NERP.PAIRS_NEIGHBOURS = 2  # partners a class; 0: as many as the quantile leaves
+    cfg.NERP.PAIRS_QUANTILE = 0.0  # pairs scoring below this quantile are left out
+    cfg.NERP.THRESHOLDS = "published"  # published, default or calibrated
     cfg.NERP.REFERENCE_IMAGE = ""
     cfg.NERP.ON_BASE = False  # whether classes that were trained on are corrected too
 
@@ -120,6 +106,28 @@ def default_config() -> CN:
         method = TRAINERS[name]
         cfg.TRAINER[method.node] = CN(dict(method.defaults))
     return cfg
+
+
+def _dataset_defaults() -> CN:
+    node = CN()
+    node.NAME = ""
+    node.ROOT = "data"
+    node.NUM_SHOTS = 16  # 0: every training image
+    node.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    node.DIRECTORY = ""
+    node.LAYOUT = "json_split"
+    node.IMAGE_FOLDER = ""
+    node.SPLIT_FILE = ""
+    node.CLASS_FILE = ""  # names the classes, in layouts that list them apart from the images
+    node.NUM_CLASSES = 0
+    node.SPLIT_SIZES = [0, 0, 0]  # train, val, test; 0: not stated
+    node.TEMPLATE = "a photo of a {}."
+    node.NEUTRAL = "a photo of an object."
+    node.REFERENCE = ""  # whose mean training image NeRP shows; "": its own
+    node.CITATION = ""
+    node.LICENCE = ""
+    node.SOURCES = []
+    return node
 
 
 def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
@@ -253,6 +261,25 @@ def find_card_file(file: str) -> Path:
     return find_card(node["NAME"]) if set(node) == {"NAME"} else path
 
 
+def open_card(file: Path, root: str) -> CN:
+    """A configuration that has the node DATASET alone: a card, and where its data are.
+
+    Cheaper than `build_config`, which knows every method. Raises NerpError as that does.
+    """
+    cfg = CN({"DATASET": _dataset_defaults()})
+    merge(cfg, {"DATASET": load_yaml(file).get("DATASET", {})}, str(file))
+    put(cfg, "DATASET.ROOT", root, "command line")
+    _check_card(cfg, file)
+    cfg.freeze()
+    return cfg
+
+
+def _check_card(cfg: CN, file: Path) -> None:
+    if cfg.DATASET.TEMPLATE.count("{}") != 1:
+        raise NerpError(f"{file}: DATASET.TEMPLATE needs one {{}} for the class name: "
+                        f"{cfg.DATASET.TEMPLATE!r}")
+
+
 def find_method_file(file: str) -> Path:
     """The method configuration behind `--config-file`: that path, or the same below the shipped
     `configs/`. Raises NerpError where neither exists, listing what the folder has."""
@@ -293,9 +320,7 @@ def build_config(request: Request) -> CN:
 
     card = card_file(request)
     merge(cfg, load_yaml(card), str(card))
-    if cfg.DATASET.TEMPLATE.count("{}") != 1:
-        raise NerpError(f"{card}: DATASET.TEMPLATE needs one {{}} for the class name: "
-                        f"{cfg.DATASET.TEMPLATE!r}")
+    _check_card(cfg, card)
     if request.config_file:
         path = find_method_file(request.config_file)
         layer = load_yaml(path)
@@ -303,9 +328,9 @@ def build_config(request: Request) -> CN:
         merge(cfg, layer, str(path))
         merge(cfg, rows.get(cfg.DATASET.NAME, {}), f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
 
-    # The protocol decides which settings table applies, and the command line may set it.
-    merge_options(cfg, {k: v for k, v in options.items() if k == "TASK"})
-    if request.trainer.endswith(NERP_SUFFIX):
+    # These decide whether and which settings table applies.
+    merge_options(cfg, {k: v for k, v in options.items() if k in ("TASK", "NERP.THRESHOLDS")})
+    if request.trainer.endswith(NERP_SUFFIX) and cfg.NERP.THRESHOLDS == "published":
         _merge_nerp_settings(cfg, canonical)
 
     cfg.TRAINER.NAME = canonical + request.trainer[len(plain):]
@@ -316,7 +341,7 @@ def build_config(request: Request) -> CN:
     ):
         if value not in (None, ""):
             put(cfg, key, value, "command line")
-    merge_options(cfg, options)
+    merge_options(cfg, {k: v for k, v in options.items() if k != "NERP.THRESHOLDS"})
     _check(cfg)
     cfg.freeze()
     return cfg
@@ -348,12 +373,13 @@ def _merge_nerp_settings(cfg: CN, trainer: str) -> None:
     table = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
     name = cfg.DATASET.NAME
     rows = load_yaml(table) if table.is_file() else {}
-    if name not in rows:
+    if name in rows:
+        merge(cfg, rows[name], f"{table}, {name}")
+        say(f"NeRP: the published settings for {trainer} on {name} ({protocol(cfg.TASK).name})")
+    else:
+        cfg.NERP.THRESHOLDS = "default"
         say(f"NeRP: no published settings for {trainer} on {name} ({protocol(cfg.TASK).name}); "
             "the defaults apply")
-        return
-    merge(cfg, rows[name], f"{table}, {name}")
-    say(f"NeRP: the published settings for {trainer} on {name} ({table.name})")
 
 
 def _check(cfg: CN) -> None:
@@ -365,6 +391,7 @@ def _check(cfg: CN) -> None:
         "OPTIM.LR_SCHEDULER": ("cosine",),
         "MODEL.BACKBONE.ACTIVATION": ("auto", "quick_gelu", "gelu"),
         "NERP.FLIP_RULE": ("OR", "AND"),
+        "NERP.THRESHOLDS": ("published", "default", "calibrated"),
         "INPUT.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
     }
     for key, allowed in choices.items():

@@ -213,12 +213,12 @@ def test_wrong_files(mistake, tmp_path, common, golden_weights):
     assert "no folder" in mistake(flags=["--root", tmp_path, "--dataset", "eurosat"])
     (tmp_path / "eurosat").mkdir()
     flags = ["--root", tmp_path, "--dataset", "eurosat"]
-    assert "no split file" in mistake(flags=flags)
+    assert "split_zhou_EuroSAT.json; DATASETS.md says where" in mistake(flags=flags)
     split = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
     for content, message in (
         ("{", "not a readable JSON file"),
         ('{"train": 3}', "must be a list of [path, label, class name]"),
-        ('{"train": [["a.jpg", 0, "A"]], "val": [], "test": []}', "1 classes in"),
+        ('{"train": [["a.jpg", 0, "A"]], "val": [], "test": []}', "1 classes"),
         ('{"train": [["a.jpg", 0, "A"], ["b.jpg", 0, "B"]], "val": [], "test": []}', "both"),
     ):
         split.write_text(content)
@@ -287,3 +287,62 @@ def test_methods(nerp, capsys):
     assert status == 0
     # Published counts: MMRL 4.992 M, PromptSRC 46,080 on a ViT-B.
     assert re.search(r"MMRL +4,992,256 ", text) and re.search(r"PromptSRC +46,080 ", text)
+
+
+def test_pairs_and_sweeps(nerp, trained, tmp_path):
+    out, flags, opts = trained
+    model = [*flags, "--model-dir", out, *opts, "DATASET.SUBSAMPLE_CLASSES", "new"]
+    file = tmp_path / "pairs.json.gz"
+    for source, looked_at in (("text", "nothing"), ("reference", "training images"),
+                              ("unlabelled", "test images"), ("labels", "test labels")):
+        status, text, error = nerp("pairs", "mine", file, "--trainer", "MMRL", *model,
+                                   "NERP.PAIRS", source)
+        assert status == 0 and f"looked at {looked_at}" in text, error
+    status, text, _ = nerp("pairs", "audit", file, "--trainer", "MMRL", *model)
+    assert status == 0 and "closest to what labels yields, which has looked at test labels" in text
+    assert "the classes that were trained on, and these are others" in text
+    test = tmp_path / "nerp"
+    status, text, error = nerp("test", "--trainer", "MMRL_NeRP", *model, "--output-dir", test,
+                               "--save-logits", "NERP.PAIRS", "bundle", "NERP.PAIRS_FILE", file)
+    assert status == 0 and "(upper bound)" in text, error
+    status, text, error = nerp("sweep-nerp", test, "--grid", "TAU=-100,0", "THRES=0:100:3")
+    assert status == 0 and "6 settings on 15 images" in text and "upper bound" in text, error
+    assert len((test / "sweep.csv").read_text().splitlines()) == 7
+    with Image.open(test / "sweep.png") as picture:
+        assert picture.width > 100
+    status, _, error = nerp("sweep-nerp", out, "--grid", "TAU=0")
+    assert status == 1 and "run nerp test --trainer <method>_NeRP --save-logits" in error
+
+
+def test_calibrated_thresholds_look_at_base_classes_alone(nerp, trained, tmp_path):
+    out, flags, opts = trained
+    status, text, error = nerp(
+        "test", "--trainer", "MMRL_NeRP", *flags, "--model-dir", out, "--output-dir", tmp_path,
+        *opts, "DATASET.SUBSAMPLE_CLASSES", "new", "NERP.THRESHOLDS", "calibrated",
+    )
+    assert status == 0, error
+    assert "calibrated on 15 validation images of the classes trained on" in text
+    record = json.loads((tmp_path / "result.json").read_text())["nerp"]
+    assert record["thresholds"] == "calibrated" and "calibration" in record
+
+
+def test_base_classes_are_left_alone_and_weights_untouched(nerp, trained, tmp_path):
+    out, flags, opts = trained
+    file = out / "MultiModalRepresentationLearner" / "model.pth.tar-2"
+    before = file.read_bytes()
+    model = [*flags, "--model-dir", out, "--save-logits", *opts, "DATASET.SUBSAMPLE_CLASSES",
+             "base"]
+    results = []
+    for trainer in ("MMRL", "MMRL_NeRP"):
+        directory = tmp_path / trainer
+        status, text, error = nerp("test", "--trainer", trainer, *model, "--output-dir", directory)
+        assert status == 0, error
+        results.append(json.loads((directory / "result.json").read_text()))
+    assert "nothing is corrected" in text
+    assert results[0]["accuracy"] == results[1]["accuracy"] and results[1]["flips"] == 0
+    status, text, error = nerp("test", "--trainer", "MMRL_NeRP", *model, "--output-dir",
+                               tmp_path / "corrected", "NERP.ON_BASE", "True", "NERP.TAU", "-99",
+                               "NERP.THRES", "99")
+    assert status == 0, error
+    assert json.loads((tmp_path / "corrected" / "result.json").read_text())["flips"] == 15
+    assert file.read_bytes() == before

@@ -19,19 +19,29 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help="default: 1")
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="default: the run's place below output/")
-    parser.add_argument("--overwrite", action="store_true",
-                        help="replace what the output folder holds of another run")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
                         help="configuration values, such as DATASET.NUM_SHOTS 16")
 
 
-def add_test_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model-dir, --load-epoch, --save-logits."""
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model-dir and --load-epoch."""
     parser.add_argument("--model-dir", default="", metavar="DIR",
                         help="the --output-dir of the training run")
     parser.add_argument("--load-epoch", type=int, default=None, metavar="N",
                         help="default: the newest checkpoint")
-    parser.add_argument("--save-logits", action="store_true", help="write predictions.npz")
+
+
+def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """--overwrite."""
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace what the output folder holds of another run")
+
+
+def model_flags(args: argparse.Namespace):
+    """Which checkpoint the parsed arguments mean."""
+    from nerp.engine.tested import ModelFlags
+
+    return ModelFlags(args.model_dir, args.load_epoch)
 
 
 def request(args: argparse.Namespace) -> Request:

@@ -1,24 +1,26 @@
 """Test a checkpoint on a dataset; a trainer called <method>_NeRP also corrects the predictions."""
 
-from nerp.commands.common import add_run_arguments, add_test_arguments, request
+from nerp.commands.common import (
+    add_model_arguments,
+    add_overwrite_argument,
+    add_run_arguments,
+    model_flags,
+    request,
+)
 
 
 def add_arguments(parser):
     add_run_arguments(parser)
-    add_test_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument("--save-logits", action="store_true", help="write predictions.npz")
+    add_overwrite_argument(parser)
 
 
 def main(args):
     from nerp.engine.log import say_on_terminal
-    from nerp.engine.run import EvaluationFlags, run_test
+    from nerp.engine.run import run_test
 
     say_on_terminal()
     run_test(
-        request(args),
-        EvaluationFlags(
-            model_dir=args.model_dir,
-            load_epoch=args.load_epoch,
-            save_logits=args.save_logits,
-            overwrite=args.overwrite,
-        ),
+        request(args), model_flags(args), save_logits=args.save_logits, overwrite=args.overwrite
     )

@@ -1,10 +1,11 @@
 """Train a method on a dataset, save its checkpoint, and test it on the same classes."""
 
-from nerp.commands.common import add_run_arguments, request
+from nerp.commands.common import add_overwrite_argument, add_run_arguments, request
 
 
 def add_arguments(parser):
     add_run_arguments(parser)
+    add_overwrite_argument(parser)
 
 
 def main(args):

@@ -2,8 +2,8 @@
 
 A JSON object, gzipped or plain. The key is `<Dataset>_sub` for base-to-novel, `<Dataset>` for
 cross-dataset; the value a list of [class name, class name]. A bundle of our own may also hold the
-key `_provenance`, which says per entry where its pairs are from; readers of the published format
-never ask for it.
+key `_provenance`, which says for each entry what its pairs are from and have looked at; readers of
+the published format never ask for it.
 """
 
 import gzip
@@ -60,6 +60,17 @@ def write_bundle(file: str | Path, content: dict) -> None:
     data = json.dumps(content, indent=1).encode()
     with replacing(file) as partial:
         partial.write_bytes(gzip.compress(data, mtime=0) if str(file).endswith(".gz") else data)
+
+
+def add_entry(
+    file: str | Path, key: str, pairs: Sequence[Sequence[str]], source: str, looked_at: str
+) -> None:
+    """Put `pairs` and what they have looked at under `key`; other entries of the file stay."""
+    content = read_bundle(file) if Path(file).expanduser().exists() else {}
+    content[key] = [list(pair) for pair in pairs]
+    origin = {"source": source, "looked_at": looked_at}
+    content[PROVENANCE] = {**content.get(PROVENANCE, {}), key: origin}
+    write_bundle(Path(file).expanduser(), content)
 
 
 @dataclass(frozen=True)

@@ -143,31 +143,50 @@ class Evidence:
             raise NerpError(f"the logits of {int(wrong.sum())} of {len(logits)} images are not "
                             f"finite (first: image {int(wrong.nonzero()[0])})")
         self.partner_logits = logits.gather(1, partners.index[self.top])
+        self._kept: dict[int, Tensor] = {}
+        self._best: dict[float, tuple[Tensor, Tensor]] = {}
+
+    def keep(self) -> "Evidence":
+        """Compute what the tests need for every image now, for many rules over the same logits."""
+        rows = torch.arange(len(self.logits), device=self.logits.device)
+        self._kept = {ENTROPY: self._entropy(rows), PROB: self._probability(rows)}
+        return self
 
     def entropy(self, rows: Tensor) -> Tensor:
         """[R] entropy of the five largest probabilities, renormalised (all where C < 5)."""
+        return self._kept[ENTROPY][rows] if self._kept else self._entropy(rows)
+
+    def probability(self, rows: Tensor) -> Tensor:
+        """[R] softmax probability of the top class."""
+        return self._kept[PROB][rows] if self._kept else self._probability(rows)
+
+    def _entropy(self, rows: Tensor) -> Tensor:
         top = self.logits[rows].topk(min(ENTROPY_CLASSES, self.logits.shape[1]), dim=1).values
         log_p = top.log_softmax(dim=1)
         return -(log_p.exp() * log_p).sum(dim=1)
 
-    def probability(self, rows: Tensor) -> Tensor:
-        """[R] softmax probability of the top class."""
+    def _probability(self, rows: Tensor) -> Tensor:
         return (self.top_logit[rows] - self.logits[rows].logsumexp(dim=1)).exp()
 
     def best_partner(self, tau: float) -> tuple[Tensor, Tensor]:
         """The admissible partner with the largest logit: its column [B] and the margin [B].
 
-        The margin is infinite where no partner is admissible.
+        The margin is infinite where no partner is admissible. The last TAU's answer is kept.
         """
+        if tau not in self._best:
+            self._best = {tau: self._find_best(tau)}
+        return self._best[tau]
+
+    def _find_best(self, tau: float) -> tuple[Tensor, Tensor]:
         if not self.partners.index.shape[1]:
             return torch.zeros_like(self.top), torch.full_like(self.top_logit, float("inf"))
         admissible = (self.partners.gap >= tau)[self.top]
         logit, column = self.partner_logits.masked_fill(~admissible, float("-inf")).max(dim=1)
         return column, self.top_logit - logit
 
-    def weak(self, rule: Rule, margin: Tensor) -> tuple[Tensor, Tensor]:
-        """The images whose evidence is weak [F], by the margin [B] to their best partner, and
-        the bits that hold for them [F]."""
+    def weak(self, rule: Rule) -> tuple[Tensor, Tensor]:
+        """The images that the rule flips [F], and the bits of weak evidence that hold [F]."""
+        _, margin = self.best_partner(rule.tau)
         near = (margin <= rule.thres) & margin.isfinite()
         tested = rule.by_entropy or rule.by_prob
         undecided = margin.isfinite() if tested and rule.flip_rule == "OR" else near
@@ -184,6 +203,16 @@ class Evidence:
             flips = near | torch.stack(list(tests.values())).all(dim=0)
         bits = near * MARGIN + sum(held * bit for bit, held in tests.items())
         return rows[flips], bits[flips]
+
+    def correct(self, rule: Rule) -> Correction:
+        """What the rule does to these images."""
+        images, bits = self.weak(rule)
+        column, margin = self.best_partner(rule.tau)
+        source, column = self.top[images], column[images]
+        target = self.partners.index[source, column]
+        predictions = self.top.index_copy(0, images, target)
+        gap = self.partners.gap[source, column]
+        return Correction(predictions, images, source, target, bits, margin[images], gap)
 
 
 def check_logits(logits: Tensor, text_prior: Tensor, image_prior: Tensor) -> None:
@@ -212,21 +241,9 @@ def flip(
     check_logits(logits, text_prior, image_prior)
     partners = Partners(pairs, text_prior, image_prior)
     rows = max(1, _GATHERED // max(logits.shape[1], 2 * partners.index.shape[1]))
-    parts = [
-        _flip_rows(chunk, partners, rule, offset=i * rows)
-        for i, chunk in enumerate(logits.split(rows))
-    ]
-    if not parts:
-        parts = [_flip_rows(logits, partners, rule, 0)]
-    return Correction(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _flip_rows(logits: Tensor, partners: Partners, rule: Rule, offset: int) -> tuple[Tensor, ...]:
-    evidence = Evidence(logits, partners)
-    column, margin = evidence.best_partner(rule.tau)
-    images, bits = evidence.weak(rule, margin)
-    source, column = evidence.top[images], column[images]
-    target = partners.index[source, column]
-    predictions = evidence.top.index_copy(0, images, target)
-    gap = partners.gap[source, column]
-    return predictions, images + offset, source, target, bits, margin[images], gap
+    # An empty tensor splits into itself.
+    parts = [Evidence(chunk, partners).correct(rule) for chunk in logits.split(rows)]
+    for i, part in enumerate(parts):
+        part.images.add_(i * rows)
+    columns = ([getattr(part, name) for part in parts] for name in Correction.__dataclass_fields__)
+    return Correction(*map(torch.cat, columns))

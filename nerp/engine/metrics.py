@@ -1,5 +1,7 @@
 """Numbers about predictions: accuracy, macro F1, the confusion matrix, what flips did."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -28,6 +30,41 @@ def accuracy_record(confusion: np.ndarray) -> dict:
             100 * float(c) / int(n) if n else None for c, n in zip(correct, support, strict=True)
         ],
     }
+
+
+@dataclass(frozen=True)
+class Asymmetry:
+    """How one-sided confusion is.
+
+    Two classes of which n_ij images of i are taken for j and n_ji the other way have asymmetry
+    |n_ij - n_ji| / (n_ij + n_ji): 0 where it goes both ways alike, 1 where it goes one way only.
+    The total weighs pairs by their confusions: sum |n_ij - n_ji| / sum (n_ij + n_ji), which chance
+    alone puts well above 0 where confusions are few.
+
+    Attributes:
+        pairs: [n, 2] classes i < j that are confused at all. counts: [n, 2] n_ij, n_ji.
+        total: None where nothing is confused.
+    """
+
+    pairs: np.ndarray
+    counts: np.ndarray
+    total: float | None
+
+    @property
+    def values(self) -> np.ndarray:
+        """[n] asymmetry of each pair."""
+        return np.abs(self.counts[:, 0] - self.counts[:, 1]) / self.counts.sum(1)
+
+
+def asymmetry(confusion: np.ndarray) -> Asymmetry:
+    """The asymmetry of a confusion matrix [C, C] (rows: true classes)."""
+    first, second = np.triu_indices(len(confusion), 1)
+    counts = np.stack([confusion[first, second], confusion[second, first]], axis=1)
+    confused = counts.sum(1) > 0
+    pairs, counts = np.stack([first, second], axis=1)[confused], counts[confused]
+    sums = counts.sum()
+    total = float(np.abs(counts[:, 0] - counts[:, 1]).sum() / sums) if sums else None
+    return Asymmetry(pairs, counts, total)
 
 
 def flip_effect(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, int]:

@@ -8,7 +8,7 @@ import torch
 from yacs.config import CfgNode
 
 from nerp.correction.bundle import match_names, read_bundle, write_bundle
-from nerp.correction.pairs import Clues, find_pairs, nearest_pairs
+from nerp.correction.pairs import Clues, Labelled, find_pairs, strongest_pairs
 from nerp.errors import NerpError
 
 NAMES = ["Pasture Land", "River", "Sea or Lake"]
@@ -17,9 +17,10 @@ FEATURES = torch.nn.functional.normalize(
 )
 
 
-def clues(task="B2N", **settings):
-    node = CfgNode({"PAIRS": "text", "PAIRS_FILE": "", "PAIRS_NEIGHBOURS": 1, **settings})
-    return Clues(node, "EuroSAT", task, NAMES, lambda: FEATURES)
+def clues(task="B2N", found=None, **settings):
+    node = CfgNode({"PAIRS": "text", "PAIRS_FILE": "", "PAIRS_NEIGHBOURS": 1,
+                    "PAIRS_QUANTILE": 0.0, **settings})
+    return Clues(node, "EuroSAT", task, NAMES, lambda: FEATURES, **(found or {}))
 
 
 def bundle(tmp_path, content, name="class_pairs.json.gz"):
@@ -35,10 +36,64 @@ def test_text_pairs_join_each_class_with_its_nearest():
     assert len(find_pairs(clues(PAIRS_NEIGHBOURS=9)).index) == 3
 
 
-def test_nearest_pairs_have_no_repeats_and_need_two_classes():
-    assert nearest_pairs(FEATURES[:1], 2).shape == (0, 2)
-    pairs = nearest_pairs(torch.nn.functional.normalize(torch.randn(30, 8), dim=1), 3)
+def test_strongest_pairs_have_no_repeats_and_need_two_classes():
+    assert strongest_pairs(torch.ones(1, 1), 2).shape == (0, 2)
+    scores = torch.randn(30, 30)
+    pairs = strongest_pairs(scores + scores.t(), 3)
     assert (pairs[:, 0] < pairs[:, 1]).all() and len(pairs.unique(dim=0)) == len(pairs)
+    partners = torch.cat([pairs, pairs.flip(1)])[:, 0].bincount(minlength=30)
+    assert partners.min() >= 3
+
+
+def test_quantile():
+    scores = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0], [2.0, 3.0, 0.0]])
+    assert strongest_pairs(scores, 0, 0.5).tolist() == [[0, 2], [1, 2]]
+    assert strongest_pairs(scores, 0, 0.9).tolist() == [[1, 2]]
+    assert strongest_pairs(scores, 1, 0.6).tolist() == [[1, 2]]
+    scores[1, 2] = scores[2, 1] = float("-inf")
+    assert strongest_pairs(scores, 0, 0.1).tolist() == [[0, 2]]
+    for settings in ({"PAIRS_NEIGHBOURS": 0}, {"PAIRS_NEIGHBOURS": -1}, {"PAIRS_QUANTILE": 1.0}):
+        with pytest.raises(NerpError, match="give a number of partners, a quantile"):
+            find_pairs(clues(**settings))
+
+
+def test_reference_pairs_are_those_that_change_places():
+    orders = [(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 2.0])),
+              (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0]))]
+    found = find_pairs(clues(PAIRS="reference", found={"orders": lambda: orders}))
+    assert found.index.tolist() == [[1, 2]] and found.looked_at == "training images"
+
+
+def test_training_pairs_know_only_the_classes_trained_on():
+    logits = torch.tensor([[5.0, 4.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
+    names = ["River", "Sea or Lake", "Forest"]
+    labelled = Labelled(logits, torch.tensor([0, 1, 2]), names)
+    found = find_pairs(clues(PAIRS="train", found={"training": lambda: labelled}))
+    assert found.index.tolist() == [[1, 2]] and found.looked_at == "training labels"
+    other = Labelled(logits, torch.tensor([0, 1, 2]), ["Forest", "Road", "Field"])
+    with pytest.raises(NerpError, match="these are others"):
+        find_pairs(clues(PAIRS="train", found={"training": lambda: other}))
+
+
+def test_sources_that_look_at_the_test_set_say_so():
+    logits = torch.tensor([[3.0, 2.0, 0.0], [2.0, 3.0, 0.0], [0.0, 2.0, 3.0], [5.0, 0.0, 4.0]])
+    test = {"test_logits": lambda: logits, "test_labels": lambda: torch.tensor([0, 0, 2, 2])}
+    found = find_pairs(clues(PAIRS="unlabelled", PAIRS_NEIGHBOURS=2, found=test))
+    assert found.index.tolist() == [[0, 1], [0, 2], [1, 2]] and found.looked_at == "test images"
+    found = find_pairs(clues(PAIRS="labels", found=test))
+    assert found.index.tolist() == [[0, 1], [0, 2]] and found.looked_at == "test labels"
+
+
+def test_a_source_without_its_images_says_so():
+    with pytest.raises(NerpError, match="needs images"):
+        find_pairs(clues(PAIRS="labels"))
+
+
+def test_a_bundle_of_ours_tells_what_it_looked_at(tmp_path):
+    content = {"EuroSAT_sub": [["River", "Sea or Lake"]],
+               "_provenance": {"EuroSAT_sub": {"source": "labels", "looked_at": "test labels"}}}
+    file = bundle(tmp_path, content)
+    assert find_pairs(clues(PAIRS="bundle", PAIRS_FILE=file)).looked_at == "test labels"
 
 
 @pytest.mark.parametrize("name", ["class_pairs.json.gz", "plain.json"])
@@ -46,10 +101,10 @@ def test_bundle(tmp_path, name):
     file = bundle(tmp_path, {"EuroSAT_sub": [["sea_or_lake", "RIVER"], ["River", "Moon"]],
                              "EuroSAT": [["River", "Pasture land"]]}, name)
     base_to_novel = find_pairs(clues(PAIRS="bundle", PAIRS_FILE=file))
-    assert base_to_novel.index.tolist() == [[2, 1]]
+    assert base_to_novel.index.tolist() == [[1, 2]]
     assert "1 names match no class (Moon)" in base_to_novel.note
     cross = find_pairs(clues("CD", PAIRS="bundle", PAIRS_FILE=file))
-    assert cross.index.tolist() == [[1, 0]]
+    assert cross.index.tolist() == [[0, 1]]
 
 
 def test_written_bundles_are_read_back_and_equal_to_the_byte(tmp_path):

@@ -1,0 +1,51 @@
+"""Class pairs for NeRP.
+
+mine   writes the pairs that a source finds, in the published bundle format, with what they have
+       looked at; the bundle is for NERP.PAIRS bundle NERP.PAIRS_FILE FILE
+audit  compares a bundle's pairs with what each source yields, and says which information they
+       are closest to
+"""
+
+import argparse
+
+from nerp.commands.common import add_model_arguments, add_run_arguments, model_flags, request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["mine", "audit"])
+    parser.add_argument("file", metavar="FILE", help="the bundle, such as class_pairs.json.gz")
+    add_run_arguments(parser)
+    add_model_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    from tabulate import tabulate
+
+    from nerp.correction.audit import audit, verdict
+    from nerp.correction.bundle import add_entry, bundle_key
+    from nerp.correction.pairs import find_pairs, listed_scores, strongest_pairs
+    from nerp.correction.wrapper import make_clues
+    from nerp.engine.correct import gather_material
+    from nerp.engine.log import say, say_on_terminal
+    from nerp.engine.tested import open_tested
+
+    say_on_terminal()
+    tested = open_tested(request(args), model_flags(args))
+    clues = make_clues(tested.trainer, tested.cfg, gather_material(tested))
+    key = bundle_key(clues.dataset, clues.task)
+    if args.action == "mine":
+        pairs = find_pairs(clues)
+        names = [[clues.classnames[i], clues.classnames[j]] for i, j in pairs.index.tolist()]
+        add_entry(args.file, key, names, pairs.source, pairs.looked_at)
+        say(f"{args.file}, entry {key}: {pairs.note}; looked at {pairs.looked_at}")
+        return
+    matches = audit(strongest_pairs(listed_scores(args.file, clues).matrix, 0), clues)
+    rows = [
+        [m.source, m.looked_at, m.pairs, m.overlap, f"{m.chance:.1f}", f"{m.precision:.2f}",
+         f"{m.recall:.2f}"] if not m.missing else [m.source, m.missing]
+        for m in matches
+    ]
+    say(f"\n{args.file}, entry {key}: {matches[0].given} pairs\n")
+    headers = ["source", "looked at", "pairs", "overlap", "by chance", "precision", "recall"]
+    say(tabulate(rows, headers=headers, disable_numparse=True))
+    say(f"\n{verdict(matches)}")

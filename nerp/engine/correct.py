@@ -1,0 +1,171 @@
+"""NeRP in a run: the images it may look at, and the record of what it did."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from PIL import Image
+from yacs.config import CfgNode
+
+from nerp.config import find_card, load_yaml, merge
+from nerp.correction.flipping import ENTROPY, MARGIN, PROB, Correction
+from nerp.correction.pairs import CAVEATS, Labelled
+from nerp.correction.wrapper import Material, NeRP, build_nerp
+from nerp.data.benchmark import Benchmark, open_benchmark
+from nerp.data.images import Normalise, eval_transform
+from nerp.data.reference import cached_mean_image, load_reference
+from nerp.data.selection import select_run
+from nerp.engine.evaluate import compute_logits
+from nerp.engine.log import say
+from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
+from nerp.engine.tested import Tested
+from nerp.errors import NerpError
+from nerp.protocols import NERP_SUFFIX
+from nerp.trainers.base import Classes, Trainer
+
+
+def open_nerp(tested: Tested) -> NeRP | None:
+    """Priors, pairs and rule for the classes under test; None where nothing is to be corrected.
+
+    Raises NerpError for a reference image or pairs that cannot be had.
+    """
+    cfg, trainer = tested.cfg, tested.trainer
+    if not cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
+        return None
+    if trainer.classes.seen and not cfg.NERP.ON_BASE:
+        say("NeRP: these classes were trained on, so nothing is corrected (NERP.ON_BASE True does)")
+        return None
+    nerp = build_nerp(trainer, cfg, gather_material(tested))
+    caveat = CAVEATS.get(nerp.pairs.looked_at)
+    say(f"NeRP: {nerp.pairs.note}; looked at {nerp.pairs.looked_at}"
+        + (f" ({caveat})" if caveat else ""))
+    if nerp.calibration:
+        say(f"NeRP: {nerp.calibration.note}")
+    return nerp
+
+
+def gather_material(tested: Tested) -> Material:
+    """What NeRP and the pair sources may look at in this test; images are read when asked for."""
+    cfg, trainer = tested.cfg, tested.trainer
+    clip = trainer.clip
+    pixels = eval_transform(cfg, clip.size)(reference_image(tested))[None]
+
+    @cache
+    def seen_bench() -> tuple[CfgNode, Benchmark]:
+        return seen_benchmark(cfg, tested.source)
+
+    @cache
+    def seen() -> Trainer:
+        node, bench = seen_bench()
+        classes = Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
+                          seen=trainer.classes.seen)  # calibrate the head that is under test
+        return trainer.for_classes(classes)
+
+    def labelled(split: str) -> Labelled:
+        bench = seen_bench()[1]
+        items = getattr(bench, split)
+        if set(items) & set(bench.test):  # ImageNet
+            raise NerpError(f"{bench.name} validates on its test images, so nothing may be "
+                            "calibrated on them; NERP.THRESHOLDS published or default")
+        return Labelled(
+            compute_logits(seen(), items, bench.image_dir, cfg),
+            torch.tensor([item.label for item in items]),
+            bench.classnames,
+        )
+
+    return Material(
+        reference=Normalise(cfg, clip.device)(pixels),
+        seen=seen,
+        training=lambda: labelled("train"),
+        validation=lambda: labelled("val"),
+        test_logits=lambda: tested.logits,
+        test_labels=lambda: torch.from_numpy(tested.labels),
+    )
+
+
+def seen_benchmark(cfg: CfgNode, source: str) -> tuple[CfgNode, Benchmark]:
+    """The card and the few-shot selection of the classes that the model was trained on.
+
+    Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
+    """
+    cfg = other_dataset(cfg, source) if cfg.TASK == "CD" else cfg
+    bench = open_benchmark(cfg)
+    classes = "base" if cfg.TASK == "B2N" else "all"
+    return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
+
+
+def reference_image(tested: Tested) -> Image.Image:
+    """NERP.REFERENCE_IMAGE, or the mean of the training split, computed once and kept."""
+    cfg = tested.cfg
+    name = cfg.DATASET.REFERENCE or cfg.DATASET.NAME
+    if cfg.NERP.REFERENCE_IMAGE:
+        say(f"NeRP: reference image {cfg.NERP.REFERENCE_IMAGE}")
+        return load_reference(cfg.NERP.REFERENCE_IMAGE, name)
+    bench = open_benchmark(other_dataset(cfg, name))
+    image, path = cached_mean_image(
+        bench.train, bench.image_dir, name, [bench.directory, tested.directory]
+    )
+    say(f"NeRP: reference image {path}, the mean of {len(bench.train)} training images")
+    return image
+
+
+def other_dataset(cfg: CfgNode, name: str) -> CfgNode:
+    """The configuration with the card of the dataset called `name`, below the same root."""
+    if name == cfg.DATASET.NAME:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    card = find_card(name)
+    merge(cfg, load_yaml(card), str(card))
+    return cfg
+
+
+def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dict:
+    """The node "nerp" of result.json: where everything was from, and every flip accounted for."""
+    labels, classnames = tested.labels, tested.bench.classnames
+    before, after = tested.logits.argmax(1).numpy(), correction.predictions.numpy()
+    classes = len(classnames)
+    record = {
+        "pairs": nerp.pairs.source,
+        "n_pairs": len(nerp.pairs.index),
+        "looked_at": nerp.pairs.looked_at,
+        "thresholds": tested.cfg.NERP.THRESHOLDS,
+        "rule": vars(nerp.rule),
+        "by_pair": _by_pair(labels, correction, classnames),
+        "by_class": {
+            classnames[c]: flip_effect(labels[of], before[of], after[of])
+            for c in range(classes)
+            if ((of := labels == c) & (before != after)).any()
+        },
+        "by_reason": _by_reason(correction),
+        "asymmetry": {
+            when: asymmetry(confusion_matrix(labels, predicted, classes)).total
+            for when, predicted in (("before", before), ("after", after))
+        },
+    }
+    if nerp.calibration:
+        record["calibration"] = nerp.calibration.note
+    return record
+
+
+def _by_pair(labels: np.ndarray, correction: Correction, classnames: list[str]) -> list[dict]:
+    """What the flips of each (from, to) did, most flips first."""
+    source, target = correction.source.numpy(), correction.target.numpy()
+    truth = labels[correction.images.numpy()]
+    cells, counts = np.unique(np.stack([source, target]), axis=1, return_counts=True)
+    rows = []
+    for (i, j), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
+        of = (source == i) & (target == j)
+        helped, hurt = int((truth[of] == j).sum()), int((truth[of] == i).sum())
+        rows.append({"from": classnames[i], "to": classnames[j], "flips": count,
+                     "helped": helped, "hurt": hurt, "neutral": count - helped - hurt})
+    return sorted(rows, key=lambda row: -row["flips"])
+
+
+def _by_reason(correction: Correction) -> dict[str, int]:
+    names = {MARGIN: "margin", ENTROPY: "entropy", PROB: "probability"}
+    bits, counts = correction.reason.unique(return_counts=True)
+    return {
+        "+".join(name for bit, name in names.items() if value & bit): count
+        for value, count in zip(bits.tolist(), counts.tolist(), strict=True)
+    }

@@ -1,0 +1,57 @@
+"""Reading a finished run's folder."""
+
+import json
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from nerp.correction.flipping import Rule
+from nerp.correction.sweep import Saved
+from nerp.engine.record import PREDICTIONS_FILE, RESULT_FILE
+from nerp.errors import NerpError
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A NeRP test's record and arrays.
+
+    Attributes:
+        result: the content of result.json. rule: the one it was corrected with.
+        arrays: predictions.npz by name.
+    """
+
+    directory: Path
+    result: dict
+    rule: Rule
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def saved(self) -> Saved:
+        return Saved(*(self.arrays[field.name] for field in fields(Saved)))
+
+
+def load_run(directory: str | Path) -> SavedRun:
+    """Read result.json and predictions.npz.
+
+    Raises NerpError where one is missing or damaged, or the run was not corrected.
+    """
+    directory = Path(directory)
+    result, predictions = directory / RESULT_FILE, directory / PREDICTIONS_FILE
+    for file in (result, predictions):
+        if not file.is_file():
+            raise NerpError(f"no {file}: run nerp test --trainer <method>_NeRP --save-logits "
+                            f"--output-dir {directory} first")
+    try:
+        record = json.loads(result.read_text())
+        with np.load(predictions, allow_pickle=False) as content:
+            arrays = dict(content)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise NerpError(f"{directory}: a damaged result.json or predictions.npz ({error}); "
+                        "nerp test --overwrite makes them anew") from None
+    missing = [field.name for field in fields(Saved) if field.name not in arrays]
+    if missing or "nerp" not in record:
+        raise NerpError(f"{directory}: not a corrected run (no {', '.join(missing) or 'record'}): "
+                        "test <method>_NeRP on novel classes with --save-logits")
+    return SavedRun(directory, record, Rule(**record["nerp"]["rule"]), arrays)

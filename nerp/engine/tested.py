@@ -1,0 +1,133 @@
+"""The model and the images of a test, opened as they are needed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.clip.model import Clip, build_clip, pick_device
+from nerp.config import Request, build_config
+from nerp.data.benchmark import Benchmark, Item, open_benchmark
+from nerp.data.selection import select_run
+from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
+from nerp.engine.evaluate import compute_logits
+from nerp.engine.log import say
+from nerp.errors import NerpError
+from nerp.protocols import plain_name
+from nerp.registry import TRAINERS
+from nerp.trainers.base import Classes, Trainer
+
+CD_SOURCE = "ImageNet"  # the source of a checkpoint that does not name its own
+
+
+@dataclass
+class ModelFlags:
+    """Which checkpoint is meant: a run's folder, and an epoch unless the newest."""
+
+    model_dir: str = ""
+    load_epoch: int | None = None
+
+
+class Tested:
+    """A configuration's model under test, and the images it is tested on.
+
+    Checkpoint and lists are read at once; backbone, trainer and logits when first asked for.
+
+    Attributes:
+        bench: the run's classes and images. items: the tested ones. labels: [N].
+        source: the dataset that the model was trained on.
+
+    Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split.
+    """
+
+    def __init__(self, cfg: CfgNode, flags: ModelFlags, directory: Path):
+        """Args: directory: the run's folder, for what cannot be kept beside the data."""
+        self.cfg = cfg
+        self.directory = directory
+        self.checkpoint = open_checkpoint(cfg, flags)
+        self.source = (self.checkpoint and self.checkpoint.source) or CD_SOURCE
+        self.bench = run_benchmark(cfg, directory)
+        self.items = tested_items(self.bench, cfg)
+        self.labels = np.array([item.label for item in self.items])
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The trainer in the checkpoint, or one that learns nothing."""
+        clip = open_clip_model(self.cfg)
+        classes = class_set(self.cfg, self.bench, is_seen(self.cfg, self.source))
+        if self.checkpoint is None:
+            return TRAINERS[plain_name(self.cfg.TRAINER.NAME)](self.cfg, clip, classes)
+        trainer, notes = load_trainer(self.cfg, clip, classes, self.checkpoint)
+        for note in notes:
+            say(note)
+        return trainer
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """[N, C] in float32 on the CPU."""
+        return compute_logits(self.trainer, self.items, self.bench.image_dir, self.cfg)
+
+
+def open_tested(request: Request, flags: ModelFlags) -> Tested:
+    """The model and images that a command line means, for a command that records no run."""
+    cfg = build_config(request)
+    return Tested(cfg, flags, Path(cfg.OUTPUT_DIR or "."))
+
+
+def open_checkpoint(cfg: CfgNode, flags: ModelFlags) -> Checkpoint | None:
+    """The checkpoint under test; None for a method that learns nothing."""
+    folder = TRAINERS[plain_name(cfg.TRAINER.NAME)].folder
+    if not folder:
+        return None
+    if not flags.model_dir:
+        raise NerpError(f"{cfg.TRAINER.NAME} needs --model-dir, the --output-dir of its training "
+                        "run")
+    return read_checkpoint(checkpoint_file(flags.model_dir, folder, flags.load_epoch))
+
+
+def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
+    """The items of TEST.SPLIT. Raises NerpError if there are none."""
+    items = getattr(bench, cfg.TEST.SPLIT)
+    if not items:
+        raise NerpError(f"{bench.name}: the split {cfg.TEST.SPLIT} is empty")
+    return items
+
+
+def run_benchmark(cfg: CfgNode, directory: Path) -> Benchmark:
+    """The images and classes of this run, whose folder is `directory`."""
+    bench = open_benchmark(cfg)
+    classes = cfg.DATASET.SUBSAMPLE_CLASSES
+    return select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes, fallback=directory)
+
+
+def open_clip_model(cfg: CfgNode) -> Clip:
+    """The backbone in the method's precision, and what the log should know of it."""
+    method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
+    backbone = cfg.MODEL.BACKBONE
+    clip, notes = build_clip(
+        backbone.NAME,
+        backbone.PATH,
+        backbone.ACTIVATION,
+        cfg.TRAINER[method.node].PREC,
+        pick_device(cfg.USE_CUDA),
+    )
+    for note in notes:
+        say(note)
+    if max(cfg.INPUT.SIZE) != clip.size:
+        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels")
+    return clip
+
+
+def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
+    """The benchmark's classes with its prompts."""
+    return Classes(tuple(bench.classnames), cfg.DATASET.TEMPLATE, cfg.DATASET.NEUTRAL, seen)
+
+
+def is_seen(cfg: CfgNode, source: str) -> bool:
+    """Whether the tested classes are the ones that were trained on, by the protocol."""
+    if cfg.TASK == "CD":
+        return source == cfg.DATASET.NAME
+    return cfg.DATASET.SUBSAMPLE_CLASSES != "new"

@@ -1,0 +1,44 @@
+"""Accuracy, macro F1, flips and asymmetry against hand counts."""
+
+import numpy as np
+import pytest
+
+from nerp.engine.metrics import (
+    accuracy_record,
+    asymmetry,
+    confusion_matrix,
+    flip_effect,
+    harmonic_mean,
+)
+
+
+def test_confusion_matrix_and_accuracy():
+    labels, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
+    confusion = confusion_matrix(labels, predicted, 3)
+    assert confusion.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    record = accuracy_record(confusion)
+    assert (record["total"], record["correct"], record["accuracy"]) == (5, 3, 60.0)
+    assert record["per_class_accuracy"] == [50.0, pytest.approx(200 / 3), None]
+    # F1 of class 0: 2 * 1 / (2 + 2); of class 1: 2 * 2 / (3 + 3); class 2 does not occur.
+    assert record["macro_f1"] == pytest.approx(100 * (0.5 + 2 / 3) / 2)
+
+
+def test_flip_effect():
+    labels = np.array([0, 0, 1, 2, 2])
+    before, after = np.array([1, 0, 1, 0, 2]), np.array([0, 1, 1, 1, 2])
+    assert flip_effect(labels, before, after) == {
+        "flips": 3, "helped": 1, "hurt": 1, "neutral": 1,
+    }
+
+
+def test_asymmetry():
+    confusion = np.array([[9, 6, 0], [2, 9, 1], [0, 1, 9]])
+    found = asymmetry(confusion)
+    assert found.pairs.tolist() == [[0, 1], [1, 2]] and found.counts.tolist() == [[6, 2], [1, 1]]
+    assert found.values.tolist() == [0.5, 0.0] and found.total == pytest.approx(4 / 10)
+    assert asymmetry(np.diag([3, 4])).total is None
+
+
+def test_harmonic_mean():
+    assert harmonic_mean(80, 60) == pytest.approx(2 * 80 * 60 / 140)
+    assert harmonic_mean(0, 0) == 0
