@@ -1,6 +1,7 @@
 """Where the files that ship with the package are, and how a file is written whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """16 hex digits of a file's content."""
+    content = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            content.update(block)
+    return content.hexdigest()[:16]
 
 
 def _umask() -> int:

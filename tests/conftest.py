@@ -53,7 +53,7 @@ def golden_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def golden_model(golden_weights):
     """The golden CLIP as an open_clip model."""
-    return load_model("", str(golden_weights))
+    return load_model(golden_weights)
 
 
 @pytest.fixture

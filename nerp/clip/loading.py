@@ -65,18 +65,16 @@ def _download(name: str) -> Path:
                         "MODEL.BACKBONE.PATH FILE") from None
 
 
-def load_model(name: str, path: str = "", activation: str = "auto") -> nn.Module:
+def load_model(file: Path, activation: str = "auto") -> nn.Module:
     """An open_clip CLIP model in float32 on the CPU, in evaluation mode, frozen.
 
     Args:
-        name: MODEL.BACKBONE.NAME, used where `path` is empty.
-        path: a file of weights.
+        file: weights, as `weights_file` finds them.
         activation: "quick_gelu", "gelu", or "auto": what the file says of itself, else QuickGELU
             for OpenAI's names and GELU for an open_clip training checkpoint.
 
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
-    file = weights_file(name, path)
     tensors, says = _read(file)
     quick = (says if activation == "auto" else activation) == "quick_gelu"
     return _build(tensors, quick, file)

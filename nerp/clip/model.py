@@ -1,18 +1,18 @@
 """A frozen CLIP, ready for a method to edit: two towers, a logit scale, a precision."""
 
 import contextlib
-import functools
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nerp.clip.loading import load_model
+from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.errors import NerpError
+from nerp.paths import file_digest
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,20 @@ class Clip:
         embed_dim: D, the joint width. description: one line for the log.
     """
 
-    def __init__(self, model: nn.Module, precision: str, device: torch.device, name: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str,
+        device: torch.device,
+        name: str,
+        digest: str = "",
+    ):
+        """Args:
+        model: an open_clip model; it is moved and cast in place.
+        digest: of its weights, where results are to be kept under it.
+        """
         self.name = name
+        self.digest = digest
         self.device = device
         self.precision = PRECISIONS[precision]
         self.model = _cast(model, self.precision.weights).to(device)
@@ -90,15 +102,6 @@ class Clip:
         return (f"backbone {self.name}: {count / 1e6:.1f} M parameters, {self.size} pixels, "
                 f"{self.image.depth or 'ResNet'}/{self.text.depth} layers, D = {self.embed_dim}, "
                 f"{kind}, matrices in {str(self.precision.weights).removeprefix('torch.')}")
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """16 hex digits of every weight."""
-        content = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            content.update(name.encode())
-            content.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        return content.hexdigest()[:16]
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Matrix products in the precision's type; a method's own layers need no casts."""
@@ -156,6 +159,7 @@ def build_clip(
     if device.type == "cpu" and PRECISIONS[precision].weights == torch.float16:
         notes.append(f"precision {precision} needs a CUDA device; on this CPU the run is in fp32")
         precision = "fp32"
-    model = load_model(name, path, activation)
-    clip = Clip(model, precision, device, path or name)
+    file = weights_file(name, path)
+    model = load_model(file, activation)
+    clip = Clip(model, precision, device, Path(path).name or name, file_digest(file))
     return clip, [*notes, clip.description]

@@ -29,6 +29,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the --output-dir of the training run")
     parser.add_argument("--load-epoch", type=int, default=None, metavar="N",
                         help="default: the newest checkpoint")
+    parser.add_argument("--no-cache", action="store_true",
+                        help="encode the images even if an earlier test of this checkpoint did")
 
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,7 @@ def model_flags(args: argparse.Namespace):
     """Which checkpoint the parsed arguments mean."""
     from nerp.engine.tested import ModelFlags
 
-    return ModelFlags(args.model_dir, args.load_epoch)
+    return ModelFlags(args.model_dir, args.load_epoch, cache=not args.no_cache)
 
 
 def request(args: argparse.Namespace) -> Request:

@@ -17,10 +17,13 @@ def add_arguments(parser):
 
 
 def main(args):
+    from nerp.engine.distributed import processes
     from nerp.engine.log import say_on_terminal
     from nerp.engine.run import run_test
 
-    say_on_terminal()
-    run_test(
-        request(args), model_flags(args), save_logits=args.save_logits, overwrite=args.overwrite
-    )
+    with processes():
+        say_on_terminal()
+        run_test(
+            request(args), model_flags(args), save_logits=args.save_logits,
+            overwrite=args.overwrite,
+        )

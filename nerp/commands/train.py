@@ -9,8 +9,10 @@ def add_arguments(parser):
 
 
 def main(args):
+    from nerp.engine.distributed import processes
     from nerp.engine.log import say_on_terminal
     from nerp.engine.run import run_training
 
-    say_on_terminal()
-    run_training(request(args), overwrite=args.overwrite)
+    with processes():
+        say_on_terminal()
+        run_training(request(args), overwrite=args.overwrite)

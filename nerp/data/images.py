@@ -11,30 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from nerp.data.benchmark import Item
+from nerp.data.decode import open_image
 from nerp.errors import NerpError
 
 _DECODING_THREADS = 8
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """The image as RGB, converted as Pillow converts. Raises NerpError, naming the file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise NerpError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = (
-            "not an image file" if isinstance(error, UnidentifiedImageError) else str(error)
-        )
-        raise NerpError(f"{path}: cannot be decoded: {reason}") from None
 
 
 def train_transform(cfg: CfgNode, size: int) -> T.Compose:
@@ -120,13 +107,21 @@ class ImageSet(Dataset):
 
 class EpochBatches(Sampler):
     """Batches of (epoch, index): shuffled by the seed and the epoch, the last one dropped where
-    it is incomplete and not the only one."""
+    it is incomplete and not the only one.
 
-    def __init__(self, count: int, batch_size: int, seed: int):
+    Of each batch a process takes every `processes`-th item from its `rank` on.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.processes = processes
         self.epoch = 0
+        if min(count, batch_size) < processes:
+            raise NerpError(f"batches of {min(count, batch_size)} images cannot be shared by "
+                            f"{processes} processes; raise DATALOADER.TRAIN_X.BATCH_SIZE")
 
     def __len__(self) -> int:
         return max(1, self.count // self.batch_size)
@@ -134,7 +129,8 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
+            batch = order[start : start + self.batch_size]
+            yield [(self.epoch, index) for index in batch[self.rank :: self.processes]]
 
 
 def worker_count(cfg: CfgNode, device: torch.device) -> int:
@@ -142,12 +138,17 @@ def worker_count(cfg: CfgNode, device: torch.device) -> int:
     return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
-def train_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataLoader:
-    """Shuffled training batches; set `loader.batch_sampler.epoch` before each epoch."""
+def train_loader(
+    dataset: ImageSet, cfg: CfgNode, device: torch.device, rank: int = 0, processes: int = 1
+) -> DataLoader:
+    """Shuffled training batches, this process's part of each; set `loader.batch_sampler.epoch`
+    before each epoch."""
     workers = worker_count(cfg, device)
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED),
+        batch_sampler=EpochBatches(
+            len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED, rank, processes
+        ),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

@@ -1,6 +1,5 @@
 """Checkpoints: learned tensors only, written whole, and readers of the published layouts."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -186,12 +185,3 @@ def save_checkpoint(
         torch.save(content, partial)
     write_text(path.parent / "checkpoint", f"{path.name}\n")
     return path
-
-
-def file_digest(path: Path) -> str:
-    """16 hex digits of a file's content."""
-    content = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            content.update(block)
-    return content.hexdigest()[:16]

@@ -15,6 +15,7 @@ from nerp.data.benchmark import Benchmark, open_benchmark
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.data.selection import select_run
+from nerp.engine.distributed import main_first
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.log import say
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
@@ -102,9 +103,10 @@ def reference_image(tested: Tested) -> Image.Image:
         say(f"NeRP: reference image {cfg.NERP.REFERENCE_IMAGE}")
         return load_reference(cfg.NERP.REFERENCE_IMAGE, name)
     bench = open_benchmark(other_dataset(cfg, name))
-    image, path = cached_mean_image(
-        bench.train, bench.image_dir, name, [bench.directory, tested.directory]
-    )
+    with main_first():
+        image, path = cached_mean_image(
+            bench.train, bench.image_dir, name, [bench.directory, tested.directory]
+        )
     say(f"NeRP: reference image {path}, the mean of {len(bench.train)} training images")
     return image
 

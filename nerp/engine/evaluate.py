@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 from nerp.correction.flipping import Correction
 from nerp.data.benchmark import Item
 from nerp.data.images import ImageSet, Normalise, eval_loader, eval_transform
+from nerp.engine.distributed import interleave, rank, world_size
 from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
 from nerp.engine.progress import progress
 from nerp.trainers.base import Trainer
@@ -17,10 +18,13 @@ from nerp.trainers.base import Trainer
 def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode) -> Tensor:
     """Logits [N, C] in float32, on the CPU, of N images in the order of `items`.
 
+    Several processes share the images, and each returns all logits.
+
     Raises NerpError, naming the file, for an image that cannot be decoded.
     """
     clip = trainer.clip
-    dataset = ImageSet(items, image_dir, eval_transform(cfg, clip.size))
+    mine = items[rank() :: world_size()]
+    dataset = ImageSet(mine, image_dir, eval_transform(cfg, clip.size))
     loader = eval_loader(dataset, cfg, clip.device)
     normalise = Normalise(cfg, clip.device)
     parts = []
@@ -28,7 +32,9 @@ def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode)
         classify = trainer.classifier()
         for pixels, _ in progress(loader, "test", len(loader), "batch"):
             parts.append(classify(normalise(pixels)))
-    return torch.cat(parts).float().cpu()
+    if not parts:
+        parts = [torch.zeros(0, len(trainer.classes.names), device=clip.device)]
+    return interleave(torch.cat(parts).float(), len(items)).cpu()
 
 
 def result_record(

@@ -22,12 +22,17 @@ class _Terminal(logging.StreamHandler):
 
 
 def say_on_terminal() -> None:
-    """Send the log to standard output; what belongs in log.txt alone is left out."""
+    """Send the log to standard output; what belongs in log.txt alone is left out.
+
+    Of several processes on one job the main one talks.
+    """
+    from nerp.engine.distributed import is_main
+
+    logger.setLevel(logging.INFO if is_main() else logging.ERROR)
     if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
         handler = _Terminal()
         handler.addFilter(lambda record: not getattr(record, "file_only", False))
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
     logger.propagate = False
 
 

@@ -16,6 +16,7 @@ from nerp.clip.model import pick_device
 from nerp.config import Request, card_file, difference
 from nerp.correction.flipping import Correction
 from nerp.correction.wrapper import NeRP
+from nerp.engine.distributed import is_main
 from nerp.engine.log import RunLog, environment, say
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
@@ -108,7 +109,13 @@ def _changes(directory: Path, cfg: CfgNode, old: dict, new: dict) -> str:
 
 @contextlib.contextmanager
 def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
-    """Log to the run's folder, and write result.json if the work ends without an error."""
+    """Log to the run's folder, and write result.json if the work ends without an error.
+
+    Of several processes the main one does.
+    """
+    if not is_main():
+        yield {}
+        return
     device = pick_device(cfg.USE_CUDA)
     versions = environment(device)
     listing = "\n".join(f"{name}: {value}" for name, value in versions.items())

@@ -8,8 +8,9 @@ import torch
 from nerp.config import Request, build_config, digest
 from nerp.correction.flipping import Correction
 from nerp.data.benchmark import split_digest
-from nerp.engine.checkpoint import file_digest
+from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
+from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.log import RunLog, say
 from nerp.engine.record import (
@@ -29,6 +30,7 @@ from nerp.engine.tested import (
 )
 from nerp.engine.train import TrainingRun
 from nerp.errors import NerpError
+from nerp.paths import file_digest
 from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.registry import TRAINERS
 
@@ -53,7 +55,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         if not bench.train:
             raise NerpError(f"{bench.name}: the training split is empty")
         identity = {"config": digest(cfg), "train": split_digest(bench.train)}
-        if is_finished(directory, identity, cfg, overwrite):
+        if agree(is_main() and is_finished(directory, identity, cfg, overwrite)):
             return directory
         clip = open_clip_model(cfg)
         torch.manual_seed(cfg.SEED)
@@ -62,11 +64,15 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
             f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
         training = TrainingRun(trainer, bench, cfg, directory, identity)
         with recording(log, directory, cfg) as record:
-            training.run()
+            path = training.run()
             say("Finish training")
             if not cfg.TEST.NO_TEST:
                 items = tested_items(bench, cfg)
-                logits = compute_logits(trainer, items, bench.image_dir, cfg)
+                logits = cached_logits(
+                    cache_file(path.parent, cfg),
+                    logits_key(trainer, path, bench, items, cfg),
+                    lambda: compute_logits(trainer, items, bench.image_dir, cfg),
+                )
                 labels = np.array([item.label for item in items])
                 record.update(_measured(labels, logits, bench.classnames, None))
             record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH)
@@ -92,7 +98,7 @@ def run_test(
             "checkpoint": file_digest(checkpoint.path) if checkpoint else "",
         }
         wanted = [PREDICTIONS_FILE] if save_logits else []
-        if is_finished(directory, identity, cfg, overwrite, wanted):
+        if agree(is_main() and is_finished(directory, identity, cfg, overwrite, wanted)):
             return directory
         nerp = open_nerp(tested)
         with recording(log, directory, cfg) as record:
@@ -106,7 +112,7 @@ def run_test(
             record.update(
                 kind="test", identity=identity, epoch=checkpoint.epoch if checkpoint else 0
             )
-            if save_logits:
+            if save_logits and is_main():
                 save_predictions(tested, nerp, correction)
     return directory
 

@@ -12,6 +12,7 @@ from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.config import Request, build_config
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
+from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.log import say
@@ -25,10 +26,12 @@ CD_SOURCE = "ImageNet"  # the source of a checkpoint that does not name its own
 
 @dataclass
 class ModelFlags:
-    """Which checkpoint is meant: a run's folder, and an epoch unless the newest."""
+    """Which checkpoint is meant (a run's folder, and an epoch unless the newest), and whether
+    logits of an earlier test of it may be used."""
 
     model_dir: str = ""
     load_epoch: int | None = None
+    cache: bool = True
 
 
 class Tested:
@@ -46,6 +49,7 @@ class Tested:
     def __init__(self, cfg: CfgNode, flags: ModelFlags, directory: Path):
         """Args: directory: the run's folder, for what cannot be kept beside the data."""
         self.cfg = cfg
+        self.flags = flags
         self.directory = directory
         self.checkpoint = open_checkpoint(cfg, flags)
         self.source = (self.checkpoint and self.checkpoint.source) or CD_SOURCE
@@ -68,7 +72,23 @@ class Tested:
     @cached_property
     def logits(self) -> Tensor:
         """[N, C] in float32 on the CPU."""
-        return compute_logits(self.trainer, self.items, self.bench.image_dir, self.cfg)
+
+        def compute() -> Tensor:
+            return compute_logits(self.trainer, self.items, self.bench.image_dir, self.cfg)
+
+        if not self.flags.cache:
+            return compute()
+        path = self.checkpoint.path if self.checkpoint else None
+        key = logits_key(self.trainer, path, self.bench, self.items, self.cfg)
+        return cached_logits(cache_file(self._cache_folder, self.cfg), key, compute)
+
+    @property
+    def _cache_folder(self) -> Path:
+        """Beside the checkpoint; without one, in the folder of the plain trainer's test."""
+        if self.checkpoint:
+            return self.checkpoint.path.parent
+        name = self.cfg.TRAINER.NAME
+        return Path(*(plain_name(p) if p == name else p for p in self.directory.parts))
 
 
 def open_tested(request: Request, flags: ModelFlags) -> Tested:

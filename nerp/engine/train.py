@@ -6,14 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from nerp.clip.unpickle import load_inert
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import ImageSet, Normalise, train_loader, train_transform
-from nerp.engine.checkpoint import save_checkpoint
+from nerp.engine.checkpoint import checkpoint_file, save_checkpoint
+from nerp.engine.distributed import (
+    is_main,
+    main_first,
+    mean_over_processes,
+    rank,
+    world_size,
+)
 from nerp.engine.log import say
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.errors import NerpError, OtherRunError
@@ -43,6 +51,18 @@ class _Clock:
         return (time.monotonic() - self.start) / self.done * (self.total - self.done)
 
 
+class _Step(nn.Module):
+    """A trainer's loss as the forward pass of a module, which is what is run in parallel."""
+
+    def __init__(self, trainer: Trainer):
+        super().__init__()
+        self.learned = trainer.learned
+        self._trainer = trainer
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self._trainer.loss(images, labels)
+
+
 class TrainingRun:
     """Trains one trainer on one selection of images, resumable after every epoch.
 
@@ -61,36 +81,44 @@ class TrainingRun:
         self.dataset = ImageSet(
             bench.train, bench.image_dir, train_transform(cfg, trainer.clip.size), cfg.SEED
         )
-        self.loader = train_loader(self.dataset, cfg, self.device)
+        self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size())
         self.normalise = Normalise(cfg, self.device)
         self.optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=trainer.clip.precision.scaled
         )
         self.weights = trainer.epoch_weights(cfg.OPTIM.MAX_EPOCH)
+        self.step = _Step(trainer)
+        if world_size() > 1:
+            self.step = DistributedDataParallel(self.step)
+        self.batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dataset))
         self.done = _Progress()
 
-    def run(self) -> dict[str, Tensor]:
+    def run(self) -> Path:
         """Train to the last epoch, save the checkpoint, and leave the trainer with it.
 
-        Returns the learned tensors. Raises NerpError for a loss that is not finite; the last
+        Returns the checkpoint's file. Raises NerpError for a loss that is not finite; the last
         good checkpoint and state then stay as they were.
         """
         self._resume()
         self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         epochs = self.cfg.OPTIM.MAX_EPOCH
         left = (epochs - self.done.epoch) * len(self.loader)
-        with tqdm(total=left, desc="train", unit="step", disable=None, leave=False) as bar:
+        hidden = None if is_main() else True  # None: shown on a terminal
+        with tqdm(total=left, desc="train", unit="step", disable=hidden, leave=False) as bar:
             clock = _Clock(left)
             for epoch in range(self.done.epoch, epochs):
                 self._epoch(epoch, bar, clock)
                 self._finish_epoch(epoch)
         final = self.done.mean or self.trainer.learned.state_dict()
         self.trainer.learned.load_state_dict(final)
-        path = save_checkpoint(self.directory, self.trainer, final, epochs, self.cfg)
+        with main_first():
+            if is_main():
+                save_checkpoint(self.directory, self.trainer, final, epochs, self.cfg)
+                (self.directory / STATE_FILE).unlink(missing_ok=True)
+        path = checkpoint_file(self.directory, self.trainer.folder, epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
-        (self.directory / STATE_FILE).unlink(missing_ok=True)
-        return final
+        return path
 
     def _epoch(self, epoch: int, bar: tqdm, clock: "_Clock") -> None:
         rate = learning_rate(self.cfg.OPTIM, epoch)
@@ -107,7 +135,7 @@ class TrainingRun:
             clock.done += 1
             if (step + 1) % every == 0 or step + 1 == steps:
                 # The only place where the host waits for the device.
-                recent = losses[checked : step + 1].tolist()
+                recent = mean_over_processes(losses[checked : step + 1]).tolist()
                 self._check(recent, epoch, checked, rate)
                 checked = step + 1
                 line = (
@@ -121,12 +149,14 @@ class TrainingRun:
         images = self.normalise(pixels)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
-            loss = self.trainer.loss(images, labels)
+            loss = self.step(images, labels)
+        # Gradients are averaged over the processes: each loss counts by its share of the batch.
+        share = len(images) * world_size() / self.batch
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(share * loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        return share * loss.detach()
 
     def _check(self, losses: list[float], epoch: int, first_step: int, rate: float) -> None:
         for step, loss in enumerate(losses, first_step):
@@ -145,6 +175,8 @@ class TrainingRun:
             mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}
             self.done.mean = {name: mean[name] + weight * t for name, t in tensors.items()}
         self.done.epoch = epoch + 1
+        if not is_main():
+            return
         every = self.cfg.TRAIN.CHECKPOINT_FREQ
         if every and (epoch + 1) % every == 0 and epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
             save_checkpoint(self.directory, self.trainer, tensors, epoch + 1, self.cfg)

@@ -35,7 +35,7 @@ def method_rows(backbone: str) -> list[list]:
 
 def _shapes_of(backbone: str) -> torch.nn.Module:
     if backbone in SHIPPED:
-        return load_model(backbone)
+        return load_model(SHIPPED[backbone])
     if backbone not in PUBLISHED:
         raise unknown("backbone", backbone, [*PUBLISHED, *SHIPPED])
     import open_clip

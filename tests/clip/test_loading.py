@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny_clip import Sizes, random_clip
 
 from nerp.clip import loading
-from nerp.clip.loading import load_model
+from nerp.clip.loading import load_model, weights_file
 from nerp.errors import NerpError
 
 SMALL = Sizes(embed=32, pixels=16, vision_width=64, vision_layers=2, text_width=64, text_layers=2)
@@ -28,7 +28,7 @@ def same(model, state):
 
 def test_plain_state_dict(tmp_path, state):
     torch.save(state, tmp_path / "clip.pt")
-    model = load_model("", str(tmp_path / "clip.pt"))
+    model = load_model(tmp_path / "clip.pt")
     assert same(model, state)
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
     block = model.visual.transformer.resblocks[0]
@@ -40,7 +40,7 @@ def test_half_precision_and_openai_extras(tmp_path, state):
     stored |= {"input_resolution": torch.tensor(16), "context_length": torch.tensor(77),
                "vocab_size": torch.tensor(49408)}
     torch.save(stored, tmp_path / "clip.pt")
-    model = load_model("", str(tmp_path / "clip.pt"))
+    model = load_model(tmp_path / "clip.pt")
     assert model.visual.proj.dtype == torch.float32
     torch.testing.assert_close(model.visual.proj, state["visual.proj"])
 
@@ -60,7 +60,7 @@ def test_torchscript_archive(tmp_path, state):
             module = getattr(module, parent)
         module.register_parameter(leaf, torch.nn.Parameter(tensor))
     torch.jit.trace(archive, torch.zeros(1)).save(tmp_path / "ViT.pt")
-    assert same(load_model("", str(tmp_path / "ViT.pt")), state)
+    assert same(load_model(tmp_path / "ViT.pt"), state)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -68,16 +68,16 @@ def test_open_clip_training_checkpoint(tmp_path, state, prefix):
     content = {"epoch": 3, "name": "run", "state_dict": {prefix + n: t for n, t in state.items()},
                "optimizer": {"param_groups": []}}
     torch.save(content, tmp_path / "epoch_3.pt")
-    model = load_model("", str(tmp_path / "epoch_3.pt"))
+    model = load_model(tmp_path / "epoch_3.pt")
     assert same(model, state)
     assert type(model.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
-    forced = load_model("", str(tmp_path / "epoch_3.pt"), activation="quick_gelu")
+    forced = load_model(tmp_path / "epoch_3.pt", activation="quick_gelu")
     assert type(forced.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
 def test_safetensors(tmp_path, state):
     save_file(state, tmp_path / "clip.safetensors", metadata={"activation": "gelu"})
-    model = load_model("", str(tmp_path / "clip.safetensors"))
+    model = load_model(tmp_path / "clip.safetensors")
     assert same(model, state)
     assert type(model.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
 
@@ -87,7 +87,7 @@ def test_token_rows_that_never_occur_need_no_bytes(tmp_path, state):
     table = state["token_embedding.weight"]
     stored = state | {"token_embedding.weight": table[rows], "token_embedding.rows": rows}
     save_file(stored, tmp_path / "clip.safetensors")
-    model = load_model("", str(tmp_path / "clip.safetensors"))
+    model = load_model(tmp_path / "clip.safetensors")
     found = model.token_embedding.weight
     assert found.shape == table.shape and torch.equal(found[rows], table[rows])
     assert int((found != 0).any(1).sum()) == len(rows)
@@ -96,7 +96,7 @@ def test_token_rows_that_never_occur_need_no_bytes(tmp_path, state):
 def test_resnet(tmp_path):
     model = open_clip.create_model("RN50", load_weights=False)
     torch.save(model.state_dict(), tmp_path / "RN50.pt")
-    loaded = load_model("", str(tmp_path / "RN50.pt"))
+    loaded = load_model(tmp_path / "RN50.pt")
     image = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(loaded.encode_image(image), model.eval().encode_image(image))
@@ -104,12 +104,13 @@ def test_resnet(tmp_path):
 
 def refused(path, match):
     with pytest.raises(NerpError, match=match) as error:
-        load_model("", str(path))
+        load_model(path)
     assert "\n" not in str(error.value)
 
 
 def test_missing_file(tmp_path):
-    refused(tmp_path / "none.pt", "no file .*none.pt; expected CLIP weights")
+    with pytest.raises(NerpError, match="no file .*none.pt; expected CLIP weights"):
+        weights_file("ViT-B/16", str(tmp_path / "none.pt"))
 
 
 @pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
@@ -148,7 +149,7 @@ def test_width_that_is_no_multiple_of_a_head(tmp_path):
 
 def test_unknown_name():
     with pytest.raises(NerpError, match="unknown backbone 'ViT-B/17'. Did you mean ViT-B/16"):
-        load_model("ViT-B/17")
+        weights_file("ViT-B/17")
 
 
 def test_no_network(monkeypatch):
@@ -157,7 +158,7 @@ def test_no_network(monkeypatch):
 
     monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_url", fail)
     with pytest.raises(NerpError, match=r"no route to host.*Fetch https://.*ViT-B-16.pt where"):
-        load_model("ViT-B/16")
+        weights_file("ViT-B/16")
 
 
 def test_published_names_are_open_clips():

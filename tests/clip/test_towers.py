@@ -82,7 +82,7 @@ def test_towers_of_different_depth_and_width(tmp_path):
                   text_width=192, text_layers=3, vocabulary=49408)
     path = tmp_path / "clip.pt"
     torch.save(random_clip(3, sizes), path)
-    model = load_model("", str(path))
+    model = load_model(path)
     clip = Clip(model, "fp32", torch.device("cpu"), "odd")
     assert (clip.size, clip.embed_dim, clip.image.depth, clip.text.depth) == (24, 32, 1, 3)
     images = torch.randn(2, 3, 24, 24)

@@ -1,0 +1,83 @@
+"""Several processes on one job, started by torchrun; alone, every function here is trivial."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """How many processes share the job."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Join the processes that torchrun started, each on a GPU of its own where there are GPUs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def agree(answer: bool) -> bool:
+    """The main process's answer, for every process."""
+    if world_size() == 1:
+        return answer
+    answers = [answer]
+    dist.broadcast_object_list(answers, src=0)
+    return answers[0]
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Let the main process do something that leaves a file before the others look for it."""
+    if not is_main():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if is_main() and world_size() > 1:
+            dist.barrier()
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of each element over the processes."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def interleave(part: Tensor, total: int) -> Tensor:
+    """Rows r, r + R, r + 2R, ... of each of R processes, put together in order: [total, ...]."""
+    if world_size() == 1:
+        return part
+    most = -(-total // world_size())
+    padded = part.new_zeros(most, *part.shape[1:])
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:total]

@@ -1,0 +1,74 @@
+"""Two processes do the work of one: the same tensors, every image counted once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN_SETTINGS
+
+from nerp.data.images import EpochBatches
+from nerp.errors import NerpError
+from nerp.registry import TRAINERS
+
+
+def launch(processes, *args):
+    """`nerp ARGS` under torchrun, on the CPU."""
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", "--nproc-per-node", processes, "-m"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(a) for a in (*command, "nerp", *args)], capture_output=True,
+                          text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("method", ["PromptSRC", "MMRL"])
+def test_train_and_test(method, eurosat_root, golden_weights, tmp_path):
+    node = TRAINERS[method].node
+    common = ["--root", eurosat_root, "--dataset", "eurosat", "MODEL.BACKBONE.PATH",
+              golden_weights, "DATASET.NUM_SHOTS", "3", "OPTIM.LR", "0.0025"]
+    for key, value in GOLDEN_SETTINGS[method].items():
+        common += [f"TRAINER.{node}.{key}", value]
+    results = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        # Batches of 5 are shared as 3 and 2; 15 tested images as 8 and 7.
+        launch(processes, "train", "--trainer", method, "--output-dir", out / "train", *common,
+               "DATALOADER.TRAIN_X.BATCH_SIZE", "5", "OPTIM.MAX_EPOCH", "2",
+               "DATASET.SUBSAMPLE_CLASSES", "base")
+        text = launch(processes, "test", "--trainer", f"{method}_NeRP", "--model-dir",
+                      out / "train", "--output-dir", out / "test", "--save-logits", *common,
+                      "DATASET.SUBSAMPLE_CLASSES", "new")
+        assert text.count("=> result") == 1  # one process talks
+        file = out / "train" / TRAINERS[method].folder / "model.pth.tar-2"
+        results.append((
+            torch.load(file, weights_only=True)["state_dict"],
+            np.load(out / "test" / "predictions.npz"),
+            json.loads((out / "test" / "result.json").read_text()),
+        ))
+    (one, saved_one, record_one), (two, saved_two, record_two) = results
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-3)
+    assert record_one["total"] == record_two["total"] == 15
+    assert saved_one["paths"].tolist() == saved_two["paths"].tolist()
+    np.testing.assert_allclose(saved_one["logits"], saved_two["logits"], atol=5e-2)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_every_item_of_a_batch_has_one_process(processes):
+    whole = list(EpochBatches(11, 4, seed=1))
+    shares = [list(EpochBatches(11, 4, 1, rank, processes)) for rank in range(processes)]
+    assert len(whole) == 2
+    for i, batch in enumerate(whole):
+        together = [item for share in shares for item in share[i]]
+        assert sorted(together) == sorted(batch) and len(batch) == 4
+
+
+def test_a_batch_too_small_to_share_is_refused():
+    with pytest.raises(NerpError, match="batches of 1 images cannot be shared by 2 processes"):
+        EpochBatches(10, 1, seed=1, rank=0, processes=2)
