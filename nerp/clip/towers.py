@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from nerp.clip.tokenizer import Prompts
@@ -116,6 +117,19 @@ def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
     return y.to(x.dtype)
 
 
+def feed_forward(mlp: nn.Sequential, x: Tensor) -> Tensor:
+    """A block's two linear layers and activation, x [T, W].
+
+    QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
+    products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
+    """
+    if not isinstance(mlp.gelu, QuickGELU):
+        return mlp(x)
+    hidden = torch.addmm(mlp.c_fc.bias, x, mlp.c_fc.weight.t(), beta=1.702, alpha=1.702)
+    hidden = F.silu(hidden, inplace=not hidden.requires_grad)
+    return torch.addmm(mlp.c_proj.bias, hidden, mlp.c_proj.weight.t(), alpha=1 / 1.702)
+
+
 class Tower:
     """A frozen transformer. `stem` and `head` differ between vision and text."""
 
@@ -204,7 +218,7 @@ class Tower:
 
     def _finish(self, block, layer: int, x: Tensor, out: Tensor, h: Tensor, edit: Edit) -> Tensor:
         x = x + F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
-        x = x + block.mlp(layer_norm(block.ln_2, x))
+        x = x + feed_forward(block.mlp, layer_norm(block.ln_2, x))
         branch = edit.branch(layer, h)
         return x if branch is None else x + branch
 

@@ -1,5 +1,6 @@
 """Numbers about predictions: accuracy, macro F1, the confusion matrix, what flips did."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ class Asymmetry:
     Two classes of which n_ij images of i are taken for j and n_ji the other way have asymmetry
     |n_ij - n_ji| / (n_ij + n_ji): 0 where it goes both ways alike, 1 where it goes one way only.
     The total weighs pairs by their confusions: sum |n_ij - n_ji| / sum (n_ij + n_ji), which chance
-    alone puts well above 0 where confusions are few.
+    alone puts well above 0 where confusions are few: `chance`.
 
     Attributes:
         pairs: [n, 2] classes i < j that are confused at all. counts: [n, 2] n_ij, n_ji.
@@ -54,6 +55,23 @@ class Asymmetry:
     def values(self) -> np.ndarray:
         """[n] asymmetry of each pair."""
         return np.abs(self.counts[:, 0] - self.counts[:, 1]) / self.counts.sum(1)
+
+
+    @property
+    def chance(self) -> float | None:
+        """The total that chance alone is expected to give: each confusion of a pair falling
+        either way with probability 1/2, the number of confusions as it is."""
+        if self.total is None:
+            return None
+        sums = self.counts.sum(1)
+        return float(sum(map(_mean_difference, sums.tolist())) / sums.sum())
+
+
+def _mean_difference(n: int) -> float:
+    """E |2X - n| of X ~ Binomial(n, 1/2): n C(n - 1, floor(n / 2)) / 2^(n - 1), by logarithms."""
+    half = n // 2
+    log = math.lgamma(n) - math.lgamma(half + 1) - math.lgamma(n - half)
+    return n * math.exp(log - (n - 1) * math.log(2))
 
 
 def asymmetry(confusion: np.ndarray) -> Asymmetry:

@@ -145,4 +145,17 @@ def _peak_memory(device: torch.device) -> int:
     """MiB: of the device where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) // 2**20
+    return process_peak_mib()
+
+
+def process_peak_mib() -> int:
+    """MiB of memory that this process has had at most.
+
+    From /proc where there is one: getrusage also counts what the process that started this one
+    held when it did.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10

@@ -39,6 +39,15 @@ def test_asymmetry():
     assert asymmetry(np.diag([3, 4])).total is None
 
 
+def test_asymmetry_by_chance_is_the_mean_over_all_ways_the_confusions_can_fall():
+    for n in (1, 2, 3, 8, 9):
+        ways = [abs(2 * bin(way).count("1") - n) for way in range(2**n)]
+        found = asymmetry(np.array([[0, n], [0, 0]]))
+        assert found.total == 1 and found.chance == pytest.approx(np.mean(ways) / n)
+    two = asymmetry(np.array([[0, 1, 2], [0, 0, 0], [0, 0, 0]]))
+    assert two.chance == pytest.approx((1 + 1) / 3)  # E = 1 for one confusion, 1 for two
+
+
 def test_harmonic_mean():
     assert harmonic_mean(80, 60) == pytest.approx(2 * 80 * 60 / 140)
     assert harmonic_mean(0, 0) == 0
