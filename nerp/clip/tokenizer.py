@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,17 +48,19 @@ class Prompts:
         slots: [C, L] which learned context vector stands at a position; -1 where none does.
         eot: [C] position of end-of-text.
         shared: length of the common start. A single sequence is all start.
+        slots_in_ends: whether there are slots after the common start. Known beforehand, since
+            asking the tensor would make the host wait for the device.
     """
 
     ids: Tensor
     slots: Tensor
     eot: Tensor
     shared: int
+    slots_in_ends: bool
 
     def to(self, device: torch.device) -> "Prompts":
-        return Prompts(
-            self.ids.to(device), self.slots.to(device), self.eot.to(device), self.shared
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "slots", "eot")}
+        return replace(self, **moved)
 
 
 def build_prompts(
@@ -96,7 +98,9 @@ def build_prompts(
             ids, row_slots = [ids[i] for i in order], [row_slots[i] for i in order]
         rows.append(ids)
         slots.append(row_slots)
-    return Prompts(_pad(rows, 0), _pad(slots, -1), torch.tensor(eot), _shared(rows, slots, eot))
+    shared = _shared(rows, slots, eot)
+    in_ends = any(slot >= 0 for row_slots in slots for slot in row_slots[shared:])
+    return Prompts(_pad(rows, 0), _pad(slots, -1), torch.tensor(eot), shared, in_ends)
 
 
 def _order(length: int, n_ctx: int, n_name: int, position: str) -> list[int]:

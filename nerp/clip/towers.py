@@ -264,7 +264,7 @@ class TextTower(Tower):
         start, end = x[0, :cut], x[:, cut:]
         if ctx is not None:
             start = _fill(start, prompts.slots[0, :cut], ctx)
-            if (prompts.slots[:, cut:] >= 0).any():
+            if prompts.slots_in_ends:
                 end = _fill(end, prompts.slots[:, cut:], ctx)
         start = start.view(-1, cut, self.width) + position[:cut]
         groups, count, length = len(start), *end.shape[:2]
