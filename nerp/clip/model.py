@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nerp.clip.loading import load_model, weights_file
-from nerp.clip.tokenizer import build_prompts
+from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.errors import NerpError
 from nerp.paths import file_digest
@@ -55,6 +55,9 @@ class ConvolutionalTower:
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         return self.visual(images)
+
+    def advance(self, state: Tensor, layer: int) -> Tensor:
+        return state
 
     def features(self, state: Tensor, edit: Edit = FROZEN) -> Tensor:
         if edit is not FROZEN:
@@ -109,22 +112,29 @@ class Clip:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.precision.weights)
 
-    def embed_text(self, prompts, ctx: Tensor | None = None) -> State:
-        """`TextTower.embed` in this precision."""
-        return self.text.embed(prompts, self.precision.stream, ctx)
+    def text_state(self, prompts: Prompts, ctx: Tensor | None = None, layer: int = 1) -> State:
+        """The input of `layer` for `prompts`, with context vectors in their slots if given.
+
+        With `layer` > 1 it is a constant (no gradient): the frozen layers before it are applied.
+        """
+        state = self.text.embed(prompts.to(self.device), self.precision.stream, ctx)
+        return self.text.advance(state, layer)
+
+    def image_state(self, images: Tensor, layer: int = 1) -> State:
+        """The input of `layer` for images [B, 3, H, W], the frozen layers before it applied."""
+        return self.image.advance(self.image.embed(images), layer)
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Tensor:
         """Frozen features [C, D] of C texts, float32, not normalised."""
         with self.autocast():
-            prompts = build_prompts(texts).to(self.device)
-            return self.text.features(self.embed_text(prompts))[0].float()
+            return self.text.features(self.text_state(build_prompts(texts)))[0].float()
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """Frozen features [B, D] of images [B, 3, H, W], float32, normalised."""
         with self.autocast():
-            return normalise(self.image.features(self.image.embed(images)))
+            return normalise(self.image.features(self.image_state(images)))
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

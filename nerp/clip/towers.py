@@ -140,11 +140,11 @@ class Tower:
         self.heads = blocks[0].attn.num_heads
         self.width = blocks[0].attn.embed_dim
 
-    @torch.no_grad()
     def advance(self, state: State, layer: int) -> State:
-        """The input of `layer`, the frozen layers before it applied. No gradient."""
-        while state.layer < layer:
-            state = self._layer(state, FROZEN)
+        """The input of `layer`, the frozen layers before it applied. Those have no gradient."""
+        with torch.no_grad():
+            while state.layer < layer:
+                state = self._layer(state, FROZEN)
         return state
 
     def run(self, state: State, edit: Edit) -> Tensor:

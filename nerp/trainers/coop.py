@@ -84,7 +84,7 @@ class CoOp(Trainer):
 
     def text_features(self, prompts, ctx):
         """Normalised features of `prompts` with `ctx` in their slots: [G, C, D]."""
-        return normalise(self.clip.text.features(self.clip.embed_text(prompts, ctx)))
+        return normalise(self.clip.text.features(self.clip.text_state(prompts, ctx)))
 
     def class_features(self, images=None):
         return self.text_features(self.prompts, self.parameter("ctx").flatten(0, -2))[0]
@@ -99,6 +99,6 @@ class CoOp(Trainer):
             [self.classes.neutral] * (len(ctx) if self.class_specific else 1),
             n_ctx=self.n_ctx,
             class_specific=self.class_specific,
-        ).to(self.clip.device)
+        )
         features = self.text_features(prompts, ctx.flatten(0, -2))[0]
         return features if self.class_specific else features[0]

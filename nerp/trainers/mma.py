@@ -107,12 +107,11 @@ class MMA(Trainer):
 
     def prepare(self):
         prefix = context_words(self.settings.TEXT_CTX_INIT)
-        self.text_state = self.text_states(context_prompts(self.classes, prefix))
+        self.text_state = self.constant_text(context_prompts(self.classes, prefix))
 
-    def text_states(self, prompts):
+    def constant_text(self, prompts):
         """The input of the first adapted layer, which no learned tensor can change."""
-        state = self.clip.embed_text(prompts.to(self.clip.device))
-        return self.clip.text.advance(state, self.settings.ADAPTER_START)
+        return self.clip.text_state(prompts, layer=self.settings.ADAPTER_START)
 
     def class_features(self, images=None):
         edit = AdapterEdit(self, "text")
@@ -120,7 +119,7 @@ class MMA(Trainer):
 
     def image_features(self, images):
         edit = AdapterEdit(self, "visual")
-        state = self.clip.image.advance(self.clip.image.embed(images), edit.first_layer)
+        state = self.clip.image_state(images, edit.first_layer)
         return normalise(self.clip.image.features(state, edit))
 
     def frozen_prompts(self):
@@ -128,5 +127,5 @@ class MMA(Trainer):
         return [[f"{prefix} {name}."] for name in self.classes.names]
 
     def tuned_neutral(self):
-        state = self.text_states(build_prompts([self.classes.neutral]))
+        state = self.constant_text(build_prompts([self.classes.neutral]))
         return normalise(self.clip.text.features(state, AdapterEdit(self, "text")))[0, 0]

@@ -77,12 +77,11 @@ class MMRL(Trainer):
         return tensors
 
     def prepare(self):
-        self.text_state = self.text_states(build_prompts(self.classes.prompts))
+        self.text_state = self.constant_text(self.classes.prompts)
 
-    def text_states(self, prompts):
+    def constant_text(self, texts):
         """The input of the first of REP_LAYERS, which no learned tensor can change."""
-        state = self.clip.embed_text(prompts.to(self.clip.device))
-        return self.clip.text.advance(state, self.settings.REP_LAYERS[0])
+        return self.clip.text_state(build_prompts(texts), layer=self.settings.REP_LAYERS[0])
 
     def edit(self, kind):
         tokens = self.parameter(_TOKENS)
@@ -101,8 +100,7 @@ class MMRL(Trainer):
         return normalise(self.clip.text.features(self.text_state, self.edit("t")))[0]
 
     def image_state(self, images):
-        state = self.clip.image.embed(images)
-        return self.clip.image.advance(state, self.settings.REP_LAYERS[0])
+        return self.clip.image_state(images, self.settings.REP_LAYERS[0])
 
     def both_features(self, state):
         """f and f_rep, [B, D] each: the class token's, and the mean representation token's."""
@@ -141,7 +139,7 @@ class MMRL(Trainer):
         return fused + self.settings.REG_WEIGHT * regular
 
     def tuned_neutral(self):
-        state = self.text_states(build_prompts([self.classes.neutral]))
+        state = self.constant_text([self.classes.neutral])
         return normalise(self.clip.text.features(state, self.edit("t")))[0, 0]
 
     @torch.no_grad()

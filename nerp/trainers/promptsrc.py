@@ -115,16 +115,16 @@ class PromptSRC(Trainer):
         return PromptTokens({1: first, **deep}, at_end=True)
 
     def class_features(self, images=None):
-        state = self.clip.embed_text(self.prompts, self.parameter("prompt_learner.ctx"))
+        state = self.clip.text_state(self.prompts, self.parameter("prompt_learner.ctx"))
         return normalise(self.clip.text.features(state, self.text_edit()))[0]
 
     def image_features(self, images):
-        state = self.clip.image.embed(images)
+        state = self.clip.image_state(images)
         return normalise(self.clip.image.features(state, self.vision_edit()))
 
     def loss(self, images, labels):
         text, frozen_text = self.class_features(), self.frozen_class_features()
-        state = self.clip.image.embed(images)
+        state = self.clip.image_state(images)
         image = normalise(self.clip.image.features(state, self.vision_edit()))
         with torch.no_grad():
             frozen_image = normalise(self.clip.image.features(state))
@@ -146,8 +146,7 @@ class PromptSRC(Trainer):
     def tuned_neutral(self):
         """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
         length = 1 + self.settings.N_CTX_TEXT
-        prompts = build_prompts([self.classes.neutral], min_length=length).to(self.clip.device)
-        state = self.clip.embed_text(prompts)
+        state = self.clip.text_state(build_prompts([self.classes.neutral], min_length=length))
         return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
 
     def epoch_weights(self, epochs):

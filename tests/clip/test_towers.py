@@ -68,7 +68,7 @@ def test_an_edit_sees_every_layer_once(golden_clip, inputs):
 
     for tower, state in (
         (golden_clip.image, golden_clip.image.embed(inputs[0])),
-        (golden_clip.text, golden_clip.embed_text(build_prompts(PROMPTS[0]))),
+        (golden_clip.text, golden_clip.text_state(build_prompts(PROMPTS[0]))),
     ):
         edit = Recorder()
         torch.testing.assert_close(
