@@ -15,6 +15,7 @@ COMMANDS = {
     "methods": "list the methods with their learned parameters and papers",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
+    "explain": "write one HTML page about a corrected run: what was flipped, and why",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
     "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
     "plot": "draw few-shot curves, base against novel accuracy, and what NeRP gains",

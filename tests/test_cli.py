@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -146,14 +147,15 @@ def test_published_checkpoints(method, which, nerp, eurosat_root, golden_weights
                                tmp_path):
     """A published checkpoint on a EuroSAT folder, from the command line to predictions.npz,
     against the plain formulation on images read with Pillow alone."""
-    model_dir = GOLDEN / "checkpoints" / method
+    model_dir = tmp_path / "model"
+    shutil.copytree(GOLDEN / "checkpoints" / method, model_dir)
     status, _, error = nerp(
         "test", "--root", eurosat_root, "--dataset", "eurosat", "--trainer", method, "--model-dir",
-        model_dir, "--output-dir", tmp_path, "--save-logits", "MODEL.BACKBONE.PATH",
+        model_dir, "--output-dir", tmp_path / "out", "--save-logits", "MODEL.BACKBONE.PATH",
         golden_weights, "DATASET.SUBSAMPLE_CLASSES", which, *settings(method),
     )
     assert status == 0, error
-    saved = np.load(tmp_path / "predictions.npz")
+    saved = np.load(tmp_path / "out/predictions.npz")
     tensors = read_checkpoint(checkpoint_file(model_dir, TRAINERS[method].folder)).tensors
     node = golden_config().TRAINER[TRAINERS[method].node]
     names = saved["classnames"].tolist()

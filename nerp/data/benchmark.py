@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,11 +24,25 @@ class Item(NamedTuple):
     classname: str
 
 
+class Listing(NamedTuple):
+    """What the reader of a layout returns.
+
+    image_dir: what the items' paths start from. splits: the items of train, val and test.
+    classnames: every class in label order, where the layout says so apart from the images, so
+    that a class keeps its label where a split has no image of it; None: the items' classes.
+    """
+
+    image_dir: Path
+    splits: dict[str, list[Item]]
+    classnames: list[str] | None = None
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Attributes:
     name: the registry name (EuroSAT). directory: its folder. image_dir: what paths start from.
-    train, val, test: the items, in the order of the lists on disk.
+    train, val, test: the items, in the order of the lists on disk; a split may be empty.
+    classnames: in label order, underscores replaced by spaces; some may have no image.
     """
 
     name: str
@@ -36,65 +51,77 @@ class Benchmark:
     train: list[Item] = field(repr=False)
     val: list[Item] = field(repr=False)
     test: list[Item] = field(repr=False)
-
-    @property
-    def classnames(self) -> list[str]:
-        """Class names in label order, underscores replaced by spaces."""
-        names = {item.label: item.classname for split in SPLITS for item in getattr(self, split)}
-        return [names[label].replace("_", " ") for label in sorted(names)]
+    classnames: list[str] = field(repr=False)
 
     def select(self, labels: Iterable[int]) -> "Benchmark":
         """Only these classes, relabelled from 0 in ascending order of their labels."""
-        new = {label: i for i, label in enumerate(sorted(labels))}
-        return replace(self, **{
+        labels = sorted(labels)
+        new = {label: i for i, label in enumerate(labels)}
+        splits = {
             split: [
                 item._replace(label=new[item.label])
                 for item in getattr(self, split)
                 if item.label in new
             ]
             for split in SPLITS
-        })
+        }
+        return replace(self, **splits, classnames=[self.classnames[label] for label in labels])
+
+
+def dataset_folder(cfg: CfgNode) -> Path:
+    """Where the dataset's folder belongs, there or not."""
+    return Path(cfg.DATASET.ROOT).expanduser() / cfg.DATASET.DIRECTORY
 
 
 def data_directory(cfg: CfgNode) -> Path:
-    """Where the dataset should be. Raises NerpError if it is not there."""
-    root = Path(cfg.DATASET.ROOT).expanduser()
-    directory = root / cfg.DATASET.DIRECTORY
-    if not directory.is_dir():
-        raise NerpError(f"{cfg.DATASET.NAME}: no folder {directory}; --root is the folder that "
-                        f"holds {cfg.DATASET.DIRECTORY}/, and DATASETS.md says how to fill it")
-    return directory
+    """The dataset's folder; a procedural benchmark (`nerp.demo`) is drawn if it is not there.
+
+    Raises NerpError if there is none.
+    """
+    directory = dataset_folder(cfg)
+    if directory.is_dir():
+        return directory
+    from nerp.demo import world
+
+    if cfg.DATASET.DIRECTORY in world.WORLDS:
+        return world.build(cfg.DATASET.DIRECTORY, directory.parent, sys.stderr.isatty())
+    what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
+    raise NerpError(f"{cfg.DATASET.NAME}: {what} {directory}; --root is the folder that holds "
+                    f"{cfg.DATASET.DIRECTORY}/, and DATASETS.md says how to fill it")
 
 
 def open_benchmark(cfg: CfgNode) -> Benchmark:
     """Read the lists of the dataset that `cfg` names; no image is opened.
 
     Raises NerpError for a missing folder or list, a list that is not in its layout, labels that
-    are not 0..C-1, or a class count other than the card's.
+    are not 0..C-1, a label with two names, or a class count other than the card's.
     """
-    directory = data_directory(cfg)
-    image_dir, splits = LAYOUTS[cfg.DATASET.LAYOUT](cfg.DATASET, directory)
-    bench = Benchmark(cfg.DATASET.NAME, directory, image_dir, **splits)
-    _check_labels(bench, cfg.DATASET.NUM_CLASSES)
+    bench, problems = read_benchmark(cfg)
+    for problem in problems:
+        raise NerpError(f"{bench.name}: {problem} ({bench.directory})")
     return bench
 
 
-def _check_labels(bench: Benchmark, expected: int) -> None:
+def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
+    """`open_benchmark`, with what is wrong with the labels returned instead of raised."""
+    card = cfg.DATASET
+    directory = data_directory(cfg)
+    image_dir, splits, classnames = LAYOUTS[card.LAYOUT](card, directory)
+    called = {(item.label, item.classname) for items in splits.values() for item in items}
+    problems = [] if called else ["no images are listed"]
+    called.update(enumerate(classnames or ()))
     names: dict[int, str] = {}
-    for split in SPLITS:
-        for item in getattr(bench, split):
-            known = names.setdefault(item.label, item.classname)
-            if known != item.classname:
-                raise NerpError(f"{bench.name}: label {item.label} is called both {known!r} and "
-                                f"{item.classname!r} ({bench.directory})")
-    if not names:
-        raise NerpError(f"{bench.name}: no images are listed ({bench.directory})")
-    if sorted(names) != list(range(len(names))):
-        raise NerpError(f"{bench.name}: labels must be 0..{len(names) - 1}, found "
-                        f"{min(names)}..{max(names)} ({bench.directory})")
-    if expected and len(names) != expected:
-        raise NerpError(f"{bench.name}: {len(names)} classes in {bench.directory}, the card says "
-                        f"{expected} (DATASET.NUM_CLASSES)")
+    for label, name in sorted(called):
+        if names.setdefault(label, name) != name:
+            problems.append(f"label {label} is called both {names[label]!r} and {name!r}")
+    if list(names) != list(range(len(names))):
+        problems.append(f"labels must be 0..{len(names) - 1}, found {min(names)}..{max(names)}, "
+                        f"{len(names)} of them")
+    if card.NUM_CLASSES and len(names) != card.NUM_CLASSES:
+        problems.append(f"{len(names)} classes, the card says {card.NUM_CLASSES} "
+                        "(DATASET.NUM_CLASSES)")
+    shown = [name.replace("_", " ") for name in names.values()]
+    return Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown), problems
 
 
 def split_digest(items: list[Item]) -> str:

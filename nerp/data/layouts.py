@@ -1,39 +1,224 @@
-"""Readers, one a layout on disk: card and folder -> image folder and the three lists of items."""
+"""Readers, one a layout on disk: card and folder -> image folder, lists of items, class names.
+
+What is listed from folders is sorted by name, so that draws do not depend on the file system.
+Files are listed, never opened.
+"""
 
 import json
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
-from nerp.data.benchmark import SPLITS, Item
+from nerp.data.benchmark import SPLITS, Item, Listing
 from nerp.errors import NerpError
 from nerp.registry import LAYOUTS
 
-Lists = dict[str, list[Item]]
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"
+)
+
+_WNID = re.compile(r"n\d{8}")  # WordNet's identifier of a noun: n01440764
+_NUMBER = re.compile(r"\d+")
+_VISIBLE = re.compile(r"[^.].*")
 
 
 @LAYOUTS.register("json_split")
-def json_split(card: CfgNode, directory: Path) -> tuple[Path, Lists]:
-    """`SPLIT_FILE` holds train, val and test: lists of [path, label, class name]."""
+def json_split(card: CfgNode, directory: Path) -> Listing:
+    """`SPLIT_FILE` holds train, val and test: lists of [path, label, class name], with paths
+    below `IMAGE_FOLDER`."""
     file = directory / card.SPLIT_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NerpError(f"{card.NAME}: no split file {file}; DATASETS.md says where it is from "
-                        f"(nerp data prepare)") from None
-    except (OSError, ValueError) as error:
+        content = json.loads(_read(file, card))
+    except (ValueError, RecursionError) as error:
         raise NerpError(f"{file}: not a readable JSON file ({error})") from None
-    return directory / card.IMAGE_FOLDER, {name: _items(content, name, file) for name in SPLITS}
+    return Listing(directory / card.IMAGE_FOLDER,
+                   {split: _json_items(content, split, file) for split in SPLITS})
 
 
-def _items(content, name: str, file: Path) -> list[Item]:
+def _json_items(content, split: str, file: Path) -> list[Item]:
     try:
-        items = [Item(path, label, classname) for path, label, classname in content[name]]
+        items = [Item(path, label, classname) for path, label, classname in content[split]]
     except (KeyError, TypeError, ValueError):
         items = None
     if items is None or not all(
         isinstance(i.path, str) and type(i.label) is int and isinstance(i.classname, str)
         for i in items
     ):
-        raise NerpError(f"{file}: {name!r} must be a list of [path, label, class name]")
+        raise NerpError(f"{file}: {split!r} must be a list of [path, label, class name]")
     return items
+
+
+@LAYOUTS.register("text_lists")
+def text_lists(card: CfgNode, directory: Path) -> Listing:
+    """FGVC-Aircraft's lists: `CLASS_FILE` has a class a line, in label order; `SPLIT_FILE`, with
+    {} for the split, has "<image> <class>" lines for <image>.jpg in `IMAGE_FOLDER`."""
+    classnames = _lines(directory / card.CLASS_FILE, card)
+    labels = {name: label for label, name in enumerate(classnames)}
+    splits: dict[str, list[Item]] = {}
+    for split in SPLITS:
+        file = directory / card.SPLIT_FILE.format(split)
+        splits[split] = []
+        for line in _lines(file, card):
+            image, _, name = line.partition(" ")
+            name = name.strip()
+            if name not in labels:
+                raise NerpError(f"{file}: {line!r} names no class of {card.CLASS_FILE}")
+            splits[split].append(Item(f"{image}.jpg", labels[name], name))
+    return Listing(directory / card.IMAGE_FOLDER, splits, classnames)
+
+
+@LAYOUTS.register("imagenet")
+def imagenet(card: CfgNode, directory: Path) -> Listing:
+    """`IMAGE_FOLDER`/{train,val}/<wnid>/; val serves as test and as validation.
+
+    Labels are the places of the wnids in sorted order; their names are in `CLASS_FILE`. Either
+    folder may be missing: ImageNet is often only tested on.
+    """
+    image_dir = directory / card.IMAGE_FOLDER
+    train, val, wnids = _class_folders(image_dir, ("train", "val"), _WNID)
+    names = _names_of(wnids, card, directory)
+    held_out = _items(image_dir, val, names)
+    splits = {"train": _items(image_dir, train, names), "val": held_out, "test": held_out}
+    return Listing(image_dir, splits, names)
+
+
+@LAYOUTS.register("imagenet_variant")
+def imagenet_variant(card: CfgNode, directory: Path) -> Listing:
+    """`IMAGE_FOLDER`/<wnid>/, a test split alone; the classes are the folders that exist."""
+    image_dir = directory / card.IMAGE_FOLDER
+    wnids = _folders(image_dir, _WNID)
+    names = _names_of(wnids, card, directory)
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names)
+
+
+@LAYOUTS.register("imagenet_v2")
+def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
+    """`IMAGE_FOLDER`/<label>/, a test split alone; the classes are all those of `CLASS_FILE`, in
+    its order, whether or not they have a folder."""
+    image_dir = directory / card.IMAGE_FOLDER
+    names = list(_names_file(card, directory)[1].values())
+    labels = {folder: int(folder) for folder in sorted(_folders(image_dir, _NUMBER), key=int)}
+    for folder, label in labels.items():
+        if label >= len(names):
+            raise NerpError(f"{image_dir / folder}: {card.CLASS_FILE} has {len(names)} classes")
+    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names)
+
+
+@LAYOUTS.register("folders")
+def folders(card: CfgNode, directory: Path) -> Listing:
+    """`IMAGE_FOLDER`/{train,val,test}/<class>/, where any of the three may be missing.
+
+    The classes are those of the three together, sorted; a folder's name is its class's name.
+    """
+    image_dir = directory / card.IMAGE_FOLDER
+    *found, names = _class_folders(image_dir, SPLITS, _VISIBLE)
+    splits = {
+        split: _items(image_dir, labels, names)
+        for split, labels in zip(SPLITS, found, strict=True)
+    }
+    return Listing(image_dir, splits, names)
+
+
+def names_unlike_imagenet(card: CfgNode, directory: Path) -> list[str]:
+    """Where a variant's own class names differ from those in ImageNet's folder beside it."""
+    own, theirs = directory / card.CLASS_FILE, _imagenet_names(card, directory)
+    if not card.LAYOUT.startswith("imagenet_") or not (own.is_file() and theirs.is_file()):
+        return []
+    names = _wnid_lines(theirs, card)
+    return [
+        f"{wnid} is {name!r}, in {theirs} {names[wnid]!r}"
+        for wnid, name in _wnid_lines(own, card).items()
+        if names.get(wnid, name) != name
+    ]
+
+
+def _only_test(items: list[Item]) -> dict[str, list[Item]]:
+    return {"train": [], "val": [], "test": items}
+
+
+def _class_folders(image_dir: Path, splits: Sequence[str], pattern: re.Pattern) -> tuple:
+    """For each split {<split>/<folder>: label}, and then the folders of all splits together,
+    sorted; a folder's label is its place among these."""
+    found = [_folders(image_dir / split, pattern) if os.path.lexists(image_dir / split) else []
+             for split in splits]
+    if not any(found):
+        raise NerpError(f"{image_dir}: no class folders in {' or '.join(f'{s}/' for s in splits)}")
+    classes = sorted(set().union(*found))
+    places = {folder: label for label, folder in enumerate(classes)}
+    return *({f"{split}/{folder}": places[folder] for folder in folders}
+             for split, folders in zip(splits, found, strict=True)), classes
+
+
+def _folders(parent: Path, pattern: re.Pattern) -> list[str]:
+    """The names of the folders in `parent` that match, sorted."""
+    try:
+        with os.scandir(parent) as entries:
+            found = [entry for entry in entries if pattern.fullmatch(entry.name)]
+            for entry in found:
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    raise NerpError(f"{entry.path}: a link that leads nowhere")
+            return sorted(entry.name for entry in found if entry.is_dir())
+    except OSError as error:
+        lost = isinstance(error, FileNotFoundError) and parent.is_symlink()
+        reason = "a link that leads nowhere" if lost else error.strerror
+        raise NerpError(f"{parent}: {reason}") from None
+
+
+def _items(image_dir: Path, labels: dict[str, int], names: list[str]) -> list[Item]:
+    """The images in each folder of `labels`, folder by folder."""
+    items = []
+    for folder, label in labels.items():
+        files = sorted(
+            file for file in os.listdir(image_dir / folder)
+            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
+        )
+        items += [Item(f"{folder}/{file}", label, names[label]) for file in files]
+    return items
+
+
+def _names_of(wnids: list[str], card: CfgNode, directory: Path) -> list[str]:
+    file, names = _names_file(card, directory)
+    for wnid in wnids:
+        if wnid not in names:
+            raise NerpError(f"{file}: no line for {wnid}, a folder of {card.NAME}")
+    return [names[wnid] for wnid in wnids]
+
+
+def _names_file(card: CfgNode, directory: Path) -> tuple[Path, dict[str, str]]:
+    """The dataset's own `CLASS_FILE`, or that of ImageNet's folder beside it; wnid -> name."""
+    own, theirs = directory / card.CLASS_FILE, _imagenet_names(card, directory)
+    file = own if own.exists() or not theirs.exists() else theirs
+    return file, _wnid_lines(file, card)
+
+
+def _imagenet_names(card: CfgNode, directory: Path) -> Path:
+    return directory.parent / "imagenet" / card.CLASS_FILE
+
+
+def _wnid_lines(file: Path, card: CfgNode) -> dict[str, str]:
+    names = {}
+    for line in _lines(file, card):
+        wnid, _, name = line.partition(" ")
+        if not _WNID.fullmatch(wnid) or not name.strip() or wnid in names:
+            raise NerpError(f"{file}: expected a line \"<wnid> <name>\" a class, found {line!r}")
+        names[wnid] = name.strip()
+    return names
+
+
+def _lines(file: Path, card: CfgNode) -> list[str]:
+    return [line.strip() for line in _read(file, card).splitlines() if line.strip()]
+
+
+def _read(file: Path, card: CfgNode) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NerpError(f"{card.NAME}: no file {file}; DATASETS.md says where it is from "
+                        "(nerp data prepare)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise NerpError(f"{file}: {reason}") from None

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nerp.data.benchmark import Item, split_digest
-from nerp.data.images import open_image
+from nerp.data.decode import open_image
 from nerp.errors import NerpError
 from nerp.paths import replacing
 
@@ -21,8 +21,10 @@ SIZE = 224
 def mean_image(items: Sequence[Item], image_dir: Path) -> Image.Image:
     """The mean of the images, each resized to SIZE x SIZE; streaming, in constant memory.
 
-    Raises NerpError, naming the file, for an image that cannot be decoded.
+    Raises NerpError for no images at all, and, naming the file, for one that cannot be decoded.
     """
+    if not items:
+        raise NerpError(f"{image_dir}: there are no training images to take the mean of")
     total = np.zeros((SIZE, SIZE, 3), np.uint64)
 
     def pixels(item: Item) -> np.ndarray:

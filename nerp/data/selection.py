@@ -3,12 +3,16 @@
 Both are those of CoOp (few-shot) and CoCoOp (base/novel), draw for draw.
 """
 
+import json
 import math
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from nerp.data.benchmark import Benchmark, Item
+from nerp.data.benchmark import Benchmark, Item, split_digest
+from nerp.paths import write_text
 
 MAX_VAL_SHOTS = 4
 
@@ -36,13 +40,61 @@ def _draw(items: list[Item], count: int, rng: random.Random) -> list[Item]:
     return [item for group in drawn for item in group]
 
 
+def kept_few_shot(bench: Benchmark, shots: int, seed: int, folders: Sequence[Path]) -> Benchmark:
+    """`few_shot`, kept as `split_fewshot/shot_<k>-seed_<s>.json` in the first of `folders` that
+    can be written, and read from there as long as the lists it was drawn from stay the same.
+
+    A file that belongs to other lists, or is damaged, is drawn and written anew. The caches of
+    CoOp's code in the same place are pickles and are not read.
+    """
+    if shots < 1 or not (bench.train or bench.val):
+        return bench
+    name = f"split_fewshot/shot_{shots}-seed_{seed}.json"
+    lists = [split_digest(bench.train), split_digest(bench.val)]
+    for folder in folders:
+        kept = _read(folder / name, lists)
+        if kept is not None:
+            return replace(bench, train=kept[0], val=kept[1])
+    drawn = few_shot(bench, shots, seed)
+    content = {
+        "lists": lists,  # digests of the training and the validation list it was drawn from
+        "drawn": [split_digest(drawn.train), split_digest(drawn.val)],
+        "train": drawn.train,
+        "val": drawn.val,
+    }
+    for folder in folders:
+        try:
+            write_text(folder / name, json.dumps(content) + "\n")
+            break
+        except OSError:
+            continue
+    return drawn
+
+
+def _read(file: Path, lists: list[str]) -> list[list[Item]] | None:
+    """A kept draw's training and validation items; None unless it is whole and of `lists`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        drawn = [[Item(*entry) for entry in content[split]] for split in ("train", "val")]
+        whole = content["drawn"] == [split_digest(items) for items in drawn]
+        return drawn if whole and content["lists"] == lists else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def class_half(count: int, which: str) -> range:
     """The labels of "all", of "base" (the first ceil(n / 2)) or of "new" (the rest)."""
     middle = math.ceil(count / 2)
     return {"all": range(count), "base": range(middle), "new": range(middle, count)}[which]
 
 
-def select_run(bench: Benchmark, shots: int, seed: int, classes: str) -> Benchmark:
-    """The few-shot draw over all classes, then the cut to all, base or new ones."""
-    drawn = few_shot(bench, shots, seed)
+def select_run(
+    bench: Benchmark, shots: int, seed: int, classes: str, fallback: Path | None = None
+) -> Benchmark:
+    """The few-shot draw over all classes, then the cut to all, base or new ones.
+
+    The draw is kept with the dataset, or in the folder `fallback` where that is read-only.
+    """
+    folders = [bench.directory] if fallback is None else [bench.directory, fallback]
+    drawn = kept_few_shot(bench, shots, seed, folders)
     return drawn.select(class_half(len(bench.classnames), classes))

@@ -1,0 +1,169 @@
+"""Unpacking archives that are not trusted.
+
+Only folders and regular files are ever made, inside the target folder. A link is stored as a copy
+of the file it names in the same archive; a name or a link that leads elsewhere, a device, or more
+data than a set of images can plausibly have been packed from is refused.
+"""
+
+import bz2
+import errno
+import gzip
+import lzma
+import os
+import posixpath
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from tqdm import tqdm
+
+from nerp.errors import NerpError
+
+# Images are compressed already and hardly grow; a bomb of zeros grows a thousandfold.
+_MAX_GROWTH = 20
+_ALWAYS_ALLOWED = 64 * 2**20  # bytes; small archives of text grow more
+
+_LONGEST_PATH = 4096
+_MAX_DEPTH = 50  # far below what recursion can remove again
+_BLOCK = 2**20
+
+_DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+
+
+class _Member(NamedTuple):
+    """One entry: its name, its kind (a `stat.S_IF...`), its size in bytes, its content; for a
+    link, the name in the archive that it leads to."""
+
+    name: str
+    kind: int
+    size: int
+    open: Callable[[], BinaryIO]
+    link: str = ""
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip or a tar (plain, gz, bz2 or xz), whatever its name ends in, into the new
+    folder `target`.
+
+    Raises NerpError for an archive that is damaged or hostile, OSError where the disk is full;
+    what `target` then holds is for the caller to remove.
+    """
+    target.mkdir(parents=True)
+    limit = max(_ALWAYS_ALLOWED, _MAX_GROWTH * archive.stat().st_size)
+    with open(archive, "rb") as file:
+        is_zip = file.read(2) == b"PK"
+    try:
+        _write(_zip_members(archive) if is_zip else _tar_members(archive, limit), target, limit)
+    except NerpError as error:
+        raise NerpError(f"{archive}: refused: {error}") from None
+    except Exception as error:  # damaged archives raise all sorts
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NerpError(f"{archive}: cannot be unpacked: {reason}") from None
+
+
+def _write(members: Iterator[_Member], target: Path, limit: int) -> None:
+    links: dict[Path, Path] = {}
+    for member in tqdm(members, "unpacking", unit=" files", disable=None, leave=False):
+        path = target / _inside(member.name)
+        if member.kind == stat.S_IFDIR:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if member.kind == stat.S_IFLNK:
+            links[path] = target / _inside(member.link)
+        elif member.kind == stat.S_IFREG:
+            limit -= member.size
+            _check_size(limit)
+            if member.size > shutil.disk_usage(target).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            with member.open() as content, open(path, "wb") as file:
+                shutil.copyfileobj(content, file, _BLOCK)
+        else:
+            raise NerpError(f"it holds a device, {member.name!r}")
+    for path, origin in links.items():
+        if not origin.is_file():
+            raise NerpError(f"it holds a link to no file of its own, {path.relative_to(target)}")
+        limit -= origin.stat().st_size
+        _check_size(limit)
+        shutil.copyfile(origin, path)
+
+
+def _inside(name: str) -> Path:
+    """`name` as a path below the folder it is unpacked into. Raises NerpError for one that is not.
+
+    A backslash counts as a slash: Windows programs write such names.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if parts[0] == "" or ".." in parts or re.match("[A-Za-z]:", name):
+        raise NerpError(f"it names a file outside its folder, {name!r}")
+    if len(parts) > _MAX_DEPTH:
+        raise NerpError(f"it nests {len(parts)} folders")
+    return Path(*parts)
+
+
+def _check_size(left: int) -> None:
+    if left < 0:
+        raise NerpError(f"it unpacks to more than {_MAX_GROWTH} times its size")
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as file:
+        for info in file.infolist():
+            kind, link = stat.S_IFMT(info.external_attr >> 16) or stat.S_IFREG, ""
+            if info.is_dir():
+                kind = stat.S_IFDIR
+            elif kind == stat.S_IFLNK:
+                with file.open(info) as content:
+                    link = _target(info.filename, content.read(_LONGEST_PATH).decode())
+            yield _Member(info.filename, kind, info.file_size, partial(file.open, info), link)
+
+
+def _tar_members(archive: Path, limit: int) -> Iterator[_Member]:
+    with open(archive, "rb") as file:
+        start = file.read(6)
+    decompress = next((f for magic, f in _DECOMPRESSORS.items() if start.startswith(magic)), open)
+    with decompress(archive, "rb") as content:
+        stream = _Metered(content, limit)
+        with tarfile.open(fileobj=stream, mode="r|") as file:
+            for info in file:
+                kind, link = stat.S_IFCHR, ""
+                if info.isreg():
+                    kind = stat.S_IFREG
+                elif info.isdir():
+                    kind = stat.S_IFDIR
+                elif info.issym() or info.islnk():
+                    kind = stat.S_IFLNK
+                    link = _target(info.name, info.linkname) if info.issym() else info.linkname
+                yield _Member(info.name, kind, info.size, partial(file.extractfile, info), link)
+        # tarfile stops at the first damaged header as if the archive ended there. What follows
+        # the end is zeros, and a compressed stream's checksum.
+        while rest := stream.read(_BLOCK):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("it is damaged in the middle")
+
+
+def _target(name: str, link: str) -> str:
+    """The name in the archive that the symbolic link `name` leads to."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
+
+
+class _Metered:
+    """A stream that gives up after `limit` bytes: headers can be bombs as well as files."""
+
+    def __init__(self, stream: BinaryIO, limit: int):
+        self.stream = stream
+        self.left = limit
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.left -= len(data)
+        _check_size(self.left)
+        return data

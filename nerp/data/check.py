@@ -1,0 +1,102 @@
+"""`nerp data check`: is what a card promises on the disk, and can every image be read?"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from nerp.data.benchmark import SPLITS, Benchmark, read_benchmark
+from nerp.data.decode import verify_image
+from nerp.data.layouts import names_unlike_imagenet
+from nerp.engine.progress import progress
+from nerp.errors import NerpError
+
+_SHOWN = 20  # examples of one kind of problem
+_BLOCK = 32  # images a thread decodes at a time
+
+
+@dataclass
+class Report:
+    """What was found: `facts`, and `problems` by kind, {"missing files": [path, ...]}."""
+
+    name: str
+    facts: list[str] = field(default_factory=list)
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def lines(self) -> Iterator[str]:
+        """The report as it is printed."""
+        yield f"{self.name}: {'NOT OK' if self.problems else 'ok'}"
+        yield from (f"  {fact}" for fact in self.facts)
+        for kind, found in self.problems.items():
+            yield f"  {kind}: {len(found)}"
+            yield from (f"    {problem}" for problem in found[:_SHOWN])
+            if len(found) > _SHOWN:
+                yield f"    ... and {len(found) - _SHOWN} more"
+
+
+def check(cfg: CfgNode) -> Report:
+    """Read the lists, compare them with the card, and decode every image once."""
+    report = Report(cfg.DATASET.NAME)
+    try:
+        bench, labels = read_benchmark(cfg)
+    except NerpError as error:
+        report.problems["it cannot be listed"].append(str(error))
+        return report
+    counts = ", ".join(f"{split} {len(getattr(bench, split))}" for split in SPLITS)
+    report.facts.append(f"{bench.directory}: {counts}; {len(bench.classnames)} classes")
+    if labels:
+        report.problems["labels and class names that do not fit"] += labels
+    for split, size in zip(SPLITS, cfg.DATASET.SPLIT_SIZES, strict=True):
+        found = len(getattr(bench, split))
+        if size and found != size:
+            report.problems["counts that differ from the card's"].append(
+                f"{split}: {found} images, the card says {size}"
+            )
+    differing = names_unlike_imagenet(cfg.DATASET, bench.directory)
+    if differing:
+        report.problems["class names that differ from ImageNet's"] += differing
+    _decode(bench, report)
+    return report
+
+
+def _decode(bench: Benchmark, report: Report) -> None:
+    paths = sorted({item.path for split in SPLITS for item in getattr(bench, split)})
+    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
+    try:
+        found = (
+            problem
+            for block in pool.map(lambda block: _problems(bench.image_dir, block), blocks)
+            for problem in block
+        )
+        for problem in progress(found, f"checking {bench.name}", len(paths), "images"):
+            if problem:
+                kind, text = problem
+                report.problems[kind].append(text)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for kind, texts in report.problems.items():
+        report.problems[kind] = list(dict.fromkeys(texts))  # one dead link hides many files
+    report.facts.append(f"{len(paths)} image files looked at")
+
+
+def _problems(image_dir: Path, paths: Sequence[str]) -> list[tuple[str, str] | None]:
+    """For each image what is wrong with it, as (kind, text)."""
+    return [_problem(image_dir / path) for path in paths]
+
+
+def _problem(path: Path) -> tuple[str, str] | None:
+    try:
+        verify_image(path)
+    except NerpError as error:
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                return "links that lead nowhere", f"{place} -> {os.readlink(place)}"
+        if not path.exists():
+            return "missing files", str(path)
+        return "files that cannot be decoded", str(error)
+    return None

@@ -1,0 +1,62 @@
+"""Loading for training and testing: what is held in memory, and that it changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from made import jpeg, write
+from PIL import Image
+
+from nerp.config import default_config
+from nerp.data.benchmark import Item
+from nerp.data.images import ImageSet, eval_transform, train_transform
+from nerp.errors import NerpError
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Four images of 512 x 512 pixels, 768 KiB each when decoded."""
+    rng = np.random.default_rng(0)
+    found = []
+    for i in range(4):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((512, 512)).save(tmp_path / f"{i}.png")
+        found.append(Item(f"{i}.png", i, str(i)))
+    return found
+
+
+def train_set(items, tmp_path, limit_mb):
+    images = ImageSet(items, tmp_path, train_transform(default_config(), 32), seed=3)
+    images.decode(limit_mb)
+    return images
+
+
+def test_decoded_images_are_held_up_to_the_limit(items, tmp_path):
+    for limit_mb, held in ((0, 0), (1, 1), (2, 2), (3, 4), (4096, 4)):
+        images = train_set(items, tmp_path, limit_mb)
+        for item in items:
+            (tmp_path / item.path).rename(tmp_path / f"away_{item.path}")
+        for index in range(4):
+            if index < held:
+                assert images[0, index][1] == index
+            else:
+                with pytest.raises(NerpError, match=f"{index}.png: no such image"):
+                    images[0, index]
+        for item in items:
+            (tmp_path / f"away_{item.path}").rename(tmp_path / item.path)
+
+
+def test_holding_images_changes_no_pixel(items, tmp_path):
+    held, read = train_set(items, tmp_path, 4096), train_set(items, tmp_path, 0)
+    for epoch in (0, 1):
+        for index in range(4):
+            assert torch.equal(held[epoch, index][0], read[epoch, index][0])
+    assert not torch.equal(held[0, 0][0], held[1, 0][0])  # another epoch, another crop
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    write(tmp_path / "bad.jpg", jpeg((64, 64))[:300])
+    images = ImageSet([Item("bad.jpg", 0, "ape")], tmp_path, eval_transform(default_config(), 32))
+    with pytest.raises(NerpError, match="bad.jpg: cannot be decoded"):
+        images[0, 0]
+    with pytest.raises(NerpError, match="bad.jpg: cannot be decoded"):
+        images.decode(10)

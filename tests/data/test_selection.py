@@ -1,0 +1,122 @@
+"""The few-shot draw, its file, and the base/novel cut."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from conftest import GOLDEN
+from made import card, write
+
+from nerp.data.benchmark import Item, open_benchmark
+from nerp.data.selection import few_shot, select_run
+
+DRAWS = json.loads((GOLDEN / "few_shot.json").read_text())
+KEPT = "split_fewshot/shot_16-seed_1.json"
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """The stand-in for EuroSAT whose draws are golden."""
+    write(tmp_path / "eurosat" / "split_zhou_EuroSAT.json",
+          (GOLDEN / "split_zhou_EuroSAT.json").read_bytes())
+    return open_benchmark(card("eurosat", tmp_path))
+
+
+def lists(bench):
+    return [bench.train, bench.val, bench.test]
+
+
+@pytest.mark.parametrize("key", DRAWS)
+def test_draws_are_the_published_ones(key, bench):
+    shots, seed, classes = re.fullmatch(r"shots(\d+)_seed(\d+)_(\w+)", key).groups()
+    for _ in range(2):  # drawn, then read
+        run = select_run(bench, int(shots), int(seed), classes)
+        for split in DRAWS[key].keys() & {"train", "val", "test"}:
+            assert [list(item) for item in getattr(run, split)] == DRAWS[key][split]
+        assert run.classnames == DRAWS[key]["classnames"]
+
+
+def test_no_shots_is_every_image_and_keeps_no_file(bench):
+    assert select_run(bench, 0, 1, "all") == bench
+    assert not (bench.directory / "split_fewshot").exists()
+
+
+def test_a_class_with_too_few_images_is_kept_whole(bench):
+    run = few_shot(bench, 1000, 1)
+    assert sorted(run.train) == sorted(bench.train)
+    assert [sum(i.label == c for i in run.val) for c in range(10)] == [4] * 10
+
+
+def test_the_draw_is_read_back_while_its_lists_stay_the_same(bench, monkeypatch):
+    drawn = select_run(bench, 16, 1, "all")
+    monkeypatch.setattr("nerp.data.selection.few_shot", None)
+    assert lists(select_run(bench, 16, 1, "all")) == lists(drawn)
+
+
+def test_another_list_is_drawn_from_anew(bench):
+    select_run(bench, 16, 1, "all")
+    file = bench.directory / KEPT
+    before = file.read_text()
+    bench.train.append(Item("River/River_99.jpg", 8, "River"))
+    assert lists(select_run(bench, 16, 1, "all")) == lists(few_shot(bench, 16, 1))
+    assert file.read_text() != before
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: "",
+    lambda text: text[: len(text) // 2],
+    lambda text: "[" * 100_000,
+    lambda text: "[]",
+    lambda text: text.replace("River_", "Other_", 1),
+    lambda text: json.dumps(json.loads(text) | {"train": json.loads(text)["train"][:-1]}),
+    lambda text: json.dumps(json.loads(text) | {"val": [["a", 0]]}),
+    lambda text: b"\xff\xfe",
+])
+def test_a_damaged_file_is_drawn_and_written_anew(damage, bench):
+    drawn = select_run(bench, 16, 1, "all")
+    file = bench.directory / KEPT
+    whole = file.read_text()
+    write(file, damage(whole))
+    assert lists(select_run(bench, 16, 1, "all")) == lists(drawn)
+    assert file.read_text() == whole
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_published_pickles_are_not_read(bench, tmp_path):
+    trap = pickle.dumps({"train": [], "val": [], "trap": Trap(tmp_path / "sprung")})
+    file = write(bench.directory / "split_fewshot" / "shot_16-seed_1.pkl", trap)
+    run = select_run(bench, 16, 1, "all")
+    assert lists(run) == lists(few_shot(bench, 16, 1))
+    assert not (tmp_path / "sprung").exists() and file.read_bytes() == trap
+
+
+def test_read_only_data_keep_the_draw_in_the_output_folder(bench, tmp_path):
+    # A file in the folder's place cannot be written into by any user, root included.
+    write(bench.directory / "split_fewshot", "")
+    run = select_run(bench, 16, 1, "base", fallback=tmp_path / "output")
+    assert (tmp_path / "output" / KEPT).is_file()
+    assert lists(select_run(bench, 16, 1, "base", fallback=tmp_path / "output")) == lists(run)
+    assert lists(select_run(bench, 16, 1, "base")) == lists(run)  # kept nowhere
+
+
+def test_test_images_alone_can_be_selected_from(tmp_path):
+    lists = {"train": [], "val": [], "test": [["a.jpg", 0, "a_b"], ["c.jpg", 2, "c"],
+                                              ["b.jpg", 1, "b"]]}
+    write(tmp_path / "eurosat" / "split_zhou_EuroSAT.json", json.dumps(lists))
+    bench = open_benchmark(card("eurosat", tmp_path, NUM_CLASSES=3))
+    base, novel = (select_run(bench, 16, 1, classes) for classes in ("base", "new"))
+    assert base.test == [Item("a.jpg", 0, "a_b"), Item("b.jpg", 1, "b")]
+    assert novel.test == [Item("c.jpg", 0, "c")]
+    assert (base.classnames, novel.classnames) == (["a b", "b"], ["c"])
+    assert base.train == novel.train == [] and not (bench.directory / "split_fewshot").exists()
