@@ -12,6 +12,7 @@ from nerp.errors import NerpError
 from nerp.registry import unknown
 
 NERP_SUFFIX = "_NeRP"
+RESULT_FILE = "result.json"  # what a finished run leaves in its folder
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,6 @@ def strongest_pairs(scores: Tensor, neighbours: int, quantile: float = 0.0) -> T
         quantile: pairs scoring below this quantile of all finite scores are left out.
     """
     classes = len(scores)
-    classes = len(scores)
     first, second = torch.triu_indices(classes, classes, offset=1)
     upper = scores[first, second]
     keep = upper.isfinite()

@@ -154,13 +154,17 @@ def _by_pair(labels: np.ndarray, correction: Correction, classnames: list[str]) 
     """What the flips of each (from, to) did, most flips first."""
     source, target = correction.source.numpy(), correction.target.numpy()
     truth = labels[correction.images.numpy()]
-    cells, counts = np.unique(np.stack([source, target]), axis=1, return_counts=True)
+    size = len(classnames)
+    cells = source * size + target
+    flips, helped, hurt = (
+        np.bincount(cells[of], minlength=size**2)
+        for of in (slice(None), truth == target, truth == source)
+    )
     rows = []
-    for (i, j), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
-        of = (source == i) & (target == j)
-        helped, hurt = int((truth[of] == j).sum()), int((truth[of] == i).sum())
-        rows.append({"from": classnames[i], "to": classnames[j], "flips": count,
-                     "helped": helped, "hurt": hurt, "neutral": count - helped - hurt})
+    for cell in flips.nonzero()[0].tolist():
+        count, good, bad = int(flips[cell]), int(helped[cell]), int(hurt[cell])
+        rows.append({"from": classnames[cell // size], "to": classnames[cell % size],
+                     "flips": count, "helped": good, "hurt": bad, "neutral": count - good - bad})
     return sorted(rows, key=lambda row: -row["flips"])
 
 

@@ -9,6 +9,8 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 logger = logging.getLogger("nerp")
+# torchrun's variable, not torch.distributed's answer: commands without torch talk too.
+logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 class _Terminal(logging.StreamHandler):
@@ -26,9 +28,6 @@ def say_on_terminal() -> None:
 
     Of several processes on one job the main one talks.
     """
-    from nerp.engine.distributed import is_main
-
-    logger.setLevel(logging.INFO if is_main() else logging.ERROR)
     if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
         handler = _Terminal()
         handler.addFilter(lambda record: not getattr(record, "file_only", False))

@@ -56,7 +56,6 @@ class Asymmetry:
         """[n] asymmetry of each pair."""
         return np.abs(self.counts[:, 0] - self.counts[:, 1]) / self.counts.sum(1)
 
-
     @property
     def chance(self) -> float | None:
         """The total that chance alone is expected to give: each confusion of a pair falling

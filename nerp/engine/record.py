@@ -22,9 +22,8 @@ from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
 from nerp.errors import NerpError, OtherRunError
 from nerp.paths import replacing, write_text
-from nerp.protocols import run_dir
+from nerp.protocols import RESULT_FILE, run_dir
 
-RESULT_FILE = "result.json"
 CONFIG_FILE = "config.yaml"
 PREDICTIONS_FILE = "predictions.npz"
 

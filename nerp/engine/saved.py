@@ -9,8 +9,9 @@ import numpy as np
 
 from nerp.correction.flipping import Rule
 from nerp.correction.sweep import Saved
-from nerp.engine.record import PREDICTIONS_FILE, RESULT_FILE
+from nerp.engine.record import PREDICTIONS_FILE
 from nerp.errors import NerpError
+from nerp.protocols import RESULT_FILE
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""Run an experiment: every method, dataset, seed and number of shots of a protocol, each run when
+what it needs has finished (a test after its training, NeRP after its baseline).
+
+  nerp sweep --protocol base_to_novel --methods MMRL,MMRL_NeRP --datasets eurosat,dtd --gpus 0,1
+  nerp sweep FILE.yaml --slurm partition=gpu,gpus=1,time=600
+  nerp sweep status
+
+What is left out is as published (configs/experiments.yaml). A FILE holds the same names as the
+options below: `protocol: B2N`, `methods: [MMRL]`; options win over it. Finished runs are skipped
+and interrupted ones go on. The exit status is 0 if every run has finished."""
+
+import signal
+import sys
+
+
+def add_arguments(parser):
+    parser.usage = "nerp sweep [status] [FILE] [options]"
+    parser.add_argument("what", nargs="*", metavar="FILE",
+                        help="a selection as a YAML file; after the word status, or with that "
+                             "alone: show what is done, running, failed and waiting")
+    parser.add_argument("--protocol", help="base_to_novel, cross_dataset or few_shot")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="such as MMRL,MMRL_NeRP")
+    parser.add_argument("--datasets", nargs="+", metavar="CARD", help="such as eurosat,dtd")
+    parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 1,2,3")
+    parser.add_argument("--shots", nargs="+", metavar="N", help="such as 1,2,4,8,16")
+    parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
+    parser.add_argument("--phase", metavar="PHASE",
+                        help="all: baselines included (default); train or test: only those runs "
+                             "of the named methods")
+    parser.add_argument("--config", metavar="NAME",
+                        help="configs/trainers/<method>/NAME.yaml instead of the published one")
+    parser.add_argument("--root", metavar="DIR", help="the data (default: data)")
+    parser.add_argument("--output", metavar="DIR", help="the runs (default: output)")
+    parser.add_argument("--options", nargs="+", metavar="KEY VALUE",
+                        help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--gpus", default="", metavar="N,N",
+                       help="one run at a time on each of these (default: one at a time)")
+    where.add_argument("--slurm", metavar="KEY=VALUE,...",
+                       help="as jobs of a cluster, with sbatch's long options: "
+                            "partition=gpu,gpus=1,time=600")
+    parser.add_argument("--dry-run", action="store_true", help="print the command lines only")
+
+
+def main(args):
+    from nerp.experiments.plan import plan
+
+    looking = args.what[:1] == ["status"]
+    selection = _selection(args, args.what[1:] if looking else args.what)
+    if looking:
+        from nerp.experiments.status import overview, remembered
+
+        print(overview(plan(selection) if selection.protocol else remembered(selection.output)))
+        return 0
+    runs = plan(selection)
+    if args.dry_run:
+        for run in runs:
+            print(run.command)
+        return 0
+    return 0 if _sweep(args, selection, runs) else 1
+
+
+def _selection(args, files):
+    from dataclasses import fields
+
+    from nerp.errors import NerpError
+    from nerp.experiments.plan import Selection, parse, read_selection
+
+    if len(files) > 1:
+        raise NerpError(f"one selection file at a time, not {' '.join(files)}")
+    given = {field.name: getattr(args, field.name) for field in fields(Selection)}
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = {**(read_selection(files[0]) if files else {}), **parse(given, "command line")}
+    if "protocol" not in chosen and args.what[:1] != ["status"]:
+        raise NerpError("which experiment? --protocol base_to_novel, cross_dataset or few_shot, "
+                        "or a FILE that says so")
+    return Selection(**{"protocol": "", **chosen})
+
+
+def _sweep(args, selection, runs):
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from nerp.experiments.plan import check_data
+    from nerp.experiments.status import FOLDER, remember
+    from nerp.experiments.sweep import Sweep
+    from nerp.experiments.workers import Local, Slurm
+
+    check_data(selection.root, runs)
+    if args.slurm:
+        workers = Slurm(args.slurm, Path(selection.output) / FOLDER / "slurm")
+    else:
+        workers = Local(gpu for gpu in args.gpus.split(",") if gpu)
+    remember(selection)
+    _end_on_signals()
+    with tqdm(total=len(runs), desc="sweep", unit="run", disable=None, leave=False) as bar:
+
+        def tell(line):
+            tqdm.write(line)
+            sys.stdout.flush()
+            bar.update(len(sweep.state) - bar.n)
+
+        sweep = Sweep(runs, workers, tell)
+        return sweep.run()
+
+
+def _end_on_signals():
+    """Let SIGTERM and SIGHUP end a sweep in order, as Ctrl-C does; once, so that a second one
+    does not cut the ending short. SIGINT too: a shell that starts a sweep in the background has
+    it ignored."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
+        numbers.append(signal.SIGHUP)
+
+    def interrupt(*_):
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)

@@ -1,0 +1,60 @@
+"""Put the results of runs into tables, one row a method: base-to-novel (base, novel and their
+harmonic mean H), cross-dataset, domain generalisation, few-shot; whatever a folder has runs of.
+
+  nerp table output
+  nerp table output --against published
+  nerp table output --format latex --write-to table.tex
+
+A run that is missing is shown as missing; no average is taken over a set that lacks one."""
+
+from pathlib import Path
+
+FORMATS = ("terminal", "markdown", "csv", "latex")
+
+
+def add_arguments(parser):
+    parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
+                        help="where the runs are, at any depth (default: output)")
+    parser.add_argument("--protocol", nargs="+", default=[], metavar="NAME",
+                        help="base_to_novel, cross_dataset, domain_generalisation, few_shot")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N",
+                        help="the seeds that every number needs (default: all that occur)")
+    parser.add_argument("--by-config", action="store_true",
+                        help="one row a method and configuration, where a method has several")
+    parser.add_argument("--against", choices=["published"],
+                        help="put published numbers and the differences from them beside ours")
+    parser.add_argument("--format", choices=FORMATS, default="terminal")
+    parser.add_argument("--write-to", metavar="FILE", help="instead of the terminal")
+
+
+def main(args):
+    import shutil
+
+    from nerp.errors import NerpError
+    from nerp.paths import write_text
+    from nerp.registry import unknown
+    from nerp.results import render
+    from nerp.results.records import collect
+    from nerp.results.tables import TITLES, build_tables
+
+    for name in args.protocol:
+        if name not in TITLES:
+            raise unknown("table", name, TITLES)
+    tables = build_tables(
+        collect(args.folders), seeds=args.seeds, protocols=args.protocol,
+        by_config=args.by_config, against_published=args.against == "published",
+    )
+    if not tables:
+        raise NerpError(f"no runs for {', '.join(args.protocol)} below {', '.join(args.folders)}")
+    width = shutil.get_terminal_size((100, 0)).columns
+    text = {
+        "terminal": lambda: render.terminal(tables, width),
+        "markdown": lambda: render.markdown(tables),
+        "csv": lambda: render.comma_separated(tables),
+        "latex": lambda: render.latex(tables),
+    }[args.format]()
+    if args.write_to:
+        write_text(args.write_to, text)
+        print(f"written: {Path(args.write_to)}")
+    else:
+        print(text, end="")

@@ -1,0 +1,188 @@
+"""Carrying out one run as a process of its own, and what its folder then says about it.
+
+Beside what the run itself writes, its folder gets `sweep.log`, the output of the last attempt, and
+`sweep.json`, the receipt: how that ended. While an attempt is under way its log is locked, by the
+process itself, so that a run whose sweep was killed outright still counts as running.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nerp.experiments.plan import Run
+from nerp.paths import write_text
+from nerp.protocols import RESULT_FILE
+
+LOG_FILE = "sweep.log"
+RECEIPT_FILE = "sweep.json"
+STATES = ("done", "running", "failed", "interrupted", "waiting")
+# Exit statuses of a run that was asked to end.
+_INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM)
+# How long a process may take to end after each signal, in seconds.
+_PATIENCE = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+class TakenError(Exception):
+    """Another sweep is at this run, or has just finished it."""
+
+
+def fingerprint(run: Run) -> str:
+    """16 hex digits of all that decides a run: its command, its configuration files, and the
+    records of the runs that it needs."""
+    content = hashlib.sha256(json.dumps(run.argv).encode())
+    for path in (run.card, *run.inputs, *(needed / RESULT_FILE for needed in run.needs)):
+        with contextlib.suppress(FileNotFoundError):
+            content.update(path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def receipt(run: Run) -> dict:
+    """How the last attempt ended: exit_status, fingerprint, seconds; {} if none ended."""
+    try:
+        return json.loads((run.directory / RECEIPT_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a sweep has seen this very run through. One that finished otherwise is started
+    again, so that it can say itself whether what it finds is what was asked for."""
+    found = receipt(run)
+    return (
+        found.get("exit_status") == 0
+        and (run.directory / RESULT_FILE).is_file()
+        and found.get("fingerprint") == fingerprint(run)
+    )
+
+
+def state(run: Run) -> str:
+    """One of `STATES`, from what the run's folder holds."""
+    log, result = run.directory / LOG_FILE, run.directory / RESULT_FILE
+    if _is_locked(log):
+        return "running"
+    status = receipt(run).get("exit_status", 0)
+    if status and not _is_newer(result, run.directory / RECEIPT_FILE):
+        return "interrupted" if status in _INTERRUPTED else "failed"
+    if result.is_file():
+        return "done"
+    return "interrupted" if log.is_file() else "waiting"
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            _lock(file)
+    except FileNotFoundError:
+        return False
+    except TakenError:
+        return True
+    return False
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime > other.stat().st_mtime
+
+
+class Attempt:
+    """One attempt at a run, in a process of its own.
+
+    Args:
+        command: what stands for `nerp`. gpu: the device it sees; None: what this process sees.
+        wait: wait for another attempt that is under way, instead of raising TakenError.
+    """
+
+    def __init__(
+        self, run: Run, command: Sequence[str], gpu: str | None = None, wait: bool = False
+    ):
+        self.run = run
+        self.start = time.monotonic()
+        environment = {**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
+        run.directory.mkdir(parents=True, exist_ok=True)
+        # Kept open, and so locked, until the receipt is there.
+        self.log = open(run.directory / LOG_FILE, "ab")  # noqa: SIM115
+        try:
+            _lock(self.log, wait)
+            if is_finished(run):
+                raise TakenError
+            (run.directory / RECEIPT_FILE).unlink(missing_ok=True)
+            self.log.truncate(0)
+            self.log.write(f"$ {run.command}\n".encode())
+            self.log.flush()
+            # A session of its own: a Ctrl-C at the terminal reaches it through `stop` alone.
+            self.process = subprocess.Popen(
+                [*command, *run.argv],
+                stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
+                env=environment, start_new_session=True,
+            )
+        except BaseException:
+            self.log.close()
+            raise
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        status = self.process.poll()
+        if status is not None:
+            self._close(status)
+        return status
+
+    def wait(self) -> int:
+        """The exit status, once it has ended; the run is stopped if that is interrupted."""
+        try:
+            status = self.process.wait()
+        except BaseException:
+            stop([self])
+            raise
+        self._close(status)
+        return status
+
+    def _close(self, status: int) -> None:
+        content = {
+            "exit_status": status,
+            "fingerprint": fingerprint(self.run),
+            "seconds": round(time.monotonic() - self.start, 1),
+        }
+        write_text(self.run.directory / RECEIPT_FILE, json.dumps(content) + "\n")
+        self.log.close()
+
+
+def stop(attempts: Iterable[Attempt]) -> None:
+    """End them all, gently first: a run that was interrupted can be resumed. It gets no receipt,
+    which tells it from one that failed."""
+    attempts = left = list(attempts)
+    for number, patience in _PATIENCE:
+        for attempt in left:
+            with contextlib.suppress(ProcessLookupError):
+                # The whole session at last: workers that load data are processes too.
+                end = os.killpg if number is signal.SIGKILL else os.kill
+                end(attempt.process.pid, number)
+        deadline = time.monotonic() + patience
+        while left and time.monotonic() < deadline:
+            left = [attempt for attempt in left if attempt.process.poll() is None]
+            time.sleep(0.05)
+    for attempt in attempts:
+        attempt.log.close()
+
+
+def run_to_end(run: Run, command: Sequence[str]) -> int:
+    """One attempt from beginning to end; the exit status."""
+    try:
+        return Attempt(run, command, wait=True).wait()
+    except TakenError:  # and, since it has waited, finished
+        return 0
+
+
+def _lock(file, wait: bool = False) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise TakenError from None
+    except OSError:
+        pass  # a file system without locks: two sweeps at once are then the user's to avoid
+

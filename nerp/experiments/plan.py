@@ -1,0 +1,259 @@
+"""From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from nerp.config import find_card, find_method_file, load_yaml
+from nerp.errors import NerpError
+from nerp.experiments.catalogue import (
+    catalogue,
+    check_method,
+    config_name,
+    is_drawn,
+    learns,
+    published_methods,
+)
+from nerp.paths import shipped
+from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
+from nerp.registry import unknown
+
+PHASES = ("all", "train", "test")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is to be run. An empty list stands for the published one (configs/experiments.yaml).
+
+    Attributes:
+        protocol: by any of its names. methods: with or without _NeRP. datasets: cards; in
+            cross_dataset the ones tested on. seeds, shots: whole numbers.
+        source: the card that cross_dataset trains on; "" for the published one.
+        phase: "all": everything the methods need, baselines included; "train" or "test": only
+            those runs of the named methods.
+        config: a configuration's name to use instead of the published one, for every method.
+        root, output: the folders of the data and of the runs.
+        options: KEY VALUE pairs for every run.
+    """
+
+    protocol: str
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    shots: tuple[int, ...] = ()
+    source: str = ""
+    phase: str = "all"
+    config: str = ""
+    root: str = "data"
+    output: str = "output"
+    options: tuple[str, ...] = ()
+
+
+def read_selection(path: str | Path) -> dict:
+    """The attributes of a `Selection` that a YAML file sets. Raises NerpError as `parse` does."""
+    return parse(load_yaml(Path(path)), str(path))
+
+
+def parse(values: Mapping, where: str) -> dict:
+    """Attributes of a `Selection`, from YAML or from the command line.
+
+    A list may be written as [a, b], "a,b" or "a b", `options` as [KEY, VALUE] or {KEY: VALUE}.
+    Raises NerpError, naming `where`, for an unknown attribute or a value of the wrong kind.
+    """
+    kinds = {field.name: field.type for field in fields(Selection)}
+    parsed = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise NerpError(f"{where}: {unknown('key', name, kinds)}")
+        if isinstance(value, Mapping):
+            value = [part for pair in value.items() for part in pair]
+        parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
+        if name == "options" and len(parts) % 2:
+            raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
+        if name != "options":
+            parts = " ".join(parts).replace(",", " ").split()
+        if kinds[name] is str:
+            parsed[name] = str(value)
+        elif kinds[name] == tuple[str, ...]:
+            parsed[name] = tuple(parts)
+        elif all(part.isdecimal() for part in parts):
+            parsed[name] = tuple(map(int, parts))
+        else:
+            raise NerpError(f"{where}: {name} is {value!r}; it takes whole numbers, such as 1,2,3")
+    return parsed
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `nerp train` or `nerp test`.
+
+    Attributes:
+        directory: where it keeps its files; no two runs share one.
+        argv: the arguments after `nerp`.
+        needs: directories of runs that must have finished before.
+        card: the dataset's. inputs: what else decides its configuration, besides `argv`.
+        label: what it is, for people.
+        trainer: the method, with or without _NeRP.
+    """
+
+    directory: Path
+    argv: tuple[str, ...]
+    needs: tuple[Path, ...]
+    card: Path
+    inputs: tuple[Path, ...]
+    label: str
+    trainer: str
+
+    @property
+    def command(self) -> str:
+        """The command line, quoted for a shell."""
+        return shlex.join(("nerp", *self.argv))
+
+
+def plan(selection: Selection) -> list[Run]:
+    """The runs of a selection, each after those it needs.
+
+    Raises NerpError for an unknown protocol, method or dataset, a configuration that does not
+    exist, or a selection that holds no run.
+    """
+    selection = _complete(selection)
+    runs: dict[Path, Run] = {}
+    for setting in _settings(selection):
+        for run in setting.runs():
+            runs.setdefault(run.directory, run)
+    if not runs:
+        names = ", ".join(selection.methods)
+        raise NerpError(f"nothing to {selection.phase} for {names} in {selection.protocol}: NeRP "
+                        "and zero-shot CLIP are not trained, and in few_shot training tests too")
+    return list(runs.values())
+
+
+def check_data(root: str, runs: Iterable[Run]) -> None:
+    """Raise NerpError, naming them, if folders of datasets are missing below `root`; without them
+    every run would fail by itself. Drawn benchmarks need none."""
+    cards = dict.fromkeys(run.card for run in runs if not is_drawn(run.card.stem))
+    folders = [Path(root).expanduser() / load_yaml(card)["DATASET"]["DIRECTORY"] for card in cards]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise NerpError(f"{len(missing)} of {len(folders)} datasets are not there: "
+                        f"{', '.join(missing)}. DATASETS.md says how to get them; --root (DATA in "
+                        "the scripts) names the folder that holds them, --datasets a choice")
+
+
+def _complete(selection: Selection) -> Selection:
+    """With the published values where the selection leaves them open; checked."""
+    name = protocol(selection.protocol).name
+    published = catalogue()["protocols"][name]
+    if selection.phase not in PHASES:
+        raise unknown("phase", selection.phase, PHASES)
+    methods = selection.methods or tuple(published_methods())
+    for method in methods:
+        check_method(method)
+    datasets = selection.datasets or published["datasets"]
+    source = selection.source or published.get("source")
+    return replace(
+        selection,
+        protocol=name,
+        methods=methods,
+        datasets=tuple(find_card(dataset).stem for dataset in datasets),
+        seeds=selection.seeds or tuple(catalogue()["seeds"]),
+        shots=selection.shots or tuple(published["shots"]),
+        source=find_card(source).stem if source else "",
+    )
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One method, trained on one dataset with one number of shots and one seed."""
+
+    selection: Selection
+    plain: str
+    trained_on: str
+    shots: int
+    seed: int
+
+    @property
+    def tests(self) -> list[tuple[str, str]]:
+        """What the trained model is tested on: (dataset, classes)."""
+        chosen = self.selection
+        if chosen.protocol == "base_to_novel":
+            return [(self.trained_on, "base"), (self.trained_on, "new")]
+        if chosen.protocol == "few_shot":
+            return [(self.trained_on, "all")]
+        # A whole sweep shows the source too: the first column of the published tables.
+        first = [self.trained_on] if chosen.phase == "all" else []
+        return [(name, "all") for name in dict.fromkeys([*first, *chosen.datasets])]
+
+    def runs(self) -> Iterator[Run]:
+        """Training, then for each tested set of classes the plain test and NeRP's after it."""
+        chosen, corrected = self.selection, self.plain + NERP_SUFFIX
+        whole = chosen.phase == "all"
+        training = None
+        if learns(self.plain):
+            classes = "base" if chosen.protocol == "base_to_novel" else "all"
+            training = self.run("train", self.plain, self.trained_on, classes)
+            if whole or (chosen.phase == "train" and self.plain in chosen.methods):
+                yield training
+        if chosen.phase == "train":
+            return
+        for dataset, classes in self.tests:
+            before = training
+            # In few-shot, training ends with the test that counts.
+            if not (training and chosen.protocol == "few_shot"):
+                before = self.run("test", self.plain, dataset, classes, training)
+                if whole or self.plain in chosen.methods:
+                    yield before
+            if corrected in chosen.methods:
+                yield self.run("test", corrected, dataset, classes, training, after=before)
+
+    def run(
+        self, phase: str, trainer: str, dataset: str, classes: str,
+        training: Run | None = None, after: Run | None = None,
+    ) -> Run:
+        """One run; `training` made its checkpoint, `after` must have finished as well."""
+        chosen = self.selection
+        task = protocol(chosen.protocol).task
+        config = config_name(self.plain, task, self.trained_on, self.shots)
+        if chosen.config and learns(self.plain):
+            config = chosen.config
+        directory = run_dir(
+            chosen.output, task=task, phase=phase, classes=classes, dataset=dataset,
+            shots=self.shots, trainer=trainer, config=config or "default", seed=self.seed,
+        )
+        inputs = []
+        argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
+                "--dataset", dataset]
+        if config:
+            file = f"configs/trainers/{self.plain}/{config}.yaml"
+            inputs.append(find_method_file(file))
+            argv += ["--config-file", file]
+        if training:
+            argv += ["--model-dir", training.directory]
+        argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
+                 "DATASET.SUBSAMPLE_CLASSES", classes]
+        if trainer != self.plain:
+            table = f"{chosen.protocol}.yaml"
+            inputs.append(shipped("configs") / "nerp" / self.plain / table)
+            if chosen.protocol == "few_shot":  # every class was trained on
+                argv += ["NERP.ON_BASE", True]
+        needs = dict.fromkeys(run.directory for run in (training, after) if run)
+        return Run(
+            directory=directory,
+            argv=tuple(map(str, (*argv, *chosen.options))),
+            needs=tuple(needs) if chosen.phase == "all" else (),
+            card=find_card(dataset),
+            inputs=tuple(inputs),
+            label=f"{phase} {trainer}, {dataset} {classes}, {self.shots} shots, seed {self.seed}",
+            trainer=trainer,
+        )
+
+
+def _settings(selection: Selection) -> Iterator[_Setting]:
+    crossing = selection.protocol == "cross_dataset"
+    sources = (selection.source,) if crossing else selection.datasets
+    for plain in dict.fromkeys(map(plain_name, selection.methods)):
+        for trained_on in sources:
+            for shots in selection.shots:
+                for seed in selection.seeds:
+                    yield _Setting(selection, plain, trained_on, shots, seed)

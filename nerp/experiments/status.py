@@ -1,0 +1,56 @@
+"""Looking on: what of the sweeps below a folder is done, running, failed and still to do."""
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import yaml
+from tabulate import tabulate
+
+from nerp.errors import NerpError
+from nerp.experiments.attempt import STATES, state
+from nerp.experiments.plan import Run, Selection, plan, read_selection
+from nerp.experiments.sweep import reason
+from nerp.paths import write_text
+from nerp.protocols import protocol
+
+FOLDER = "sweeps"  # below the output folder: one file a selection that was started
+
+
+def remember(selection: Selection) -> Path:
+    """Keep a selection, as a file that `nerp sweep` takes too, for `nerp sweep status`."""
+    empty = asdict(Selection(""))
+    content = {k: list(v) if isinstance(v, tuple) else v
+               for k, v in asdict(selection).items() if v != empty[k]}
+    text = yaml.safe_dump(content, sort_keys=False)
+    name = f"{protocol(selection.protocol).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    path = Path(selection.output) / FOLDER / f"{name}.yaml"
+    write_text(path, text)
+    return path
+
+
+def remembered(output: str) -> list[Run]:
+    """The runs of every selection that was started below `output`. Raises NerpError for none."""
+    files = sorted((Path(output) / FOLDER).glob("*.yaml"))
+    if not files:
+        raise NerpError(f"no sweep has been started below {output}; --output names another folder")
+    runs = {}
+    for file in files:
+        selection = replace(Selection(**read_selection(file)), output=output)
+        runs.update((run.directory, run) for run in plan(selection))
+    return list(runs.values())
+
+
+def overview(runs: list[Run]) -> str:
+    """Counts by method and state, and a line for each run that is running or has failed."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    lines = []
+    for run in runs:
+        found = state(run)
+        counts[run.trainer][found] += 1
+        if found in ("running", "failed"):
+            lines += [f"{found}: {run.label}", *reason(run)]
+    counts["all"] = sum(counts.values(), Counter())
+    rows = [[name, *(count[s] for s in STATES)] for name, count in counts.items()]
+    return "\n".join([tabulate(rows, headers=["", *STATES]), *([""] if lines else []), *lines])

@@ -1,0 +1,118 @@
+"""Driving a plan: each run when what it needs has finished, and an account of it all."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
+from nerp.experiments.plan import Run
+from nerp.experiments.workers import Local, Slurm
+
+DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
+
+
+class Sweep:
+    """Carries out a plan.
+
+    Args:
+        runs: each after those it needs.
+        tell: called with a line for people.
+
+    Attributes:
+        state: directory -> how a run ended, for those that have.
+    """
+
+    def __init__(self, runs: Iterable[Run], workers: Local | Slurm, tell: Callable[[str], None]):
+        self.runs = list(runs)
+        self.workers = workers
+        self.tell = tell
+        self.state: dict[Path, str] = {}
+        self._active: dict[Path, object] = {}
+        self._unfinished: set[Path] = set()
+        self._taken: set[Path] = set()
+
+    def run(self) -> bool:
+        """Carry out everything; whether all of it has finished. Where this is interrupted, every
+        run is ended first."""
+        start = time.monotonic()
+        try:
+            while len(self.state) < len(self.runs):
+                for run in self.runs:
+                    if run.directory in self._active:
+                        self._look_at(run)
+                    elif run.directory not in self.state:
+                        self._consider(run)
+                time.sleep(self.workers.interval)
+        except BaseException:
+            self.workers.stop()
+            raise
+        self.tell(account(self.runs, self.state, time.monotonic() - start))
+        return not {FAILED, NOT_RUN} & set(self.state.values())
+
+    def _look_at(self, run: Run) -> None:
+        status = self.workers.poll(self._active[run.directory])
+        if status is not None:
+            del self._active[run.directory]
+            self._settle(run, FAILED if status else DONE)
+
+    def _consider(self, run: Run) -> None:
+        """Settle a run that waits, begin it, or leave it waiting."""
+        before = [self.state.get(needed) for needed in run.needs]
+        if FAILED in before or NOT_RUN in before:
+            self._settle(run, NOT_RUN)
+        elif None not in before:
+            if run.directory not in self._unfinished:
+                if is_finished(run):
+                    self._settle(run, SKIPPED)
+                    return
+                self._unfinished.add(run.directory)
+            if self.workers.has_room():
+                self._begin(run)
+
+    def _begin(self, run: Run) -> None:
+        try:
+            self._active[run.directory] = self.workers.start(run)
+        except TakenError:  # looked at again until the other sweep is through with it
+            self._unfinished.discard(run.directory)
+            if run.directory not in self._taken:
+                self._taken.add(run.directory)
+                self.tell(f"another sweep is at it: {run.label}")
+        else:
+            self.tell(run.command)
+
+    def _settle(self, run: Run, state: str) -> None:
+        self.state[run.directory] = state
+        if state == SKIPPED:  # counted in the account; hundreds of lines would hide the others
+            return
+        seconds = receipt(run).get("seconds")
+        took = "" if state == NOT_RUN or seconds is None else f" in {seconds:.0f} s"
+        self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}: {run.label}")
+
+
+def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
+    """What became of the runs, and of each that failed the reason and the log."""
+    counts = Counter(state.values())
+    parts = [f"{counts[s]} {s}" for s in (DONE, SKIPPED, FAILED, NOT_RUN) if counts[s]]
+    lines = ["", f"{len(runs)} runs: {', '.join(parts)}; {seconds:.0f} s"]
+    for run in runs:
+        if state[run.directory] == FAILED:
+            lines += [f"failed: {run.label}", *reason(run)]
+    if counts[NOT_RUN]:
+        lines.append(f"not run, since a run that they need failed: {counts[NOT_RUN]}")
+    if counts[FAILED]:
+        lines.append("The same command tries them again and goes on from there.")
+    return "\n".join(lines)
+
+
+def reason(run: Run) -> list[str]:
+    """How a run's last attempt ended, the last that it said, and where it said the rest."""
+    log = run.directory / LOG_FILE
+    status = receipt(run).get("exit_status")
+    end = "no exit status" if status is None else f"exit status {status}"
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+    return [f"    {end}: {last}", f"    log: {log}"]

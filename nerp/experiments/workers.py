@@ -1,0 +1,166 @@
+"""Where runs are carried out: on this machine, one a GPU, or as jobs of a SLURM cluster."""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from nerp.errors import NerpError
+from nerp.experiments.attempt import Attempt, run_to_end, stop
+from nerp.experiments.plan import Run
+
+COMMAND = (sys.executable, "-m", "nerp")
+_QUEUE_INTERVAL = 20.0  # seconds between looks at SLURM's queue
+# Seconds after which a job that is no longer in the queue counts as lost; its result may take a
+# while through a shared file system.
+_GRACE = 60.0
+
+
+class Local:
+    """This machine: one run at a time on each of `gpus`; without any, one at a time.
+
+    Args:
+        gpus: as CUDA_VISIBLE_DEVICES takes them; naming one twice puts two runs on it.
+    """
+
+    interval = 0.05  # seconds between looks at the runs under way
+
+    def __init__(self, gpus: Iterable[str] = ()):
+        self.slots: list[str | None] = list(gpus) or [None]
+        self.active: dict[Attempt, str | None] = {}
+
+    def has_room(self) -> bool:
+        return bool(self.slots)
+
+    def start(self, run: Run) -> Attempt:
+        """Begin a run. Raises TakenError where another sweep is at it."""
+        gpu = self.slots[0]
+        attempt = Attempt(run, COMMAND, gpu)
+        self.active[attempt] = self.slots.pop(0)
+        return attempt
+
+    def poll(self, attempt: Attempt) -> int | None:
+        """The exit status of a run, None while it is under way."""
+        status = attempt.poll()
+        if status is not None:
+            self.slots.append(self.active.pop(attempt))
+        return status
+
+    def stop(self) -> None:
+        """End every run."""
+        stop(self.active)
+
+
+class Slurm:
+    """A SLURM cluster, through submitit: every run that is ready is a job in the queue.
+
+    Args:
+        settings: "KEY=VALUE,..." with the long options of sbatch (partition, gpus, time in minutes,
+            account, ...); "cluster=local" runs the jobs on this machine instead, to try things.
+        folder: for submitit's files; the compute nodes must see it too.
+
+    Raises NerpError where submitit or SLURM is missing or a setting is malformed.
+    """
+
+    interval = 1.0
+
+    def __init__(self, settings: str, folder: Path):
+        options = _parse(settings)
+        self.local = options.pop("cluster", "slurm") == "local"
+        self.executor = _local(folder) if self.local else _cluster(folder, options)
+        self.active: list = []
+        self.last_seen: dict[str, float] = {}  # job id -> when the queue last had it
+        self.last_look = 0.0
+
+    def has_room(self) -> bool:
+        return not (self.local and self.active)
+
+    def start(self, run: Run):
+        """Submit a run. Raises NerpError, with sbatch's own words, if it is refused."""
+        try:
+            job = self.executor.submit(run_to_end, run, COMMAND)
+        except (subprocess.CalledProcessError, RuntimeError) as error:
+            raise NerpError(f"the job was refused: {' '.join(str(error).split())}") from None
+        self.active.append(job)
+        self.last_seen[job.job_id] = time.monotonic()
+        return job
+
+    def poll(self, job) -> int | None:
+        """The exit status of a run, None while it waits or is under way; 1 for a job that was
+        cancelled or went down with its node."""
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        handed_over = job.done() if self.local else job.paths.result_pickle.exists()
+        if not handed_over and not self._is_lost(job):
+            return None
+        self.active.remove(job)
+        try:
+            return job.result() if handed_over else 1
+        except (FailedJobError, UncompletedJobError):
+            return 1
+
+    def _is_lost(self, job) -> bool:
+        """Whether a job has left the queue and no result of it has come."""
+        if self.local:
+            return False
+        now = time.monotonic()
+        if now - self.last_look > _QUEUE_INTERVAL:
+            self.last_look = now
+            # squeue, since sacct needs an accounting database that not every cluster has.
+            command = ["squeue", "--me", "--noheader", "--format", "%i"]
+            listing = subprocess.run(command, capture_output=True, text=True)
+            there = listing.stdout.split() if listing.returncode == 0 else self.last_seen
+            self.last_seen.update(dict.fromkeys(there, now))
+        return now - self.last_seen[job.job_id] > _GRACE
+
+    def stop(self) -> None:
+        """Cancel every job."""
+        for job in self.active:
+            job.cancel(check=False)
+
+
+def _parse(settings: str) -> dict[str, str]:
+    options = {}
+    for part in settings.split(","):
+        key, _, value = part.partition("=")
+        if not key or not value:
+            raise NerpError(f"--slurm {settings!r}: expected KEY=VALUE,... with sbatch's long "
+                            "options, such as partition=gpu,gpus=1,time=600")
+        options[key.strip().replace("_", "-")] = value.strip()
+    return options
+
+
+def _local(folder: Path):
+    submitit = _submitit()
+    executor = submitit.LocalExecutor(folder)
+    executor.update_parameters(timeout_min=60 * 24 * 365)
+    return executor
+
+
+def _cluster(folder: Path, options: dict[str, str]):
+    submitit = _submitit()
+    try:
+        executor = submitit.SlurmExecutor(folder)
+    except RuntimeError:
+        raise NerpError("--slurm: there is no srun here; run this on a machine that submits to "
+                        "the cluster, or give cluster=local to try it without one") from None
+    minutes = options.pop("time", None)
+    if minutes is not None and not minutes.isdecimal():
+        raise NerpError(f"--slurm time={minutes}: give whole minutes, such as time=600")
+    executor.update_parameters(
+        job_name="nerp",
+        time=minutes and int(minutes),  # None: the partition's default
+        additional_parameters=options,
+    )
+    return executor
+
+
+def _submitit():
+    try:
+        import submitit
+    except ImportError:
+        raise NerpError("--slurm needs submitit: pip install 'nerp[slurm]'") from None
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    return submitit

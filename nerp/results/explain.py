@@ -1,0 +1,328 @@
+"""What NeRP did in a finished run, derived anew from its saved arrays: the facts behind
+`nerp explain`. How they are laid out on a page is in `explain_page`."""
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from yacs.config import CfgNode
+
+from nerp.config import default_config, load_yaml, merge, put
+from nerp.correction.flipping import (
+    ENTROPY,
+    MARGIN,
+    PROB,
+    PROB_THRES,
+    Evidence,
+    Partners,
+    Rule,
+    flip,
+)
+from nerp.data.benchmark import dataset_folder
+from nerp.data.decode import open_image
+from nerp.engine.metrics import (
+    Asymmetry,
+    accuracy_record,
+    asymmetry,
+    confusion_matrix,
+    flip_effect,
+)
+from nerp.engine.record import CONFIG_FILE, PREDICTIONS_FILE
+from nerp.engine.saved import SavedRun, load_run
+from nerp.errors import NerpError
+
+KINDS = ("helped", "hurt", "neutral")
+_REASONS = {MARGIN: "margin", ENTROPY: "entropy", PROB: "probability"}
+_THUMBNAIL = 96  # pixels, the longer side
+
+
+@dataclass(frozen=True)
+class When:
+    """The predictions before or after the correction.
+
+    Attributes: predictions [N]; confusion [C, C], rows: true classes; accuracy, macro_f1 in
+    percent.
+    """
+
+    predictions: np.ndarray
+    confusion: np.ndarray
+    accuracy: float
+    macro_f1: float
+    asymmetry: Asymmetry
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class before and after: accuracy in percent, None without images; priors in logits, less
+    their mean over the classes, which no comparison of two classes depends on."""
+
+    name: str
+    images: int
+    accuracy_before: float | None
+    accuracy_after: float | None
+    gained: int  # images that are right now, less those that were
+    predicted_before: int
+    predicted_after: int
+    text: float
+    image: float
+    both: float
+
+
+@dataclass(frozen=True)
+class FlippedRow:
+    """The flips that share a pair of classes or a reason; gap: the prior preference, in logits."""
+
+    label: tuple[str, ...]
+    flips: int
+    helped: int
+    hurt: int
+    neutral: int
+    gap: float
+
+
+@dataclass(frozen=True)
+class ConfusedRow:
+    """Two classes, and (images of first taken for second, of second for first)."""
+
+    first: str
+    second: str
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One flipped image. p_source, p_target: probabilities before the correction; reasons: the
+    signs of weak evidence that held, with their numbers; picture: a data URI, "" without one."""
+
+    path: str
+    kind: str
+    truth: str
+    source: str
+    target: str
+    p_source: float
+    p_target: float
+    margin: float
+    gap: float
+    reasons: list[str]
+    picture: str
+
+
+class Explanation:
+    """A corrected run, taken apart.
+
+    Attributes:
+        result: the content of result.json. cfg: the run's nodes DATASET, MODEL and NERP.
+        classnames: C names. labels: [N]. before, after: the predictions and what they amount to.
+        correction: the F flips. kind: [F] of each, an index into KINDS.
+        effect: flips, helped, hurt and neutral, counted.
+    """
+
+    def __init__(self, directory: str | Path, root: str = ""):
+        """Args: directory: of a NeRP test with --save-logits. root: where its data now are.
+
+        Raises NerpError for a folder without such a run, arrays that do not agree, or a correction
+        that is not the saved one.
+        """
+        run = load_run(directory)
+        self.result, self.rule = run.result, run.rule
+        self.cfg = _read_config(run.directory / CONFIG_FILE, root)
+        _check_arrays(run)
+        arrays = run.arrays
+        self.classnames = [_encodable(name) for name in arrays["classnames"]]
+        self.paths, self.labels = arrays["paths"], arrays["labels"]
+        self.logits, self.text_prior, self.image_prior, self.pairs = (
+            torch.from_numpy(arrays[name]) for name in ("logits", "text_prior", "image_prior",
+                                                        "pairs"))
+        self.correction = flip(
+            self.logits, self.text_prior, self.image_prior, self.pairs, self.rule
+        )
+        saved = arrays["corrected_logits"].argmax(1)
+        different = int((saved != self.correction.predictions.numpy()).sum())
+        if different:
+            raise NerpError(f"{run.directory}: with the rule in result.json {different} of "
+                            f"{len(saved)} predictions are not those in {PREDICTIONS_FILE}: the "
+                            "two are of different runs; nerp test --overwrite makes them anew")
+        self.before = self._when(self.logits.argmax(1).numpy())
+        self.after = self._when(saved)
+        self.effect = flip_effect(self.labels, self.before.predictions, self.after.predictions)
+        truth = self.labels[self.correction.images.numpy()]
+        self.source, self.target = (x.numpy() for x in (self.correction.source,
+                                                        self.correction.target))
+        self.kind = np.where(truth == self.target, 0, np.where(truth == self.source, 1, 2))
+
+    def _when(self, predictions: np.ndarray) -> When:
+        confusion = confusion_matrix(self.labels, predictions, len(self.classnames))
+        numbers = accuracy_record(confusion)
+        return When(predictions, confusion, numbers["accuracy"], numbers["macro_f1"],
+                    asymmetry(confusion))
+
+    @property
+    def sign_test(self) -> float:
+        """The probability of a difference between helped and hurt at least as large as the one
+        found if each such flip went either way like a fair coin (exact, two-sided)."""
+        helped, hurt = self.effect["helped"], self.effect["hurt"]
+        n = helped + hurt
+        tail = sum(
+            math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+                     - n * math.log(2))
+            for k in range(min(helped, hurt) + 1)
+        )
+        return min(1.0, 2 * tail)
+
+    @property
+    def image_dir(self) -> Path:
+        """What the paths start from."""
+        return dataset_folder(self.cfg) / self.cfg.DATASET.IMAGE_FOLDER
+
+    def classes(self) -> list[ClassRow]:
+        """Every class, in label order."""
+        images = self.before.confusion.sum(1)
+        right = [when.confusion.diagonal() for when in (self.before, self.after)]
+        predicted = [when.confusion.sum(0) for when in (self.before, self.after)]
+        accuracy = [[100 * float(r) / int(n) if n else None for r, n in zip(x, images, strict=True)]
+                    for x in right]
+        text, image = (x.double() - x.double().mean() for x in (self.text_prior, self.image_prior))
+        columns = (self.classnames, images.tolist(), *accuracy, (right[1] - right[0]).tolist(),
+                   *(x.tolist() for x in predicted),
+                   *(x.tolist() for x in (text, image, text + image)))
+        return [ClassRow(*row) for row in zip(*columns, strict=True)]
+
+    def flipped_pairs(self) -> list[FlippedRow]:
+        """The flips of each (from, to), most first."""
+        return self._flipped(
+            self.source * len(self.classnames) + self.target,
+            lambda key: tuple(self.classnames[c] for c in divmod(key, len(self.classnames))),
+        )
+
+    def flipped_by_reason(self) -> list[FlippedRow]:
+        """The flips for each set of signs of weak evidence, most first; their mean gap."""
+        return self._flipped(
+            self.correction.reason.numpy(),
+            lambda bits: tuple(name for bit, name in _REASONS.items() if bits & bit),
+        )
+
+    def _flipped(self, keys: np.ndarray, label) -> list[FlippedRow]:
+        found, group, flips = np.unique(keys, return_inverse=True, return_counts=True)
+        kinds = np.bincount(group * 3 + self.kind, minlength=3 * len(found)).reshape(-1, 3)
+        gaps = np.bincount(group, self.correction.gap.double().numpy(), len(found)) / flips
+        return [
+            FlippedRow(label(key), count, *of_kind, gap)
+            for count, of_kind, gap, key in sorted(
+                zip(flips.tolist(), kinds.tolist(), gaps.tolist(), found.tolist(), strict=True),
+                key=lambda row: -row[0],
+            )
+        ]
+
+    def confused_pairs(self, most: int) -> list[ConfusedRow]:
+        """The `most` pairs with the most confusions before the correction."""
+        pairs, counts = self.before.asymmetry.pairs, self.before.asymmetry.counts
+        order = np.argsort(-counts.sum(1), kind="stable")[:most]
+        later = self.after.confusion
+        return [
+            ConfusedRow(self.classnames[i], self.classnames[j], (there, back),
+                        (int(later[i, j]), int(later[j, i])))
+            for (i, j), (there, back) in zip(pairs[order].tolist(), counts[order].tolist(),
+                                             strict=True)
+        ]
+
+    def sample(self, most: int) -> list[Flip]:
+        """At most `most` flips with their pictures, chosen by `fair_sample`."""
+        chosen = torch.from_numpy(fair_sample(self.kind, most))
+        found = self.correction
+        images, source, target = found.images[chosen], found.source[chosen], found.target[chosen]
+        logits = self.logits[images]
+        probability = logits.softmax(dim=1)
+        rows = torch.arange(len(chosen))
+        evidence = Evidence(logits, Partners(self.pairs, self.text_prior, self.image_prior))
+        entropy = evidence.entropy(rows).tolist()
+        columns = (chosen, images, source, target, probability[rows, source],
+                   probability[rows, target], found.margin[chosen], found.gap[chosen],
+                   found.reason[chosen])
+        return [
+            Flip(
+                path=_encodable(self.paths[image]),
+                kind=KINDS[self.kind[place]],
+                truth=self.classnames[self.labels[image]],
+                source=self.classnames[i],
+                target=self.classnames[j],
+                p_source=p,
+                p_target=q,
+                margin=margin,
+                gap=gap,
+                reasons=_reasons(self.rule, bits, margin, entropy[row], p),
+                picture=thumbnail(self.image_dir / str(self.paths[image])),
+            )
+            for row, (place, image, i, j, p, q, margin, gap, bits) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True))
+        ]
+
+
+def fair_sample(kind: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` places of `kind` [F], of each kind an equal share, and evenly spaced.
+
+    What one kind does not fill goes to the others. Returns the places, by kind.
+    """
+    groups = [np.flatnonzero(kind == k) for k in range(len(KINDS))]
+    share = [0] * len(groups)
+    left = most
+    for waiting, k in zip((3, 2, 1), sorted(range(3), key=lambda k: len(groups[k])), strict=True):
+        share[k] = min(len(groups[k]), left // waiting)
+        left -= share[k]
+    return np.concatenate([group[np.arange(n) * len(group) // max(n, 1)]
+                           for group, n in zip(groups, share, strict=True)])
+
+
+def thumbnail(path: Path) -> str:
+    """The image as a small JPEG in a data URI; "" where it is missing or cannot be decoded."""
+    try:
+        image = open_image(path)
+    except NerpError:
+        return ""
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _reasons(rule: Rule, bits: int, margin: float, entropy: float, p: float) -> list[str]:
+    texts = {
+        MARGIN: f"margin {margin:.2f} ≤ {rule.thres:g}",
+        ENTROPY: f"entropy {entropy:.2f} ≥ {rule.entropy_thres:g}",
+        PROB: f"probability {p:.2f} < {PROB_THRES:g}",
+    }
+    return [text for bit, text in texts.items() if bits & bit]
+
+
+def _read_config(file: Path, root: str) -> CfgNode:
+    saved = load_yaml(file)
+    cfg = default_config()
+    # The methods' own nodes are of no use here, and may be of a method that is not registered.
+    merge(cfg, {name: saved.get(name, {}) for name in ("DATASET", "MODEL", "NERP")}, str(file))
+    if root:
+        put(cfg, "DATASET.ROOT", root, "command line")
+    return cfg
+
+
+def _check_arrays(run: SavedRun) -> None:
+    arrays, file = run.arrays, run.directory / PREDICTIONS_FILE
+    missing = [n for n in ("corrected_logits", "paths", "classnames") if n not in arrays]
+    if missing:
+        raise NerpError(f"{file}: no {', '.join(missing)}; nerp test --overwrite --save-logits "
+                        "makes it anew")
+    labels, shape = arrays["labels"], (len(arrays["paths"]), len(arrays["classnames"]))
+    fits = (arrays["logits"].shape == arrays["corrected_logits"].shape == shape
+            and labels.shape == shape[:1] and len(labels) and labels.dtype.kind == "i"
+            and labels.min() >= 0 and labels.max() < shape[1])
+    if not fits:
+        raise NerpError(f"{file}: its arrays do not agree on the images and classes; nerp test "
+                        "--overwrite --save-logits makes it anew")
+
+
+def _encodable(text: str) -> str:
+    """Without the lone surrogates that file names may hold and UTF-8 cannot."""
+    return str(text).encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,196 @@
+"""The facts of `explain` as one HTML page that fetches nothing; its layout is explain_page.html."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from nerp.correction.flipping import PROB_THRES
+from nerp.correction.pairs import CAVEATS, TEST_IMAGES, TEST_LABELS, UNKNOWN
+from nerp.protocols import protocol
+from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
+
+# The most classes of which every one is shown: in the matrix, in the bars.
+FEW_CLASSES = 40
+_ENDS = 15  # of many classes, those shown at either end of an order
+_PAIRS = 20  # rows of the tables of pairs
+_OVERVIEW = 100  # cells a side of the overview of a large matrix
+# Okabe and Ito's blue and vermilion: told apart without red and green, and on light and dark.
+_BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
+
+_WARNINGS = {
+    TEST_IMAGES: "the class pairs were found with the test images themselves, without their "
+                 "labels. Compare these numbers only with others that were allowed the same.",
+    TEST_LABELS: "the class pairs were found with the test labels. These numbers are no result of "
+                 "the method; they say how far it goes with the answers in hand.",
+    UNKNOWN: "the class pairs come from a file that does not say what they were found with. If "
+             "that was test data, these numbers are no fair result.",
+}
+_CLASSES = {"all": "all classes", "base": "base classes", "new": "novel classes"}
+_THRESHOLDS = {
+    "published": "the published settings for this method, protocol and dataset",
+    "default": "the defaults",
+    "calibrated": "calibrated without test images",
+}
+_DRAWN = {
+    "tiny": "a tiny CLIP trained on drawn images: to try things on, not evidence about CLIP",
+    "tiny-biased": "a tiny CLIP trained on drawn images so that class frequencies bias it: a "
+                   "positive control, not evidence about CLIP",
+}
+
+
+def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
+    """The page.
+
+    Args:
+        flips: those shown with their pictures, in the order of KINDS.
+    """
+    result, looked_at = facts.result, facts.result["nerp"]["looked_at"]
+    classes = facts.classes()
+    few = len(classes) <= FEW_CLASSES
+    by_prior = sorted(classes, key=lambda row: -row.both)
+    limit = max(abs(prior) for r in classes for prior in (r.text, r.image, r.both)) or 1.0
+    by_gain = sorted(classes, key=lambda row: -row.gained)
+    return _template().render(
+        facts=facts,
+        record=result["nerp"],
+        nerp=facts.cfg.NERP,
+        rule=facts.rule,
+        prob_thres=PROB_THRES,
+        title=f"{result['trainer']} on {result['dataset']}, {_CLASSES[result['classes']]}, seed "
+              f"{result['seed']}",
+        protocol=protocol(result["task"]).name.replace("_", "-"),
+        summary=summary(facts),
+        caveat=CAVEATS.get(looked_at, "unknown origin"),
+        warning=_WARNINGS.get(looked_at, ""),
+        thresholds=_THRESHOLDS,
+        backbone=facts.cfg.MODEL.BACKBONE,
+        drawn=_DRAWN,
+        few=few,
+        moments=(("before", facts.before), ("after", facts.after)),
+        matrix=_matrix(facts) if few else None,
+        overview=None if few else _overview(facts),
+        confused=facts.confused_pairs(_PAIRS),
+        by_prior=by_prior if few else by_prior[:_ENDS] + by_prior[-_ENDS:],
+        prior_limit=limit,
+        strip=None if few else _strip(by_prior, limit),
+        pairs=facts.flipped_pairs(),
+        most_pairs=_PAIRS,
+        reasons=facts.flipped_by_reason(),
+        classes=classes,
+        changed=by_gain if few else _changed(by_gain),
+        kinds=KINDS,
+        flips=flips,
+        missing=sum(not flip.picture for flip in flips),
+    )
+
+
+def summary(facts: Explanation) -> str:
+    """What the correction did, in plain words."""
+    effect, n = facts.effect, len(facts.labels)
+    before, after = facts.before.accuracy, facts.after.accuracy
+    if not effect["flips"]:
+        return (f"The correction changed none of the {n:,} predictions; accuracy stays "
+                f"{_percent(before)}.")
+    net = effect["helped"] - effect["hurt"]
+    verdict = "helped" if net > 0 else "did harm" if net < 0 else "made no difference to accuracy"
+    return (
+        f"On these images the correction {verdict}: accuracy went from {_percent(before)} to "
+        f"{_percent(after)} ({_signed(after - before)} points). It changed {effect['flips']:,} of "
+        f"{n:,} predictions: {effect['helped']:,} became right (helped), {effect['hurt']:,} became "
+        f"wrong (hurt) and {effect['neutral']:,} went from one wrong class to another (neutral)."
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "filename": lambda path: Path(path).name,
+        "count": lambda value: f"{value:,}",
+        "signed": _signed,
+        "change": lambda value: _signed(value, 0),
+        "plain": lambda value: f"{value:g}".replace("-", "−"),
+        "percent": _percent,
+        "share": lambda value: "–" if value is None else f"{value:.3f}",
+    }
+    return environment.get_template("explain_page.html")
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    value = round(value, digits) or 0  # no minus before a zero
+    return f"{value:{'+' if value else ''},.{digits}f}".replace("-", "−")
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}\u202f%"
+
+
+def _changed(by_gain: list[ClassRow]) -> list[ClassRow]:
+    """Of many classes, those that gained and lost most."""
+    return ([row for row in by_gain[:_ENDS] if row.gained > 0]
+            + [row for row in by_gain[-_ENDS:] if row.gained < 0])
+
+
+def _matrix(facts: Explanation) -> dict:
+    """Shades from 0 to 1 of both matrices: of right cells by the share of the class's images, of
+    confusions by their share over the largest one of either matrix."""
+    images = np.maximum(facts.before.confusion.sum(1, keepdims=True), 1)
+    shares = [when.confusion / images for when in (facts.before, facts.after)]
+    wrong = ~np.eye(len(images), dtype=bool)
+    largest = max(float((share * wrong).max()) for share in shares)
+    shades = [np.where(wrong, share / (largest or 1), share).tolist() for share in shares]
+    return {"shades": dict(zip(("before", "after"), shades, strict=True)), "largest": largest}
+
+
+def _overview(facts: Explanation) -> dict:
+    """Pictures of a large matrix, neighbouring classes summed: the confusions before, and what
+    the correction took away (blue) and added (orange)."""
+    classes = len(facts.classnames)
+    block = -(-classes // _OVERVIEW)
+    wrong = ~np.eye(classes, dtype=bool)
+    before = _blocks(facts.before.confusion * wrong, block)
+    change = _blocks((facts.after.confusion - facts.before.confusion) * wrong, block)
+    return {
+        "block": block,
+        "before": _picture(before),
+        "change": _picture(change),
+        "largest": int(before.max()),
+        "largest_change": int(np.abs(change).max()),
+    }
+
+
+def _blocks(matrix: np.ndarray, block: int) -> np.ndarray:
+    """Sums of `block` x `block` cells; the last ones may be of fewer."""
+    edges = np.arange(0, len(matrix), block)
+    return np.add.reduceat(np.add.reduceat(matrix, edges, 0), edges, 1)
+
+
+def _picture(values: np.ndarray) -> str:
+    """A PNG in a data URI, a pixel a cell, orange or, below 0, blue: the larger the value, the less
+    transparent (by square root, so that small ones are seen)."""
+    pixels = np.empty((*values.shape, 4), np.uint8)
+    pixels[..., :3] = np.where(values[..., None] < 0, _BLUE, _ORANGE)
+    pixels[..., 3] = np.round(255 * np.sqrt(np.abs(values) / max(np.abs(values).max(), 1)))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _strip(by_prior: list[ClassRow], limit: float) -> dict[str, str]:
+    """SVG path data for the priors of many classes in the order of their sum, in a box of
+    1000 x 200 that spans ±limit: `both` a line, `text` and `image` a dot a class."""
+    xs = np.linspace(0, 1000, len(by_prior))
+    paths = {}
+    for name in ("both", "text", "image"):
+        ys = [100 - 100 * getattr(row, name) / limit for row in by_prior]
+        points = [f"{x:.0f} {y:.1f}" for x, y in zip(xs, ys, strict=True)]
+        paths[name] = "M" + "L".join(points) if name == "both" else \
+            "".join(f"M{point}h0" for point in points)
+    return paths

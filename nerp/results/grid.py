@@ -1,0 +1,192 @@
+"""The records of one table, addressed by row, dataset and part; and which table a record is for."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from nerp.errors import NerpError
+from nerp.experiments.catalogue import drawn_names, methods
+from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.results.published import domain_shifts, in_published_order
+from nerp.results.records import Record
+
+BASE, NOVEL = "Base", "Novel"
+_PARTS = {"base": BASE, "new": NOVEL, "all": ""}
+_SHOT = "-shot"
+# What a number that looked at test data, or may have, is marked with.
+MARKS = {
+    "test images": ("†", "transductive: NeRP's class pairs were found with the test images"),
+    "test labels": ("‡", "upper bound: NeRP's class pairs were found with the test labels"),
+    "unknown": ("§", "NeRP's class pairs come from a file that does not say what they were found "
+                     "with"),
+}
+INCOMPLETE = "*"  # what a number is marked with that some seeds are missing from
+
+
+class Grid:
+    """Records by row, dataset and part: BASE or NOVEL, in few-shot 1-shot and so on, else "".
+
+    Training ends with a test on the classes that were learned; a test run of the same, where
+    there is one, stands in its place.
+
+    Args:
+        seeds: those that a complete cell has; () for all that occur.
+        by_config: one row a method and configuration instead of one a method.
+
+    Raises NerpError where two records claim the same place.
+    """
+
+    def __init__(self, records: Iterable[Record], seeds: tuple[int, ...], by_config: bool):
+        records = sorted(records, key=lambda r: r.kind == "train")
+        self.seeds = seeds or tuple(sorted({r.seed for r in records}))
+        self.datasets = {r.dataset for r in records}
+        self._places: dict[tuple[str, str, str], dict[int, Record]] = {}
+        for record in records:
+            part = f"{record.shots}{_SHOT}" if record.protocol == "few_shot" else \
+                _PARTS[record.classes]
+            row = f"{record.trainer} ({record.config})" if by_config else record.trainer
+            seeds_of_place = self._places.setdefault((row, record.dataset, part), {})
+            there = seeds_of_place.setdefault(record.seed, record)
+            twice = there is not record and there.kind == record.kind
+            if twice and not record.repeats(there):
+                raise NerpError(f"two results for {row} on {record.dataset} ({record.classes}, "
+                                f"{record.shots} shots, seed {record.seed}): {there.path} and "
+                                f"{record.path}. Name a narrower folder, or give --by-config")
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts of every dataset, in order."""
+        there = {part for _, _, part in self._places}
+        if there & {BASE, NOVEL}:
+            return [BASE, NOVEL]
+        return sorted(there, key=lambda part: int(part.removesuffix(_SHOT) or 0))
+
+    @property
+    def rows(self) -> list[str]:
+        """Labels in the order of the methods, each NeRP row after its plain one."""
+        order = {name: i for i, name in enumerate(methods())}
+
+        def key(label: str):
+            trainer = label.split(" ")[0]
+            plain = plain_name(trainer)
+            return order.get(plain, len(order)), plain, trainer.endswith(NERP_SUFFIX), label
+
+        return sorted({row for row, _, _ in self._places}, key=key)
+
+    def records(self, row: str, dataset: str, part: str) -> dict[int, Record]:
+        """Seed -> record."""
+        return self._places.get((row, dataset, part), {})
+
+    def series(self, row: str, dataset: str, part: str) -> dict[int, float]:
+        """Seed -> accuracy."""
+        return {seed: r.accuracy for seed, r in self.records(row, dataset, part).items()}
+
+    def average(self, row: str, datasets: Iterable[str], part: str) -> dict[int, float]:
+        """Seed -> mean accuracy over `datasets`; {} if one of them lacks a seed."""
+        each = [self.series(row, dataset, part) for dataset in datasets]
+        if any(set(one) != set(self.seeds) for one in each):
+            return {}
+        return {seed: fmean(one[seed] for one in each) for seed in self.seeds}
+
+    def marks(self, row: str, datasets: Iterable[str], parts: Iterable[str]) -> str:
+        """What numbers made of these places are marked with, wherever they are shown."""
+        looked_at = {
+            record.looked_at
+            for dataset in datasets for part in parts
+            for record in self.records(row, dataset, part).values()
+        }
+        return "".join(mark for name, (mark, _) in MARKS.items() if name in looked_at)
+
+    def missing(self, rows: Iterable[str]) -> list[str]:
+        """What `rows` lack: datasets and parts with the seeds that are not there."""
+        lines = []
+        for row in rows:
+            for dataset in in_published_order(self.datasets):
+                for part in self.parts:
+                    there = self.records(row, dataset, part)
+                    if lacking := [str(seed) for seed in self.seeds if seed not in there]:
+                        place = " ".join(filter(None, (row, dataset, part)))
+                        lines.append(f"{place} (seed {', '.join(lacking)})")
+        return lines
+
+
+def meanings(marks: str) -> list[str]:
+    """A line for each of `MARKS` in a text."""
+    return [f"{mark} {meaning}." for mark, meaning in MARKS.values() if mark in marks]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The records of one table.
+
+    Attributes:
+        name: base_to_novel, cross_dataset, domain_generalisation or few_shot.
+        shots: 0 in few-shot, which has several. drawn: whether it is of drawn benchmarks.
+        source: [the dataset that cross-dataset models learned], if it is there, or [].
+        averaged: the datasets that count for an average, in the papers' order.
+    """
+
+    name: str
+    shots: int
+    drawn: bool
+    grid: Grid
+    source: list[str]
+    averaged: list[str]
+
+
+def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> list[Part]:
+    """The tables that `records` are for. Drawn benchmarks have tables of their own. The source of
+    a cross-dataset experiment stands in both of its tables, where both have more than it.
+
+    Args:
+        seeds: those that every cell must have, the others are left out; () for all that occur.
+        by_config: see `Grid`.
+
+    Raises NerpError where two records claim the same place, several sources occur, or none of the
+    seeds does.
+    """
+    seeds, drawn = tuple(seeds), drawn_names()
+    records = [record for record in records if not seeds or record.seed in seeds]
+    if not records:
+        raise NerpError(f"there are no results of seed {', '.join(map(str, seeds))}")
+    parts = []
+    for are_drawn in (False, True):
+        world = [record for record in records if (record.dataset in drawn) == are_drawn]
+        source = _source(world)
+        for (name, shots), chosen in sorted(_by_table(world, source).items()):
+            grid = Grid(chosen, seeds, by_config)
+            crossing = name in ("cross_dataset", "domain_generalisation")
+            first = [source] if crossing and source in grid.datasets else []
+            averaged = in_published_order(grid.datasets - set(first))
+            parts.append(Part(name, shots, are_drawn, grid, first, averaged))
+    return parts
+
+
+def _by_table(records: Iterable[Record], source: str) -> dict[tuple[str, int], list[Record]]:
+    """(a table's name, its shots) -> records."""
+    tables: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    of_source = []
+    for record in records:
+        if record.protocol == "few_shot":
+            tables["few_shot", 0].append(record)
+        elif record.protocol == "cross_dataset" and record.dataset == source:
+            of_source.append(record)
+        else:
+            shifted = record.protocol == "cross_dataset" and record.dataset in domain_shifts()
+            name = "domain_generalisation" if shifted else record.protocol
+            tables[name, record.shots].append(record)
+    for record in of_source:
+        pair = [(name, record.shots) for name in ("cross_dataset", "domain_generalisation")]
+        for key in [key for key in pair if key in tables] or pair[:1]:
+            tables[key].append(record)
+    return tables
+
+
+def _source(records: Iterable[Record]) -> str:
+    """The dataset that cross-dataset models were trained on."""
+    trained = {r.dataset for r in records if r.protocol == "cross_dataset" and r.kind == "train"}
+    if len(trained) > 1:
+        raise NerpError(f"cross-dataset models from several sources ({', '.join(sorted(trained))}) "
+                        "in one folder: their tests cannot be told apart. Name the folder of one")
+    return trained.pop() if trained else "ImageNet"

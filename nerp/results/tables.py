@@ -1,0 +1,193 @@
+"""Records into tables: one row a method, one group of columns a dataset.
+
+How numbers are made, here and nowhere else:
+- a cell is the mean over the seeds and ± their population standard deviation (divided by n, as
+  `tools/parse_test_res.py` and the field's papers have it);
+- H of a dataset is 2bn / (b + n) of each seed, averaged over the seeds;
+- an Average is taken over all datasets of the table, and only where none of them lacks a seed; its
+  H is that of the average base and the average novel accuracy, as in published tables.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from statistics import fmean, pstdev
+
+from nerp.engine.metrics import harmonic_mean
+from nerp.results.grid import BASE, INCOMPLETE, NOVEL, Grid, Part, meanings, split
+from nerp.results.published import AVERAGE, PUBLISHED_SHOTS, rows_of
+from nerp.results.records import Record
+
+TITLES = {
+    "base_to_novel": "Base-to-novel",
+    "cross_dataset": "Cross-dataset",
+    "domain_generalisation": "Domain generalisation",
+    "few_shot": "Few-shot",
+}
+H = "H"
+_MOST_MISSING = 6  # named in a note
+
+Column = tuple[str, str]  # a group (a dataset or AVERAGE) and a part of it; "" for the accuracy
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number in percent.
+
+    Attributes:
+        std: over the seeds; None where there is no spread to give.
+        marks: characters of `MARKS` or `INCOMPLETE` (nerp.results.grid).
+    """
+
+    mean: float
+    std: float | None = None
+    marks: str = ""
+
+
+@dataclass
+class Row:
+    """`cells` lacks the columns whose runs are missing. kind: "measured", "published" or
+    "difference" (measured - published)."""
+
+    label: str
+    cells: dict[Column, Cell] = field(default_factory=dict)
+    kind: str = "measured"
+
+
+@dataclass
+class Table:
+    """`notes` are lines to stand below it."""
+
+    protocol: str
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str]
+
+
+def build_tables(
+    records: Iterable[Record], *, seeds: Iterable[int] = (), protocols: Iterable[str] = (),
+    by_config: bool = False, against_published: bool = False,
+) -> list[Table]:
+    """A table for each protocol, and for each number of shots but in few-shot; drawn benchmarks,
+    which are no evidence about CLIP, have their own.
+
+    Args:
+        seeds: those that every cell must have; by default all that occur.
+        protocols: names of `TITLES`; by default those that have results.
+        by_config: one row a method and configuration instead of one a method.
+        against_published: add published rows and the differences from them.
+
+    Raises NerpError as `split` does.
+    """
+    tables = []
+    for part in split(records, seeds, by_config):
+        if not protocols or part.name in protocols:
+            table = _table(part)
+            if against_published:
+                _compare(table, part)
+            tables.append(table)
+    return sorted(tables, key=lambda table: list(TITLES).index(table.protocol))
+
+
+def _table(part: Part) -> Table:
+    grid, averaged = part.grid, part.averaged
+    average = [AVERAGE] if len(averaged) > 1 else []
+    groups = [*part.source, *averaged, *average] if part.source else [*average, *averaged]
+    shown = [*grid.parts, H] if NOVEL in grid.parts else grid.parts
+    rows = [
+        Row(label, {
+            column: cell for group in groups for column, cell in _cells(part, label, group)
+        })
+        for label in grid.rows
+    ]
+    return Table(
+        protocol=part.name,
+        title=", ".join([TITLES[part.name], *([f"{part.shots} shots"] if part.shots else []),
+                         *(["drawn benchmarks"] if part.drawn else [])]),
+        columns=[(group, name) for group in groups for name in shown],
+        rows=rows,
+        notes=_notes(grid, rows),
+    )
+
+
+def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
+    """The cells of a row in one group of columns."""
+    grid = part.grid
+    datasets = part.averaged if group == AVERAGE else [group]
+    series = {}
+    for name in grid.parts:
+        # One dataset that lacks a seed is shown with those it has; an average over it is not.
+        if group == AVERAGE:
+            series[name] = grid.average(label, datasets, name)
+        else:
+            series[name] = grid.series(label, group, name)
+        if series[name]:
+            yield (group, name), _cell(series[name], grid.marks(label, datasets, [name]), grid)
+    if NOVEL in grid.parts:
+        base, novel = series[BASE], series[NOVEL]
+        harmonic = {seed: harmonic_mean(base[seed], novel[seed]) for seed in base.keys() & novel}
+        if harmonic:
+            cell = _cell(harmonic, grid.marks(label, datasets, grid.parts), grid)
+            if group == AVERAGE:
+                mean = harmonic_mean(fmean(base.values()), fmean(novel.values()))
+                cell = replace(cell, mean=mean)
+            yield (group, H), cell
+
+
+def _cell(series: Mapping[int, float], marks: str, grid: Grid) -> Cell:
+    values = list(series.values())
+    if len(values) < len(grid.seeds):
+        marks += INCOMPLETE
+    return Cell(fmean(values), pstdev(values) if len(values) > 1 else None, marks)
+
+
+def _notes(grid: Grid, rows: list[Row]) -> list[str]:
+    seeds = ", ".join(map(str, grid.seeds))
+    notes = [f"Accuracy in percent, seed {seeds}."]
+    if len(grid.seeds) > 1:
+        notes = [f"Accuracy in percent, mean ± population standard deviation over seeds {seeds}."]
+    if any(part == H for row in rows for _, part in row.cells):
+        notes.append("H: harmonic mean of base and novel of each seed, averaged; of Average: "
+                     "that of the average base and novel accuracy.")
+    shown = "".join(cell.marks for row in rows for cell in row.cells.values())
+    notes += meanings(shown)
+    missing = grid.missing(grid.rows)
+    if missing:
+        more = len(missing) - _MOST_MISSING
+        listed = "; ".join(missing[:_MOST_MISSING]) + (f"; and {more} more" if more > 0 else "")
+        notes.append(f"Missing ({INCOMPLETE}: some seeds; –: all of them, and no average over "
+                     f"such): {listed}.")
+    return notes
+
+
+def _compare(table: Table, part: Part) -> None:
+    """Put published rows and the differences from them below the rows they belong to.
+
+    A published average is compared with an average over the same datasets only.
+    """
+    rows: list[Row] = []
+    sources = set()
+    ours = set(part.averaged)
+    for row in table.rows:
+        rows.append(row)
+        trainer = row.label.split(" ")[0]
+        papers = rows_of(table.protocol, trainer) if part.shots == PUBLISHED_SHOTS else {}
+        for paper, theirs in papers.items():
+            if ours != theirs.keys() - {AVERAGE, *part.source}:
+                theirs = {name: line for name, line in theirs.items() if name != AVERAGE}
+            cells = {
+                (group, name): Cell(value)
+                for group, name in table.columns
+                if group in theirs and (value := theirs[group].accuracy(name)) is not None
+            }
+            if cells:
+                sources.add(paper)
+                differences = {column: Cell(row.cells[column].mean - cell.mean)
+                               for column, cell in cells.items() if column in row.cells}
+                rows += [Row(paper, cells, "published"),
+                         Row("difference", differences, "difference")]
+    table.rows = rows
+    table.notes.append(
+        f"Published numbers: {', '.join(sorted(sources))}; ours - theirs below them."
+        if sources else "There are no published numbers for these methods, datasets and shots."
+    )

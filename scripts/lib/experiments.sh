@@ -1,0 +1,53 @@
+# Sourced by the experiment scripts, after which `run_here` and `run_sweep` are there.
+# shellcheck shell=bash
+#
+# What the scripts read from the environment:
+#   DATA      the folder that holds the datasets' folders (default: data)
+#   OUTPUT    where the runs go (default: output)
+#   SEEDS, SHOTS, DATASETS, SOURCE, CONFIG    instead of the published ones (nerp sweep --help)
+#   GPUS=0,1 or SLURM=partition=gpu,gpus=1    where a sweep runs
+#   DRY_RUN=1 print the command lines only
+
+# shellcheck source=scripts/lib/environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+# usage NAMES COUNT ARGUMENTS... : stop, with the script's own explanation, if there are fewer.
+usage() {
+    local names="$1" count="$2"
+    shift 2
+    [ $# -ge "$count" ] && return
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
+    die "usage: bash $0 $names"
+}
+
+# The options of `nerp sweep` that the environment sets, in $SELECTION.
+selection() {
+    SELECTION=(--root "${DATA:-data}" --output "${OUTPUT:-output}")
+    local name words
+    for name in SEEDS SHOTS DATASETS SOURCE CONFIG; do
+        [ -n "${!name:-}" ] || continue
+        read -ra words <<<"${!name//,/ }"
+        SELECTION+=("--${name,,}" "${words[@]}")
+    done
+}
+
+# run_here OPTIONS... : the runs that `nerp sweep OPTIONS` plans, one after the other at this
+# terminal, each command line printed before it runs; stops at the first that fails.
+run_here() {
+    local plan line
+    selection
+    plan="$(nerp sweep "${SELECTION[@]}" "$@" --dry-run)"
+    while IFS= read -r line; do
+        echo "$line"
+        [ -n "${DRY_RUN:-}" ] || eval "$line" </dev/null
+    done <<<"$plan"
+}
+
+# run_sweep OPTIONS... : `nerp sweep OPTIONS`, which takes the place of the script.
+run_sweep() {
+    selection
+    [ -z "${GPUS:-}" ] || SELECTION+=(--gpus "$GPUS")
+    [ -z "${SLURM:-}" ] || SELECTION+=(--slurm "$SLURM")
+    [ -z "${DRY_RUN:-}" ] || SELECTION+=(--dry-run)
+    exec nerp sweep "${SELECTION[@]}" "$@"
+}

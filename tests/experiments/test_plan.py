@@ -1,0 +1,239 @@
+"""The list of runs: complete, in order, with the published configurations."""
+
+import argparse
+import itertools
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from nerp.commands import test as test_command
+from nerp.commands import train as train_command
+from nerp.config import Request, build_config, find_method_file, load_yaml, shipped_cards
+from nerp.errors import NerpError
+from nerp.experiments.catalogue import catalogue, config_name, methods, published_methods
+from nerp.experiments.plan import Selection, check_data, plan, read_selection
+
+ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
+          "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
+VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+LEARNING = ["CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL"]
+TESTED = ["ZeroshotCLIP", *LEARNING, *(f"{name}_NeRP" for name in LEARNING)]
+
+
+def parsed(command: str) -> argparse.Namespace:
+    """A printed command line, read by the command's own parser."""
+    program, name, *rest = shlex.split(command)
+    assert program == "nerp"
+    parser = argparse.ArgumentParser()
+    {"train": train_command, "test": test_command}[name].add_arguments(parser)
+    args = parser.parse_args(rest)
+    args.phase = name
+    args.options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+    return args
+
+
+def keys(runs):
+    """(phase, trainer, dataset, classes, seed) of each run."""
+    for run in runs:
+        args = parsed(run.command)
+        yield (args.phase, args.trainer, args.dataset, args.options["DATASET.SUBSAMPLE_CLASSES"],
+               args.seed)
+
+
+def test_the_published_base_to_novel_experiment_is_complete():
+    wanted = {("train", name, dataset, "base", seed)
+              for name, dataset, seed in itertools.product(LEARNING, ELEVEN, (1, 2, 3))}
+    wanted |= {("test", name, dataset, classes, seed) for name, dataset, classes, seed
+               in itertools.product(TESTED, ELEVEN, ("base", "new"), (1, 2, 3))}
+    found = list(keys(plan(Selection("base_to_novel"))))
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+
+
+def test_the_published_cross_dataset_experiment_is_complete():
+    wanted = {("train", name, "imagenet", "all", seed)
+              for name, seed in itertools.product(LEARNING, (1, 2, 3))}
+    wanted |= {("test", name, dataset, "all", seed) for name, dataset, seed
+               in itertools.product(TESTED, ELEVEN + VARIANTS, (1, 2, 3))}
+    assert set(keys(plan(Selection("cross_dataset")))) == wanted
+
+
+def test_the_published_few_shot_experiment_is_complete():
+    runs = plan(Selection("few_shot", methods=tuple(LEARNING)))
+    found = {(*key, parsed(run.command).options["DATASET.NUM_SHOTS"])
+             for key, run in zip(keys(runs), runs, strict=True)}
+    wanted = {("train", name, dataset, "all", seed, shots) for name, dataset, seed, shots
+              in itertools.product(LEARNING, ELEVEN, (1, 2, 3), ["1", "2", "4", "8", "16"])}
+    assert found == wanted
+
+
+@pytest.mark.parametrize("protocol", ["B2N", "CD", "FS"])
+def test_every_run_has_what_its_command_line_names(protocol):
+    runs = plan(Selection(protocol, methods=(*TESTED, "ZeroshotCLIP_NeRP")))
+    seen = set()
+    for run in runs:
+        args = parsed(run.command)
+        assert args.dataset in shipped_cards()
+        assert not args.config_file or find_method_file(args.config_file).is_file()
+        assert args.output_dir == str(run.directory)
+        assert args.options["TASK"] == protocol
+        assert set(run.needs) <= seen
+        if getattr(args, "model_dir", ""):
+            assert args.model_dir == str(run.needs[0])
+            assert args.trainer.split("_")[0] in args.model_dir
+        seen.add(run.directory)
+    assert len(seen) == len(runs)
+
+
+@pytest.mark.parametrize(("method", "task", "dataset", "shots", "config"), [
+    ("MMRL", "B2N", "eurosat", 16, "vit_b16"),
+    ("MMRL", "B2N", "imagenet", 16, "vit_b16_imagenet"),
+    ("MMRL", "CD", "imagenet", 16, "vit_b16_cross_datasets"),
+    ("MMRL", "FS", "imagenet", 1, "vit_b16_few_shot"),
+    ("MMA", "B2N", "dtd", 16, "vit_b16_ep5"),
+    ("MMA", "B2N", "imagenet", 16, "vit_b16_ep5_imnet"),
+    ("MMA", "CD", "imagenet", 16, "vit_b16_ep1_cross_datasets"),
+    ("PromptSRC", "B2N", "imagenet", 16, "vit_b16_c2_ep20_batch4_4+4ctx"),
+    ("PromptSRC", "CD", "imagenet", 16, "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets"),
+    ("PromptSRC", "FS", "dtd", 4, "vit_b16_c2_ep50_batch4_4+4ctx_few_shot"),
+    ("CoCoOp", "B2N", "imagenet", 16, "vit_b16_c4_ep10_batch1_ctxv1"),
+    ("CoCoOp", "CD", "imagenet", 16, "vit_b16_c4_ep5_batch1_cross_datasets"),
+    ("CoOp", "B2N", "eurosat", 16, "vit_b16_ctxv1"),
+    ("CoOp", "B2N", "imagenet", 16, "vit_b16_ep50_ctxv1"),
+    ("CoOp", "CD", "imagenet", 16, "vit_b16_ep50_ctxv1"),
+    ("CoOp", "FS", "eurosat", 1, "vit_b16_ep50"),
+    ("CoOp", "FS", "eurosat", 2, "vit_b16_ep100"),
+    ("CoOp", "FS", "eurosat", 4, "vit_b16_ep100"),
+    ("CoOp", "FS", "eurosat", 16, "vit_b16"),
+    ("CoOp", "FS", "imagenet", 16, "vit_b16_ep50"),
+    ("ZeroshotCLIP", "B2N", "eurosat", 16, ""),
+    ("MMRL", "CD", "demo_objects", 16, "tiny"),
+    ("ZeroshotCLIP", "B2N", "demo_landcover", 16, "tiny"),
+])
+def test_configurations_are_the_published_ones(method, task, dataset, shots, config):
+    assert config_name(method, task, dataset, shots) == config
+
+
+def test_few_shot_promptsrc_has_two_aggregation_settings():
+    late = set()
+    for run in plan(Selection("few_shot", methods=("PromptSRC",), shots=(1,), seeds=(1,))):
+        args = parsed(run.command)
+        cfg = build_config(Request(args.trainer, args.dataset, config_file=args.config_file))
+        settings = (cfg.TRAINER.PROMPTSRC.GPA_MEAN, cfg.TRAINER.PROMPTSRC.GPA_STD)
+        assert settings in ((30, 30), (45, 5))
+        if settings == (45, 5):
+            late.add(args.dataset)
+    assert late == {"stanford_cars", "oxford_flowers", "fgvc_aircraft", "dtd", "eurosat"}
+
+
+def test_the_methods_are_the_registered_ones():
+    from nerp.registry import TRAINERS
+
+    assert set(methods()) <= set(TRAINERS.names())
+    assert {name for name in TRAINERS.names() if TRAINERS[name].folder} == {
+        name for name in methods() if catalogue()["methods"][name]
+    }
+    assert published_methods() == ["ZeroshotCLIP",
+                                   *(x for name in LEARNING for x in (name, name + "_NeRP"))]
+
+
+def test_nerp_alone_brings_its_training_and_its_baseline():
+    runs = plan(Selection("B2N", ("MMRL_NeRP",), ("eurosat",), (1,)))
+    assert [key[:2] for key in keys(runs)] == [
+        ("train", "MMRL"), ("test", "MMRL"), ("test", "MMRL_NeRP"),
+        ("test", "MMRL"), ("test", "MMRL_NeRP"),
+    ]
+    assert len(runs[2].needs) == 2
+
+
+def test_a_phase_holds_the_named_methods_alone():
+    train = plan(Selection("B2N", ("MMRL", "MMRL_NeRP"), ("eurosat",), (1,), phase="train"))
+    assert [key[:2] for key in keys(train)] == [("train", "MMRL")]
+    test = plan(Selection("B2N", ("MMRL_NeRP",), ("eurosat",), (1,), phase="test"))
+    assert [key[1::2] for key in keys(test)] == [("MMRL_NeRP", "base"), ("MMRL_NeRP", "new")]
+    assert not any(run.needs for run in test)
+
+
+def test_another_source_gives_its_configuration_to_all_targets():
+    runs = plan(Selection("CD", ("CoOp",), ("demo_landcover", "demo_textures"), (1,),
+                          source="demo_objects"))
+    assert [key[:3] for key in keys(runs)] == [
+        ("train", "CoOp", "demo_objects"), ("test", "CoOp", "demo_objects"),
+        ("test", "CoOp", "demo_landcover"), ("test", "CoOp", "demo_textures"),
+    ]
+    assert {parsed(run.command).config_file for run in runs} == {"configs/trainers/CoOp/tiny.yaml"}
+
+
+def test_few_shot_nerp_corrects_classes_that_were_trained_on():
+    runs = plan(Selection("FS", ("MMRL_NeRP",), ("eurosat",), (1,), (4,)))
+    assert [key[:2] for key in keys(runs)] == [("train", "MMRL"), ("test", "MMRL_NeRP")]
+    assert parsed(runs[1].command).options["NERP.ON_BASE"] == "True"
+
+
+def test_options_of_the_user_come_last():
+    run = plan(Selection("B2N", ("MMRL",), ("eurosat",), options=("OPTIM.MAX_EPOCH", "1")))[0]
+    assert run.argv[-2:] == ("OPTIM.MAX_EPOCH", "1")
+
+
+def test_commands_survive_spaces_in_paths():
+    run = plan(Selection("B2N", ("MMRL",), ("eurosat",), root="my data", output="my runs"))[0]
+    args = parsed(run.command)
+    assert (args.root, args.output_dir.split("/")[0]) == ("my data", "my runs")
+
+
+def test_a_file_selects_what_the_options_select(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("protocol: B2N\nmethods: [MMRL]\ndatasets: eurosat, dtd\nseeds: [1, 2]\n"
+                    "options: {OPTIM.MAX_EPOCH: 5}\n")
+    assert Selection(**read_selection(path)) == Selection(
+        "B2N", ("MMRL",), ("eurosat", "dtd"), (1, 2), options=("OPTIM.MAX_EPOCH", "5")
+    )
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("protocoll: B2N", "Did you mean protocol"),
+    ("seeds: [one]", "whole numbers"),
+    ("options: [OPTIM.MAX_EPOCH]", "KEY VALUE pairs"),
+    ("- a list", "KEY: value"),
+])
+def test_a_malformed_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(NerpError, match=message):
+        read_selection(path)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"protocol": "B3N"}, "unknown protocol"),
+    ({"methods": ("MMRLL",)}, "Did you mean MMRL"),
+    ({"datasets": ("eurostat",)}, "Did you mean eurosat"),
+    ({"phase": "training"}, "unknown phase"),
+    ({"config": "vit_b17"}, "no such method configuration"),
+    ({"methods": ("MMRL_NeRP",), "phase": "train"}, "nothing to train"),
+])
+def test_what_does_not_exist_is_named(changes, message):
+    chosen = {"protocol": "B2N", "methods": ("MMRL",), "datasets": ("eurosat",), **changes}
+    with pytest.raises(NerpError, match=message):
+        plan(Selection(**chosen))
+
+
+def test_missing_data_is_named_before_anything_runs(tmp_path):
+    runs = plan(Selection("B2N", ("MMRL",), ("eurosat", "dtd", "demo_landcover")))
+    directory = load_yaml(shipped_cards()["eurosat"])["DATASET"]["DIRECTORY"]
+    (tmp_path / directory).mkdir()
+    with pytest.raises(NerpError, match=r"1 of 2 datasets are not there: .*/dtd\."):
+        check_data(str(tmp_path), runs)
+
+
+@pytest.mark.parametrize("line", [
+    "['sweep', '--protocol', 'B2N', '--dry-run']", "['table', FOLDER]", "['plot', FOLDER]",
+])
+def test_planning_and_tables_do_without_torch(line, tmp_path):
+    """Every bash script and every look at a sweep pays for what is imported here."""
+    code = f"FOLDER = {str(tmp_path)!r}\n" \
+           "import sys\nfrom nerp import cli\n" \
+           f"try:\n    cli.run({line})\nexcept SystemExit:\n    pass\n" \
+           "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

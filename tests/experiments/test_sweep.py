@@ -1,0 +1,249 @@
+"""Carrying out a plan: order, failures, repetition, interruption, GPUs, SLURM, and looking on.
+
+`stub.py` stands for `nerp`; what it did is in its journal.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nerp.errors import NerpError
+from nerp.experiments import workers
+from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, state
+from nerp.experiments.plan import Selection, plan
+from nerp.experiments.status import overview, remember, remembered
+from nerp.experiments.sweep import Sweep
+from nerp.experiments.workers import Local, Slurm
+
+STUB = (sys.executable, str(Path(__file__).with_name("stub.py")))
+TRAINED = "train_base/eurosat/shots_16/MMRL"
+# `nerp sweep` as a process, with the stub in the place of the runs.
+DRIVER = (
+    "from nerp.experiments import workers; import sys; "
+    f"workers.COMMAND = {STUB!r}; "
+    "from nerp.cli import main; main()"
+)
+
+
+class World:
+    """An output folder and a data folder, and what happened in them."""
+
+    def __init__(self, folder: Path):
+        self.output = folder / "my output"
+        self.root = folder / "data"
+        self.journal = folder / "journal"
+        (self.root / "eurosat").mkdir(parents=True)
+
+    def selection(self, **changes) -> Selection:
+        chosen = {"methods": ("MMRL_NeRP",), "datasets": ("eurosat",), "seeds": (1,), **changes}
+        return Selection("base_to_novel", root=str(self.root), output=str(self.output), **chosen)
+
+    def plan(self, **changes):
+        return plan(self.selection(**changes))
+
+    def sweep(self, runs, place=None) -> tuple[bool, str]:
+        """Whether all finished, and what was told."""
+        lines = []
+        return Sweep(runs, place or Local(), lines.append).run(), "\n".join(lines)
+
+    def start(self, **changes) -> subprocess.Popen:
+        """`nerp sweep` in a process of its own, in a session of its own."""
+        chosen = self.selection(**changes)
+        argv = ["sweep", "--protocol", chosen.protocol, "--root", chosen.root,
+                "--output", chosen.output, "--methods", *chosen.methods,
+                "--datasets", *chosen.datasets, "--seeds", *map(str, chosen.seeds)]
+        return subprocess.Popen([sys.executable, "-c", DRIVER, *argv], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def lines(self, what: str) -> list[list[str]]:
+        """The journal's lines of one kind, in words."""
+        if not self.journal.exists():
+            return []
+        words = [line.rsplit(" ", 2) for line in self.journal.read_text().splitlines()]
+        return [[*line[0].split(" ", 1), *line[1:]] for line in words if line[0].startswith(what)]
+
+    def folders(self, what: str) -> list[Path]:
+        return [Path(line[1]) for line in self.lines(what)]
+
+    def wait_for(self, condition, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> World:
+    world = World(tmp_path)
+    monkeypatch.setattr(workers, "COMMAND", STUB)
+    monkeypatch.setenv("STUB_JOURNAL", str(world.journal))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return world
+
+
+def test_every_run_begins_after_those_it_needs(world):
+    runs = world.plan(seeds=(1, 2))
+    done, _ = world.sweep(runs, Local(["0", "1", "2"]))
+    assert done
+    begun = world.folders("begin")
+    assert sorted(begun) == sorted(run.directory for run in runs)
+    ended = [(line[0], Path(line[1])) for line in world.lines("")]
+    for run in runs:
+        for needed in run.needs:
+            assert ended.index(("end", needed)) < ended.index(("begin", run.directory))
+
+
+def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
+    world.sweep(world.plan(seeds=(1, 2, 3)), Local(["4", "7"]))
+    busy = set()
+    used = set()
+    for what, _, gpu, _ in world.lines(""):
+        assert (gpu in busy) == (what == "end")
+        busy ^= {gpu}
+        used.add(gpu)
+    assert used == {"4", "7"}
+
+
+def test_a_failure_is_listed_with_its_log_and_stops_only_what_needs_it(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", f"{TRAINED}/vit_b16/seed1")
+    runs = world.plan(seeds=(1, 2))
+    done, told = world.sweep(runs)
+    assert not done
+    log = runs[0].directory / LOG_FILE
+    assert f"log: {log}" in told
+    assert "nerp: error: made to fail" in told
+    assert "5 done, 1 failed, 4 not run" in told
+    assert log.read_text().startswith(f"$ {runs[0].command}\n")
+    assert [run for run in runs if (run.directory / "result.json").exists()] == runs[5:]
+
+
+def test_the_same_sweep_again_begins_only_what_has_not_finished(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", "test_new")
+    runs = world.plan()
+    world.sweep(runs)
+    first = world.folders("begin")
+    monkeypatch.delenv("STUB_FAIL")
+    done, told = world.sweep(runs)
+    assert done
+    again = world.folders("begin")[len(first):]
+    assert again == [run.directory for run in runs if "test_new" in str(run.directory)]
+    assert "2 done, 3 finished before" in told
+
+
+@pytest.mark.parametrize("change", ["option", "settings", "training"])
+def test_what_finished_under_other_settings_is_started_again(world, tmp_path, change):
+    """So that the run itself can refuse, rather than pass for what was asked."""
+    runs = world.plan()
+    world.sweep(runs)
+    begun = len(world.folders("begin"))
+    expected = runs
+    if change == "option":
+        runs = expected = world.plan(options=("OPTIM.MAX_EPOCH", "3"))
+    elif change == "settings":
+        card = tmp_path / "eurosat.yaml"
+        card.write_text(runs[0].card.read_text() + "# another\n")
+        runs = expected = [replace(run, card=card) for run in runs]
+    else:
+        (runs[0].directory / "result.json").write_text('{"trained": "again"}')
+        expected = runs[1:]
+    world.sweep(runs)
+    assert world.folders("begin")[begun:] == [run.directory for run in expected]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_killed_sweep_ends_its_runs_and_goes_on_later(world, monkeypatch, number):
+    monkeypatch.setenv("STUB_SLOW", "test_base/eurosat/shots_16/MMRL/")
+    sweep = world.start()
+    world.wait_for(lambda: len(world.lines("begin")) == 2)
+    slow = int(world.lines("begin")[1][3])
+    sweep.send_signal(number)
+    told, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 130
+    assert "interrupted" in told
+    with pytest.raises(ProcessLookupError):
+        os.kill(slow, 0)
+    runs = world.plan()
+    assert [state(run) for run in runs[:2]] == ["done", "interrupted"]
+
+    monkeypatch.delenv("STUB_SLOW")
+    done, told = world.sweep(runs)
+    assert done
+    assert "4 done, 1 finished before" in told
+    finished = world.folders("end")
+    assert sorted(finished) == sorted(run.directory for run in runs)  # each of them once
+
+
+def test_two_sweeps_at_once_share_the_work(world):
+    sweeps = [world.start(seeds=(1, 2)) for _ in range(2)]
+    assert [sweep.wait(60) for sweep in sweeps] == [0, 0]
+    begun = world.folders("begin")
+    assert sorted(begun) == sorted(run.directory for run in world.plan(seeds=(1, 2)))
+
+
+def test_a_run_under_way_is_left_to_who_has_it(world, monkeypatch):
+    monkeypatch.setenv("STUB_SLOW", "train_base")
+    run = world.plan()[0]
+    attempt = Attempt(run, STUB)
+    try:
+        assert state(run) == "running"
+        with pytest.raises(TakenError):
+            Attempt(run, STUB)
+    finally:
+        workers.stop([attempt])
+    assert state(run) == "interrupted"
+
+
+def test_status_counts_and_names_what_failed(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", "test_new/eurosat/shots_16/MMRL/")
+    selection = world.selection()
+    remember(selection)
+    runs = plan(selection)
+    assert [state(run) for run in runs] == ["waiting"] * 5
+    world.sweep(runs)
+    text = overview(remembered(str(world.output)))
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "MMRL" in line}
+    assert rows["MMRL"] == ["2", "0", "1", "0", "0"]  # done, running, failed, interrupted, waiting
+    assert rows["MMRL_NeRP"] == ["1", "0", "0", "0", "1"]
+    assert str(runs[3].directory / LOG_FILE) in text
+
+
+def test_a_failed_run_that_was_mended_by_hand_counts_as_done(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", "train_base")
+    run = world.plan()[0]
+    world.sweep([run])
+    assert state(run) == "failed"
+    result = run.directory / "result.json"
+    result.write_text(json.dumps({}))
+    os.utime(result, (time.time() + 5, time.time() + 5))
+    assert state(run) == "done"
+
+
+def test_status_before_any_sweep_says_so(world):
+    with pytest.raises(NerpError, match="no sweep has been started"):
+        remembered(str(world.output))
+
+
+def test_jobs_through_submitit_do_the_same(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", "test_new/eurosat/shots_16/MMRL/")
+    runs = world.plan()
+    done, told = world.sweep(runs, Slurm("cluster=local", world.output / "jobs"))
+    assert not done
+    assert "3 done, 1 failed, 1 not run" in told
+    assert [state(run) for run in runs] == ["done", "done", "done", "failed", "waiting"]
+
+
+@pytest.mark.parametrize("settings", ["partition", "cluster=local,=3", "partition=gpu,time=2:00"])
+def test_malformed_slurm_settings_are_refused(settings, tmp_path, monkeypatch):
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(NerpError, match="--slurm"):
+        Slurm(settings, tmp_path / "jobs")

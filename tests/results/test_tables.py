@@ -1,0 +1,328 @@
+"""Tables from records: the numbers, what is missing, what is marked, and the four formats."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import pytest
+
+from nerp.errors import NerpError
+from nerp.results import render
+from nerp.results.grid import MARKS
+from nerp.results.published import published, rows_of
+from nerp.results.records import collect
+from nerp.results.tables import AVERAGE, build_tables
+
+
+def write(output, trainer, dataset, classes, seed, accuracy, *, task="B2N", kind="test", shots=16,
+          config="vit_b16", looked_at=None):
+    """One run's result.json."""
+    folder = Path(output, task, f"{kind}_{classes}", dataset, f"shots_{shots}", trainer, config,
+                  f"seed{seed}")
+    folder.mkdir(parents=True)
+    content = {"trainer": trainer, "dataset": dataset, "task": task, "classes": classes,
+               "shots": shots, "seed": seed, "kind": kind, "accuracy": accuracy}
+    if looked_at:
+        content["nerp"] = {"pairs": "x", "looked_at": looked_at}
+    (folder / "result.json").write_text(json.dumps(content))
+    return folder
+
+
+BASE = {("EuroSAT", 1): 90.0, ("EuroSAT", 2): 94.0, ("UCF101", 1): 80.0, ("UCF101", 2): 82.0}
+NOVEL = {("EuroSAT", 1): 60.0, ("EuroSAT", 2): 80.0, ("UCF101", 1): 70.0, ("UCF101", 2): 71.0}
+
+
+@pytest.fixture
+def output(tmp_path):
+    """MMRL on two datasets with two seeds, as `BASE` and `NOVEL` have it."""
+    for (dataset, seed), accuracy in BASE.items():
+        write(tmp_path, "MMRL", dataset, "base", seed, accuracy)
+        write(tmp_path, "MMRL", dataset, "new", seed, NOVEL[dataset, seed])
+    return tmp_path
+
+
+def tables(folder, **settings):
+    return build_tables(collect([folder]), **settings)
+
+
+def row(table, label):
+    return next(row for row in table.rows if row.label == label)
+
+
+def harmonic(b, n):
+    return 2 * b * n / (b + n)
+
+
+def test_base_to_novel_numbers_are_those_of_a_hand_calculation(output):
+    (table,) = tables(output)
+    cells = row(table, "MMRL").cells
+    base, novel = cells["EuroSAT", "Base"], cells["EuroSAT", "Novel"]
+    assert (base.mean, base.std) == (92.0, 2.0)
+    assert (novel.mean, novel.std) == (70.0, 10.0)
+    each = [harmonic(90, 60), harmonic(94, 80)]
+    assert cells["EuroSAT", "H"].mean == pytest.approx(fmean(each))
+    assert cells["EuroSAT", "H"].std == pytest.approx(pstdev(each))
+
+
+def test_the_average_h_is_that_of_the_averages(output):
+    (table,) = tables(output)
+    cells = row(table, "MMRL").cells
+    assert cells[AVERAGE, "Base"].mean == pytest.approx((92 + 81) / 2)
+    assert cells[AVERAGE, "Base"].std == pytest.approx(pstdev([(90 + 80) / 2, (94 + 82) / 2]))
+    assert cells[AVERAGE, "H"].mean == pytest.approx(harmonic((92 + 81) / 2, (70 + 70.5) / 2))
+
+
+def test_a_missing_seed_is_marked_and_nothing_is_averaged_over_it(output):
+    write(output, "CoOp", "EuroSAT", "new", 1, 50.0)
+    (table,) = tables(output)
+    cells = row(table, "CoOp").cells
+    assert (cells["EuroSAT", "Novel"].mean, cells["EuroSAT", "Novel"].marks) == (50.0, "*")
+    assert ("EuroSAT", "Base") not in cells
+    assert not any(group == AVERAGE for group, _ in cells)
+    note = next(note for note in table.notes if note.startswith("Missing"))
+    assert "CoOp EuroSAT Base (seed 1, 2); CoOp EuroSAT Novel (seed 2)" in note
+    text = render.terminal([table], 100)
+    assert re.search(r"^CoOp .*– +50\.00\* +–", text, re.MULTILINE)
+
+
+def test_seeds_that_were_asked_for_are_missed(output):
+    (table,) = tables(output, seeds=[1, 2, 3])
+    assert row(table, "MMRL").cells["EuroSAT", "Base"].marks == "*"
+    assert (AVERAGE, "H") not in row(table, "MMRL").cells
+    with pytest.raises(NerpError, match="no results of seed 7"):
+        tables(output, seeds=[7])
+
+
+@pytest.mark.parametrize(("looked_at", "mark", "word"), [
+    ("test images", "†", "transductive"), ("test labels", "‡", "upper bound"),
+    ("unknown", "§", "does not say"), ("training labels", "", ""), ("nothing", "", ""),
+])
+def test_a_look_at_test_data_is_marked_wherever_it_counts(output, looked_at, mark, word):
+    for dataset, seed in BASE:
+        write(output, "MMRL_NeRP", dataset, "base", seed, BASE[dataset, seed])
+        write(output, "MMRL_NeRP", dataset, "new", seed, 99.0, looked_at=looked_at)
+    (table,) = tables(output)
+    cells = row(table, "MMRL_NeRP").cells
+    assert {cells[group, part].marks for group in (AVERAGE, "EuroSAT") for part in ("Novel", "H")} \
+        == {mark}
+    assert cells["EuroSAT", "Base"].marks == ""
+    assert not mark or any(note.startswith(mark) and word in note for note in table.notes)
+    bold = "**99.00 ± 0.00**" in render.markdown([table])
+    assert bold == (not mark)  # a marked number does not compete for the best
+
+
+def test_marks_are_those_of_the_pair_sources():
+    from nerp.correction.pairs import CAVEATS, UNKNOWN
+
+    assert set(MARKS) == {*CAVEATS, UNKNOWN}
+    assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())
+
+
+def test_rows_follow_the_order_of_the_methods_each_before_its_nerp(output):
+    for name in ("Mine", "MMRL_NeRP", "CoOp", "ZeroshotCLIP"):
+        write(output, name, "EuroSAT", "new", 1, 50.0)
+    (table,) = tables(output)
+    assert [r.label for r in table.rows] == ["ZeroshotCLIP", "CoOp", "MMRL", "MMRL_NeRP", "Mine"]
+
+
+def test_two_results_for_one_cell_are_not_averaged(output):
+    write(output, "MMRL", "EuroSAT", "new", 1, 1.0, config="mine")
+    with pytest.raises(NerpError, match="two results for MMRL on EuroSAT.*--by-config"):
+        tables(output)
+    (table,) = tables(output, by_config=True)
+    assert [r.label for r in table.rows] == ["MMRL (mine)", "MMRL (vit_b16)"]
+
+
+def test_the_same_run_done_twice_is_one_result(output):
+    """As where `nerp demo` and a sweep leave their runs below one folder."""
+    for place, accuracy in (("a", 60.0), ("b", 60.0), ("c", 61.0)):
+        folder = write(output / place, "CoOp", "EuroSAT", "new", 1, accuracy)
+        content = json.loads((folder / "result.json").read_text())
+        content["identity"] = {"config": "0123"}
+        (folder / "result.json").write_text(json.dumps(content))
+    same = collect([output / "a", output / "b"])
+    (table,) = build_tables(same)
+    assert row(table, "CoOp").cells["EuroSAT", "Novel"].mean == 60
+    with pytest.raises(NerpError, match="two results"):
+        tables(output)
+
+
+def test_other_shots_have_a_table_of_their_own(output):
+    write(output, "MMRL", "EuroSAT", "new", 1, 1.0, shots=4)
+    titles = [table.title for table in tables(output)]
+    assert titles == ["Base-to-novel, 4 shots", "Base-to-novel, 16 shots"]
+
+
+def test_transfer_tables_leave_the_source_out_of_the_average(tmp_path):
+    for dataset, accuracy in {"ImageNet": 70, "EuroSAT": 40, "UCF101": 60, "ImageNetV2": 64,
+                              "ImageNetA": 50}.items():
+        write(tmp_path, "MMRL", dataset, "all", 1, accuracy, task="CD")
+    cross, shift = tables(tmp_path)
+    assert [c[0] for c in cross.columns] == ["ImageNet", "EuroSAT", "UCF101", AVERAGE]
+    assert row(cross, "MMRL").cells[AVERAGE, ""].mean == 50
+    assert [c[0] for c in shift.columns] == ["ImageNet", "ImageNetV2", "ImageNetA", AVERAGE]
+    assert row(shift, "MMRL").cells[AVERAGE, ""].mean == 57
+
+
+def test_another_source_is_known_by_its_training(tmp_path):
+    write(tmp_path, "MMRL", "DemoObjects", "all", 1, 80.0, task="CD", kind="train")
+    write(tmp_path, "MMRL", "DemoTextures", "all", 1, 40.0, task="CD")
+    write(tmp_path, "MMRL", "DemoLandcover", "all", 1, 60.0, task="CD")
+    (table,) = tables(tmp_path)
+    assert table.columns[0][0] == "DemoObjects"
+    assert row(table, "MMRL").cells["DemoObjects", ""].mean == 80
+    assert row(table, "MMRL").cells[AVERAGE, ""].mean == 50
+    write(tmp_path, "CoOp", "DemoTextures", "all", 1, 80.0, task="CD", kind="train")
+    with pytest.raises(NerpError, match="several sources"):
+        tables(tmp_path)
+
+
+def test_drawn_benchmarks_are_not_averaged_with_the_others(output):
+    write(output, "MMRL", "DemoLandcover", "new", 1, 99.0)
+    write(output, "MMRL", "DemoObjects", "all", 1, 80.0, task="CD", kind="train")
+    write(output, "MMRL", "ImageNet", "all", 1, 80.0, task="CD", kind="train")
+    real, *others = tables(output)
+    assert "DemoLandcover" not in dict(real.columns)
+    assert row(real, "MMRL").cells[AVERAGE, "Base"].mean == pytest.approx((92 + 81) / 2)
+    assert [t.title for t in others] == [
+        "Base-to-novel, 16 shots, drawn benchmarks", "Cross-dataset, 16 shots",
+        "Cross-dataset, 16 shots, drawn benchmarks",
+    ]
+
+
+def test_few_shot_takes_the_test_that_ends_training(tmp_path):
+    for shots in (1, 16):
+        write(tmp_path, "CoOp", "EuroSAT", "all", 1, 50.0 + shots, task="FS", kind="train",
+              shots=shots)
+    write(tmp_path, "CoOp", "EuroSAT", "all", 1, 99.0, task="FS", shots=16)
+    (table,) = tables(tmp_path)
+    assert table.columns == [("EuroSAT", "1-shot"), ("EuroSAT", "16-shot")]
+    assert [c.mean for c in row(table, "CoOp").cells.values()] == [51.0, 99.0]
+
+
+def test_published_numbers_stand_beside_ours_with_the_difference(output):
+    (table,) = tables(output, against_published=True)
+    labels = [r.label for r in table.rows]
+    assert labels == ["MMRL", "ANPrompt Table I", "difference"]
+    theirs, difference = table.rows[1].cells, table.rows[2].cells
+    assert (theirs["EuroSAT", "Base"].mean, theirs["EuroSAT", "H"].mean) == (95.60, 87.21)
+    assert difference["EuroSAT", "Novel"].mean == pytest.approx(70 - 80.17)
+    # Theirs is over eleven datasets, ours over two.
+    assert not any(group == AVERAGE for group, _ in theirs)
+
+
+def test_the_published_average_is_compared_over_the_same_datasets(tmp_path):
+    for dataset in rows_of("base_to_novel", "MMRL")["ANPrompt Table I"]:
+        if dataset != AVERAGE:
+            write(tmp_path, "MMRL", dataset, "base", 1, 80.0)
+            write(tmp_path, "MMRL", dataset, "new", 1, 70.0)
+    (table,) = tables(tmp_path, against_published=True)
+    assert table.rows[1].cells[AVERAGE, "H"].mean == 81.20
+    assert table.rows[2].cells[AVERAGE, "Base"].mean == pytest.approx(80 - 85.68)
+
+
+def test_published_numbers_of_zero_shot_clip_are_found_and_others_not(tmp_path):
+    write(tmp_path, "ZeroshotCLIP", "EuroSAT", "base", 1, 50.0)
+    write(tmp_path, "MMA", "EuroSAT", "base", 1, 50.0)
+    (table,) = tables(tmp_path, against_published=True)
+    labels = [r.label for r in table.rows]
+    assert labels == ["ZeroshotCLIP", "ANPrompt Table I", "difference", "MMA"]
+    assert table.rows[1].cells["EuroSAT", "Base"].mean == 56.48
+
+
+def test_every_published_row_says_where_it_is_from():
+    rows = published()
+    assert len(rows) == 492
+    assert {row.source for row in rows} == {
+        "ANPrompt Table I", "ANPrompt Table II", "ANPrompt Table III", "SAR Table 3", "SAR Table 5"
+    }
+    assert all((row.novel is None) == (row.protocol != "base_to_novel") for row in rows)
+
+
+def test_terminal_blocks_fit_the_width_and_part_no_dataset(output):
+    for dataset in ("DescribableTextures", "Food101", "SUN397"):
+        for seed in (1, 2):
+            write(output, "MMRL", dataset, "base", seed, 50.0)
+            write(output, "MMRL", dataset, "new", seed, 50.0)
+    for width in (80, 120, 300):
+        text = render.terminal(tables(output), width)
+        assert max(len(line) for line in text.splitlines()) <= width
+        assert all(line.split().count("Base") == line.split().count("H")
+                   for line in text.splitlines() if line.startswith(" ") and "Base" in line)
+
+
+def test_csv_holds_every_number(output):
+    write(output, "CoOp", "EuroSAT", "new", 1, 50.0)
+    lines = list(csv.DictReader(io.StringIO(
+        render.comma_separated(tables(output, against_published=True))
+    )))
+    found = {(x["method"], x["kind"], x["dataset"], x["part"]): x for x in lines}
+    assert float(found["MMRL", "measured", "EuroSAT", "H"]["mean"]) == pytest.approx(
+        fmean([harmonic(90, 60), harmonic(94, 80)]), abs=1e-4
+    )
+    assert found["CoOp", "measured", "EuroSAT", "Base"]["marks"] == "missing"
+    assert found["CoOp", "measured", "EuroSAT", "Novel"]["marks"] == "fewer seeds"
+    assert found["MMRL", "ANPrompt Table I", "EuroSAT", "Novel"]["mean"] == "80.1700"
+
+
+def test_markdown_and_latex_set_the_best_in_bold(output):
+    for dataset, seed in BASE:
+        write(output, "CoOp", dataset, "base", seed, 91.0)
+        write(output, "CoOp", dataset, "new", seed, 20.0)
+    text = render.markdown(tables(output))
+    assert "| **92.00 ± 2.00** |" in text and "91.00 ± 0.00 |" in text
+    assert "**91.00 ± 0.00**" in text  # on UCF101
+    latex = render.latex(tables(output))
+    assert r"\textbf{92.00 $\pm$ 2.00}" in latex
+    assert r"\multicolumn{3}{c}{EuroSAT}" in latex
+
+
+def test_latex_is_balanced_and_escaped(output):
+    for dataset, seed in BASE:
+        write(output, "MMRL_NeRP", dataset, "new", seed, 20.0, looked_at="test labels")
+    latex = render.latex(tables(output, against_published=True))
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") > 0
+    body = re.sub(r"%.*", "", latex)
+    assert r"MMRL\_NeRP" in body and not re.search(r"(?<!\\)_", body)
+    assert r"$^\ddagger$" in body
+    assert body.isascii()
+    for block in re.findall(r"\\begin{tabular}{l(r+)}(.*?)\\end{tabular}", body, re.DOTALL):
+        rows = [line for line in block[1].splitlines() if line.endswith(r"\\")]
+        spanned = [
+            line.count("&") + sum(int(n) - 1 for n in re.findall(r"multicolumn{(\d+)}", line))
+            for line in rows
+        ]
+        assert set(spanned) == {len(block[0])}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"accuracy": 3}', '{"accuracy": "high"}'])
+def test_a_damaged_record_is_named(output, content):
+    path = output / "result.json"
+    path.write_text(content)
+    with pytest.raises(NerpError, match=re.escape(str(path))):
+        collect([output])
+
+
+def test_a_training_without_a_test_has_no_number(output):
+    folder = write(output, "CoOp", "EuroSAT", "base", 1, 1.0, kind="train")
+    content = json.loads((folder / "result.json").read_text())
+    del content["accuracy"]
+    (folder / "result.json").write_text(json.dumps(content))
+    assert {record.trainer for record in collect([output])} == {"MMRL"}
+
+
+def test_the_command_prints_and_writes(output, nerp, tmp_path):
+    status, out, _ = nerp("table", output)
+    assert status == 0 and "Base-to-novel, 16 shots" in out
+    file = tmp_path / "tables" / "main.tex"
+    status, out, _ = nerp("table", output, "--format", "latex", "--write-to", file)
+    assert status == 0 and str(file) in out and r"\toprule" in file.read_text()
+    status, _, err = nerp("table", tmp_path / "tables")
+    assert status == 1 and "no finished run" in err
+    status, _, err = nerp("table", output, "--protocol", "few_shots")
+    assert status == 1 and "Did you mean few_shot" in err
+    status, _, err = nerp("table", output, "--protocol", "few_shot")
+    assert status == 1 and "no runs for few_shot" in err

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Average the results in log files over seeds, as users of CoOp's family of repositories do.
+
+  python tools/parse_test_res.py output/base2new/train_base/eurosat/shots_16/MMRL/vit_b16
+  python tools/parse_test_res.py DIR --test-log
+  python tools/parse_test_res.py DIR --test-log --multi-exp
+
+DIR holds a folder a seed (seed1, seed2, ...), each with a log.txt; with --multi-exp it holds
+several such DIRs. Of a log the last result block counts; without --test-log one that stands after
+"Finish training". `nerp table` makes whole tables and says what is missing.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from pathlib import Path
+
+FINISHED = "Finish training"
+
+
+def read_log(path: Path, keyword: str, test_log: bool) -> float | None:
+    """The number, in percent, of the last line "* keyword: N%"; None if there is none."""
+    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.]+)%")
+    found = None
+    counts = test_log
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.strip() == FINISHED:
+            counts = True
+        elif counts and (match := pattern.search(line)):
+            found = float(match[1])
+    return found
+
+
+def parse_experiment(directory: Path, keyword: str, test_log: bool, ci95: bool) -> float | None:
+    """Print the number of each seed, their mean and spread; the mean, None without a number.
+
+    The spread is the population standard deviation, or half the width of the 95 % confidence
+    interval, 1.96 standard deviations over the square root of the number of seeds.
+    """
+    print(f"Parsing files in {directory}")
+    values = []
+    logs = sorted(directory.glob("*/log.txt"), key=_natural)
+    for log in logs:
+        value = read_log(log, keyword, test_log)
+        if value is None:
+            print(f"file: {log}. no result")
+        else:
+            print(f"file: {log}. {keyword}: {value:.2f}%.")
+            values.append(value)
+    if not values:
+        return None
+    mean, spread = statistics.fmean(values), statistics.pstdev(values)
+    if ci95:
+        spread *= 1.96 / len(values) ** 0.5
+    print("===")
+    print(f"Summary of directory: {directory}")
+    few = f" ({len(values)} of {len(logs)} logs)" if len(values) < len(logs) else ""
+    print(f"* {keyword}: {mean:.2f}% +- {spread:.2f}%{few}")
+    print("===")
+    return mean
+
+
+def _natural(path: Path) -> list:
+    """seed2 before seed10."""
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))]
+
+
+def main() -> int:
+    """0, or 1 where a folder holds no result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--ci95", action="store_true",
+                        help="95 %% confidence interval instead of the standard deviation")
+    parser.add_argument("--test-log", action="store_true", help="logs of tests, not of trainings")
+    parser.add_argument("--multi-exp", action="store_true", help="DIR holds several experiments")
+    parser.add_argument("--keyword", default="accuracy",
+                        help="the line of a result block: accuracy (default), error, macro_f1")
+    args = parser.parse_args()
+    if not args.directory.is_dir():
+        return _fail(f"{args.directory}: no such folder")
+    folders = [args.directory]
+    if args.multi_exp:
+        folders = sorted((p for p in args.directory.iterdir() if p.is_dir()), key=_natural)
+    means = {f: parse_experiment(f, args.keyword, args.test_log, args.ci95) for f in folders}
+    empty = [str(folder) for folder, mean in means.items() if mean is None]
+    if empty or not means:
+        hint = "" if args.test_log else "; logs of tests need --test-log"
+        return _fail(f"no result in {', '.join(empty) or args.directory} (DIR holds seed1/log.txt "
+                     f"and so on{hint})")
+    if args.multi_exp:
+        print("Average performance")
+        print(f"* {args.keyword}: {statistics.fmean(means.values()):.2f}%")
+    return 0
+
+
+def _fail(reason: str) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
