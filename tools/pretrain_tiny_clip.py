@@ -80,8 +80,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", choices=LOSSES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--images", type=int, default=200_000, help="drawn once, then reused")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=80_000, help="drawn once, then reused")
+    parser.add_argument("--steps", type=int, default=3_600)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument(

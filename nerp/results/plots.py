@@ -19,14 +19,14 @@ from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.results.grid import BASE, INCOMPLETE, NOVEL, Part, meanings
 from nerp.results.published import AVERAGE
 
-_STYLES = (  # colour, marker
+STYLES = (  # colour, marker
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),
     ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"),
 )
 _PANEL = (2.6, 2.2)  # inches
 _PANELS_A_ROW = 4
 _LEGEND_ENTRY = 1.5  # inches
-_SETTINGS = {
+SETTINGS = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "lines.markersize": 5, "errorbar.capsize": 1.5, "legend.frameon": False,
@@ -37,7 +37,7 @@ _SETTINGS = {
 def figures(parts: Iterable[Part]) -> dict[str, Figure]:
     """File stem -> figure, for everything that `parts` has the runs for."""
     drawn: dict[str, Figure | None] = {}
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         for part in parts:
             world = "_drawn" if part.drawn else ""
             if part.name == "few_shot":
@@ -161,7 +161,7 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
 def _style(label: str) -> dict:
     plain = plain_name(label.split(" ")[0])
     known = methods()
-    colour, marker = _STYLES[(known.index(plain) if plain in known else len(known)) % len(_STYLES)]
+    colour, marker = STYLES[(known.index(plain) if plain in known else len(known)) % len(STYLES)]
     hollow = NERP_SUFFIX in label
     return {"color": colour, "marker": marker, "linestyle": "--" if hollow else "-",
             "markerfacecolor": "white" if hollow else colour}
