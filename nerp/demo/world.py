@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nerp.demo import landcover, objects, textures
+from nerp.demo.canvas import other_camera
 from nerp.registry import unknown
 
 BENCHMARK_SEED = 1
@@ -127,7 +128,8 @@ def build(name, root, progress=True):
 
     The layout is that of CoOp's published splits: `images/<Class>/<Class>_<i>.jpg` (64 x 64 RGB)
     and `split_zhou_<registry name>.json`, {"train" | "val" | "test": [[path, label, class name],
-    ...]} with paths under `images/`. A benchmark that is already there is returned at once. It
+    ...]} with paths under `images/`. All images are from one camera, another than those that
+    pre-training saw (`canvas.other_camera`). A benchmark that is already there is returned at once. It
     appears whole or not at all: it is drawn into a hidden folder beside its place and then
     renamed, one process at a time; what an interrupted drawing left is removed by the next call.
 
@@ -190,7 +192,7 @@ def _write(name, folder, progress):
 
 def _save(name, folder, item):
     split, label, index, path = item
-    image = Image.fromarray(draw(name, BENCHMARK_SEED, split, label, index))
+    image = Image.fromarray(other_camera(draw(name, BENCHMARK_SEED, split, label, index)))
     # 4:4:4 keeps thin coloured lines, which JPEG's usual chroma subsampling would smear.
     image.save(folder / path, quality=95, subsampling=0)
 

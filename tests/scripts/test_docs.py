@@ -1,10 +1,13 @@
-"""Every command of docs/experiments.md runs, in its order. `stub.py` stands for the runs."""
+"""Every command of the README and of docs/experiments.md runs, in its order. `stub.py` stands for
+the runs."""
 
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from nerp.config import load_yaml, shipped_cards
 
@@ -32,10 +35,15 @@ NERP = "sys.exit(run(sys.argv[1:]))\n"
 PYTHON = "del sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
 
 
-def test_the_page_runs_from_top_to_bottom(tmp_path):
-    page = (REPO / "docs" / "experiments.md").read_text()
-    blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) > 10
+def blocks(page, language):
+    """The fenced blocks of a page in a language."""
+    fence = rf"^```{language}\n(.*?)^```$"
+    return re.findall(fence, (REPO / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a page's commands in an empty folder, with data and an environment that stand ready."""
     for name in ("scripts", "tools", "configs", "pyproject.toml"):
         (tmp_path / name).symlink_to(REPO / name)
     for card in shipped_cards().values():
@@ -51,14 +59,38 @@ def test_the_page_runs_from_top_to_bottom(tmp_path):
     ready = subprocess.check_output(["bash", "-c", stamp], cwd=REPO)
     (programs.parent / ".ready").write_bytes(ready)
 
-    # Two datasets and one seed, where the page does not say: its commands are what is tested.
-    small = 'export SEEDS=1 DATASETS="eurosat ucf101"'
-    commands = "\n".join(["set -euo pipefail", *(f"{small}\n{block}" for block in blocks)])
-    result = subprocess.run(
-        ["bash", "-c", commands], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "NERP_VENV": str(programs.parent), "PYTHONPATH": str(REPO)},
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    def run(commands, **environment):
+        # Two datasets and one seed, where the page does not say: its commands are what is tested.
+        small = 'export SEEDS=1 DATASETS="eurosat ucf101"'
+        lines = ["set -euo pipefail", *(f"{small}\n{block}" for block in commands)]
+        result = subprocess.run(
+            ["bash", "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "NERP_VENV": str(programs.parent), "PYTHONPATH": str(REPO),
+                 **environment},
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout
+
+    return run
+
+
+def test_the_experiments_run_from_top_to_bottom(run, tmp_path):
+    page = blocks("docs/experiments.md", "bash")
+    assert len(page) > 10
+    printed = run(page)
     assert (tmp_path / "table.tex").is_file()
     assert len(list((tmp_path / "figures").iterdir())) == 4
-    assert "\n54\n" in result.stdout  # 2 datasets of 11, 1 seed of 3: of the 891 it speaks of
+    assert "\n54\n" in printed  # 2 datasets of 11, 1 seed of 3: of the 891 it speaks of
+
+
+def test_the_readme_runs_from_top_to_bottom(run, tmp_path):
+    page = blocks("README.md", "bash")
+    assert len(page) == 3
+    assert "eurosat" in run([". .venv/bin/activate", *page])
+    assert list((tmp_path / "figures").glob("*.png"))
+
+
+def test_the_library_example_prints_what_the_readme_says(capsys):
+    (example,) = blocks("README.md", "python")
+    exec(example, {})
+    assert capsys.readouterr().out == example.splitlines()[-1].removeprefix("# ") + "\n"
