@@ -406,16 +406,25 @@ def _check(cfg: CN) -> None:
 
 def digest(cfg: CN) -> str:
     """16 hex digits that two configurations share when they ask for the same numbers."""
-    content = {key: get(cfg, key) for key in keys(cfg) if key not in _VOLATILE}
-    text = json.dumps(content, sort_keys=True)
+    text = json.dumps(_decisive(cfg), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def difference(old: Mapping, new: Mapping) -> list[str]:
-    """`KEY: old -> new` for every key, not a volatile one, in which two configurations differ."""
-    before, after = ({key: get(cfg, key) for key in keys(cfg)} for cfg in (old, new))
+    """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
+    before, after = _decisive(old), _decisive(new)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if key not in _VOLATILE and before.get(key) != after.get(key)
+        if before.get(key) != after.get(key)
     ]
+
+
+def _decisive(cfg: Mapping) -> dict[str, object]:
+    """The keys that a run's numbers depend on; NeRP's do not decide about a run without it."""
+    corrected = get(cfg, "TRAINER.NAME").endswith(NERP_SUFFIX)
+    return {
+        key: get(cfg, key)
+        for key in keys(cfg)
+        if key not in _VOLATILE and (corrected or not key.startswith("NERP."))
+    }

@@ -15,14 +15,11 @@ def add_arguments(parser):
 def main(args):
     from pathlib import Path
 
-    from nerp.paths import replacing
     from nerp.results.grid import split
-    from nerp.results.plots import figures
+    from nerp.results.plots import figures, save_figure
     from nerp.results.records import collect
 
-    for stem, figure in figures(split(collect(args.folders), args.seeds, False)).items():
-        for kind in ("png", "svg"):
-            path = Path(args.output_dir) / f"{stem}.{kind}"
-            with replacing(path) as partial:
-                figure.savefig(partial, format=kind)
+    drawn = figures(split(collect(args.folders), args.seeds, False))
+    for stem, figure in drawn.items():
+        for path in save_figure(figure, Path(args.output_dir), stem):
             print(path)

@@ -28,7 +28,7 @@ from nerp.engine.metrics import asymmetry, confusion_matrix
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
 from nerp.paths import write_text
-from nerp.protocols import run_dir
+from nerp.protocols import NERP_SUFFIX, run_dir
 from nerp.registry import TRAINERS
 
 METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
@@ -79,7 +79,8 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
             trainer=method, config=backbone, seed=seed,
         )
         return Request(
-            trainer=method,
+            # A test is of the model and of its correction.
+            trainer=method + NERP_SUFFIX if phase == "test" else method,
             dataset=dataset,
             config_file=str(find_method_file(f"configs/trainers/{method}/tiny.yaml")),
             root=settings.root,

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from nerp.demo.study import BACKBONES, DATASETS, METHODS, SOURCES, THRESHOLDS
-from nerp.paths import replacing, write_text
-from nerp.results.plots import SETTINGS, STYLES
+from nerp.paths import write_text
+from nerp.results.plots import SETTINGS, STYLES, save_figure
 
 _CHOICES = [f"{source}/{thresholds}" for thresholds in THRESHOLDS for source in SOURCES]
 _MARKS = {"transductive": "†", "upper bound": "‡"}
@@ -26,17 +26,10 @@ def write_report(records: list[dict], directory: Path, command: str) -> Path:
     """
     figures = {"gains": _gain_figure(records), "links": _link_figure(records)}
     for name, figure in figures.items():
-        for kind in ("png", "svg"):
-            with replacing(directory / f"{name}.{kind}") as partial:
-                figure.savefig(partial, format=kind, dpi=160, metadata=_undated(kind))
+        save_figure(figure, directory, name)
     page = directory / "README.md"
     write_text(page, "\n\n".join(_page(records, command)) + "\n")
     return page
-
-
-def _undated(kind: str) -> dict:
-    """No date in the file, so that the same numbers give the same bytes."""
-    return {"Date": None} if kind == "svg" else {}
 
 
 def _page(records: list[dict], command: str) -> Iterable[str]:

@@ -129,9 +129,10 @@ def build(name, root, progress=True):
     The layout is that of CoOp's published splits: `images/<Class>/<Class>_<i>.jpg` (64 x 64 RGB)
     and `split_zhou_<registry name>.json`, {"train" | "val" | "test": [[path, label, class name],
     ...]} with paths under `images/`. All images are from one camera, another than those that
-    pre-training saw (`canvas.other_camera`). A benchmark that is already there is returned at once. It
-    appears whole or not at all: it is drawn into a hidden folder beside its place and then
-    renamed, one process at a time; what an interrupted drawing left is removed by the next call.
+    pre-training saw (`canvas.other_camera`). A benchmark that is already there is returned at
+    once. It appears whole or not at all: it is drawn into a hidden folder beside its place and
+    then renamed, one process at a time; what an interrupted drawing left is removed by the next
+    call.
 
     Raises NerpError for an unknown name and OSError where `root` cannot be written.
     """

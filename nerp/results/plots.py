@@ -6,6 +6,7 @@ colour says a marker says too. NeRP is drawn like its plain method, hollow and d
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from statistics import fmean, pstdev
 
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nerp.experiments.catalogue import methods
+from nerp.paths import replacing
 from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.results.grid import BASE, INCOMPLETE, NOVEL, Part, meanings
 from nerp.results.published import AVERAGE
@@ -30,8 +32,18 @@ SETTINGS = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "lines.markersize": 5, "errorbar.capsize": 1.5, "legend.frameon": False,
-    "svg.fonttype": "none", "savefig.dpi": 200,
+    "svg.fonttype": "none", "svg.hashsalt": "nerp", "savefig.dpi": 200,
 }
+
+
+def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG; the same figure gives the same bytes. Returns the files."""
+    paths = [directory / f"{name}.{kind}" for kind in ("png", "svg")]
+    for path in paths:
+        undated = {"Date": None} if path.suffix == ".svg" else None
+        with matplotlib.rc_context(SETTINGS), replacing(path) as partial:
+            figure.savefig(partial, format=path.suffix[1:], metadata=undated)
+    return paths
 
 
 def figures(parts: Iterable[Part]) -> dict[str, Figure]:

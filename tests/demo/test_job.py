@@ -1,0 +1,70 @@
+"""The demo: what it runs, and the table it prints."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nerp.demo import world
+from nerp.demo.job import Row, table
+
+SHORT = ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A benchmark of few images: the demo without the wait."""
+    monkeypatch.setattr(world, "IMAGES_PER_CLASS", {"train": 16, "val": 4, "test": 4})
+
+
+def demo(nerp, folder, *arguments):
+    status, text, error = nerp("demo", "--seeds", "1", "--root", folder / "data",
+                               "--output-dir", folder / "out", *arguments)
+    assert status == 0, error
+    return text
+
+
+def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_say(
+    nerp, small, tmp_path
+):
+    text = demo(nerp, tmp_path, *SHORT)
+    for line in ("[1/6] test ZeroshotCLIP on base classes, seed 1", "[4/6] train MMRL, seed 1",
+                 "[6/6] test MMRL_NeRP on novel classes, seed 1"):
+        assert line in text
+    results = {
+        (r["trainer"], r["classes"]): r
+        for r in (json.loads(p.read_text()) for p in (tmp_path / "out").rglob("result.json"))
+    }
+    corrected, plain = results["MMRL_NeRP", "new"], results["MMRL", "new"]
+    assert corrected["uncorrected_accuracy"] == plain["accuracy"]
+    (row,) = (line for line in text.splitlines() if line.startswith("MMRL + NeRP"))
+    base, novel = results["MMRL", "base"]["accuracy"], corrected["accuracy"]
+    flips = "{flips} ({helped} / {hurt} / {neutral})".format(**corrected)
+    harmonic = f"{2 * base * novel / (base + novel):.2f}"
+    cells = ["MMRL", "+", "NeRP", f"{base:.2f}", f"{novel:.2f}", harmonic]
+    assert row.split()[:6] == cells and row.rstrip().endswith(flips)
+    assert "not evidence about CLIP" in text
+
+    again = demo(nerp, tmp_path, *SHORT)  # everything is there already
+    assert [x for x in again.splitlines() if x.startswith("MMRL + NeRP")] == [row]
+    assert "replaced" not in again
+    changed = demo(nerp, tmp_path, *SHORT, "NERP.THRES", "0.1")
+    assert changed.count("it is replaced") == 2, "only what NeRP corrects"
+    assert "MMRL_NeRP/tiny/seed1 holds a finished run of something else (NERP.THRES: 2.0 -> 0.1)" \
+        in changed
+
+
+def test_rows_are_means_over_seeds_and_h_is_each_seeds_own():
+    flips = [{"flips": 3, "helped": 2, "hurt": 1, "neutral": 0},
+             {"flips": 2, "helped": 0, "hurt": 1, "neutral": 1}]
+    row = Row("X + NeRP", [80.0, 60.0], [40.0, 60.0], flips)
+    h = [2 * 80 * 40 / 120, 60.0]
+    last = table([row]).splitlines()[-1]
+    assert "70.00 ± 10.00" in last and "50.00 ± 10.00" in last
+    assert f"{np.mean(h):.2f} ± {np.std(h):.2f}" in last
+    assert "5 (2 / 2 / 1)" in last
+
+
+def test_a_benchmark_that_is_not_drawn_is_refused(nerp, tmp_path):
+    status, _, error = nerp("demo", "--dataset", "eurosat", "--root", tmp_path)
+    assert status == 1 and "demo_landcover" in error

@@ -1,0 +1,89 @@
+"""What a training run does where numbers go wrong, and in which precision it runs."""
+
+import json
+
+import pytest
+import torch
+
+from nerp.clip.model import build_clip
+
+
+@pytest.fixture
+def train(nerp, eurosat_root, golden_weights, tmp_path):
+    """Trains a small CoOp in `tmp_path / "run"`: (status, printed, error)."""
+
+    def train(*opts):
+        return nerp(
+            "train", "--trainer", "CoOp", "--root", eurosat_root, "--dataset", "eurosat",
+            "--output-dir", tmp_path / "run", "MODEL.BACKBONE.PATH", golden_weights,
+            "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "3",
+            "DATALOADER.TRAIN_X.BATCH_SIZE", "5", "TRAINER.COOP.N_CTX", "4", *opts,
+        )
+
+    return train
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
+    value, train, tmp_path, monkeypatch
+):
+    from nerp.trainers.coop import CoOp
+
+    steps = []
+
+    def loss(self, images, labels):
+        steps.append(len(images))
+        good = torch.nn.functional.cross_entropy(self.logits(images), labels)
+        return good * value if len(steps) == 4 else good  # the second step of epoch 2
+
+    monkeypatch.setattr(CoOp, "loss", loss)
+    status, _, error = train("TRAIN.PRINT_FREQ", "1")
+    assert status == 1 and len(error.splitlines()) == 1
+    assert "epoch 2, step 2" in error and "learning rate 0.0015" in error
+    assert "TRAINER.COOP.PREC amp" in error
+    run = tmp_path / "run"
+    assert not (run / "result.json").exists() and not (run / "prompt_learner").exists()
+    state = torch.load(run / "training_state.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in _tensors(state))
+
+    status, _, error = train("TRAIN.PRINT_FREQ", "1")
+    assert status == 0, error
+    assert len(steps) == 4 + 2 * 2  # epoch 1 is not trained again
+    assert json.loads((run / "result.json").read_text())["accuracy"] >= 0
+
+
+def _tensors(tree):
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, dict | list | tuple):
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors(item)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "amp"])
+def test_on_a_cpu_half_precision_becomes_fp32_and_one_line_says_so(precision, golden_weights):
+    clip, notes = build_clip("", str(golden_weights), "auto", precision, torch.device("cpu"))
+    assert clip.precision.weights == torch.float32
+    assert [note for note in notes if "CUDA" in note] == [
+        f"precision {precision} needs a CUDA device; on this CPU the run is in fp32"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_what_a_cpu_can_do_is_done(precision, dtype, golden_weights):
+    clip, notes = build_clip("", str(golden_weights), "auto", precision, torch.device("cpu"))
+    assert clip.precision.weights == dtype and len(notes) == 1
+
+
+def test_bf16_trains_on_a_cpu_to_nearly_the_same_model(train, tmp_path, golden_weights):
+    results = []
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
+        status, _, error = train("TRAINER.COOP.PREC", precision, "--output-dir", out)
+        assert status == 0, error
+        saved = torch.load(out / "prompt_learner" / "model.pth.tar-3", weights_only=True)
+        results.append(saved["state_dict"]["ctx"])
+    assert torch.allclose(*results, atol=2e-3)
+    assert not torch.equal(*results)
