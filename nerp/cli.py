@@ -13,6 +13,7 @@ COMMANDS = {
     "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
     "data": "list, download and check the datasets, and compute their reference images",
     "study": "measure NeRP where the true class frequencies are known, on the drawn world",
+    "bench-data": "measure how many images a second the loaders deliver",
     "methods": "list the methods with their learned parameters and papers",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",

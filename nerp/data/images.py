@@ -87,8 +87,8 @@ class ImageSet(Dataset):
             return self._decoded[index]
         return open_image(self.image_dir / self.items[index].path)
 
-    def decode(self, limit_mb: int) -> None:
-        """Decode the images and keep them, as many as fit into `limit_mb` MiB."""
+    def decode(self, limit_mb: int) -> int:
+        """Decode the images and keep them, as many as fit into `limit_mb` MiB; how many did."""
         left = limit_mb * 2**20
         with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as pool:
             for index, image in enumerate(pool.map(self.image, range(len(self)))):
@@ -97,6 +97,7 @@ class ImageSet(Dataset):
                     pool.shutdown(cancel_futures=True)
                     break
                 self._decoded[index] = image
+        return len(self._decoded)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key

@@ -1,0 +1,32 @@
+"""How many images a second a dataset's loaders deliver, with no model behind them.
+
+On a GPU this bounds every run; compare it with the model's own rate (docs/performance.md).
+"""
+
+from nerp.commands.common import add_run_arguments, request
+
+
+def add_arguments(parser):
+    add_run_arguments(parser)
+    parser.add_argument("--seconds", type=float, default=5, metavar="S",
+                        help="of each loader (default: 5)")
+
+
+def main(args):
+    from tabulate import tabulate
+
+    from nerp.clip.model import pick_device
+    from nerp.config import build_config
+    from nerp.data.speed import measure
+    from nerp.engine.tested import run_benchmark
+
+    cfg = build_config(request(args))
+    device = pick_device(cfg.USE_CUDA)
+    bench = run_benchmark(cfg, cfg.OUTPUT_DIR or "output")
+    size = cfg.INPUT.SIZE[0]
+    rows = [
+        [rate.what, f"{rate.images / rate.seconds:,.0f}", rate.images, rate.batch, rate.workers]
+        for rate in measure(bench, cfg, size, device, args.seconds)
+    ]
+    print(f"{bench.name}, {size} pixels, for a run on the {device.type.upper()}\n")
+    print(tabulate(rows, ["", "images/s", "images", "batch", "workers"], disable_numparse=True))

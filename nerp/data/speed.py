@@ -1,0 +1,74 @@
+"""How fast images come out of the loaders, with no model behind them."""
+
+import time
+from collections.abc import Iterator
+from itertools import count
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader
+from yacs.config import CfgNode
+
+from nerp.data.benchmark import Benchmark
+from nerp.data.images import (
+    ImageSet,
+    eval_loader,
+    eval_transform,
+    train_loader,
+    train_transform,
+    worker_count,
+)
+from nerp.errors import NerpError
+
+
+class Rate(NamedTuple):
+    """What was measured: `images` in `seconds`, in batches of `batch`, by `workers` processes."""
+
+    what: str
+    images: int
+    seconds: float
+    batch: int
+    workers: int
+
+
+def measure(
+    bench: Benchmark, cfg: CfgNode, size: int, device: torch.device, seconds: float
+) -> Iterator[Rate]:
+    """The rates of the training and the evaluation loader of a run, each over so many seconds.
+
+    Training images are decoded into memory first, as in a run, and that is a rate of its own.
+
+    Args:
+        size: the backbone's pixels. device: where the run would be; workers are for a GPU's sake.
+
+    Raises NerpError for a benchmark without images, or an image that cannot be decoded.
+    """
+    if not (bench.train and bench.test):
+        raise NerpError(f"{bench.name}: no training images, or none to test on")
+    workers = worker_count(cfg, device)
+    training = ImageSet(bench.train, bench.image_dir, train_transform(cfg, size), cfg.SEED)
+    start = time.perf_counter()
+    decoded = training.decode(cfg.DATALOADER.CACHE_MB)
+    yield Rate("decoding training images", decoded, time.perf_counter() - start, 1, 0)
+    loader = train_loader(training, cfg, device)
+    batch = loader.batch_sampler.batch_size
+    yield Rate("training batches", *_drain(loader, seconds), batch, workers)
+    testing = ImageSet(bench.test, bench.image_dir, eval_transform(cfg, size))
+    loader = eval_loader(testing, cfg, device)
+    yield Rate("evaluation batches", *_drain(loader, seconds), loader.batch_size, workers)
+
+
+def _drain(loader: DataLoader, seconds: float) -> tuple[int, float]:
+    """Images that came, from the first batch's arrival on, and in how many seconds."""
+    images, start = 0, None
+    for epoch in count():
+        if hasattr(loader.batch_sampler, "epoch"):
+            loader.batch_sampler.epoch = epoch
+        for pixels, _ in loader:
+            now = time.perf_counter()
+            if start is None:
+                start = now  # processes were being started until here
+                continue
+            images += len(pixels)
+            if now - start >= seconds:
+                return images, now - start
