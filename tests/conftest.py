@@ -13,7 +13,7 @@ from tiny_clip import random_clip
 from nerp import cli
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
-from nerp.config import default_config
+from nerp.defaults import default_config
 from nerp.trainers.base import Classes
 
 GOLDEN = Path(__file__).parent / "golden"

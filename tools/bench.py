@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from nerp.clip.model import PRECISIONS, Clip
-from nerp.config import default_config
+from nerp.defaults import default_config
 from nerp.engine.checkpoint import save_checkpoint
 from nerp.engine.log import environment
 from nerp.engine.optim import build_optimizer

@@ -39,6 +39,16 @@ def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
                         help="replace what the output folder holds of another run")
 
 
+def add_drawn_arguments(parser: argparse.ArgumentParser, seeds: list[int], output: str) -> None:
+    """--seeds, --root and --output-dir of a command that runs on the drawn world."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds, metavar="SEED",
+                        help=f"default: {' '.join(map(str, seeds))}; one seed makes it quick")
+    parser.add_argument("--root", default="data", metavar="DIR",
+                        help="where the benchmarks are drawn on first use (default: data)")
+    parser.add_argument("--output-dir", default=output, metavar="DIR",
+                        help=f"for the runs (default: {output})")
+
+
 def model_flags(args: argparse.Namespace):
     """Which checkpoint the parsed arguments mean."""
     from nerp.engine.tested import ModelFlags

@@ -2,19 +2,16 @@
 MMRL with 16 images a base class, test it on base and novel classes, and correct the novel ones
 with NeRP. Prints what it measured. See the README for what this world can and cannot tell."""
 
+from nerp.commands.common import add_drawn_arguments
+
 
 def add_arguments(parser):
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED",
-                        help="default: 1 2 3; one seed makes it quick")
+    add_drawn_arguments(parser, [1, 2, 3], "output/demo")
     parser.add_argument("--all", action="store_true", help="all five methods, not MMRL alone")
     parser.add_argument("--dataset", default="demo_landcover",
                         help="demo_landcover (default), demo_textures or demo_objects")
     parser.add_argument("--backbone", default="tiny", choices=["tiny", "tiny-biased"],
                         help="tiny-biased keeps the class frequencies of its training")
-    parser.add_argument("--root", default="data", metavar="DIR",
-                        help="where the benchmark is drawn on first use (default: data)")
-    parser.add_argument("--output-dir", default="output/demo", metavar="DIR",
-                        help="default: output/demo")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
                         help="configuration values, such as NERP.TAU 1")
 

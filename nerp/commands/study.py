@@ -4,13 +4,13 @@ source of pairs and of thresholds gains, for six methods and both shipped backbo
 controls. Writes a page with tables and figures; a second call goes on where the first one stopped.
 """
 
+from nerp.commands.common import add_drawn_arguments
+
+SEEDS = [1, 2, 3, 4, 5]
+
 
 def add_arguments(parser):
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="SEED")
-    parser.add_argument("--root", default="data", metavar="DIR",
-                        help="where the benchmarks are drawn on first use (default: data)")
-    parser.add_argument("--output-dir", default="output/study", metavar="DIR",
-                        help="for the runs (default: output/study)")
+    add_drawn_arguments(parser, SEEDS, "output/study")
     parser.add_argument("--page", default="output/study/page", metavar="DIR",
                         help="for the page and its figures (default: output/study/page)")
 
@@ -24,6 +24,6 @@ def main(args):
     settings = Settings(seeds=tuple(args.seeds), root=args.root, output=args.output_dir)
     records = run_study(settings, tell=lambda line: print(line, flush=True))
     command = "nerp study"
-    if args.seeds != [1, 2, 3, 4, 5]:
+    if args.seeds != SEEDS:
         command += " --seeds " + " ".join(map(str, args.seeds))
     print(f"\n{write_report(records, Path(args.page), command)}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from nerp.config import default_config, load_yaml, merge, put
+from nerp.config import load_yaml, merge, put
 from nerp.correction.flipping import (
     ENTROPY,
     MARGIN,
@@ -24,6 +24,7 @@ from nerp.correction.flipping import (
 )
 from nerp.data.benchmark import dataset_folder
 from nerp.data.decode import open_image
+from nerp.defaults import default_config
 from nerp.engine.metrics import (
     Asymmetry,
     accuracy_record,

@@ -4,7 +4,7 @@ import torch
 
 from nerp.clip.loading import PUBLISHED, SHIPPED, load_model
 from nerp.clip.model import Clip
-from nerp.config import default_config
+from nerp.defaults import default_config
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS, unknown
 from nerp.trainers.base import Classes

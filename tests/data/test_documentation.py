@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nerp.config import default_config, find_card, open_card, shipped_cards
+from nerp.config import find_card, open_card, shipped_cards
 from nerp.data.sources import read_sources
+from nerp.defaults import default_config
 from nerp.registry import LAYOUTS
 
 ROOT = Path(__file__).resolve().parents[2]

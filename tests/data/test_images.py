@@ -6,9 +6,9 @@ import torch
 from made import jpeg, write
 from PIL import Image
 
-from nerp.config import default_config
 from nerp.data.benchmark import Item
 from nerp.data.images import ImageSet, eval_transform, train_transform
+from nerp.defaults import default_config
 from nerp.errors import NerpError
 
 

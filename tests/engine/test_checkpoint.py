@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import GOLDEN, eurosat_classes, golden_config
 
-from nerp.config import default_config
+from nerp.defaults import default_config
 from nerp.engine.checkpoint import (
     checkpoint_file,
     load_trainer,
