@@ -16,8 +16,8 @@ import yaml
 from yacs.config import CfgNode as CN
 
 from nerp.defaults import dataset_defaults, default_config
-from nerp.engine.log import say
 from nerp.errors import NerpError
+from nerp.log import say
 from nerp.paths import shipped
 from nerp.protocols import NERP_SUFFIX, plain_name, protocol
 from nerp.registry import TRAINERS, unknown

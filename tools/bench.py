@@ -30,9 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nerp.clip.model import PRECISIONS, Clip
 from nerp.defaults import default_config
 from nerp.engine.checkpoint import save_checkpoint
-from nerp.engine.log import environment
 from nerp.engine.optim import build_optimizer
 from nerp.engine.record import process_peak_mib
+from nerp.log import environment
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes
 

@@ -63,8 +63,8 @@ def _state(cfg):
 def _check(args, cards):
     from nerp.data.benchmark import dataset_folder
     from nerp.data.check import check
-    from nerp.engine.log import say_on_terminal
     from nerp.errors import NerpError
+    from nerp.log import say_on_terminal
 
     chosen = [cfg for cfg in cards.values() if args.names or dataset_folder(cfg).is_dir()]
     if not chosen:
@@ -80,7 +80,7 @@ def _check(args, cards):
 def _prepare(args, cards):
     from nerp.data.benchmark import dataset_folder
     from nerp.data.prepare import plan, prepare
-    from nerp.engine.log import say_on_terminal
+    from nerp.log import say_on_terminal
 
     say_on_terminal()
     complete = True

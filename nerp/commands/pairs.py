@@ -26,8 +26,8 @@ def main(args: argparse.Namespace) -> None:
     from nerp.correction.pairs import find_pairs, listed_scores, strongest_pairs
     from nerp.correction.wrapper import make_clues
     from nerp.engine.correct import gather_material
-    from nerp.engine.log import say, say_on_terminal
     from nerp.engine.tested import open_tested
+    from nerp.log import say, say_on_terminal
 
     say_on_terminal()
     tested = open_tested(request(args), model_flags(args))

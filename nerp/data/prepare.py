@@ -13,8 +13,8 @@ from nerp.data.archives import unpack
 from nerp.data.benchmark import data_directory, dataset_folder
 from nerp.data.download import download, verify
 from nerp.data.sources import Source, read_sources
-from nerp.engine.log import say
 from nerp.errors import NerpError
+from nerp.log import say
 
 
 def plan(cfg: CfgNode) -> list[str]:

@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from nerp.data.benchmark import Benchmark, Item
 from nerp.engine.distributed import agree, is_main
-from nerp.engine.log import environment, say
+from nerp.log import environment, say
 from nerp.paths import file_digest, replacing
 from nerp.trainers.base import Trainer
 

@@ -17,10 +17,10 @@ from nerp.data.reference import cached_mean_image, load_reference
 from nerp.data.selection import select_run
 from nerp.engine.distributed import main_first
 from nerp.engine.evaluate import compute_logits
-from nerp.engine.log import say
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested
 from nerp.errors import NerpError
+from nerp.log import say
 from nerp.protocols import NERP_SUFFIX
 from nerp.trainers.base import Classes, Trainer
 

@@ -10,7 +10,7 @@ from nerp.data.benchmark import Item
 from nerp.data.images import ImageSet, Normalise, eval_loader, eval_transform
 from nerp.engine.distributed import interleave, rank, world_size
 from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
-from nerp.engine.progress import progress
+from nerp.progress import progress
 from nerp.trainers.base import Trainer
 
 

@@ -17,10 +17,10 @@ from nerp.config import Request, card_file, difference
 from nerp.correction.flipping import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
-from nerp.engine.log import RunLog, environment, say
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
 from nerp.errors import NerpError, OtherRunError
+from nerp.log import RunLog, environment, say
 from nerp.paths import replacing, write_text
 from nerp.protocols import RESULT_FILE, run_dir
 

@@ -12,7 +12,6 @@ from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
-from nerp.engine.log import RunLog, say
 from nerp.engine.record import (
     PREDICTIONS_FILE,
     is_finished,
@@ -30,6 +29,7 @@ from nerp.engine.tested import (
 )
 from nerp.engine.train import TrainingRun
 from nerp.errors import NerpError
+from nerp.log import RunLog, say
 from nerp.paths import file_digest
 from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.registry import TRAINERS

@@ -15,8 +15,8 @@ from nerp.data.selection import select_run
 from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
-from nerp.engine.log import say
 from nerp.errors import NerpError
+from nerp.log import say
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer

@@ -22,9 +22,9 @@ from nerp.engine.distributed import (
     rank,
     world_size,
 )
-from nerp.engine.log import say
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.errors import NerpError, OtherRunError
+from nerp.log import say
 from nerp.paths import replacing
 from nerp.trainers.base import Trainer
 

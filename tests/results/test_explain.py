@@ -19,8 +19,8 @@ from nerp.correction.wrapper import NeRP
 from nerp.data.benchmark import Item
 from nerp.engine.correct import correction_record
 from nerp.engine.evaluate import result_record
-from nerp.engine.log import RunLog
 from nerp.engine.record import recording, save_predictions
+from nerp.log import RunLog
 from nerp.results.explain import KINDS, Explanation, fair_sample
 
 NAMES = ["<script>alert(1)</script>", "salt & pepper", "\"double\" 'single'", "plain", "empty"]

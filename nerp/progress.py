@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from nerp.engine.log import say
+from nerp.log import say
 
 _SECONDS_BETWEEN_LINES = 30.0
 
