@@ -13,7 +13,7 @@ from safetensors import safe_open
 from yacs.config import CfgNode
 
 from nerp.clip import tokenizer
-from nerp.demo import world
+from nerp.demo import canvas, world
 from nerp.demo.world import BENCHMARK_SEED, IMAGES_PER_CLASS, PRETRAINING_SEED, WORLDS
 from nerp.errors import NerpError
 from nerp.paths import shipped
@@ -175,3 +175,24 @@ def test_the_record_of_a_backbone_says_what_it_was_trained_on(backbone):
     record = json.loads((WEIGHTS / f"{backbone}.json").read_text())
     for name in WORLDS:
         assert record["class_frequency"][name] == pytest.approx(world.class_frequency(name))
+
+
+def test_the_records_say_how_to_make_the_weights_and_what_they_can():
+    for backbone, loss in zip(BACKBONES, ("plain", "unique"), strict=True):
+        record = json.loads((WEIGHTS / f"{backbone}.json").read_text())
+        assert record["command"] == (
+            f"python tools/pretrain_tiny_clip.py --loss {loss} "
+            f"--out nerp/demo/weights/{backbone}.safetensors"
+        )
+        assert record["settings"]["seed"] == PRETRAINING_SEED
+    record = json.loads((WEIGHTS / "tiny.json").read_text())
+    for name, result in record["zero_shot"].items():
+        assert 40 <= result["all"] <= 90, f"{name}: nothing to learn, or nothing to correct"
+
+
+def test_the_benchmarks_camera_is_warmer_and_flatter():
+    grey = np.full((64, 64, 3), 127, np.uint8)
+    red, green, blue = canvas.other_camera(grey)[0, 0].astype(int)
+    assert red > green > blue and abs(green - 127) <= 1
+    black, white = (canvas.other_camera(np.full_like(grey, v))[0, 0, 1] for v in (0, 255))
+    assert 0 < black < white < 255
