@@ -166,7 +166,8 @@ class Evidence:
         return -(log_p.exp() * log_p).sum(dim=1)
 
     def _probability(self, rows: Tensor) -> Tensor:
-        return (self.top_logit[rows] - self.logits[rows].logsumexp(dim=1)).exp()
+        below = self.logits[rows] - self.top_logit[rows, None]
+        return below.exp_().sum(dim=1).reciprocal()
 
     def best_partner(self, tau: float) -> tuple[Tensor, Tensor]:
         """The admissible partner with the largest logit: its column [B] and the margin [B].
