@@ -22,7 +22,7 @@ from nerp.config import Request, build_config, digest, find_method_file
 from nerp.correction.flipping import Rule, flip
 from nerp.correction.pairs import CAVEATS
 from nerp.correction.wrapper import Material, build_nerp, priors
-from nerp.demo.world import class_frequency
+from nerp.demo.world import WORLDS, class_frequency
 from nerp.engine.correct import gather_material
 from nerp.engine.metrics import asymmetry, confusion_matrix
 from nerp.engine.run import run_training
@@ -33,7 +33,6 @@ from nerp.registry import TRAINERS
 
 METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
 BACKBONES = ("tiny", "tiny-biased")
-DATASETS = ("demo_landcover", "demo_textures", "demo_objects")
 # Those that can serve classes without training images; "train" knows the base classes alone.
 SOURCES = ("text", "reference", "unlabelled", "labels")
 THRESHOLDS = ("default", "calibrated")
@@ -46,7 +45,7 @@ class Settings:
     """What the study runs, and where it reads and writes."""
 
     backbones: tuple[str, ...] = BACKBONES
-    datasets: tuple[str, ...] = DATASETS
+    datasets: tuple[str, ...] = tuple(WORLDS)
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     root: str = "data"

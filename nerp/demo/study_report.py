@@ -9,7 +9,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from nerp.demo.study import BACKBONES, DATASETS, METHODS, SOURCES, THRESHOLDS
+from nerp.demo.study import BACKBONES, METHODS, SOURCES, THRESHOLDS
+from nerp.demo.world import WORLDS
 from nerp.paths import write_text
 from nerp.results.plots import SETTINGS, STYLES, save_figure
 
@@ -41,7 +42,7 @@ def _page(records: list[dict], command: str) -> Iterable[str]:
            "is trained with CLIP's contrastive loss; `tiny-biased` with captions unique within a "
            "batch, which leaves class frequency in its scores by construction: the positive "
            "control.")
-    yield ("± is the standard error over seeds, each seed averaged over the three benchmarks; "
+    yield ("± is the standard error over seeds, each seed averaged over the benchmarks; "
            "zero-shot CLIP has no seeds. † transductive: the pairs come from the unlabelled test "
            "images. ‡ upper bound: chosen with test labels. Neither is a result.")
     yield "## Found"
@@ -126,7 +127,7 @@ def _link_table(records: list[dict]) -> str:
     }
     rows = []
     for backbone in _present(records, "backbone", BACKBONES):
-        for dataset in _present(records, "dataset", DATASETS):
+        for dataset in _present(records, "dataset", tuple(WORLDS)):
             mine = [r for r in records if (r["backbone"], r["dataset"]) == (backbone, dataset)]
             if mine:
                 rows.append([backbone, f"{dataset} ({mine[0]['classes']} classes)",
@@ -199,7 +200,7 @@ def _link_figure(records: list[dict]) -> Figure:
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         groups = [(b, d) for b in _present(records, "backbone", BACKBONES)
-                  for d in _present(records, "dataset", DATASETS)]
+                  for d in _present(records, "dataset", tuple(WORLDS))]
         names = [f"{b}\n{d.removeprefix('demo_')}" for b, d in groups]
         links = {
             "frequency ~ over-prediction": lambda r: r["frequency"]["over-prediction"],

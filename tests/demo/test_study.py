@@ -120,10 +120,12 @@ def test_the_command_writes_the_page(nerp, monkeypatch, tmp_path):
         return [fake("tiny", "MMRL", 1, 1.0)]
 
     monkeypatch.setattr(study, "run_study", run)
-    status, text, error = nerp("study", "--seeds", "1", "--page", tmp_path / "page",
-                               "--output-dir", tmp_path / "out", "--root", tmp_path / "data")
+    data, out, page = (tmp_path / name for name in ("data", "out", "page"))
+    status, text, error = nerp("study", "--seeds", "1", "--datasets", "demo_textures", "--page",
+                               page, "--output-dir", out, "--root", data)
     assert status == 0, error
-    assert asked == [Settings(seeds=(1,), root=str(tmp_path / "data"),
-                              output=str(tmp_path / "out"))]
-    assert text.strip().endswith("README.md")
-    assert "`nerp study --seeds 1`" in (tmp_path / "page" / "README.md").read_text()
+    assert asked == [
+        Settings(datasets=("demo_textures",), seeds=(1,), output=str(out), root=str(data))
+    ]
+    assert text.strip() == str(page / "README.md")
+    assert "`nerp study --datasets demo_textures --seeds 1`" in (page / "README.md").read_text()
