@@ -188,7 +188,7 @@ def _gain_figure(records: list[dict]) -> Figure:
         marks = [_MARKS.get(records[0]["gains"][c]["caveat"], "") for c in _CHOICES]
         names = [c.replace("/", "\n") + m for c, m in zip(_CHOICES, marks, strict=True)]
         names += ["shuffled\npriors", "oracle\nfrequency‡"]
-        panels[-1].set_xticks(range(len(values)), names)
+        panels[-1].set_xticks(range(len(values)), names, fontsize=7)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center",
                       ncols=len(methods))
     return figure
@@ -223,6 +223,7 @@ def _link_figure(records: list[dict]) -> Figure:
                 )
             axes.axvline(0, color="black", linewidth=0.8)
             axes.set(title=title)
+            axes.margins(y=0.1)
             axes.invert_yaxis()
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=7)
         left.set_yticks(range(len(groups)), names)
