@@ -316,13 +316,13 @@ def main() -> None:
             records.append(record)
             rows.append(table_row(record))
             print(f"{method} C = {classes}: done", file=sys.stderr, flush=True)
+            if args.json:  # after each, so that a run cut short keeps what it measured
+                content = {"versions": versions, "arguments": vars(args), "matrix_rate": rate,
+                           "records": records}
+                Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
     headers = ["method", "C", "step s A", "step s B", "B / A", "floor s", "eval img/s A",
                "eval img/s B", "A / B", "peak MiB A", "peak MiB B", "max diff"]
     print(tabulate(rows, headers=headers, disable_numparse=True, tablefmt="github"))
-    if args.json:
-        content = {"versions": versions, "arguments": vars(args), "matrix_rate": rate,
-                   "records": records}
-        Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def table_row(r: dict) -> list[str]:
