@@ -29,6 +29,7 @@ from tqdm import trange
 
 from nerp.clip.loading import load_model
 from nerp.demo.world import PRETRAINING_SEED, WORLDS, build, class_frequency, draw, draw_many
+from nerp.engine.metrics import spearman
 
 # Both towers alike; heads of 64, so that the architecture can be read from the tensors.
 WIDTH, LAYERS, PATCH, IMAGE_SIZE = 128, 4, 8, 64
@@ -330,12 +331,6 @@ def _summary(logits, labels, classnames, frequency):
 
 def _percent(right):
     return round(100 * right.float().mean().item(), 1)
-
-
-def spearman(a, b):
-    """Rank correlation of two arrays [n]; equal values share their mean rank."""
-    ranks = [(x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2 for x in (a, b)]
-    return float(np.corrcoef(ranks)[0, 1])
 
 
 if __name__ == "__main__":

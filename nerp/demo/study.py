@@ -24,7 +24,7 @@ from nerp.correction.pairs import CAVEATS
 from nerp.correction.wrapper import Material, build_nerp, priors
 from nerp.demo.world import WORLDS, class_frequency
 from nerp.engine.correct import gather_material
-from nerp.engine.metrics import asymmetry, confusion_matrix
+from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
 from nerp.paths import write_text
@@ -189,16 +189,3 @@ def _oracle(logits: Tensor, labels: Tensor, log_frequency: Tensor, plain: float)
 
 def _accuracy(predictions: Tensor, labels: Tensor) -> float:
     return 100 * float((predictions == labels).double().mean())
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's rank correlation, ties at their mean rank; None where one side is constant."""
-    ranks = [_ranks(np.asarray(x)) for x in (a, b)]
-    if any(r.std() == 0 for r in ranks):
-        return None
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[place]

@@ -96,3 +96,17 @@ def flip_effect(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> di
 def harmonic_mean(base: float, novel: float) -> float:
     """H = 2bn / (b + n), 0 where both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Spearman's rank correlation of two arrays [n], ties at their mean rank; None where one of
+    them is constant."""
+    ranks = [_ranks(np.asarray(x)) for x in (a, b)]
+    if any(r.std() == 0 for r in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[place]

@@ -8,19 +8,11 @@ import torch
 from numpy.testing import assert_allclose
 
 from nerp.demo import study, world
-from nerp.demo.study import ORACLE, Settings, run_study, spearman
+from nerp.demo.study import ORACLE, Settings, run_study
 from nerp.demo.study_report import write_report
 
 GAINS = [f"{source}/{thresholds}" for thresholds in ("default", "calibrated")
          for source in ("text", "reference", "unlabelled", "labels")]
-
-
-def test_spearman_is_the_correlation_of_ranks_with_ties_at_their_mean():
-    assert spearman(np.array([1, 2, 3, 9]), np.array([-1.0, 0, 5, 6])) == pytest.approx(1)
-    assert spearman(np.array([3, 2, 1]), np.array([1, 5, 7])) == pytest.approx(-1)
-    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
-    assert spearman(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(0.948683298)
-    assert spearman(np.array([1, 1, 1]), np.array([1, 2, 3])) is None
 
 
 def test_the_oracle_finds_the_multiple_that_was_added():

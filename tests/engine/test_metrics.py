@@ -9,6 +9,7 @@ from nerp.engine.metrics import (
     confusion_matrix,
     flip_effect,
     harmonic_mean,
+    spearman,
 )
 
 
@@ -51,3 +52,11 @@ def test_asymmetry_by_chance_is_the_mean_over_all_ways_the_confusions_can_fall()
 def test_harmonic_mean():
     assert harmonic_mean(80, 60) == pytest.approx(2 * 80 * 60 / 140)
     assert harmonic_mean(0, 0) == 0
+
+
+def test_spearman_is_the_correlation_of_ranks_with_ties_at_their_mean():
+    assert spearman(np.array([1, 2, 3, 9]), np.array([-1.0, 0, 5, 6])) == pytest.approx(1)
+    assert spearman(np.array([3, 2, 1]), np.array([1, 5, 7])) == pytest.approx(-1)
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+    assert spearman(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(0.948683298)
+    assert spearman(np.array([1, 1, 1]), np.array([1, 2, 3])) is None
