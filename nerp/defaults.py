@@ -22,6 +22,7 @@ def default_config() -> CN:
     cfg.INPUT.PIXEL_STD = [0.26862954, 0.26130258, 0.27577711]
     cfg.INPUT.TRANSFORMS = ["random_resized_crop", "random_flip", "normalize"]
     cfg.INPUT.RRCROP_SCALE = (0.08, 1.0)
+    cfg.INPUT.EXACT_JPEG = True  # False: test images from draft decoding, faster, other pixels
 
     cfg.DATALOADER = CN()
     cfg.DATALOADER.TRAIN_X = CN({"BATCH_SIZE": 32})

@@ -70,12 +70,19 @@ class ImageSet(Dataset):
     """
 
     def __init__(
-        self, items: Sequence[Item], image_dir: Path, transform: T.Compose, seed: int = 0
+        self,
+        items: Sequence[Item],
+        image_dir: Path,
+        transform: T.Compose,
+        seed: int = 0,
+        draft_side: int = 0,
     ):
+        """draft_side: see `open_image`."""
         self.items = items
         self.image_dir = image_dir
         self.transform = transform
         self.seed = seed
+        self.draft_side = draft_side
         self._decoded: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
@@ -85,7 +92,7 @@ class ImageSet(Dataset):
         """The decoded image of an item."""
         if index in self._decoded:
             return self._decoded[index]
-        return open_image(self.image_dir / self.items[index].path)
+        return open_image(self.image_dir / self.items[index].path, self.draft_side)
 
     def decode(self, limit_mb: int) -> int:
         """Decode the images and keep them, as many as fit into `limit_mb` MiB; how many did."""
@@ -104,6 +111,12 @@ class ImageSet(Dataset):
         # Python's hash of a tuple of integers is the same in every process.
         torch.default_generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
         return self.transform(self.image(index)), self.items[index].label
+
+
+def eval_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) -> ImageSet:
+    """Items to test on, at `size` pixels."""
+    side = 0 if cfg.INPUT.EXACT_JPEG else size
+    return ImageSet(items, image_dir, eval_transform(cfg, size), draft_side=side)
 
 
 class EpochBatches(Sampler):

@@ -13,7 +13,7 @@ from nerp.data.benchmark import Benchmark
 from nerp.data.images import (
     ImageSet,
     eval_loader,
-    eval_transform,
+    eval_set,
     train_loader,
     train_transform,
     worker_count,
@@ -53,8 +53,7 @@ def measure(
     loader = train_loader(training, cfg, device)
     batch = loader.batch_sampler.batch_size
     yield Rate("training batches", *_drain(loader, seconds), batch, workers)
-    testing = ImageSet(bench.test, bench.image_dir, eval_transform(cfg, size))
-    loader = eval_loader(testing, cfg, device)
+    loader = eval_loader(eval_set(bench.test, bench.image_dir, cfg, size), cfg, device)
     yield Rate("evaluation batches", *_drain(loader, seconds), loader.batch_size, workers)
 
 

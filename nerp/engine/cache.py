@@ -70,7 +70,7 @@ def logits_key(
 ) -> str:
     """A digest of all that logits depend on: weights, classes, images, transform, machine.
 
-    Images count by path, size and time of change; they are not read.
+    Images count by path, size and times of change; they are not read.
     """
     clip, classes = trainer.clip, trainer.classes
     parts = {
@@ -95,5 +95,6 @@ def _images_digest(image_dir: Path, items: list[Item]) -> str:
             stat = (image_dir / item.path).stat()
         except OSError:
             return "missing"  # decoding will name it
-        content.update(f"{item.path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        seen = item.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        content.update(f"{seen}\n".encode())
     return content.hexdigest()

@@ -7,7 +7,7 @@ from yacs.config import CfgNode
 
 from nerp.correction.flipping import Correction
 from nerp.data.benchmark import Item
-from nerp.data.images import ImageSet, Normalise, eval_loader, eval_transform
+from nerp.data.images import Normalise, eval_loader, eval_set
 from nerp.engine.distributed import interleave, rank, world_size
 from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
 from nerp.progress import progress
@@ -24,8 +24,7 @@ def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode)
     """
     clip = trainer.clip
     mine = items[rank() :: world_size()]
-    dataset = ImageSet(mine, image_dir, eval_transform(cfg, clip.size))
-    loader = eval_loader(dataset, cfg, clip.device)
+    loader = eval_loader(eval_set(mine, image_dir, cfg, clip.size), cfg, clip.device)
     normalise = Normalise(cfg, clip.device)
     parts = []
     with clip.autocast():

@@ -61,6 +61,20 @@ def test_an_orientation_is_not_applied(tmp_path):
     assert open_image(write(tmp_path / "a.jpg", exif_rotated())).size == (30, 20)
 
 
+@pytest.mark.parametrize("side, size", [
+    (0, (512, 384)), (96, (128, 96)), (97, (256, 192)), (192, (256, 192)), (193, (512, 384)),
+])
+def test_a_large_jpeg_can_be_decoded_small_but_not_too_small(side, size, tmp_path):
+    image = open_image(write(tmp_path / "large.jpg", jpeg((512, 384))), side)
+    assert image.size == size
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_small_decoding_is_for_large_jpegs_alone(name, tmp_path):
+    file = write(tmp_path / name, KINDS[name])
+    assert np.array_equal(open_image(file, 20), open_image(file))
+
+
 @pytest.mark.parametrize("content, reason", [
     (jpeg((64, 64))[:-9], "image file is truncated"),
     (b"", "the file is empty"),

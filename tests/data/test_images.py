@@ -7,7 +7,8 @@ from made import jpeg, write
 from PIL import Image
 
 from nerp.data.benchmark import Item
-from nerp.data.images import ImageSet, eval_transform, train_transform
+from nerp.data.decode import open_image
+from nerp.data.images import ImageSet, eval_set, eval_transform, train_transform
 from nerp.defaults import default_config
 from nerp.errors import NerpError
 
@@ -51,6 +52,18 @@ def test_holding_images_changes_no_pixel(items, tmp_path):
         for index in range(4):
             assert torch.equal(held[epoch, index][0], read[epoch, index][0])
     assert not torch.equal(held[0, 0][0], held[1, 0][0])  # another epoch, another crop
+
+
+def test_test_images_are_exact_unless_that_is_turned_off(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg")
+    cfg = default_config()
+    exact = eval_transform(cfg, 32)(open_image(tmp_path / "a.jpg"))
+    items = [Item("a.jpg", 0, "ape")]
+    assert torch.equal(eval_set(items, tmp_path, cfg, 32)[0, 0][0], exact)
+    cfg.INPUT.EXACT_JPEG = False
+    drafted = eval_set(items, tmp_path, cfg, 32)[0, 0][0]
+    assert drafted.shape == exact.shape and not torch.equal(drafted, exact)
 
 
 def test_a_damaged_image_is_named(tmp_path):
