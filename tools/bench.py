@@ -1,12 +1,14 @@
-"""Our path against a plain formulation of every method, in one process, alternating A B A B.
+"""Our path against another formulation of every method, in one process, alternating A B A B.
 
-A is `nerp.trainers`; B is tools/plain_methods.py: open_clip's own modules, 77 tokens a text at
-every step, frozen CLIP computed beside the tuned model, class features recomputed per batch where
-the published code does. Both start from the same random ViT-B/16 (or --backbone) and the same
-learned tensors, and their results must agree or the bench fails.
+A is `nerp.trainers`. B is tools/plain_methods.py: open_clip's own modules, 77 tokens a text at
+every step, a separate frozen CLIP where the method has one beside the tuned model, class features
+recomputed per batch where the published code does; or A under torch.compile. Both start from the
+same random ViT-B/16 (or --backbone) and the same learned tensors, and their results must agree or
+the bench fails. Beside them, open_clip's bare image forward on the evaluation's batch.
 
     python tools/bench.py                         every method, C = 10, 50, 500
     python tools/bench.py --methods MMRL --classes 50 --repeats 5 --json bench.json
+    python tools/bench.py --methods MMRL --classes 50 --against compiled
 """
 
 import argparse
@@ -15,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,15 +44,100 @@ BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
     "MMRL": (4, 250),
 }
+CPU_EVAL_BATCH = 8
 # MMRL keeps its class features for the whole evaluation; the others' code encodes text per batch.
 KEEPS_TEXT = {"MMRL"}
+HAS_FROZEN_COPY = {"MMRL", "PromptSRC"}
 OPTIMISER = {"MMRL": "adamw"}
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 
 
+class Ours:
+    """Our path: one training step, and the evaluation of one batch."""
+
+    def __init__(self, bench: "Bench", trainer, compiled: bool = False):
+        self.trainer = trainer
+        self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
+        self.optimizer = build_optimizer(trainer.parameters(), bench.cfg.OPTIM)
+        self.compile = torch.compile if compiled else lambda function: function
+        self.loss = self.compile(trainer.loss)
+
+    def step(self) -> Tensor:
+        with self.trainer.clip.autocast():
+            loss = self.loss(self.images, self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        with self.trainer.clip.autocast():
+            self.classify = self.compile(self.trainer.classifier())
+
+    @torch.inference_mode()
+    def evaluate(self) -> Tensor:
+        with self.trainer.clip.autocast():
+            return self.classify(self.eval_images)
+
+
+class Plain:
+    """The same of tools/plain_methods.py."""
+
+    def __init__(self, bench: "Bench", args: argparse.Namespace):
+        self.method = bench.method
+        self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
+        tensors = {
+            name: tensor.detach().clone().requires_grad_()
+            for name, tensor in bench.trainer.learned.named_parameters()
+        }
+        classes, settings = bench.trainer.classes, bench.trainer.settings
+        if args.memory:  # what is measured is this side alone
+            del bench.trainer, bench.clip
+        copies = 2 if self.method in HAS_FROZEN_COPY else 1
+        model, *frozen = (random_model(args.backbone).to(bench.device) for _ in range(copies))
+        self.plain = PLAIN[self.method](
+            model, classes.names, classes.template, tensors, settings,
+            frozen=frozen[0] if frozen else None,
+        )
+        self.optimizer = build_optimizer(list(tensors.values()), bench.cfg.OPTIM)
+        dtype = bench.precision.weights
+        self.autocast = lambda: torch.autocast(
+            bench.device.type, dtype=dtype, enabled=dtype != torch.float32
+        )
+        if frozen:  # its class features are encoded once in the published code too
+            features = self.plain.frozen_text()
+            self.plain.frozen_text = lambda: features
+
+    def step(self) -> Tensor:
+        with self.autocast():
+            loss = self.plain.loss(self.images, self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.method == "MMA":
+            self.plain.unscale()
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        self.text = self.plain.text() if self.method in KEEPS_TEXT else None
+
+    @torch.inference_mode()
+    def evaluate(self) -> Tensor:
+        encode = self.plain.text
+        if self.text is not None:
+            self.plain.text = lambda: self.text
+        try:
+            with self.autocast():
+                return self.plain.logits(self.eval_images)
+        finally:
+            self.plain.text = encode
+
+
 class Bench:
-    """Both sides of one method at one class count."""
+    """One method at one class count: its inputs, and the sides built on them."""
 
     def __init__(self, method: str, classes: int, args: argparse.Namespace):
         torch.manual_seed(0)
@@ -62,106 +150,29 @@ class Bench:
         self.cfg.TRAINER.NAME = method
         names = tuple(f"kind of thing {i}" for i in range(classes))
         self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
-        clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
-        self.precision = clip.precision
-        self.ours = TRAINERS[method](self.cfg, clip, self.classes)
-        size = (clip.size, clip.size)
-        self.images = torch.randn(max(self.train_batch, self.eval_batch), 3, *size,
-                                  device=self.device)
+        self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
+        self.precision = self.clip.precision
+        self.trainer = TRAINERS[method](self.cfg, self.clip, self.classes)
+        shape = max(self.train_batch, self.eval_batch), 3, self.clip.size, self.clip.size
+        images = torch.randn(shape, device=self.device)
+        self.images, self.eval_images = images[: self.train_batch], images[: self.eval_batch]
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
-        self.frozen_text = None
-        if "plain" in args.sides:
-            self.plain = self._plain(args)
 
-    def _plain(self, args: argparse.Namespace):
-        copies = {
-            name: tensor.detach().clone().requires_grad_()
-            for name, tensor in self.ours.learned.named_parameters()
-        }
-        model = random_model(args.backbone).to(self.device)
-        return PLAIN[self.method](
-            model, self.classes.names, self.classes.template, copies, self.ours.settings
-        )
+    def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
+        if name == "ours":
+            return Ours(self, self.trainer)
+        if name == "plain":
+            return Plain(self, args)
+        copied = {name: t.clone() for name, t in self.trainer.learned.state_dict().items()}
+        trainer = TRAINERS[self.method](self.cfg, self.clip, self.classes, copied)
+        return Ours(self, trainer, compiled=True)
 
-    def sides(self):
-        """name -> (training step, evaluation of one batch)."""
-        sides = {"ours": (self._our_step(), self._our_eval())}
-        if hasattr(self, "plain"):
-            sides["plain"] = (self._plain_step(), self._plain_eval())
-        return sides
-
-    def _our_step(self):
-        optimizer = build_optimizer(self.ours.parameters(), self.cfg.OPTIM)
-
-        def step() -> Tensor:
-            with self.ours.clip.autocast():
-                loss = self.ours.loss(self.images[: self.train_batch], self.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        return step
-
-    def _our_eval(self):
-        @torch.inference_mode()
-        def prepare():
-            with self.ours.clip.autocast():
-                return self.ours.classifier()
-
-        @torch.inference_mode()
-        def evaluate(classify) -> Tensor:
-            with self.ours.clip.autocast():
-                return classify(self.images[: self.eval_batch])
-
-        return prepare, evaluate
-
-    def _plain_step(self):
-        tensors = list(self.plain.tensors.values())
-        optimizer = build_optimizer(tensors, self.cfg.OPTIM)
-        kwargs = {}
-        if self.method == "PromptSRC":  # its 60 templates are encoded once in the published code
-            with torch.no_grad():
-                kwargs["frozen_text"] = self.plain.frozen_text()
-        if self.method == "MMRL":
-            frozen = self.plain.frozen_text()
-            self.plain.frozen_text = lambda: frozen
-
-        def step() -> Tensor:
-            with self._autocast():
-                loss = self.plain.loss(self.images[: self.train_batch], self.labels, **kwargs)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.method == "MMA":
-                self.plain.unscale()
-            optimizer.step()
-            return loss.detach()
-
-        return step
-
-    def _plain_eval(self):
-        plain, method = self.plain, self.method
-
-        @torch.inference_mode()
-        def prepare():
-            return plain.text() if method in KEEPS_TEXT else None
-
-        @torch.inference_mode()
-        def evaluate(text) -> Tensor:
-            original = plain.text
-            if text is not None:
-                plain.text = lambda: text
-            try:
-                with self._autocast():
-                    return plain.logits(self.images[: self.eval_batch])
-            finally:
-                plain.text = original
-
-        return prepare, evaluate
-
-    def _autocast(self):
+    def bare_forward(self, args: argparse.Namespace):
+        """open_clip's image forward alone, all its matrices in the precision's type."""
         dtype = self.precision.weights
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        model = random_model(args.backbone).to(self.device, dtype)
+        images = self.eval_images.to(dtype)
+        return torch.inference_mode()(lambda: model.encode_image(images))
 
 
 def random_model(name: str) -> torch.nn.Module:
@@ -190,56 +201,63 @@ def wait(device: torch.device) -> None:
 def compare(method: str, classes: int, args: argparse.Namespace) -> dict:
     """Times, ratios and operations of both sides; raises SystemExit where results differ."""
     bench = Bench(method, classes, args)
-    tolerance = TOLERANCE[bench.precision.weights]
-    train: dict[str, list[float]] = {"ours": [], "plain": []}
-    test: dict[str, list[float]] = {"ours": [], "plain": []}
-    results: dict[str, list] = {"ours": [], "plain": []}
-    sides = bench.sides()
-    prepared = {name: evaluation[0]() for name, (_, evaluation) in sides.items()}
-    for name, (_, (_, evaluate)) in sides.items():
-        results[name].append(evaluate(prepared[name]).float())  # before any step; also warms up
+    sides = {"A": bench.side("ours", args), "B": bench.side(args.against, args)}
+    forward = bench.bare_forward(args)
+    test = {"A": [], "B": [], "bare": []}
+    train = {"A": [], "B": []}
+    forward()
+    for side in sides.values():
+        side.prepare()
+    worst = difference(*(side.evaluate() for side in sides.values()))  # also warms up
     for _ in range(args.repeats):
-        for name, (_, (_, evaluate)) in sides.items():
-            test[name].append(timed(lambda e=evaluate, n=name: e(prepared[n]), bench.device)[0])
-    for repeat in range(args.repeats + 1):
-        for name, (step, _) in sides.items():
-            seconds, loss = timed(step, bench.device)
-            results[name].append(loss.float())
-            if repeat:  # the first step warms up
-                train[name].append(seconds)
-    worst = max(float((a - b).abs().max()) for a, b in zip(*results.values(), strict=True))
-    if worst > tolerance:
+        for name, side in sides.items():
+            test[name].append(timed(side.evaluate, bench.device)[0])
+        test["bare"].append(timed(forward, bench.device)[0])
+    with FlopCounterMode(display=False) as counter:
+        first = sides["A"].step()
+    worst = max(worst, difference(first, sides["B"].step()))
+    for _ in range(args.repeats):
+        losses = []
+        for name, side in sides.items():
+            seconds, loss = timed(side.step, bench.device)
+            train[name].append(seconds)
+            losses.append(loss)
+        worst = max(worst, difference(*losses))
+    if not worst <= TOLERANCE[bench.precision.weights]:
         raise SystemExit(f"{method}, C = {classes}: the sides differ by {worst:g}")
-    flops = {name: count_flops(step) for name, (step, _) in sides.items()}
-    medians = {name: statistics.median(values) for name, values in train.items()}
     return {
         "method": method,
         "classes": classes,
         "train_batch": bench.train_batch,
         "eval_batch": bench.eval_batch,
-        "train_seconds": medians,
-        "train_ratio": paired_ratio(train),
-        "train_gflop": {name: value / 1e9 for name, value in flops.items()},
+        "train_seconds": {name: statistics.median(values) for name, values in train.items()},
+        "train_ratio": paired_ratio(train["A"], train["B"]),
+        "train_gflop": counter.get_total_flops() / 1e9,
         "eval_images_per_second": {
             name: bench.eval_batch / statistics.median(values) for name, values in test.items()
         },
-        "eval_ratio": paired_ratio(test),
+        "eval_ratio": paired_ratio(test["A"], test["B"]),
+        "share_of_bare_forward": paired_ratio(test["A"], test["bare"]),
+        "checkpoint_kib": checkpoint_kib(bench),
         "difference": worst,
     }
 
 
-def paired_ratio(seconds: dict[str, list[float]]) -> float:
-    """Median of B / A over the pairs, which ran one after the other."""
-    return statistics.median(
-        b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)
-    )
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max())
 
 
-def count_flops(function) -> int:
-    """Operations of the matrix products in one call, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()
+def paired_ratio(ours: list[float], other: list[float]) -> float:
+    """Median of other / ours over the rounds, whose calls ran one after the other."""
+    return statistics.median(b / a for a, b in zip(ours, other, strict=True))
+
+
+def checkpoint_kib(bench: Bench) -> int:
+    """KiB of the checkpoint that a run would leave."""
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = bench.trainer.learned.state_dict()
+        file = save_checkpoint(Path(folder), bench.trainer, tensors, 1, bench.cfg)
+        return file.stat().st_size // 1024
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -250,7 +268,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / statistics.median(times[2:])
 
 
-def peak_memory(method: str, classes: int, side: str, args: argparse.Namespace) -> int:
+def peak_mib(method: str, classes: int, side: str, args: argparse.Namespace) -> int:
     """MiB at the peak of two training steps and an evaluation, in a process of its own."""
     command = [sys.executable, __file__, "--memory", side, "--methods", method, "--classes",
                str(classes), "--device", args.device, "--precision", args.precision,
@@ -259,60 +277,62 @@ def peak_memory(method: str, classes: int, side: str, args: argparse.Namespace) 
 
 
 def report_memory(args: argparse.Namespace) -> None:
-    args.sides = [args.memory]
     bench = Bench(args.methods[0], args.classes[0], args)
-    step, (prepare, evaluate) = bench.sides()[args.memory]
+    side = bench.side(args.memory, args)
     for _ in range(2):
-        step()
-    evaluate(prepare())
+        side.step()
+    side.prepare()
+    side.evaluate()
     if bench.device.type == "cuda":
         print(torch.cuda.max_memory_allocated() // 2**20)
     else:
         print(process_peak_mib())
 
 
-def checkpoint_size(method: str, classes: int, args: argparse.Namespace, directory: Path) -> int:
-    """Bytes of the method's checkpoint."""
-    args.sides = ["ours"]
-    trainer = Bench(method, classes, args).ours
-    cfg = default_config()
-    cfg.TRAINER.NAME = method
-    tensors = trainer.learned.state_dict()
-    return save_checkpoint(directory, trainer, tensors, 1, cfg).stat().st_size
-
-
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", nargs="+", default=list(BATCHES), choices=list(BATCHES))
     parser.add_argument("--classes", nargs="+", type=int, default=[10, 50, 500])
-    parser.add_argument("--repeats", type=int, default=5, help="timed pairs (default: 5)")
-    parser.add_argument("--eval-images", type=int, default=1000,
-                        help="at most this many images a test batch (default: as published)")
+    parser.add_argument("--against", default="plain", choices=["plain", "compiled"],
+                        help="what B is (default: plain)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed pairs (default: 3)")
+    parser.add_argument("--eval-images", type=int, metavar="N",
+                        help="at most N images a test batch (default: as published; on a CPU "
+                             f"{CPU_EVAL_BATCH})")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="fp32", choices=list(PRECISIONS))
     parser.add_argument("--backbone", default="ViT-B-16-quickgelu", help="open_clip's name")
     parser.add_argument("--json", default="", metavar="FILE")
     parser.add_argument("--memory", default="", help=argparse.SUPPRESS)  # one side, in a child
     args = parser.parse_args()
+    if args.eval_images is None:
+        published = max(batch for _, batch in BATCHES.values())
+        args.eval_images = CPU_EVAL_BATCH if args.device == "cpu" else published
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     if args.memory:
         report_memory(args)
         return
-    args.sides = ["ours", "plain"]
     device = torch.device(args.device)
     versions = environment(device)
     rate = matrix_rate(device, PRECISIONS[args.precision].weights)
     print(f"{versions['device']}, {torch.get_num_threads()} threads, torch {versions['torch']}, "
-          f"{args.device}, {args.precision}; large matrix product {rate / 1e9:.0f} GFLOP/s\n")
+          f"{args.device}, {args.precision}; large matrix product {rate / 1e9:.0f} GFLOP/s; "
+          f"B: {args.against}\n", flush=True)
     rows, records = [], []
-    for method in args.methods:
-        for classes in args.classes:
+    for classes in args.classes:
+        for method in args.methods:
             record = compare(method, classes, args)
             record["peak_mib"] = {
-                name: peak_memory(method, classes, name, args) for name in ("ours", "plain")
+                name: peak_mib(method, classes, side, args)
+                for name, side in (("A", "ours"), ("B", args.against))
             }
-            record["floor_seconds"] = 1e9 * record["train_gflop"]["ours"] / rate
+            record["floor_seconds"] = 1e9 * record["train_gflop"] / rate
             records.append(record)
             rows.append(table_row(record))
             print(f"{method} C = {classes}: done", file=sys.stderr, flush=True)
@@ -321,18 +341,21 @@ def main() -> None:
                            "records": records}
                 Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
     headers = ["method", "C", "step s A", "step s B", "B / A", "floor s", "eval img/s A",
-               "eval img/s B", "A / B", "peak MiB A", "peak MiB B", "max diff"]
+               "eval img/s B", "A / B", "A / bare", "peak MiB A", "peak MiB B", "ckpt KiB",
+               "max diff"]
     print(tabulate(rows, headers=headers, disable_numparse=True, tablefmt="github"))
 
 
 def table_row(r: dict) -> list[str]:
+    rates = r["eval_images_per_second"]
     return [
         r["method"], str(r["classes"]),
-        f"{r['train_seconds']['ours']:.3g}", f"{r['train_seconds']['plain']:.3g}",
+        *(f"{r['train_seconds'][side]:.3g}" for side in "AB"),
         f"{r['train_ratio']:.2f}", f"{r['floor_seconds']:.3g}",
-        f"{r['eval_images_per_second']['ours']:.3g}",
-        f"{r['eval_images_per_second']['plain']:.3g}", f"{r['eval_ratio']:.2f}",
-        str(r["peak_mib"]["ours"]), str(r["peak_mib"]["plain"]), f"{r['difference']:.1e}",
+        *(f"{rates[side]:.3g}" for side in "AB"),
+        f"{r['eval_ratio']:.2f}", f"{r['share_of_bare_forward']:.2f}",
+        *(str(r["peak_mib"][side]) for side in "AB"),
+        str(r["checkpoint_kib"]), f"{r['difference']:.1e}",
     ]
 
 

@@ -44,8 +44,11 @@ class PlainMethod:
         tensors: Mapping[str, Tensor],
         settings: Mapping[str, object],
         seen: bool = True,
+        frozen: nn.Module | None = None,
     ):
+        """frozen: the CLIP that is computed beside the tuned one, where there is a copy for it."""
         self.model = model
+        self.frozen = model if frozen is None else frozen
         self.names = list(names)
         self.prompts = [template.format(name) for name in names]
         self.tensors = dict(tensors)
@@ -96,11 +99,11 @@ class PlainMethod:
     @torch.no_grad()
     def frozen_text(self) -> Tensor:
         ids = padded(self.prompts).to(self.device)
-        return unit(self.model.encode_text(ids))
+        return unit(self.frozen.encode_text(ids))
 
     @torch.no_grad()
     def frozen_image(self, images: Tensor) -> Tensor:
-        return unit(self.model.encode_image(images))
+        return unit(self.frozen.encode_image(images))
 
     # The method.
 
@@ -199,7 +202,7 @@ class PlainPromptSRC(PlainMethod):
     @torch.no_grad()
     def frozen_text(self) -> Tensor:
         sums = sum(
-            self.model.encode_text(padded([t.format(n) for n in self.names]).to(self.device))
+            self.frozen.encode_text(padded([t.format(n) for n in self.names]).to(self.device))
             for t in ENSEMBLE_60
         )
         return unit(sums / len(ENSEMBLE_60))

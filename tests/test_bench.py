@@ -1,0 +1,57 @@
+"""tools/bench.py on a small backbone of twelve layers: both sides agree, or it says so."""
+
+import copy
+import json
+import sys
+
+import bench
+import pytest
+import torch
+from tiny_clip import Sizes, random_clip
+
+from nerp.clip.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "twelve.pt"
+    torch.save(random_clip(0, Sizes(vision_width=64, text_width=64, vision_layers=12,
+                                    text_layers=12)), path)
+    return load_model(path).requires_grad_(False)
+
+
+@pytest.fixture
+def run(small_model, monkeypatch, capsys):
+    """Run the bench with arguments; returns what it printed."""
+    monkeypatch.setattr(bench, "random_model", lambda name: copy.deepcopy(small_model))
+    monkeypatch.setattr(bench, "peak_mib", lambda *args: 1)
+
+    def main(*args):
+        monkeypatch.setattr(sys, "argv", ["bench.py", "--device", "cpu", "--repeats", "1",
+                                          *args])
+        bench.main()
+        return capsys.readouterr().out
+
+    return main
+
+
+def test_every_method_agrees_and_is_in_the_table(run, tmp_path):
+    text = run("--classes", "3", "--json", str(tmp_path / "bench.json"))
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert [r["method"] for r in found["records"]] == list(bench.BATCHES)
+    for record in found["records"]:
+        assert 0 <= record["difference"] < 1e-3 and record["eval_batch"] == bench.CPU_EVAL_BATCH
+        assert record["train_gflop"] > 0 and record["checkpoint_kib"] > 0
+        assert f"| {record['method']} " in text
+
+
+def test_sides_that_differ_fail_the_bench(run, monkeypatch):
+    compute = bench.PLAIN["CoOp"].logits
+    monkeypatch.setattr(bench.PLAIN["CoOp"], "logits", lambda *args: compute(*args) + 0.1)
+    with pytest.raises(SystemExit, match=r"CoOp, C = 3: the sides differ by 0\.1"):
+        run("--methods", "CoOp", "--classes", "3")
+
+
+@pytest.mark.parametrize("side", ["ours", "plain"])
+def test_a_side_alone_reports_its_peak(side, run):
+    assert int(run("--methods", "MMRL", "--classes", "3", "--memory", side)) > 0
