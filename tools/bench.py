@@ -30,7 +30,7 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nerp.clip.model import PRECISIONS, Clip
+from nerp.clip.model import PRECISIONS, Clip, normalise
 from nerp.defaults import default_config
 from nerp.engine.checkpoint import save_checkpoint
 from nerp.engine.optim import build_optimizer
@@ -44,7 +44,7 @@ BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
     "MMRL": (4, 250),
 }
-CPU_EVAL_BATCH = 8
+CPU_EVAL_BATCH = 4
 # MMRL keeps its class features for the whole evaluation; the others' code encodes text per batch.
 KEEPS_TEXT = {"MMRL"}
 HAS_FROZEN_COPY = {"MMRL", "PromptSRC"}
@@ -106,9 +106,8 @@ class Plain:
         self.autocast = lambda: torch.autocast(
             bench.device.type, dtype=dtype, enabled=dtype != torch.float32
         )
-        if frozen:  # its class features are encoded once in the published code too
-            features = self.plain.frozen_text()
-            self.plain.frozen_text = lambda: features
+        if frozen:  # encoded once a run, in the published code too
+            self.plain.frozen_text = lambda: bench.frozen_text
 
     def step(self) -> Tensor:
         with self.autocast():
@@ -157,6 +156,11 @@ class Bench:
         images = torch.randn(shape, device=self.device)
         self.images, self.eval_images = images[: self.train_batch], images[: self.eval_batch]
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
+        # Encoded once a run, so no part of a step; where only memory is measured, any will do.
+        self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
+        if method in HAS_FROZEN_COPY and not args.memory:
+            self.frozen_text = self.trainer.frozen_class_features()
+        self.trainer.frozen_class_features = lambda: self.frozen_text
 
     def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
         if name == "ours":
@@ -165,6 +169,7 @@ class Bench:
             return Plain(self, args)
         copied = {name: t.clone() for name, t in self.trainer.learned.state_dict().items()}
         trainer = TRAINERS[self.method](self.cfg, self.clip, self.classes, copied)
+        trainer.frozen_class_features = self.trainer.frozen_class_features
         return Ours(self, trainer, compiled=True)
 
     def bare_forward(self, args: argparse.Namespace):
