@@ -1,15 +1,18 @@
 """tools/bench.py on a small backbone of twelve layers: both sides agree, or it says so."""
 
 import copy
+import gc
 import json
 import sys
 
 import bench
 import pytest
 import torch
+from plain_methods import PlainMMRL
 from tiny_clip import Sizes, random_clip
 
 from nerp.clip.loading import load_model
+from nerp.clip.model import Clip
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +56,17 @@ def test_sides_that_differ_fail_the_bench(run, monkeypatch):
 
 
 @pytest.mark.parametrize("side", ["ours", "plain"])
-def test_a_side_alone_reports_its_peak(side, run):
-    assert int(run("--methods", "MMRL", "--classes", "3", "--memory", side)) > 0
+def test_memory_is_that_of_one_side(side, run, monkeypatch):
+    def models():
+        gc.collect()
+        return [o for o in gc.get_objects() if type(o) in (Clip, PlainMMRL)]
+
+    before, alive = list(map(id, models())), []
+
+    def look():
+        alive.extend(type(model) for model in models() if id(model) not in before)
+        return 7
+
+    monkeypatch.setattr(bench, "process_peak_mib", look)
+    assert run("--methods", "MMRL", "--classes", "3", "--memory", side) == "7\n"
+    assert alive == [{"ours": Clip, "plain": PlainMMRL}[side]]

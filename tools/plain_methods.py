@@ -207,10 +207,9 @@ class PlainPromptSRC(PlainMethod):
         )
         return unit(sums / len(ENSEMBLE_60))
 
-    def loss(self, images: Tensor, labels: Tensor, frozen_text: Tensor | None = None) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         t, f = self.text(), self.image(images)
-        t_frozen = self.frozen_text() if frozen_text is None else frozen_text
-        f_frozen = self.frozen_image(images)
+        t_frozen, f_frozen = self.frozen_text(), self.frozen_image(images)
         logits = self.scale * f @ t.t()
         zero_shot = self.scale * f_frozen @ t_frozen.t()
         kl = F.kl_div(
