@@ -50,7 +50,7 @@ def main():
     args = parse_arguments()
     torch.manual_seed(args.seed)
     started = time.perf_counter()
-    images, classes = draw_pool(args.images, args.seed)
+    images, classes = draw_pool(args.images, args.seed, args.exponent)
     drawn = time.perf_counter()
     model, rows, losses = train(args, images, classes)
     trained = time.perf_counter()
@@ -69,8 +69,8 @@ def main():
         "images_per_second": round(args.steps * args.batch_size / (trained - drawn)),
         "loss": losses,
         "logit_scale": LOGIT_SCALE,
-        "zero_shot": zero_shot(args.out),
-        "class_frequency": {name: class_frequency(name) for name in WORLDS},
+        "zero_shot": zero_shot(args.out, args.exponent),
+        "class_frequency": {name: class_frequency(name, args.exponent) for name in WORLDS},
     }
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     for name, result in record["zero_shot"].items():
@@ -81,6 +81,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", choices=LOSSES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law")
     parser.add_argument("--images", type=int, default=80_000, help="drawn once, then reused")
     parser.add_argument("--steps", type=int, default=3_600)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -95,9 +96,9 @@ def parse_arguments():
 # Images and captions
 
 
-def draw_pool(count, seed):
+def draw_pool(count, seed, exponent):
     """Images [count, 64, 64, 3] uint8 with long-tailed classes, and their class numbers [count]."""
-    shares = [share for name in WORLDS for share in class_frequency(name).values()]
+    shares = [share for name in WORLDS for share in class_frequency(name, exponent).values()]
     classes = np.random.default_rng(seed).choice(len(CLASSES), count, p=shares)
     items = [(*CLASSES[number], index) for index, number in enumerate(classes)]
     images = draw_many(partial(_draw, seed), items, progress=True, description="drawing")
@@ -287,7 +288,7 @@ def save(model, rows, path):
 
 
 @torch.no_grad()
-def zero_shot(path):
+def zero_shot(path, exponent):
     """Per benchmark: accuracies in % and how over-prediction goes with class frequency.
 
     Each benchmark's own template on its test split; `base` and `novel` choose among their half of
@@ -303,7 +304,9 @@ def zero_shot(path):
             t = model.encode_text(open_clip.tokenize(texts), normalize=True)
             parts = normalise(images).split(250)
             f = torch.cat([model.encode_image(part, normalize=True) for part in parts])
-            results[name] = _summary(f @ t.T, labels, world.classnames, class_frequency(name))
+            results[name] = _summary(
+                f @ t.T, labels, world.classnames, class_frequency(name, exponent)
+            )
     return results
 
 

@@ -110,16 +110,17 @@ def draw(name, seed, split, label, index):
     return WORLDS[name].render(label, _generator(name, split, seed, label, index))
 
 
-def class_frequency(name):
+def class_frequency(name, exponent=1.0):
     """The share of pre-training images that each class of world `name` has, {class name: share}.
 
-    A long tail: Zipf's law with exponent 1 over the classes of all worlds together, which hold the
-    ranks 1, 2, 3, ... in an order that was drawn once and is unrelated to the labels. The shares of
-    all worlds sum to 1.
+    A long tail: Zipf's law, shares as rank ** -exponent, over the classes of all worlds together,
+    which hold the ranks 1, 2, 3, ... in an order that was drawn once and is unrelated to the
+    labels. The shares of all worlds sum to 1.
     """
     classes = [(world, classname) for world in WORLDS for classname in WORLDS[world].classnames]
-    ranks = np.random.default_rng(_FREQUENCY_SEED).permutation(len(classes)) + 1
-    shares = ((1 / ranks) / (1 / ranks).sum()).tolist()
+    ranks = np.random.default_rng(_FREQUENCY_SEED).permutation(len(classes)) + 1.0
+    weights = ranks**-exponent
+    shares = (weights / weights.sum()).tolist()
     return {c: share for (world, c), share in zip(classes, shares, strict=True) if world == name}
 
 
