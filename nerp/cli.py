@@ -51,22 +51,22 @@ def run(argv: list[str]) -> int:
         return 1
     name, rest = argv[0], argv[1:]
     module = importlib.import_module(f"nerp.commands.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"nerp {name}", description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_intermixed_args(rest)
+    debug = "--debug" in rest
     try:
-        return module.main(args) or 0
+        return module.main(parser.parse_intermixed_args(rest)) or 0
     except NerpError as error:
-        if args.debug:
+        if debug:
             raise
         print(f"nerp: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if args.debug:
+        if debug:
             raise
         print("nerp: interrupted; the same command goes on where it can", file=sys.stderr)
         return INTERRUPTED
@@ -75,10 +75,17 @@ def run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if args.debug:
+        if debug:
             raise
         print(f"nerp: error: {error}", file=sys.stderr)
         return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as every other mistake is said."""
+
+    def error(self, message: str):
+        raise NerpError(f"{message}; {self.prog} --help says what there is")
 
 
 def _overview() -> str:

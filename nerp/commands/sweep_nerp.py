@@ -5,12 +5,15 @@ The best setting of such a sweep has been chosen on test labels: an upper bound,
 
 import argparse
 
+from nerp.commands.common import argument
+from nerp.keys import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a folder with predictions.npz of a NeRP test")
     parser.add_argument("--grid", nargs="+", required=True, metavar="KEY=VALUES",
                         help="such as TAU=-1,0,1 THRES=0:2:9 FLIP_RULE=OR,AND")
-    parser.add_argument("--most", type=int, default=15, metavar="N",
+    parser.add_argument("--most", type=argument(whole(15, 0)), default=15, metavar="N",
                         help="settings shown, best first (default: 15); the file has all")
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="for sweep.csv and sweep.png (default: the run's folder)")

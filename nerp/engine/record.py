@@ -17,6 +17,7 @@ from nerp.config import Request, card_file, difference
 from nerp.correction.flipping import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
+from nerp.engine.seed import CONFIG_FILE
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
 from nerp.errors import NerpError, OtherRunError
@@ -24,7 +25,6 @@ from nerp.log import RunLog, environment, say
 from nerp.paths import replacing, write_text
 from nerp.protocols import RESULT_FILE, run_dir
 
-CONFIG_FILE = "config.yaml"
 PREDICTIONS_FILE = "predictions.npz"
 
 
