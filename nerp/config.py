@@ -37,6 +37,23 @@ _VOLATILE = (
 )
 
 
+# What the NeRP release calls its settings -> what they are called here.
+_RELEASE_NAMES = {
+    **{f"TEST.{name}": f"NERP.{name}" for name in (
+        "TAU", "THRES", "RESIDUAL_TEXT_PRIOR", "RESIDUAL_IMAGE_PRIOR", "FLIP_RULE",
+        "FLIP_BY_PROB", "FLIP_BY_ENTROPY", "ENTROPY_THRES",
+    )},
+    "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
+    "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
+}
+# Keys that only one rule reads: to give one is to ask for that rule.
+_OF_THE_FLIP = {*_RELEASE_NAMES.values(), "NERP.THRESHOLDS"}
+_OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
+_OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
+# What is settled before the rest of a command line counts.
+_CHOICES = ("TASK", "NERP.RULE", "NERP.THRESHOLDS")
+
+
 def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
     """The full name of every key of a configuration, in order."""
     for name, value in node.items():
@@ -59,6 +76,7 @@ def put(cfg: CN, name: str, value, source: str) -> None:
 
     Raises NerpError, naming `source`, where the key does not exist or does not take the value.
     """
+    name = _RELEASE_NAMES.get(name, name)
     *parents, leaf = name.split(".")
     node, path = cfg, ""
     for part in parents:
@@ -208,17 +226,20 @@ def build_config(request: Request) -> CN:
     card = card_file(request)
     merge(cfg, load_yaml(card), str(card))
     _check_card(cfg, card)
+    given = set(options)
     if request.config_file:
         path = find_method_file(request.config_file)
         layer = load_yaml(path)
         rows = mapping(layer.pop("PER_DATASET", {}), f"{path}, PER_DATASET")
+        row = mapping(rows.get(cfg.DATASET.NAME, {}), f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
         merge(cfg, layer, str(path))
-        merge(cfg, rows.get(cfg.DATASET.NAME, {}), f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
+        merge(cfg, row, f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
+        given |= {_RELEASE_NAMES.get(name, name) for part in (layer, row) for name in keys(part)}
 
-    # These decide whether and which settings table applies.
-    merge_options(cfg, {k: v for k, v in options.items() if k in ("TASK", "NERP.THRESHOLDS")})
-    if request.trainer.endswith(NERP_SUFFIX) and cfg.NERP.THRESHOLDS == "published":
-        _merge_nerp_settings(cfg, canonical)
+    settled = _CHOICES if request.trainer.endswith(NERP_SUFFIX) else ()
+    merge_options(cfg, {k: v for k, v in options.items() if k in settled})
+    if settled:
+        _settle_rule(cfg, canonical, given)
 
     cfg.TRAINER.NAME = canonical + request.trainer[len(plain):]
     for name, value in (
@@ -228,7 +249,7 @@ def build_config(request: Request) -> CN:
     ):
         if value not in (None, ""):
             put(cfg, name, value, "command line")
-    merge_options(cfg, {k: v for k, v in options.items() if k != "NERP.THRESHOLDS"})
+    merge_options(cfg, {k: v for k, v in options.items() if k not in settled})
     _check(cfg)
     cfg.freeze()
     return cfg
@@ -243,7 +264,8 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
 def _pairs(opts: list[str]) -> dict[str, str]:
     if len(opts) % 2:
         raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
-    return dict(zip(opts[::2], opts[1::2], strict=True))
+    names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])
+    return dict(zip(names, opts[1::2], strict=True))
 
 
 def card_file(request: Request) -> Path:
@@ -256,17 +278,37 @@ def card_file(request: Request) -> Path:
                     + ", ".join(shipped_cards()))
 
 
-def _merge_nerp_settings(cfg: CN, trainer: str) -> None:
-    table = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
-    name = cfg.DATASET.NAME
-    rows = load_yaml(table) if table.is_file() else {}
-    if name in rows:
-        merge(cfg, rows[name], f"{table}, {name}")
-        say(f"NeRP: the published settings for {trainer} on {name} ({protocol(cfg.TASK).name})")
-    else:
-        cfg.NERP.THRESHOLDS = "default"
-        say(f"NeRP: no published settings for {trainer} on {name} ({protocol(cfg.TASK).name}); "
-            "the defaults apply")
+def _settle_rule(cfg: CN, trainer: str, given: set[str]) -> None:
+    """Turn NERP.RULE auto into the rule it stands for, and fill in a flip's published settings.
+
+    Auto is the flip where one of its own keys is `given`, or where its settings are published for
+    this method, dataset and protocol and asked for; else the shift.
+    """
+    nerp, where = cfg.NERP, f"{trainer} on {cfg.DATASET.NAME} ({protocol(cfg.TASK).name})"
+    file = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
+    row = (load_yaml(file) if file.is_file() else {}).get(cfg.DATASET.NAME)
+    published = nerp.THRESHOLDS == "published"
+    if nerp.RULE == "auto":
+        shifts, flips = given & _OF_A_SHIFT, given & (_OF_THE_FLIP | _OF_PAIRS)
+        if nerp.THRESHOLDS == "calibrated":
+            flips -= {"NERP.THRESHOLDS"}  # a shift can be calibrated too
+        if shifts:
+            flips -= _OF_PAIRS  # NERP.SCOPE pairs reads them too
+        if shifts and flips:
+            raise NerpError(f"{min(flips)} is the flip's and {min(shifts)} a shift's: say which is "
+                            "meant, NERP.RULE flip or NERP.RULE shift")
+        nerp.RULE = "flip" if flips or published and row and not shifts else "shift"
+        if flips:
+            say(f"NeRP: {min(flips)} is a key of the flip, so the rule is the flip (NERP.RULE)")
+        elif nerp.RULE == "shift" and published:
+            say(f"NeRP: no published settings for {where}; the rule is the automatic shift")
+    if nerp.RULE == "flip" and published:
+        if row:
+            merge(cfg, row, f"{file}, {cfg.DATASET.NAME}")
+            say(f"NeRP: the published settings for {where}")
+        else:
+            nerp.THRESHOLDS = "default"
+            say(f"NeRP: no published settings for {where}; the defaults apply")
 
 
 def _check(cfg: CN) -> None:

@@ -18,12 +18,13 @@ from nerp.keys import (
     number,
     path,
     registered,
+    strength,
     template,
     text,
     whole,
 )
 from nerp.protocols import task
-from nerp.registry import LAYOUTS, PAIR_SOURCES, TRAINERS
+from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 
 _PIXELS = whole(224, 1, 4096)
 _IMAGES_AT_ONCE = 65536
@@ -87,6 +88,10 @@ KEYS: dict[str, Key] = {
     "TRAIN.CHECKPOINT_FREQ": whole(0, 0),
     "TEST.NO_TEST": flag(False),
     "TEST.SPLIT": choice("test", "val"),
+    "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
+    "NERP.REFERENCES": listing(["gap", "image"], registered("", REFERENCES), 1),  # of a shift
+    "NERP.STRENGTH": strength("auto"),  # of each reference's prior
+    "NERP.SCOPE": choice("all", "pairs"),  # of a shift or match: any class, or those of a pair
     "NERP.TAU": number(0.0),  # least prior advantage, in logits, of the class that is given up
     "NERP.THRES": number(2.0),  # largest logit margin that still counts as weak evidence
     "NERP.RESIDUAL_TEXT_PRIOR": flag(False),
@@ -101,7 +106,7 @@ KEYS: dict[str, Key] = {
     "NERP.PAIRS_FILE": file(""),  # of NERP.PAIRS bundle
     "NERP.PAIRS_NEIGHBOURS": whole(2, 0, 10**6),  # partners a class; 0: all the quantile leaves
     "NERP.PAIRS_QUANTILE": number(0.0, least=0, below=1),  # pairs scoring below it are left out
-    "NERP.THRESHOLDS": choice("published", "default", "calibrated"),
+    "NERP.THRESHOLDS": choice("published", "default", "calibrated"),  # the first two: a flip's
     "NERP.REFERENCE_IMAGE": file(""),
     "NERP.ON_BASE": flag(False),  # whether classes that were trained on are corrected too
     "TRAINER.NAME": text(""),

@@ -124,24 +124,42 @@ def choice(default: str, *others: str) -> Key:
     return Key(default, takes, accept)
 
 
-def registered(default: str, registry: Registry) -> Key:
-    """The name of an entry of a registry; by its own name where it has others."""
+def registered(default: str, registry: Registry, *others: str) -> Key:
+    """The name of an entry of a registry, by its own name where it has others; or one of
+    `others`."""
 
     def accept(value):
-        return registry.canonical(_require(value, isinstance(value, str)))
+        _require(value, isinstance(value, str))
+        return value if value in others else registry.canonical(value)
 
-    return Key(default, f"a {registry.kind}", accept)
+    return Key(default, " or ".join([*others, f"a {registry.kind}"]), accept)
 
 
 def listing(default: tuple | list, each: Key, least: int = 0, most: int | None = None) -> Key:
     """`least` to `most` entries, each as `each` takes it; kept as a tuple or list as `default`."""
 
     def accept(value):
+        if isinstance(value, str):  # gap,image: a list of words as it is typed
+            value = [part.strip(" '\"") for part in value.strip("[]() ").split(",")]
         _require(value, isinstance(value, tuple | list) and _within(len(value), least, most))
         return type(default)(map(each.accept, value))
 
     count = f" of {least}" if least == most else _range(least, most)
     return Key(default, f"a list{count} such as {brief(default)}, each {each.takes}", accept)
+
+
+def strength(default: str) -> Key:
+    """How much of priors counts: auto, one number for all of them, or a list with one for each."""
+    each = number(0.0)
+
+    def accept(value):
+        if value == "auto":
+            return value
+        parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, tuple | list) else [parts]
+        return ", ".join(f"{each.accept(_literal(part)):g}" for part in _require(parts, parts))
+
+    return Key(default, "auto, a number, or one for each reference such as 0.5,0.1", accept)
 
 
 def mapping(default: dict) -> Key:

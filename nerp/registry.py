@@ -70,3 +70,5 @@ def unknown(kind: str, name: str, known) -> NerpError:
 TRAINERS = Registry("trainer", "nerp.trainers")
 LAYOUTS = Registry("dataset layout", "nerp.data.layouts")
 PAIR_SOURCES = Registry("pair source", "nerp.correction.pairs")
+REFERENCES = Registry("neutral reference", "nerp.correction.references")
+RULES = Registry("rule", "nerp.correction")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from nerp.config import Request, digest
-from nerp.correction.flipping import Correction
+from nerp.correction.correction import Correction
 from nerp.data.benchmark import split_digest
 from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp

@@ -114,8 +114,8 @@ def test_a_look_at_test_data_is_marked_wherever_it_counts(output, looked_at, mar
     assert bold == (not mark)  # a marked number does not compete for the best
 
 
-def test_marks_are_those_of_the_pair_sources():
-    from nerp.correction.pairs import CAVEATS, UNKNOWN
+def test_marks_are_those_of_what_may_be_looked_at():
+    from nerp.correction.looked_at import CAVEATS, UNKNOWN
 
     assert set(MARKS) == {*CAVEATS, UNKNOWN}
     assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())
