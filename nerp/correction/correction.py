@@ -64,6 +64,7 @@ class CorrectionRule:
 
     Class attributes:
         name: as registered. looked_at: what the rule itself looks at, apart from what it is given.
+        weighs: whether it weighs references (NERP.REFERENCES) by strengths.
     Attributes:
         references: the neutral references whose priors it needs. uses_pairs: whether it needs
             pairs. note: what it will do, for the log.
@@ -71,6 +72,7 @@ class CorrectionRule:
 
     name: ClassVar[str]
     looked_at: ClassVar[str] = NOTHING
+    weighs: ClassVar[bool] = False
     references: tuple[str, ...] = ()
     uses_pairs: bool = False
     note: str

@@ -104,6 +104,7 @@ class Shift(_Additive):
     """Less the priors of neutral references, each by its strength."""
 
     name: ClassVar = "shift"
+    weighs: ClassVar = True
 
     strengths: Mapping[str, float] = field(default_factory=dict)
 

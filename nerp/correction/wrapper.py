@@ -148,9 +148,10 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
 
     Raises NerpError for references or pairs that cannot be had.
     """
-    wanted = _wanted(cfg.NERP)
+    kind = RULES[cfg.NERP.RULE]
+    wanted = _wanted(cfg.NERP) if kind.weighs else {}
     priors = find_priors(trainer, cfg.NERP, material, tuple(dict.fromkeys((*PUBLISHED, *wanted))))
-    rule = RULES[cfg.NERP.RULE].from_config(cfg.NERP, strengths(wanted, priors))
+    rule = kind.from_config(cfg.NERP, strengths(wanted, priors))
     pairs = find_pairs(make_clues(trainer, cfg, material))
     calibration = None
     if cfg.NERP.THRESHOLDS == "calibrated":
