@@ -61,7 +61,7 @@ def test_a_method_file_may_hold_them(tmp_path):
     (["NERP.RULE", "shift"], "shift"),
 ])
 def test_what_is_given_says_which_rule_is_meant(opts, rule):
-    assert settings("MMRL_NeRP", *opts).RULE == rule
+    assert rule == settings("MMRL_NeRP", *opts).RULE
 
 
 def test_keys_of_two_rules_ask_back():
