@@ -284,13 +284,6 @@ def test_help_and_version(nerp):
     assert nerp("--version")[1].startswith("nerp ")
 
 
-def test_methods(nerp, capsys):
-    status, text, _ = nerp("methods", "--backbone", "ViT-B/32")
-    assert status == 0
-    # Published counts: MMRL 4.992 M, PromptSRC 46,080 on a ViT-B.
-    assert re.search(r"MMRL +4,992,256 ", text) and re.search(r"PromptSRC +46,080 ", text)
-
-
 def test_pairs_and_sweeps(nerp, trained, tmp_path):
     out, flags, opts = trained
     model = [*flags, "--model-dir", out, *opts, "DATASET.SUBSAMPLE_CLASSES", "new"]
