@@ -132,6 +132,7 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
         "n_pairs": len(nerp.pairs.index),
         "looked_at": nerp.pairs.looked_at,
         "thresholds": tested.cfg.NERP.THRESHOLDS,
+        "on_base": tested.cfg.NERP.ON_BASE,
         "rule": vars(nerp.rule),
         "by_pair": _by_pair(labels, correction, classnames),
         "by_class": {
