@@ -118,12 +118,13 @@ class Grid:
         }
         return "".join(mark for name, (mark, _) in MARKS.items() if name in looked_at)
 
-    def missing(self, rows: Iterable[str]) -> list[str]:
-        """What `rows` lack: datasets and parts with the seeds that are not there."""
+    def missing(self, rows: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
+        """What `rows` lack: datasets and `parts` (all by default) with the seeds that are not
+        there."""
         lines = []
         for row in rows:
             for dataset in in_published_order(self.datasets):
-                for part in self.parts:
+                for part in parts or self.parts:
                     there = self.records(row, dataset, part)
                     if lacking := [str(seed) for seed in self.seeds if seed not in there]:
                         place = " ".join(filter(None, (row, dataset, part)))
