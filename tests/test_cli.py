@@ -284,7 +284,7 @@ def test_help_and_version(nerp):
     assert nerp("--version")[1].startswith("nerp ")
 
 
-def test_pairs_and_sweeps(nerp, trained, tmp_path):
+def test_pairs_and_sweeps(nerp, trained, tmp_path, monkeypatch):
     out, flags, opts = trained
     model = [*flags, "--model-dir", out, *opts, "DATASET.SUBSAMPLE_CLASSES", "new"]
     file = tmp_path / "pairs.json.gz"
@@ -293,9 +293,12 @@ def test_pairs_and_sweeps(nerp, trained, tmp_path):
         status, text, error = nerp("pairs", "mine", file, "--trainer", "MMRL", *model,
                                    "NERP.PAIRS", source)
         assert status == 0 and f"looked at {looked_at}" in text, error
+    monkeypatch.setenv("COLUMNS", "80")
     status, text, _ = nerp("pairs", "audit", file, "--trainer", "MMRL", *model)
-    assert status == 0 and "closest to what labels yields, which has looked at test labels" in text
-    assert "the classes that were trained on, and these are others" in text
+    assert status == 0 and max(map(len, text.splitlines()[-16:])) <= 80
+    words = " ".join(text.split())
+    assert "closest to what labels yields, which has looked at test labels" in words
+    assert "the classes that were trained on, and these are others" in words
     test = tmp_path / "nerp"
     status, text, error = nerp("test", "--trainer", "MMRL_NeRP", *model, "--output-dir", test,
                                "--save-logits", "NERP.PAIRS", "bundle", "NERP.PAIRS_FILE", file)
