@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import sys
+from types import ModuleType
 
 from nerp.errors import NerpError
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
     "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
     "plot": "draw few-shot curves, base against novel accuracy, and what NeRP gains",
+    "completion": "print what makes bash or zsh complete nerp's command lines",
 }
 INTERRUPTED = 130
 
@@ -40,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """`main` without the exit; returns the status."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else 1
     if argv[0] == "--version":
@@ -54,13 +58,12 @@ def run(argv: list[str]) -> int:
         print(f"nerp: error: {unknown('command', argv[0], COMMANDS)}", file=sys.stderr)
         return 1
     name, rest = argv[0], argv[1:]
-    module = importlib.import_module(f"nerp.commands.{name.replace('-', '_')}")
+    module = command_module(name)
     parser = argparse.ArgumentParser(
         prog=f"nerp {name}", description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_arguments(parser, module)
     args = parser.parse_intermixed_args(rest)
     try:
         return module.main(args) or 0
@@ -85,10 +88,21 @@ def run(argv: list[str]) -> int:
         return 1
 
 
+def command_module(name: str) -> ModuleType:
+    """The module of a command, one of `COMMANDS`."""
+    return importlib.import_module(f"nerp.commands.{name.replace('-', '_')}")
+
+
+def add_arguments(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    """Put a command's arguments, and those that all commands have, into its parser."""
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         ["usage: nerp COMMAND ...", "", "Train prompt-learned CLIP models and correct their "
-         "asymmetric confusions with NeRP.", "", *lines, "", "nerp COMMAND --help says more."]
+         "asymmetric confusions with NeRP.", "", *lines, "", "nerp help COMMAND says more."]
     )

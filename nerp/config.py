@@ -37,6 +37,14 @@ _VOLATILE = (
 )
 
 
+# Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
+_ELSEWHERE = {
+    "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
+                             "(per_class_accuracy)",
+    "TEST.COMPUTE_CMAT": "nerp test --save-confusion writes the confusion matrix to confusion.csv",
+}
+
+
 def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
     """Every full key of a configuration, in order."""
     for name, value in node.items():
@@ -85,6 +93,8 @@ def _merge(cfg: CN, key: str, value, source: str) -> None:
 
 
 def _unknown_key(key: str, node: CN, path: str, source: str) -> NerpError:
+    if key in _ELSEWHERE:
+        return NerpError(f"{source}: {key}: leave it out; {_ELSEWHERE[key]}")
     error = unknown("configuration key", key, [path + name for name in node])
     return NerpError(f"{source}: {error}")
 

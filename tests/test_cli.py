@@ -281,7 +281,18 @@ def test_debug_shows_the_traceback(nerp):
 def test_help_and_version(nerp):
     status, text, _ = nerp("--help")
     assert status == 0 and "methods" in text
+    assert nerp("help") == (0, text, "")
     assert nerp("--version")[1].startswith("nerp ")
+
+
+def test_help_explains_a_command(nerp, capsys):
+    for words in (["help", "pairs"], ["pairs", "--help"]):
+        with pytest.raises(SystemExit) as end:
+            nerp(*words)
+        assert end.value.code == 0
+        assert "usage: nerp pairs" in (text := capsys.readouterr().out) and "audit" in text
+    status, _, error = nerp("help", "tarin")
+    assert status == 1 and "unknown command 'tarin'. Did you mean train?" in error
 
 
 def test_pairs_and_sweeps(nerp, trained, tmp_path, monkeypatch):
