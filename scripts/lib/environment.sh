@@ -3,8 +3,9 @@
 #
 # After it, $REPO is the checkout and `nerp` the installed command. A second call finds the
 # environment ready and returns at once. Which one it is:
-#   - an active one (venv, conda) that has torch: nerp is put into it, its torch is left as it is;
-#   - else .venv, or the folder NERP_VENV, with the pinned, tested packages.
+#   - the folder NERP_VENV, with the pinned, tested packages;
+#   - else an active one (venv, conda) that has torch: nerp is put into it, its torch stays;
+#   - else .venv, with the pinned, tested packages.
 # PYTHON       the interpreter that .venv is made with
 # NERP_TORCH   the build of torch in .venv, a folder of https://download.pytorch.org/whl: cpu (a
 #              quarter of the size), cu126, ...; default: the one that pip finds, which has CUDA
