@@ -59,21 +59,21 @@ def run(argv: list[str]) -> int:
         return 1
     name, rest = argv[0], argv[1:]
     module = command_module(name)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"nerp {name}", description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser, module)
-    args = parser.parse_intermixed_args(rest)
+    debug = "--debug" in rest
     try:
-        return module.main(args) or 0
+        return module.main(parser.parse_intermixed_args(rest)) or 0
     except NerpError as error:
-        if args.debug:
+        if debug:
             raise
         print(f"nerp: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if args.debug:
+        if debug:
             raise
         print("nerp: interrupted; the same command goes on where it can", file=sys.stderr)
         return INTERRUPTED
@@ -82,7 +82,7 @@ def run(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if args.debug:
+        if debug:
             raise
         print(f"nerp: error: {error}", file=sys.stderr)
         return 1
@@ -97,6 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser, module: ModuleType) -> None:
     """Put a command's arguments, and those that all commands have, into its parser."""
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as every other mistake is said."""
+
+    def error(self, message: str):
+        raise NerpError(f"{message}; {self.prog} --help says what there is")
 
 
 def _overview() -> str:

@@ -5,7 +5,6 @@ NeRP's settings for that method, protocol and dataset, command-line flags, KEY V
 Key names are those of CoOp's family of repositories wherever those have one.
 """
 
-import ast
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -15,10 +14,11 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode as CN
 
-from nerp.defaults import dataset_defaults, default_config
+from nerp.defaults import dataset_defaults, default_config, key
 from nerp.errors import NerpError
 from nerp.log import say
 from nerp.paths import shipped
+from nerp.printable import brief
 from nerp.protocols import NERP_SUFFIX, plain_name, protocol
 from nerp.registry import TRAINERS, unknown
 
@@ -35,18 +35,31 @@ _VOLATILE = (
     "DATASET.LICENCE",
     "DATASET.SOURCES",
 )
-
-
 # Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
 _ELSEWHERE = {
     "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
                              "(per_class_accuracy)",
     "TEST.COMPUTE_CMAT": "nerp test --save-confusion writes the confusion matrix to confusion.csv",
 }
+# What the NeRP release calls its settings -> what they are called here.
+_RELEASE_NAMES = {
+    **{f"TEST.{name}": f"NERP.{name}" for name in (
+        "TAU", "THRES", "RESIDUAL_TEXT_PRIOR", "RESIDUAL_IMAGE_PRIOR", "FLIP_RULE",
+        "FLIP_BY_PROB", "FLIP_BY_ENTROPY", "ENTROPY_THRES",
+    )},
+    "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
+    "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
+}
+# Keys that only one rule reads: to give one is to ask for that rule.
+_OF_THE_FLIP = {*_RELEASE_NAMES.values(), "NERP.THRESHOLDS"}
+_OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
+_OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
+# What is settled before the rest of a command line counts.
+_CHOICES = ("TASK", "NERP.RULE", "NERP.THRESHOLDS")
 
 
 def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
-    """Every full key of a configuration, in order."""
+    """The full name of every key of a configuration, in order."""
     for name, value in node.items():
         if isinstance(value, Mapping):
             yield from keys(value, f"{prefix}{name}.")
@@ -54,77 +67,60 @@ def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
             yield prefix + name
 
 
-def get(cfg: CN, key: str):
-    """The value at a full key."""
+def get(cfg: CN, name: str):
+    """The value at a key's full name."""
     node = cfg
-    for part in key.split("."):
+    for part in name.split("."):
         node = node[part]
     return node
 
 
-def put(cfg: CN, key: str, value, source: str) -> None:
-    """Set one key, converted to the type of its default.
+def put(cfg: CN, name: str, value, source: str) -> None:
+    """Set one key, by its full name, to what `nerp.defaults` says it takes.
 
-    Raises NerpError, naming `source`, where the key does not exist or the type does not fit.
+    Raises NerpError, naming `source`, where the key does not exist or does not take the value.
     """
-    *parents, leaf = key.split(".")
+    name = _RELEASE_NAMES.get(name, name)
+    *parents, leaf = name.split(".")
     node, path = cfg, ""
     for part in parents:
         if part not in node or not isinstance(node[part], CN):
-            raise _unknown_key(key, node, path, source)
+            raise _unknown_key(name, node, path, source)
         node, path = node[part], f"{path}{part}."
-    if leaf not in node or isinstance(node[leaf], CN):
-        raise _unknown_key(key, node, path, source)
-    node[leaf] = _coerce(value, node[leaf], key, source)
+    if leaf not in node:
+        raise _unknown_key(name, node, path, source)
+    if isinstance(node[leaf], CN):
+        raise NerpError(f"{source}: {name} is {brief(value)}; it takes "
+                        f"{', '.join(node[leaf])} with a value each")
+    node[leaf] = key(name).read(value, f"{source}: {name}")
 
 
-def merge(cfg: CN, layer: Mapping, source: str) -> None:
+def merge(cfg: CN, layer: object, source: str) -> None:
     """Put every leaf of the nested mapping `layer` into `cfg`. Raises NerpError as `put` does."""
-    for name, value in layer.items():
+    for name, value in mapping(layer, source).items():
         _merge(cfg, str(name), value, source)
 
 
-def _merge(cfg: CN, key: str, value, source: str) -> None:
+def _merge(cfg: CN, name: str, value, source: str) -> None:
     if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _merge(cfg, f"{key}.{name}", inner, source)
+        for leaf, inner in value.items():
+            _merge(cfg, f"{name}.{leaf}", inner, source)
     else:
-        put(cfg, key, value, source)
+        put(cfg, name, value, source)
 
 
-def _unknown_key(key: str, node: CN, path: str, source: str) -> NerpError:
-    if key in _ELSEWHERE:
-        return NerpError(f"{source}: {key}: leave it out; {_ELSEWHERE[key]}")
-    error = unknown("configuration key", key, [path + name for name in node])
-    return NerpError(f"{source}: {error}")
-
-
-def _coerce(value, default, key: str, source: str):
-    if isinstance(value, str) and not isinstance(default, str):
-        text = {"true": "True", "false": "False"}.get(value, value)
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise _mismatch(value, default, key, source) from None
-    if isinstance(default, bool):
-        fits = isinstance(value, bool)
-    elif isinstance(default, float):
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if fits else value
-    elif isinstance(default, tuple | list):
-        fits = isinstance(value, tuple | list)
-        value = type(default)(value) if fits else value
-    else:
-        fits = type(value) is type(default)
-    if not fits:
-        raise _mismatch(value, default, key, source)
+def mapping(value: object, source: str) -> Mapping:
+    """`value`, which must be a mapping. Raises NerpError, beginning with `source`, if it is not."""
+    if not isinstance(value, Mapping):
+        raise NerpError(f"{source}: expected KEY: value lines, found {brief(value)}")
     return value
 
 
-def _mismatch(value, default, key: str, source: str) -> NerpError:
-    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-    wanted = kinds.get(type(default), "a list such as " + repr(default))
-    return NerpError(f"{source}: {key} is {value!r}; it takes {wanted} (default {default!r})")
+def _unknown_key(name: str, node: CN, path: str, source: str) -> NerpError:
+    if name in _ELSEWHERE:
+        return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
+    error = unknown("configuration key", name, [path + leaf for leaf in node])
+    return NerpError(f"{source}: {error}")
 
 
 def load_yaml(path: Path) -> dict:
@@ -136,9 +132,7 @@ def load_yaml(path: Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise NerpError(f"{path}: not a readable YAML file: {reason}") from None
-    if not isinstance(content, Mapping):
-        raise NerpError(f"{path}: expected KEY: value lines, found {type(content).__name__}")
-    return dict(content)
+    return dict(mapping(content, str(path)))
 
 
 def shipped_cards() -> dict[str, Path]:
@@ -192,9 +186,8 @@ def open_card(file: Path, root: str) -> CN:
 
 
 def _check_card(cfg: CN, file: Path) -> None:
-    if cfg.DATASET.TEMPLATE.count("{}") != 1:
-        raise NerpError(f"{file}: DATASET.TEMPLATE needs one {{}} for the class name: "
-                        f"{cfg.DATASET.TEMPLATE!r}")
+    if not cfg.DATASET.NAME:
+        raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
 
 
 def find_method_file(file: str) -> Path:
@@ -220,7 +213,7 @@ class Request:
     dataset_config_file: str = ""
     config_file: str = ""
     root: str = ""
-    seed: int | None = None
+    seed: int | str | None = None
     output_dir: str = ""
     opts: list[str] = field(default_factory=list)
 
@@ -228,7 +221,8 @@ class Request:
 def build_config(request: Request) -> CN:
     """The frozen configuration of a run.
 
-    Raises NerpError for an unknown trainer, dataset, file or key, or a value of the wrong type.
+    Raises NerpError for an unknown trainer, dataset, file or key, or a value that a key does not
+    take.
     """
     plain = plain_name(request.trainer)
     canonical = TRAINERS.canonical(plain)
@@ -238,27 +232,30 @@ def build_config(request: Request) -> CN:
     card = card_file(request)
     merge(cfg, load_yaml(card), str(card))
     _check_card(cfg, card)
+    given = set(options)
     if request.config_file:
         path = find_method_file(request.config_file)
         layer = load_yaml(path)
-        rows = layer.pop("PER_DATASET", {})
+        rows = mapping(layer.pop("PER_DATASET", {}), f"{path}, PER_DATASET")
+        row = mapping(rows.get(cfg.DATASET.NAME, {}), f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
         merge(cfg, layer, str(path))
-        merge(cfg, rows.get(cfg.DATASET.NAME, {}), f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
+        merge(cfg, row, f"{path}, PER_DATASET.{cfg.DATASET.NAME}")
+        given |= {_RELEASE_NAMES.get(name, name) for part in (layer, row) for name in keys(part)}
 
-    # These decide whether and which settings table applies.
-    merge_options(cfg, {k: v for k, v in options.items() if k in ("TASK", "NERP.THRESHOLDS")})
-    if request.trainer.endswith(NERP_SUFFIX) and cfg.NERP.THRESHOLDS == "published":
-        _merge_nerp_settings(cfg, canonical)
+    settled = _CHOICES if request.trainer.endswith(NERP_SUFFIX) else ()
+    merge_options(cfg, {k: v for k, v in options.items() if k in settled})
+    if settled:
+        _settle_rule(cfg, canonical, given)
 
     cfg.TRAINER.NAME = canonical + request.trainer[len(plain):]
-    for key, value in (
+    for name, value in (
         ("SEED", request.seed),
         ("OUTPUT_DIR", request.output_dir),
         ("DATASET.ROOT", request.root),
     ):
         if value not in (None, ""):
-            put(cfg, key, value, "command line")
-    merge_options(cfg, {k: v for k, v in options.items() if k != "NERP.THRESHOLDS"})
+            put(cfg, name, value, "command line")
+    merge_options(cfg, {k: v for k, v in options.items() if k not in settled})
     _check(cfg)
     cfg.freeze()
     return cfg
@@ -266,14 +263,15 @@ def build_config(request: Request) -> CN:
 
 def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
     """Put KEY VALUE pairs of the command line into `cfg`."""
-    for key, value in options.items():
-        put(cfg, key, value, "command line")
+    for name, value in options.items():
+        put(cfg, name, value, "command line")
 
 
 def _pairs(opts: list[str]) -> dict[str, str]:
     if len(opts) % 2:
         raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
-    return dict(zip(opts[::2], opts[1::2], strict=True))
+    names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])
+    return dict(zip(names, opts[1::2], strict=True))
 
 
 def card_file(request: Request) -> Path:
@@ -286,39 +284,51 @@ def card_file(request: Request) -> Path:
                     + ", ".join(shipped_cards()))
 
 
-def _merge_nerp_settings(cfg: CN, trainer: str) -> None:
-    table = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
-    name = cfg.DATASET.NAME
-    rows = load_yaml(table) if table.is_file() else {}
-    if name in rows:
-        merge(cfg, rows[name], f"{table}, {name}")
-        say(f"NeRP: the published settings for {trainer} on {name} ({protocol(cfg.TASK).name})")
-    else:
-        cfg.NERP.THRESHOLDS = "default"
-        say(f"NeRP: no published settings for {trainer} on {name} ({protocol(cfg.TASK).name}); "
-            "the defaults apply")
+def _settle_rule(cfg: CN, trainer: str, given: set[str]) -> None:
+    """Turn NERP.RULE auto into the rule it stands for, and fill in a flip's published settings.
+
+    Auto is the flip where one of its own keys is `given`, or where its settings are published for
+    this method, dataset and protocol and asked for; else the shift.
+    """
+    nerp, where = cfg.NERP, f"{trainer} on {cfg.DATASET.NAME} ({protocol(cfg.TASK).name})"
+    file = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
+    row = (load_yaml(file) if file.is_file() else {}).get(cfg.DATASET.NAME)
+    published = nerp.THRESHOLDS == "published"
+    if nerp.RULE == "auto":
+        shifts, flips = given & _OF_A_SHIFT, given & (_OF_THE_FLIP | _OF_PAIRS)
+        if nerp.THRESHOLDS == "calibrated":
+            flips -= {"NERP.THRESHOLDS"}  # a shift can be calibrated too
+        if shifts:
+            flips -= _OF_PAIRS  # NERP.SCOPE pairs reads them too
+        if shifts and flips:
+            raise NerpError(f"{min(flips)} is the flip's and {min(shifts)} a shift's: say which is "
+                            "meant, NERP.RULE flip or NERP.RULE shift")
+        nerp.RULE = "flip" if flips or published and row and not shifts else "shift"
+        if flips:
+            say(f"NeRP: {min(flips)} is a key of the flip, so the rule is the flip (NERP.RULE)")
+        elif nerp.RULE == "shift" and published:
+            say(f"NeRP: no published settings for {where}; the rule is the automatic shift")
+    if nerp.RULE == "flip" and published:
+        if row:
+            merge(cfg, row, f"{file}, {cfg.DATASET.NAME}")
+            say(f"NeRP: the published settings for {where}")
+        else:
+            nerp.THRESHOLDS = "default"
+            say(f"NeRP: no published settings for {where}; the defaults apply")
 
 
 def _check(cfg: CN) -> None:
-    protocol(cfg.TASK)
-    choices = {
-        "DATASET.SUBSAMPLE_CLASSES": ("all", "base", "new"),
-        "TEST.SPLIT": ("test", "val"),
-        "OPTIM.NAME": ("sgd", "adamw"),
-        "OPTIM.LR_SCHEDULER": ("cosine",),
-        "MODEL.BACKBONE.ACTIVATION": ("auto", "quick_gelu", "gelu"),
-        "NERP.FLIP_RULE": ("OR", "AND"),
-        "NERP.THRESHOLDS": ("published", "default", "calibrated"),
-        "INPUT.INTERPOLATION": ("bicubic", "bilinear", "nearest"),
-    }
-    for key, allowed in choices.items():
-        if get(cfg, key) not in allowed:
-            raise NerpError(f"{key} is {get(cfg, key)!r}; it is one of {', '.join(allowed)}")
-    if cfg.OPTIM.WARMUP_EPOCH and cfg.OPTIM.WARMUP_TYPE != "constant":
+    """What keys must be to each other; what each takes by itself is in `nerp.defaults`."""
+    optim = cfg.OPTIM
+    if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
+        raise NerpError(f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}; it takes at most the number "
+                        f"of epochs, OPTIM.MAX_EPOCH {optim.MAX_EPOCH}")
+    if optim.WARMUP_EPOCH > 0 and optim.WARMUP_TYPE != "constant":
         raise NerpError("OPTIM.WARMUP_TYPE: only a constant warm-up is implemented")
-    for key in ("DATALOADER.TRAIN_X.BATCH_SIZE", "DATALOADER.TEST.BATCH_SIZE", "OPTIM.MAX_EPOCH"):
-        if get(cfg, key) < 1:
-            raise NerpError(f"{key} is {get(cfg, key)}; it must be at least 1")
+    low, high = cfg.INPUT.RRCROP_SCALE
+    if low > high:
+        raise NerpError(f"INPUT.RRCROP_SCALE is {cfg.INPUT.RRCROP_SCALE}; the smaller share of the "
+                        "image comes first")
 
 
 def digest(cfg: CN) -> str:
@@ -331,9 +341,9 @@ def difference(old: Mapping, new: Mapping) -> list[str]:
     """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
     before, after = _decisive(old), _decisive(new)
     return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
     ]
 
 
@@ -341,7 +351,7 @@ def _decisive(cfg: Mapping) -> dict[str, object]:
     """The keys that a run's numbers depend on; NeRP's do not decide about a run without it."""
     corrected = get(cfg, "TRAINER.NAME").endswith(NERP_SUFFIX)
     return {
-        key: get(cfg, key)
-        for key in keys(cfg)
-        if key not in _VOLATILE and (corrected or not key.startswith("NERP."))
+        name: get(cfg, name)
+        for name in keys(cfg)
+        if name not in _VOLATILE and (corrected or not name.startswith("NERP."))
     }

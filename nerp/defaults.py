@@ -1,101 +1,149 @@
-"""Every configuration key and its default."""
+"""Every configuration key: its default, its type and its range. See `nerp.keys` for the words.
+
+A method's own keys stand in its class (`Trainer.defaults`), below TRAINER.<node>.
+"""
 
 from yacs.config import CfgNode as CN
 
-from nerp.registry import TRAINERS
+from nerp.keys import (
+    Key,
+    as_key,
+    choice,
+    file,
+    flag,
+    inside,
+    listing,
+    mapping,
+    name,
+    number,
+    path,
+    registered,
+    strength,
+    template,
+    text,
+    whole,
+)
+from nerp.protocols import task
+from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+
+_PIXELS = whole(224, 1, 4096)
+_IMAGES_AT_ONCE = 65536
+
+# What a dataset card may say.
+_DATASET = {
+    "DATASET.NAME": name(""),
+    "DATASET.ROOT": path("data"),
+    "DATASET.NUM_SHOTS": whole(16, -1, 10**6),  # 0 or -1: every training image
+    "DATASET.SUBSAMPLE_CLASSES": choice("all", "base", "new"),
+    "DATASET.DIRECTORY": inside(""),
+    "DATASET.LAYOUT": registered("json_split", LAYOUTS),
+    "DATASET.IMAGE_FOLDER": inside(""),
+    "DATASET.SPLIT_FILE": inside(""),
+    "DATASET.CLASS_FILE": inside(""),  # names the classes, in layouts that list them apart
+    "DATASET.NUM_CLASSES": whole(0, 0),  # 0: not stated
+    "DATASET.SPLIT_SIZES": listing([0, 0, 0], whole(0, 0), 3, 3),  # train, val, test
+    "DATASET.TEMPLATE": template("a photo of a {}."),
+    "DATASET.NEUTRAL": text("a photo of an object."),
+    "DATASET.REFERENCE": name(""),  # whose mean training image NeRP shows; "": its own
+    "DATASET.CITATION": text(""),
+    "DATASET.LICENCE": text(""),
+    "DATASET.SOURCES": listing([], mapping({})),  # see nerp/data/sources.py
+}
+
+KEYS: dict[str, Key] = {
+    "OUTPUT_DIR": path(""),
+    "SEED": whole(1, -1, 2**63 - 1),  # -1: none is fixed, so one is drawn
+    "USE_CUDA": flag(True),  # ignored where there is no CUDA device
+    "TASK": Key("B2N", "B2N, CD or FS", task),  # see nerp/protocols.py
+    **_DATASET,
+    "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
+    "INPUT.INTERPOLATION": choice("bicubic", "bilinear", "nearest"),
+    "INPUT.PIXEL_MEAN": listing([0.48145466, 0.4578275, 0.40821073], number(0.5), 3, 3),
+    "INPUT.PIXEL_STD": listing([0.26862954, 0.26130258, 0.27577711], number(0.3, above=0), 3, 3),
+    "INPUT.TRANSFORMS": listing(
+        ["random_resized_crop", "random_flip", "normalize"],
+        choice("random_resized_crop", "random_flip", "center_crop", "normalize"),
+    ),
+    "INPUT.RRCROP_SCALE": listing((0.08, 1.0), number(1.0, above=0, most=1), 2, 2),
+    "INPUT.EXACT_JPEG": flag(True),  # False: draft decoding of test images; faster, other pixels
+    "DATALOADER.TRAIN_X.BATCH_SIZE": whole(32, 1, _IMAGES_AT_ONCE),
+    "DATALOADER.TEST.BATCH_SIZE": whole(100, 1, _IMAGES_AT_ONCE),
+    "DATALOADER.NUM_WORKERS": whole(8, 0, 1024),  # no more than the machine has cores
+    "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
+    "MODEL.BACKBONE.NAME": text("ViT-B/16"),
+    "MODEL.BACKBONE.PATH": file(""),  # weights instead of the published ones
+    "MODEL.BACKBONE.ACTIVATION": choice("auto", "quick_gelu", "gelu"),
+    "OPTIM.NAME": choice("sgd", "adamw"),
+    "OPTIM.LR": number(0.002, least=0),
+    "OPTIM.MAX_EPOCH": whole(10, 1, 10**6),
+    "OPTIM.WEIGHT_DECAY": number(5e-4, least=0),
+    "OPTIM.MOMENTUM": number(0.9, least=0, below=1),
+    "OPTIM.ADAM_BETA1": number(0.9, least=0, below=1),
+    "OPTIM.ADAM_BETA2": number(0.999, least=0, below=1),
+    "OPTIM.LR_SCHEDULER": choice("cosine"),
+    "OPTIM.WARMUP_EPOCH": whole(0, -1),  # 0 or -1: none; at most MAX_EPOCH
+    "OPTIM.WARMUP_TYPE": choice("constant", "linear"),  # linear only where there is none
+    "OPTIM.WARMUP_CONS_LR": number(1e-5, least=0),
+    "TRAIN.PRINT_FREQ": whole(10, 0),
+    "TRAIN.CHECKPOINT_FREQ": whole(0, 0),
+    "TEST.NO_TEST": flag(False),
+    "TEST.SPLIT": choice("test", "val"),
+    "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
+    "NERP.REFERENCES": listing(["gap", "image"], registered("", REFERENCES), 1),  # of a shift
+    "NERP.STRENGTH": strength("auto"),  # of each reference's prior
+    "NERP.SCOPE": choice("all", "pairs"),  # of a shift or match: any class, or those of a pair
+    "NERP.TAU": number(0.0),  # least prior advantage, in logits, of the class that is given up
+    "NERP.THRES": number(2.0),  # largest logit margin that still counts as weak evidence
+    "NERP.RESIDUAL_TEXT_PRIOR": flag(False),
+    "NERP.RESIDUAL_IMAGE_PRIOR": flag(False),
+    "NERP.C_TEXT": number(1.0),  # the residuals' coefficients
+    "NERP.C_IMAGE": number(1.0),
+    "NERP.FLIP_BY_PROB": flag(False),
+    "NERP.FLIP_BY_ENTROPY": flag(False),
+    "NERP.ENTROPY_THRES": number(1.0),
+    "NERP.FLIP_RULE": choice("OR", "AND"),
+    "NERP.PAIRS": registered("text", PAIR_SOURCES),
+    "NERP.PAIRS_FILE": file(""),  # of NERP.PAIRS bundle
+    "NERP.PAIRS_NEIGHBOURS": whole(2, 0, 10**6),  # partners a class; 0: all the quantile leaves
+    "NERP.PAIRS_QUANTILE": number(0.0, least=0, below=1),  # pairs scoring below it are left out
+    "NERP.THRESHOLDS": choice("published", "default", "calibrated"),  # the first two: a flip's
+    "NERP.REFERENCE_IMAGE": file(""),
+    "NERP.ON_BASE": flag(False),  # whether classes that were trained on are corrected too
+    "TRAINER.NAME": text(""),
+}
 
 
 def default_config() -> CN:
     """The defaults of every key, the methods' own nodes included."""
-    cfg = CN()
-    cfg.OUTPUT_DIR = ""
-    cfg.SEED = 1
-    cfg.USE_CUDA = True  # ignored where there is no CUDA device
-    cfg.TASK = "B2N"  # B2N, CD or FS: see nerp/protocols.py
-
-    cfg.DATASET = dataset_defaults()
-
-    cfg.INPUT = CN()
-    cfg.INPUT.SIZE = (224, 224)
-    cfg.INPUT.INTERPOLATION = "bicubic"
-    cfg.INPUT.PIXEL_MEAN = [0.48145466, 0.4578275, 0.40821073]
-    cfg.INPUT.PIXEL_STD = [0.26862954, 0.26130258, 0.27577711]
-    cfg.INPUT.TRANSFORMS = ["random_resized_crop", "random_flip", "normalize"]
-    cfg.INPUT.RRCROP_SCALE = (0.08, 1.0)
-    cfg.INPUT.EXACT_JPEG = True  # False: test images from draft decoding, faster, other pixels
-
-    cfg.DATALOADER = CN()
-    cfg.DATALOADER.TRAIN_X = CN({"BATCH_SIZE": 32})
-    cfg.DATALOADER.TEST = CN({"BATCH_SIZE": 100})
-    cfg.DATALOADER.NUM_WORKERS = 8  # no more are started than the machine has cores
-    cfg.DATALOADER.CACHE_MB = 4096  # decoded training images held in memory, in MiB
-
-    cfg.MODEL = CN()
-    cfg.MODEL.BACKBONE = CN()
-    cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
-    cfg.MODEL.BACKBONE.PATH = ""  # a file of weights instead of the published ones
-    cfg.MODEL.BACKBONE.ACTIVATION = "auto"  # auto, quick_gelu or gelu
-
-    cfg.OPTIM = CN()
-    cfg.OPTIM.NAME = "sgd"  # sgd or adamw
-    cfg.OPTIM.LR = 0.002
-    cfg.OPTIM.MAX_EPOCH = 10
-    cfg.OPTIM.WEIGHT_DECAY = 5e-4
-    cfg.OPTIM.MOMENTUM = 0.9
-    cfg.OPTIM.ADAM_BETA1 = 0.9
-    cfg.OPTIM.ADAM_BETA2 = 0.999
-    cfg.OPTIM.LR_SCHEDULER = "cosine"
-    cfg.OPTIM.WARMUP_EPOCH = 0
-    cfg.OPTIM.WARMUP_TYPE = "constant"
-    cfg.OPTIM.WARMUP_CONS_LR = 1e-5
-
-    cfg.TRAIN = CN({"PRINT_FREQ": 10, "CHECKPOINT_FREQ": 0})
-    cfg.TEST = CN({"NO_TEST": False, "SPLIT": "test"})
-
-    cfg.NERP = CN()
-    cfg.NERP.TAU = 0.0  # least prior advantage, in logits, of the class that is given up
-    cfg.NERP.THRES = 2.0  # largest logit margin that still counts as weak evidence
-    cfg.NERP.RESIDUAL_TEXT_PRIOR = False
-    cfg.NERP.RESIDUAL_IMAGE_PRIOR = False
-    cfg.NERP.C_TEXT = 1.0  # the residuals' coefficients
-    cfg.NERP.C_IMAGE = 1.0
-    cfg.NERP.FLIP_BY_PROB = False
-    cfg.NERP.FLIP_BY_ENTROPY = False
-    cfg.NERP.ENTROPY_THRES = 1.0
-    cfg.NERP.FLIP_RULE = "OR"
-    cfg.NERP.PAIRS = "text"  # text, reference, train, unlabelled, labels or bundle
-    cfg.NERP.PAIRS_FILE = ""  # of NERP.PAIRS bundle
-    cfg.NERP.PAIRS_NEIGHBOURS = 2  # partners a class; 0: as many as the quantile leaves
-    cfg.NERP.PAIRS_QUANTILE = 0.0  # pairs scoring below this quantile are left out
-    cfg.NERP.THRESHOLDS = "published"  # published, default or calibrated
-    cfg.NERP.REFERENCE_IMAGE = ""
-    cfg.NERP.ON_BASE = False  # whether classes that were trained on are corrected too
-
-    cfg.TRAINER = CN({"NAME": ""})
-    for name in TRAINERS.names():
-        method = TRAINERS[name]
-        cfg.TRAINER[method.node] = CN(dict(method.defaults))
-    return cfg
+    return _tree({**KEYS, **_method_keys()})
 
 
 def dataset_defaults() -> CN:
     """The defaults of a dataset card."""
-    node = CN()
-    node.NAME = ""
-    node.ROOT = "data"
-    node.NUM_SHOTS = 16  # 0: every training image
-    node.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    node.DIRECTORY = ""
-    node.LAYOUT = "json_split"
-    node.IMAGE_FOLDER = ""
-    node.SPLIT_FILE = ""
-    node.CLASS_FILE = ""  # names the classes, in layouts that list them apart from the images
-    node.NUM_CLASSES = 0
-    node.SPLIT_SIZES = [0, 0, 0]  # train, val, test; 0: not stated
-    node.TEMPLATE = "a photo of a {}."
-    node.NEUTRAL = "a photo of an object."
-    node.REFERENCE = ""  # whose mean training image NeRP shows; "": its own
-    node.CITATION = ""
-    node.LICENCE = ""
-    node.SOURCES = []
-    return node
+    return _tree(_DATASET).DATASET
+
+
+def key(full_name: str) -> Key:
+    """The key of that full name (OPTIM.LR), which must exist."""
+    return KEYS.get(full_name) or _method_keys()[full_name]
+
+
+def _method_keys() -> dict[str, Key]:
+    methods = map(TRAINERS.__getitem__, TRAINERS.names())
+    return {
+        f"TRAINER.{method.node}.{leaf}": as_key(default)
+        for method in methods
+        for leaf, default in method.defaults.items()
+    }
+
+
+def _tree(keys: dict[str, Key]) -> CN:
+    """Full names and their defaults as nested nodes."""
+    tree: dict = {}
+    for full_name, key in keys.items():
+        node = tree
+        *parents, leaf = full_name.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = key.default
+    return CN(tree)

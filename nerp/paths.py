@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nerp.printable import has_control_codes
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -48,6 +50,15 @@ def file_digest(path: str | os.PathLike) -> str:
         while block := file.read(2**20):
             content.update(block)
     return content.hexdigest()[:16]
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path that comes from outside stays in the folder that it is joined to.
+
+    A backslash counts as a slash: Windows programs write such paths.
+    """
+    parts = path.replace("\\", "/").split("/")
+    return not has_control_codes(path) and ".." not in parts and (not path or parts[0] != "")
 
 
 def _umask() -> int:

@@ -37,7 +37,12 @@ def protocol(key: str) -> Protocol:
     for entry in PROTOCOLS:
         if key in (entry.task, entry.name, entry.folder):
             return entry
-    raise unknown("protocol", key, [entry.task for entry in PROTOCOLS])
+    raise unknown("protocol", str(key), [entry.task for entry in PROTOCOLS])
+
+
+def task(key: str) -> str:
+    """What a configuration calls the protocol called `key`. Raises NerpError as `protocol` does."""
+    return protocol(key).task
 
 
 def plain_name(trainer: str) -> str:

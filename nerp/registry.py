@@ -5,6 +5,10 @@ import importlib
 from collections.abc import Callable
 
 from nerp.errors import NerpError
+from nerp.printable import brief, printable
+
+_LISTED = 60  # names, in a message
+_COMPARED = 1000  # names, and characters of one: what is unknown may come from a stranger
 
 
 class Registry:
@@ -55,12 +59,16 @@ class Registry:
 def unknown(kind: str, name: str, known) -> NerpError:
     """The error for a name that is not there: what was meant, and what exists."""
     known = sorted(known)
-    lowered = {entry.lower(): entry for entry in known}
-    near = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    lowered = {entry.lower(): entry for entry in known[:_COMPARED]}
+    near = difflib.get_close_matches(name.lower()[:_COMPARED], list(lowered), n=1)
     hint = f" Did you mean {lowered[near[0]]}?" if near else ""
-    return NerpError(f"unknown {kind} {name!r}.{hint} There are: {', '.join(known)}")
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    listing = printable(", ".join(known[:_LISTED]))
+    return NerpError(f"unknown {kind} {brief(name)}.{hint} There are: {listing}{more}")
 
 
 TRAINERS = Registry("trainer", "nerp.trainers")
 LAYOUTS = Registry("dataset layout", "nerp.data.layouts")
 PAIR_SOURCES = Registry("pair source", "nerp.correction.pairs")
+REFERENCES = Registry("neutral reference", "nerp.correction.references")
+RULES = Registry("rule", "nerp.correction")

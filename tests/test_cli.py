@@ -335,6 +335,64 @@ def test_calibrated_thresholds_look_at_base_classes_alone(nerp, trained, tmp_pat
     assert record["thresholds"] == "calibrated" and "calibration" in record
 
 
+@pytest.mark.parametrize(("opts", "arrays", "looked_at", "mark"), [
+    (["NERP.RULE", "shift"], {"gap_prior"}, "training labels", ""),
+    (["NERP.REFERENCES", "others,text", "NERP.STRENGTH", "0.2,0.1"], {"others_prior"},
+     "training images", ""),
+    (["NERP.SCOPE", "pairs", "NERP.PAIRS", "labels"], {"gap_prior"}, "test labels",
+     "(upper bound)"),
+    (["NERP.RULE", "match"], set(), "test images", "(transductive)"),
+])
+def test_every_rule_is_recorded_and_can_be_taken_up_again(
+    nerp, trained, tmp_path, opts, arrays, looked_at, mark
+):
+    out, flags, model = trained
+    status, text, error = nerp(
+        "test", "--trainer", "MMRL_NeRP", *flags, "--model-dir", out, "--output-dir", tmp_path,
+        "--save-logits", *model, "DATASET.SUBSAMPLE_CLASSES", "new", *opts,
+    )
+    assert status == 0 and f"has looked at {looked_at}{mark and ' ' + mark}" in text, error
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["nerp"]["looked_at"] == looked_at
+    z = np.load(tmp_path / "predictions.npz")
+    assert set(z.files) - {"logits", "corrected_logits", "labels", "paths", "classnames",
+                           "text_prior", "image_prior", "pairs"} == arrays
+    assert result["accuracy"] == pytest.approx(
+        100 * (z["corrected_logits"].argmax(1) == z["labels"]).mean())
+    rule = result["nerp"]["rule"]
+    if "0.2,0.1" in opts:
+        assert rule["strengths"] == {"others": 0.2, "text": 0.1}
+        assert result["nerp"]["references"] == {"others": "training images", "text": "nothing"}
+        bias = sum(s * (z[f"{n}_prior"] - z[f"{n}_prior"].mean())
+                   for n, s in rule["strengths"].items())
+        np.testing.assert_allclose(z["corrected_logits"], z["logits"] - bias, atol=1e-5)
+    status, text, error = nerp("explain", tmp_path)
+    assert status == 0, error
+    status, text, error = nerp("sweep-nerp", tmp_path, "--grid", "SCOPE=all,pairs")
+    assert status == 0 and f"the rule: {rule['name']}" in text, error
+
+
+def test_a_reference_that_shows_the_tested_classes_is_left_out(nerp, trained, tmp_path):
+    out, flags, model = trained
+    command = ["test", "--trainer", "MMRL_NeRP", *flags, "--model-dir", out, *model,
+               "DATASET.SUBSAMPLE_CLASSES", "base", "NERP.ON_BASE", "True"]
+    status, text, error = nerp(*command, "--output-dir", tmp_path / "two",
+                               "NERP.REFERENCES", "others,image")
+    assert status == 0 and "the reference others is left out: the training images show" in text
+    record = json.loads((tmp_path / "two" / "result.json").read_text())["nerp"]
+    assert record["rule"]["strengths"] == {"image": 0.05}
+    status, _, error = nerp(*command, "--output-dir", tmp_path / "one", "NERP.REFERENCES", "others")
+    assert status == 1 and "none of others suits these classes" in error
+
+
+def test_a_strength_for_each_reference(nerp, trained, tmp_path):
+    out, flags, model = trained
+    status, _, error = nerp("test", "--trainer", "MMRL_NeRP", *flags, "--model-dir", out, *model,
+                            "--output-dir", tmp_path, "DATASET.SUBSAMPLE_CLASSES", "new",
+                            "NERP.STRENGTH", "0.1,0.2,0.3")
+    assert status == 1 and "a number for each of 2 references (gap, image)" in error
+
+
 def test_base_classes_are_left_alone_and_weights_untouched(nerp, trained, tmp_path):
     out, flags, opts = trained
     file = out / "MultiModalRepresentationLearner" / "model.pth.tar-2"

@@ -35,10 +35,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--trainer", required=True, help="see `nerp methods`")
     for name in ("root", "output-dir", "dataset-config-file", "config-file"):
         flags.add_argument(f"--{name}", default="", help="as in `nerp train --help`")
-    flags.add_argument("--seed", type=int, help="default: 1")
+    flags.add_argument("--seed", help="default: 1; -1: drawn, and recorded")
     flags.add_argument("--eval-only", action="store_true", help="test, do not train")
     flags.add_argument("--model-dir", default="", help="whose weights --eval-only tests")
-    flags.add_argument("--load-epoch", type=int, help="of these weights; default: the newest")
+    flags.add_argument("--load-epoch", help="of these weights; default: the newest")
     flags.add_argument("--no-train", action="store_true",
                        help="read the configuration and the dataset, print the one, then stop")
     flags.add_argument("--resume", default="", help="the --output-dir of an interrupted run")

@@ -3,12 +3,13 @@
 On a GPU this bounds every run; compare it with the model's own rate (docs/performance.md).
 """
 
-from nerp.commands.common import add_run_arguments, request
+from nerp.commands.common import add_run_arguments, argument, request
+from nerp.keys import number
 
 
 def add_arguments(parser):
     add_run_arguments(parser)
-    parser.add_argument("--seconds", type=float, default=5, metavar="S",
+    parser.add_argument("--seconds", type=argument(number(5.0, above=0)), default=5.0, metavar="S",
                         help="of each loader (default: 5)")
 
 
@@ -16,11 +17,11 @@ def main(args):
     from tabulate import tabulate
 
     from nerp.clip.model import pick_device
-    from nerp.config import build_config
     from nerp.data.speed import measure
+    from nerp.engine.seed import run_config
     from nerp.engine.tested import run_benchmark
 
-    cfg = build_config(request(args))
+    cfg = run_config(request(args))
     device = pick_device(cfg.USE_CUDA)
     bench = run_benchmark(cfg, cfg.OUTPUT_DIR or "output")
     size = cfg.INPUT.SIZE[0]

@@ -2,8 +2,26 @@
 
 import argparse
 import shutil
+from collections.abc import Callable
 
 from nerp.config import Request
+from nerp.defaults import KEYS
+from nerp.errors import NerpError
+from nerp.keys import Key, whole
+
+SEED = whole(1, 0, 2**63 - 1)
+
+
+def argument(key: Key) -> Callable[[str], object]:
+    """The `type` of an argument that takes what `key` takes."""
+
+    def convert(text: str) -> object:
+        try:
+            return key.read(text, "the value")
+        except NerpError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +35,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
                         help="method configuration, such as configs/trainers/MMRL/vit_b16.yaml")
     parser.add_argument("--root", default="", metavar="DIR",
                         help="the folder that holds the datasets' folders (default: data)")
-    parser.add_argument("--seed", type=int, default=None, help="default: 1")
+    parser.add_argument("--seed", type=argument(KEYS["SEED"]), default=None, metavar="N",
+                        help="default: 1; -1: drawn, and recorded")
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="default: the run's place below output/")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
@@ -28,7 +47,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model-dir and --load-epoch."""
     parser.add_argument("--model-dir", default="", metavar="DIR",
                         help="the --output-dir of the training run")
-    parser.add_argument("--load-epoch", type=int, default=None, metavar="N",
+    parser.add_argument("--load-epoch", type=argument(whole(1, 0)), default=None, metavar="N",
                         help="default: the newest checkpoint")
     parser.add_argument("--no-cache", action="store_true",
                         help="encode the images even if an earlier test of this checkpoint did")
@@ -42,7 +61,7 @@ def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_drawn_arguments(parser: argparse.ArgumentParser, seeds: list[int], output: str) -> None:
     """--seeds, --root and --output-dir of a command that runs on the drawn world."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=seeds, metavar="SEED",
+    parser.add_argument("--seeds", type=argument(SEED), nargs="+", default=seeds, metavar="SEED",
                         help=f"default: {' '.join(map(str, seeds))}; one seed makes it quick")
     parser.add_argument("--root", default="data", metavar="DIR",
                         help="where the benchmarks are drawn on first use (default: data)")

@@ -5,6 +5,9 @@ nothing and can be sent as it is.
   nerp test --trainer MMRL_NeRP ... --save-logits --output-dir RUN
   nerp explain RUN"""
 
+from nerp.commands.common import argument
+from nerp.keys import whole
+
 
 def add_arguments(parser):
     parser.add_argument("run", metavar="RUN", help="the folder of a NeRP test with --save-logits")
@@ -13,20 +16,17 @@ def add_arguments(parser):
     parser.add_argument("--root", default="", metavar="DIR",
                         help="the folder that holds the dataset's folder now (default: as in the "
                              "run)")
-    parser.add_argument("--most", type=int, default=60, metavar="N",
+    parser.add_argument("--most", type=argument(whole(60, 0)), default=60, metavar="N",
                         help="flipped images shown (default: 60)")
 
 
 def main(args):
     from pathlib import Path
 
-    from nerp.errors import NerpError
     from nerp.paths import write_text
     from nerp.results.explain import Explanation
     from nerp.results.explain_page import explain_page, summary
 
-    if args.most < 0:
-        raise NerpError(f"--most {args.most}: give 0 or more")
     file = Path(args.output or Path(args.run) / "explain.html")
     facts = Explanation(args.run, args.root)
     flips = facts.sample(args.most)

@@ -3,11 +3,13 @@ accuracy of the methods; what NeRP gains on each dataset.
 
   nerp plot output --output-dir figures"""
 
+from nerp.commands.common import SEED, argument
+
 
 def add_arguments(parser):
     parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
                         help="where the runs are, at any depth (default: output)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N",
+    parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
                         help="only these seeds (default: all that occur)")
     parser.add_argument("--output-dir", default="figures", metavar="DIR", help="default: figures")
 

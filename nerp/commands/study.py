@@ -1,7 +1,7 @@
 """A controlled study of NeRP on the drawn world, where every class's pre-training frequency is
-known: how priors, frequency, over-prediction and one-sided confusion hang together, and what each
-source of pairs and of thresholds gains, for six methods and both shipped backbones, beside two
-controls. Writes a page with tables and figures; a second call goes on where the first one stopped.
+known: how much any class bias could gain, what each neutral reference knows of that bias, and what
+each rule gains of it, beside a shuffled control. Writes a page with tables and figures; a second
+call goes on where the first one stopped.
 """
 
 from nerp.commands.common import add_drawn_arguments
@@ -14,6 +14,13 @@ def add_arguments(parser):
     add_drawn_arguments(parser, SEEDS, "output/study")
     parser.add_argument("--datasets", nargs="+", default=DATASETS, choices=DATASETS,
                         metavar="NAME", help=f"default: {' '.join(DATASETS)}")
+    parser.add_argument("--methods", nargs="+", metavar="NAME",
+                        help="default: six of them; any method of `nerp methods`")
+    parser.add_argument("--backbones", nargs="+", metavar="NAME",
+                        help="default: every one that ships")
+    parser.add_argument("--world-seed", type=int, metavar="N",
+                        help="on other images of the same classes, drawn and kept in folders "
+                             "world<N> below --root and --output-dir")
     parser.add_argument("--page", default="output/study/page", metavar="DIR",
                         help="for the page and its figures (default: output/study/page)")
 
@@ -21,17 +28,28 @@ def add_arguments(parser):
 def main(args):
     from pathlib import Path
 
-    from nerp.demo.study import Settings, run_study
+    from nerp.demo.study import BACKBONES, METHODS, Settings, run_study
     from nerp.demo.study_report import write_report
+    from nerp.registry import TRAINERS, unknown
 
+    chosen = {
+        "methods": tuple(map(TRAINERS.canonical, args.methods or METHODS)),
+        "backbones": tuple(args.backbones or BACKBONES),
+    }
+    for name in chosen["backbones"]:
+        if name not in BACKBONES:
+            raise unknown("shipped backbone", name, BACKBONES)
     settings = Settings(
         datasets=tuple(args.datasets), seeds=tuple(args.seeds), root=args.root,
-        output=args.output_dir,
+        output=args.output_dir, world_seed=args.world_seed, **chosen,
     )
     records = run_study(settings, tell=lambda line: print(line, flush=True))
     command = ["nerp study"]
-    if args.datasets != DATASETS:
-        command += ["--datasets", *args.datasets]
-    if args.seeds != SEEDS:
-        command += ["--seeds", *map(str, args.seeds)]
+    for flag, given, default in (
+        ("--datasets", args.datasets, DATASETS), ("--seeds", args.seeds, SEEDS),
+        ("--methods", args.methods, None), ("--backbones", args.backbones, None),
+        ("--world-seed", args.world_seed, None),
+    ):
+        if given != default:
+            command += [flag, *map(str, given if isinstance(given, list) else [given])]
     print(f"\n{write_report(records, Path(args.page), ' '.join(command))}")

@@ -9,7 +9,7 @@ A run that is missing is shown as missing; no average is taken over a set that l
 
 from pathlib import Path
 
-from nerp.commands.common import terminal_width
+from nerp.commands.common import SEED, argument, terminal_width
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 
@@ -19,7 +19,7 @@ def add_arguments(parser):
                         help="where the runs are, at any depth (default: output)")
     parser.add_argument("--protocol", nargs="+", default=[], metavar="NAME",
                         help="base_to_novel, cross_dataset, domain_generalisation, few_shot")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N",
+    parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
                         help="the seeds that every number needs (default: all that occur)")
     parser.add_argument("--by-config", action="store_true",
                         help="one row a method and configuration, where a method has several")

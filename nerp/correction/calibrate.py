@@ -1,48 +1,92 @@
-"""Thresholds chosen without the test set: on validation images of the classes trained on."""
+"""Thresholds or strengths changed without the test set, where held images show it beyond chance.
 
-from dataclasses import dataclass
+The held images are validation images of the classes trained on: four a class at most, so the best
+of many settings on them is mostly noise. A setting is taken only where the predictions that it
+changes are helped rather than hurt by a sign test; else a shift stays as it was, and a flip, which
+has nothing automatic to fall back to, flips nothing.
+"""
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+
+from nerp.correction.correction import CorrectionRule
 from nerp.correction.flipping import Rule
-from nerp.correction.sweep import Outcome, Saved, Sweep
+from nerp.correction.shifting import Shift
+from nerp.correction.significance import sign_test
+from nerp.correction.sweep import Saved, Sweep
+from nerp.errors import NerpError
 
-GRID = {
-    "TAU": (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0),
-    "THRES": (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0),
-}
-
+TAUS = (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+MARGINS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
+FACTORS = (0.0, 0.5, 1.5, 2.0, 3.0)  # of a shift's strengths
 NEVER = 1e9  # a TAU, in logits, that no preference reaches
+# The sign test's level: of a hundred settings tried on noise the best passes it now and then.
+BEYOND_CHANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The chosen rule, and what was measured on the validation images that chose it."""
+    """The chosen rule, and what the held images say of it.
 
-    rule: Rule
+    Attributes:
+        images: how many there were. before, after: accuracy on them in percent, with the rule
+            that was to be calibrated (a flip: without any) and with the chosen one.
+        changed: whether the chosen one is another.
+    """
+
+    rule: CorrectionRule
     images: int
-    plain_accuracy: float
-    outcome: Outcome | None
+    before: float
+    after: float
+    changed: bool
 
     @property
     def note(self) -> str:
         """A line for the log."""
         where = f"{self.images} validation images of the classes trained on"
-        if self.outcome is None:
-            return f"calibrated on {where}: no setting gains, so nothing is flipped"
-        return (f"calibrated on {where}: TAU {self.rule.tau:g}, THRES {self.rule.thres:g} "
-                f"({self.plain_accuracy:.2f}% -> {self.outcome.accuracy:.2f}% there)")
+        if self.changed:
+            return (f"calibrated on {where}: {self.rule.note} ({self.before:.2f}% -> "
+                    f"{self.after:.2f}% there)")
+        kept = "nothing is flipped" if isinstance(self.rule, Rule) else "the strengths stay"
+        return f"calibrated on {where}: no setting gains beyond chance, so {kept}"
 
 
-def calibrate(saved: Saved, rule: Rule) -> Calibration:
-    """`rule` with the TAU and THRES that classify labelled images best; of equals, fewest flips.
+def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
+    """`rule`, with other thresholds or strengths where labelled images show that they are better.
 
     Args:
         saved: logits, labels, priors and pairs of the classes that were trained on.
 
-    Where no setting is better than flipping nothing, the rule flips nothing (TAU is NEVER).
+    Of settings that help as much beyond chance, the one that changes fewest predictions is taken.
+    Raises NerpError for a rule that has neither thresholds nor strengths.
     """
     sweep = Sweep(saved)
-    best = max(sweep.run(rule, GRID), key=lambda o: (o.helped - o.hurt, -o.flips))
-    if best.helped <= best.hurt:
-        never = Rule(**{**vars(rule), "tau": NEVER})
-        return Calibration(never, len(saved.labels), sweep.plain_accuracy, None)
-    return Calibration(best.rule, len(saved.labels), sweep.plain_accuracy, best)
+    start, settings = _settings(rule)
+    before = sweep.correct(start).predictions
+    best, found = (0, 0), None
+    for setting in settings:
+        after = sweep.correct(setting).predictions
+        changed = after != before
+        helped = int((changed & (after == sweep.labels)).sum())
+        hurt = int((changed & (before == sweep.labels)).sum())
+        score = (helped - hurt, -int(changed.sum()))
+        if helped > hurt and sign_test(helped, hurt) < BEYOND_CHANCE and score > best:
+            best, found = score, setting
+    chosen = found or start
+    accuracy = (sweep.outcome(each).accuracy for each in (start, chosen))
+    return Calibration(chosen, len(saved.labels), *accuracy, changed=found is not None)
+
+
+def _settings(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[CorrectionRule]]:
+    """What to fall back to, and what to try instead."""
+    if isinstance(rule, Rule):
+        tried = (replace(rule, tau=tau, thres=thres) for tau, thres in product(TAUS, MARGINS))
+        return replace(rule, tau=NEVER), tried
+    if isinstance(rule, Shift):
+        return rule, (
+            replace(rule, strengths={name: f * s for name, s in rule.strengths.items()})
+            for f in FACTORS
+        )
+    raise NerpError(f"NERP.THRESHOLDS calibrated: the rule {rule.name} has neither thresholds nor "
+                    "strengths")

@@ -16,28 +16,56 @@ Only m depends on the partner, so the best candidate is the admissible partner w
 logit, or there is none: one gather and one maximum an image decide.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.correction.correction import (
+    ENTROPY,
+    MARGIN,
+    PROB,
+    Correction,
+    CorrectionRule,
+    check_logits,
+    correct_in_chunks,
+    top_classes,
+)
 from nerp.errors import NerpError
+from nerp.registry import RULES
 
 PROB_THRES = 0.6
 ENTROPY_CLASSES = 5
-LIFT = 0.1  # what the new class is put above the old one
-
-# Why an image was flipped: which signs of weak evidence held. Bits of `Correction.reason`.
-MARGIN, ENTROPY, PROB = 1, 2, 4
-
-# Logits gathered at once: bounds the memory beyond the inputs.
-_GATHERED = 2**23
 
 
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+# Configuration key -> field, and how a grid's text becomes a value.
+_SETTINGS = {
+    "TAU": ("tau", float),
+    "THRES": ("thres", float),
+    "FLIP_RULE": ("flip_rule", str),
+    "FLIP_BY_ENTROPY": ("by_entropy", _truth),
+    "FLIP_BY_PROB": ("by_prob", _truth),
+    "ENTROPY_THRES": ("entropy_thres", float),
+}
+
+
+@RULES.register("flip")
 @dataclass(frozen=True)
-class Rule:
+class Rule(CorrectionRule):
     """When evidence is weak and a preference strong; the keys of the config node NERP."""
+
+    name: ClassVar = "flip"
+    references: ClassVar = ("text", "image")
+    uses_pairs: ClassVar = True
 
     tau: float = 0.0
     thres: float = 2.0
@@ -51,49 +79,27 @@ class Rule:
             raise NerpError(f"FLIP_RULE is {self.flip_rule!r}; it is OR or AND")
 
     @classmethod
-    def from_config(cls, node: CfgNode) -> "Rule":
+    def from_config(cls, node: CfgNode, strengths: Mapping[str, float] | None = None) -> "Rule":
         """The rule in a config's NERP node."""
-        return cls(
-            node.TAU,
-            node.THRES,
-            node.FLIP_RULE,
-            node.FLIP_BY_ENTROPY,
-            node.FLIP_BY_PROB,
-            node.ENTROPY_THRES,
-        )
+        return cls(**{field: node[key] for key, (field, _) in _SETTINGS.items()})
 
-
-@dataclass(frozen=True)
-class Correction:
-    """What the rule did to B images, F of which it flipped.
-
-    Attributes:
-        predictions: [B] classes after the correction.
-        images: [F] which images. source, target: [F] classes before and after.
-        reason: [F] bits MARGIN, ENTROPY, PROB.
-        margin, gap: [F] z_source - z_target, and the prior preference of source over target.
-    """
-
-    predictions: Tensor
-    images: Tensor
-    source: Tensor
-    target: Tensor
-    reason: Tensor
-    margin: Tensor
-    gap: Tensor
+    def correct(self, logits, priors, pairs):
+        return flip(logits, priors["text"], priors["image"], pairs, self)
 
     @classmethod
-    def none(cls, logits: Tensor) -> "Correction":
-        """The correction that flips nothing."""
-        top, empty = logits.argmax(dim=1), logits.new_zeros(0)
-        return cls(top, *(empty.long() for _ in range(4)), empty, empty)
+    def keys(cls):
+        return tuple(_SETTINGS)
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """A copy of the logits [B, C] in which each new class stands 0.1 above the old one."""
-        corrected = logits.clone()
-        top = logits[self.images, self.source]
-        corrected[self.images, self.target] = top + LIFT
-        return corrected
+    def changed(self, key, text):
+        field, convert = _SETTINGS[key]
+        return replace(self, **{field: convert(text)})
+
+    @property
+    def note(self):
+        tests = [name for name, on in (("entropy", self.by_entropy), ("probability", self.by_prob))
+                 if on]
+        more = f", {self.flip_rule} by {' and '.join(tests)}" if tests else ""
+        return f"flip, TAU {self.tau:g}, THRES {self.thres:g}{more}"
 
 
 class Partners:
@@ -101,15 +107,16 @@ class Partners:
 
     Attributes:
         index: [C, D] partner classes, D the largest number of partners; short rows hold 0.
-        gap: [C, D] prior preference of the row's class over the partner; -inf in short rows.
+        gap: [C, D] how much more the priors prefer the row's class than the partner, their
+            differences summed; -inf in short rows.
     """
 
-    def __init__(self, pairs: Tensor, text_prior: Tensor, image_prior: Tensor):
+    def __init__(self, pairs: Tensor, *priors: Tensor):
         """Args:
         pairs: [n, 2] class indices, used in both directions; repeats and (i, i) do not matter.
-        text_prior, image_prior: [C].
+        priors: [C] each.
         """
-        classes, device = len(text_prior), text_prior.device
+        classes, device = len(priors[0]), priors[0].device
         pairs = torch.as_tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2)
         if len(pairs) and not (pairs.min() >= 0 and pairs.max() < classes):
             raise NerpError(f"a pair names class {int(pairs.max())}, there are {classes}")
@@ -122,9 +129,14 @@ class Partners:
         self.index = torch.zeros(classes, width, dtype=torch.long, device=device)
         self.gap = torch.full((classes, width), float("-inf"), device=device)
         self.index[source, column] = target
-        self.gap[source, column] = (text_prior[source] - text_prior[target]) + (
-            image_prior[source] - image_prior[target]
-        )
+        self.gap[source, column] = sum(prior[source] - prior[target] for prior in priors)
+
+
+def top_entropy(logits: Tensor) -> Tensor:
+    """[B] entropy of the five largest probabilities, renormalised (all where C < 5)."""
+    top = logits.topk(min(ENTROPY_CLASSES, logits.shape[1]), dim=1).values
+    log_p = top.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
 
 
 class Evidence:
@@ -137,11 +149,7 @@ class Evidence:
         """Raises NerpError where a logit is NaN or +inf."""
         self.logits = logits
         self.partners = partners
-        self.top_logit, self.top = logits.max(dim=1)
-        wrong = ~self.top_logit.isfinite()  # a maximum passes NaN on
-        if wrong.any():
-            raise NerpError(f"the logits of {int(wrong.sum())} of {len(logits)} images are not "
-                            f"finite (first: image {int(wrong.nonzero()[0])})")
+        self.top_logit, self.top = top_classes(logits)
         self.partner_logits = logits.gather(1, partners.index[self.top])
         self._kept: dict[int, Tensor] = {}
         self._best: dict[float, tuple[Tensor, Tensor]] = {}
@@ -149,21 +157,16 @@ class Evidence:
     def keep(self) -> "Evidence":
         """Compute what the tests need for every image now, for many rules over the same logits."""
         rows = torch.arange(len(self.logits), device=self.logits.device)
-        self._kept = {ENTROPY: self._entropy(rows), PROB: self._probability(rows)}
+        self._kept = {ENTROPY: top_entropy(self.logits), PROB: self._probability(rows)}
         return self
 
     def entropy(self, rows: Tensor) -> Tensor:
-        """[R] entropy of the five largest probabilities, renormalised (all where C < 5)."""
-        return self._kept[ENTROPY][rows] if self._kept else self._entropy(rows)
+        """[R] `top_entropy`."""
+        return self._kept[ENTROPY][rows] if self._kept else top_entropy(self.logits[rows])
 
     def probability(self, rows: Tensor) -> Tensor:
         """[R] softmax probability of the top class."""
         return self._kept[PROB][rows] if self._kept else self._probability(rows)
-
-    def _entropy(self, rows: Tensor) -> Tensor:
-        top = self.logits[rows].topk(min(ENTROPY_CLASSES, self.logits.shape[1]), dim=1).values
-        log_p = top.log_softmax(dim=1)
-        return -(log_p.exp() * log_p).sum(dim=1)
 
     def _probability(self, rows: Tensor) -> Tensor:
         below = self.logits[rows] - self.top_logit[rows, None]
@@ -216,18 +219,6 @@ class Evidence:
         return Correction(predictions, images, source, target, bits, margin[images], gap)
 
 
-def check_logits(logits: Tensor, text_prior: Tensor, image_prior: Tensor) -> None:
-    """Raise NerpError for shapes that do not agree or numbers that are not."""
-    if logits.dim() != 2 or text_prior.shape != image_prior.shape:
-        raise NerpError(f"logits {tuple(logits.shape)} and priors {tuple(text_prior.shape)}, "
-                        f"{tuple(image_prior.shape)}: expected [B, C], [C] and [C]")
-    if logits.shape[1:] != text_prior.shape:
-        raise NerpError(f"logits for {logits.shape[1]} classes, priors for {len(text_prior)}")
-    for name, tensor in (("text prior", text_prior), ("image prior", image_prior)):
-        if not tensor.isfinite().all():
-            raise NerpError(f"the {name} holds numbers that are not finite")
-
-
 def flip(
     logits: Tensor, text_prior: Tensor, image_prior: Tensor, pairs: Tensor, rule: Rule
 ) -> Correction:
@@ -239,12 +230,8 @@ def flip(
 
     Raises NerpError for shapes that do not agree, classes that do not exist, or NaN.
     """
-    check_logits(logits, text_prior, image_prior)
+    check_logits(logits, **{"text prior": text_prior, "image prior": image_prior})
     partners = Partners(pairs, text_prior, image_prior)
-    rows = max(1, _GATHERED // max(logits.shape[1], 2 * partners.index.shape[1]))
-    # An empty tensor splits into itself.
-    parts = [Evidence(chunk, partners).correct(rule) for chunk in logits.split(rows)]
-    for i, part in enumerate(parts):
-        part.images.add_(i * rows)
-    columns = ([getattr(part, name) for part in parts] for name in Correction.__dataclass_fields__)
-    return Correction(*map(torch.cat, columns))
+    return correct_in_chunks(
+        lambda chunk: Evidence(chunk, partners).correct(rule), logits, 2 * partners.index.shape[1]
+    )

@@ -15,19 +15,16 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.correction.bundle import PROVENANCE, bundle_key, bundle_pairs, match_names, read_bundle
+from nerp.correction.looked_at import (
+    NOTHING,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAINING_IMAGES,
+    TRAINING_LABELS,
+    UNKNOWN,
+)
 from nerp.errors import NerpError
 from nerp.registry import PAIR_SOURCES
-
-# What a source has looked at, from least to most.
-NOTHING = "nothing"
-TRAINING_IMAGES = "training images"
-TRAINING_LABELS = "training labels"
-TEST_IMAGES = "test images"
-TEST_LABELS = "test labels"
-UNKNOWN = "unknown"
-
-# What must be said wherever a number made with such pairs is shown.
-CAVEATS = {TEST_IMAGES: "transductive", TEST_LABELS: "upper bound"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Pairs:
     Attributes:
         index: [n, 2] class indices.
         source: the name in NERP.PAIRS.
-        looked_at: what was used to find them, one of the constants above.
+        looked_at: what was used to find them (`nerp.correction.looked_at`).
         note: a line for the log.
     """
 
@@ -53,7 +50,7 @@ class Scores:
 
     Attributes:
         matrix: [C, C], symmetric, on the CPU; -inf where two classes cannot be a pair.
-        looked_at: one of the constants above. how: what the scores are, for the log.
+        looked_at: as in `nerp.correction.looked_at`. how: what the scores are, for the log.
         listed: whether every finite score is a pair that somebody listed.
     """
 
@@ -72,8 +69,9 @@ class Labelled:
     classnames: list[str]
 
 
-def _not_at_hand():
-    raise NerpError("this pair source needs images, and none are at hand here")
+def not_at_hand():
+    """Stands for images where there are none to look at."""
+    raise NerpError("this needs images, and none are at hand here")
 
 
 @dataclass
@@ -94,10 +92,10 @@ class Clues:
     task: str
     classnames: list[str]
     class_features: Callable[[], Tensor] = field(repr=False)
-    orders: Callable[[], list[tuple[Tensor, Tensor]]] = field(repr=False, default=_not_at_hand)
-    training: Callable[[], Labelled] = field(repr=False, default=_not_at_hand)
-    test_logits: Callable[[], Tensor] = field(repr=False, default=_not_at_hand)
-    test_labels: Callable[[], Tensor] = field(repr=False, default=_not_at_hand)
+    orders: Callable[[], list[tuple[Tensor, Tensor]]] = field(repr=False, default=not_at_hand)
+    training: Callable[[], Labelled] = field(repr=False, default=not_at_hand)
+    test_logits: Callable[[], Tensor] = field(repr=False, default=not_at_hand)
+    test_labels: Callable[[], Tensor] = field(repr=False, default=not_at_hand)
 
 
 def find_pairs(clues: Clues) -> Pairs:

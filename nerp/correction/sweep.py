@@ -1,71 +1,89 @@
-"""Many rules over one set of saved logits; what does not depend on the rule is computed once."""
+"""Many settings over one set of saved logits; what does not depend on them is computed once."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from nerp.correction.flipping import Evidence, Partners, Rule, check_logits
+from nerp.correction.correction import Correction, CorrectionRule, check_logits, top_classes
+from nerp.correction.flipping import Evidence, Partners, Rule
 from nerp.errors import NerpError
+from nerp.registry import RULES
 
-# Configuration key -> field of Rule, and how a grid's text becomes a value.
-_TRUTH = {"true": True, "false": False}
-GRID_KEYS = {
-    "TAU": ("tau", float),
-    "THRES": ("thres", float),
-    "ENTROPY_THRES": ("entropy_thres", float),
-    "FLIP_RULE": ("flip_rule", str),
-    "FLIP_BY_ENTROPY": ("by_entropy", lambda text: _TRUTH[text.lower()]),
-    "FLIP_BY_PROB": ("by_prob", lambda text: _TRUTH[text.lower()]),
-}
+Grid = Mapping[str, Sequence[str]]  # a key, and its values as texts
 
 
-def parse_grid(terms: Sequence[str]) -> dict[str, list]:
+def parse_grid(terms: Sequence[str]) -> dict[str, list[str]]:
     """`TAU=-1,0,1` and `THRES=0:2:9` (from 0 to 2 in 9 steps) -> key and values.
 
-    Raises NerpError, saying which keys exist, for a term that is neither.
+    Raises NerpError for a term that is neither.
     """
     grid = {}
     for term in terms:
-        key, equals, text = term.partition("=")
-        if not equals or key not in GRID_KEYS:
-            raise NerpError(f"--grid {term!r}: expected KEY=VALUE,VALUE,... or KEY=FROM:TO:COUNT; "
-                            f"the keys are {', '.join(GRID_KEYS)}")
-        convert = GRID_KEYS[key][1]
-        try:
-            if text.count(":") == 2:
+        key, _, text = term.partition("=")
+        if not key or not text:
+            raise NerpError(f"--grid {term!r}: expected KEY=VALUE,VALUE,... or KEY=FROM:TO:COUNT")
+        grid[key] = text.split(",")
+        if text.count(":") == 2:
+            try:
                 start, stop, count = text.split(":")
-                grid[key] = np.linspace(float(start), float(stop), int(count)).tolist()
-            else:
-                grid[key] = [convert(value) for value in text.split(",")]
-        except (ValueError, KeyError):
-            raise NerpError(f"--grid {term!r}: {text!r} are no values of {key}") from None
+                steps = np.linspace(float(start), float(stop), int(count))
+            except ValueError:
+                raise NerpError(f"--grid {term!r}: {text!r} are no values of {key}") from None
+            grid[key] = [f"{value:g}" for value in steps]
     return grid
+
+
+def rule_of_grid(grid: Grid, base: CorrectionRule) -> CorrectionRule:
+    """The rule whose keys a grid has: `base` where it has them all, else the first that does.
+
+    Raises NerpError, naming the keys of every rule, where none has them all, and for a value that
+    a key does not take.
+    """
+    for rule in (base, *(RULES[name]() for name in RULES.names())):
+        if set(grid) <= set(rule.keys()):
+            for key, values in grid.items():
+                for value in values:
+                    _change(rule, key, value)
+            return rule
+    keys = "; ".join(f"{name}: {', '.join(RULES[name].keys())}" for name in RULES.names())
+    raise NerpError(f"--grid {' '.join(grid)}: the keys of one rule at a time, and they are {keys}")
+
+
+def _change(rule: CorrectionRule, key: str, value: str) -> CorrectionRule:
+    try:
+        return rule.changed(key, value)
+    except ValueError:
+        raise NerpError(f"--grid {key}: {value!r} are no values of {key}") from None
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a sweep needs of a run's predictions.npz, as arrays: logits [N, C], labels [N],
-    text_prior and image_prior [C], pairs [n, 2]."""
+    """What a sweep needs of a run's predictions.npz, as arrays: logits [N, C], labels [N], the
+    priors [C] by reference, pairs [n, 2]."""
 
     logits: np.ndarray
     labels: np.ndarray
-    text_prior: np.ndarray
-    image_prior: np.ndarray
+    priors: Mapping[str, np.ndarray]
     pairs: np.ndarray
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule did: accuracy in percent, and its flips by what they did."""
+    """What a rule did: accuracy in percent, and its flips by what they did.
 
-    rule: Rule
+    Attributes: settings: the grid's values that it stands for, in the grid's order.
+    """
+
+    rule: CorrectionRule
     accuracy: float
     flips: int
     helped: int
     hurt: int
+    settings: tuple[str, ...] = ()
 
 
 class Sweep:
@@ -75,28 +93,49 @@ class Sweep:
     """
 
     def __init__(self, saved: Saved):
-        logits, text, image = (
-            torch.from_numpy(x) for x in (saved.logits, saved.text_prior, saved.image_prior)
+        self.logits, self.labels, self.pairs = (
+            torch.from_numpy(x) for x in (saved.logits, saved.labels, saved.pairs)
         )
-        check_logits(logits, text, image)
-        partners = Partners(torch.from_numpy(saved.pairs), text, image)
-        self.evidence = Evidence(logits, partners).keep()
-        self.labels = torch.from_numpy(saved.labels)
-        self.right = self.evidence.top == self.labels
-        self.plain_accuracy = 100 * float(self.right.float().mean())
+        self.priors = {name: torch.from_numpy(prior) for name, prior in saved.priors.items()}
+        check_logits(self.logits, **self.priors)
+        self.right = top_classes(self.logits)[1] == self.labels
+        self.plain_accuracy = self._percent(0)
 
-    def outcome(self, rule: Rule) -> Outcome:
-        """What one rule does."""
-        found = self.evidence.correct(rule)
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What every flip needs."""
+        partners = Partners(self.pairs, *(self.priors[name] for name in Rule.references))
+        return Evidence(self.logits, partners).keep()
+
+    def correct(self, rule: CorrectionRule) -> Correction:
+        """What one rule does. Raises NerpError where a prior that it needs was not saved."""
+        missing = [name for name in rule.references if name not in self.priors]
+        if missing:
+            raise NerpError(f"the run kept no prior of the reference {missing[0]}; it has: "
+                            f"{', '.join(self.priors)}. nerp test with NERP.REFERENCES makes it")
+        if isinstance(rule, Rule):
+            return self.evidence.correct(rule)
+        return rule.correct(self.logits, self.priors, self.pairs)
+
+    def outcome(self, rule: CorrectionRule, settings: tuple[str, ...] = ()) -> Outcome:
+        """What one rule does, counted. Raises NerpError as `correct` does."""
+        found = self.correct(rule)
         labels = self.labels[found.images]
         helped = int((found.target == labels).sum())
         hurt = int(self.right[found.images].sum())
-        accuracy = self.plain_accuracy + 100 * (helped - hurt) / len(self.labels)
-        return Outcome(rule, accuracy, len(found.images), helped, hurt)
+        accuracy = self._percent(helped - hurt)
+        return Outcome(rule, accuracy, len(found.images), helped, hurt, settings)
 
-    def run(self, base: Rule, grid: Mapping[str, Sequence]) -> Iterator[Outcome]:
+    def _percent(self, gained: int) -> float:
+        """Accuracy with so many more images right than without a correction."""
+        return 100 * (int(self.right.sum()) + gained) / len(self.labels)
+
+    def run(self, base: CorrectionRule, grid: Grid) -> Iterator[Outcome]:
         """Every combination of the grid's values, the rest as in `base`; TAU changes slowest."""
         keys = sorted(grid, key=lambda key: key != "TAU")
         for values in itertools.product(*(grid[key] for key in keys)):
-            changes = {GRID_KEYS[k][0]: v for k, v in zip(keys, values, strict=True)}
-            yield self.outcome(Rule(**{**vars(base), **changes}))
+            chosen = dict(zip(keys, values, strict=True))
+            rule = base
+            for key, value in chosen.items():
+                rule = _change(rule, key, value)
+            yield self.outcome(rule, tuple(chosen[key] for key in grid))

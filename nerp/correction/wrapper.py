@@ -1,37 +1,58 @@
-"""NeRP around any trainer: fetch the priors and the pairs, settle the rule, then flip."""
+"""NeRP around any trainer: fetch what the rule needs, settle its strengths, correct."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.correction.calibrate import Calibration, calibrate
-from nerp.correction.flipping import Correction, Rule, flip
+from nerp.correction.correction import Correction, CorrectionRule
+from nerp.correction.looked_at import TRAINING_LABELS, most
 from nerp.correction.pairs import Clues, Labelled, Pairs, find_pairs
-from nerp.correction.priors import image_prior, text_prior
+from nerp.correction.references import Prior, Probe, Shown, Unsuited
 from nerp.correction.sweep import Saved
 from nerp.errors import NerpError
+from nerp.log import say
+from nerp.registry import REFERENCES, RULES
 from nerp.trainers.base import Trainer
+
+# What every corrected run keeps, whatever its rule needs.
+PUBLISHED = ("text", "image")
 
 
 @dataclass(frozen=True)
 class NeRP:
-    """A trained model's priors and pairs, ready to correct logits.
+    """A trained model's priors and pairs and what is done with them, ready to correct logits.
 
-    Attributes: text_prior, image_prior [C], in logits, on the CPU.
+    Attributes: priors: by reference.
     """
 
-    rule: Rule
-    text_prior: Tensor
-    image_prior: Tensor
+    rule: CorrectionRule
+    priors: Mapping[str, Prior]
     pairs: Pairs
     calibration: Calibration | None = None
 
     def correct(self, logits: Tensor) -> Correction:
         """Correct the logits [B, C] of the model that the priors are from."""
-        return flip(logits, self.text_prior, self.image_prior, self.pairs.index, self.rule)
+        return self.rule.correct(logits, values(self.priors), self.pairs.index)
+
+    @property
+    def looked_at(self) -> str:
+        """What the correction has looked at, all in all."""
+        parts = [self.rule.looked_at, *(self.priors[n].looked_at for n in self.rule.references)]
+        if self.rule.uses_pairs:
+            parts.append(self.pairs.looked_at)
+        if self.calibration:
+            parts.append(TRAINING_LABELS)
+        return most(parts)
+
+
+def values(priors: Mapping[str, Prior]) -> dict[str, Tensor]:
+    """The priors [C] alone."""
+    return {name: prior.values for name, prior in priors.items()}
 
 
 @dataclass
@@ -41,12 +62,16 @@ class Material:
     Attributes:
         reference: [1, 3, H, W], the reference image after the test transform, normalised.
         seen: the trainer asked about the classes it was trained on.
+        shown: their few-shot training images as the model sees them.
+        shown_logits: the logits [N, C] of a trainer, for its classes, on those images.
         training, validation: `seen`'s logits on their few-shot training and validation images.
         test_logits: [N, C] on the images under test; test_labels: [N].
     """
 
     reference: Tensor
     seen: Callable[[], Trainer]
+    shown: Callable[[], Shown]
+    shown_logits: Callable[[Trainer], Tensor]
     training: Callable[[], Labelled]
     validation: Callable[[], Labelled]
     test_logits: Callable[[], Tensor]
@@ -54,25 +79,36 @@ class Material:
 
 
 @torch.no_grad()
+def find_priors(
+    trainer: Trainer, settings: CfgNode, material: Material, names: tuple[str, ...]
+) -> dict[str, Prior]:
+    """The priors of those of the references `names` that suit the trainer's classes.
+
+    Args: settings: the config node NERP.
+    """
+    probe = Probe(trainer, settings, material.reference, material.shown,
+                  lambda: material.shown_logits(trainer))
+    priors = {}
+    with trainer.clip.autocast():
+        for name in names:
+            try:
+                priors[name] = REFERENCES[name](probe)
+            except Unsuited as error:
+                say(f"NeRP: the reference {name} is left out: {error}")
+    return priors
+
+
+@torch.no_grad()
 def priors(trainer: Trainer, reference: Tensor, settings: CfgNode) -> tuple[Tensor, Tensor]:
-    """The text and the image prior [C] of a trained model, on the CPU.
+    """The published priors, text and image, [C] each, of a trained model, on the CPU.
 
     Args:
         reference: [1, 3, H, W], the reference image after the test transform, normalised.
         settings: the config node NERP.
     """
+    probe = Probe(trainer, settings, reference)
     with trainer.clip.autocast():
-        text = text_prior(
-            trainer.reference_class_features(reference),
-            *trainer.neutral_features(),
-            trainer.scale,
-            settings.C_TEXT if settings.RESIDUAL_TEXT_PRIOR else 0.0,
-        )
-        image = image_prior(
-            *trainer.reference_logits(reference),
-            settings.C_IMAGE if settings.RESIDUAL_IMAGE_PRIOR else 0.0,
-        )
-    return text.float().cpu(), image.float().cpu()
+        return tuple(REFERENCES[name](probe).values for name in PUBLISHED)
 
 
 @torch.no_grad()
@@ -107,20 +143,53 @@ def make_clues(trainer: Trainer, cfg: CfgNode, material: Material) -> Clues:
 
 
 def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
-    """Priors, pairs (NERP.PAIRS) and rule (NERP.THRESHOLDS) for the classes under test.
+    """Priors (NERP.REFERENCES), pairs (NERP.PAIRS) and rule (NERP.RULE) for the classes under
+    test, calibrated where NERP.THRESHOLDS says so.
 
-    Raises NerpError for pairs that cannot be had.
+    Raises NerpError for references or pairs that cannot be had.
     """
-    text, image = priors(trainer, material.reference, cfg.NERP)
+    kind = RULES[cfg.NERP.RULE]
+    wanted = _wanted(cfg.NERP) if kind.weighs else {}
+    priors = find_priors(trainer, cfg.NERP, material, tuple(dict.fromkeys((*PUBLISHED, *wanted))))
+    rule = kind.from_config(cfg.NERP, strengths(wanted, priors))
     pairs = find_pairs(make_clues(trainer, cfg, material))
-    rule, calibration = Rule.from_config(cfg.NERP), None
+    calibration = None
     if cfg.NERP.THRESHOLDS == "calibrated":
         calibration = _calibrate(cfg, material, rule)
         rule = calibration.rule
-    return NeRP(rule, text, image, pairs, calibration)
+    return NeRP(rule, priors, pairs, calibration)
 
 
-def _calibrate(cfg: CfgNode, material: Material, rule: Rule) -> Calibration:
+def _wanted(settings: CfgNode) -> dict[str, float | None]:
+    """Reference -> its strength, None for the automatic one, as NERP.REFERENCES and .STRENGTH."""
+    names = list(settings.REFERENCES)
+    if settings.STRENGTH == "auto":
+        return dict.fromkeys(names)
+    try:
+        numbers = [float(part) for part in settings.STRENGTH.strip("[]()").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, len(names)):
+        raise NerpError(f"NERP.STRENGTH is {settings.STRENGTH!r}; it is auto, a number, or a "
+                        f"number for each of {len(names)} references ({', '.join(names)}), such "
+                        "as 0.5,0.1")
+    return dict(zip(names, numbers * (len(names) // len(numbers)), strict=True))
+
+
+def strengths(
+    wanted: Mapping[str, float | None], priors: Mapping[str, Prior]
+) -> dict[str, float]:
+    """How much of each wanted prior that is there counts. Raises NerpError where none is."""
+    found = {
+        name: priors[name].strength if number is None else number
+        for name, number in wanted.items() if name in priors
+    }
+    if wanted and not found:
+        raise NerpError(f"NERP.REFERENCES: none of {', '.join(wanted)} suits these classes")
+    return found
+
+
+def _calibrate(cfg: CfgNode, material: Material, rule: CorrectionRule) -> Calibration:
     """The rule that suits the classes trained on, their pairs from the same source.
 
     A source that cannot serve them (a bundle of the classes under test, or one that looks at
@@ -135,7 +204,9 @@ def _calibrate(cfg: CfgNode, material: Material, rule: Rule) -> Calibration:
     settings.defrost()
     settings.PAIRS = source
     clues = replace(make_clues(seen, cfg, material), settings=settings)
-    text, image = priors(seen, material.reference, cfg.NERP)
     index = find_pairs(clues).index
-    arrays = (held.logits, held.labels, text, image, index)
-    return calibrate(Saved(*(tensor.numpy() for tensor in arrays)), rule)
+    # Of a reference that does not suit these classes the held images can say nothing.
+    arrays = {name: np.zeros(len(seen.classes.names), np.float32) for name in rule.references}
+    for name, prior in values(find_priors(seen, cfg.NERP, material, rule.references)).items():
+        arrays[name] = prior.numpy()
+    return calibrate(Saved(held.logits.numpy(), held.labels.numpy(), arrays, index.numpy()), rule)

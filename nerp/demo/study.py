@@ -2,27 +2,28 @@
 
 The paper's account is that unequal frequency in pre-training leaves a preference that shows
 before any evidence (the priors), and that this preference makes confusions one-sided. On the
-drawn world every link can be measured: priors against frequency, frequency against
-over-prediction, asymmetry against chance, and what the correction gains with each source of pairs
-and of thresholds, beside two controls. `tiny-biased` keeps its frequencies by construction (the
-positive control); `tiny` is trained with CLIP's plain loss.
+drawn world every link can be measured: how much any class bias could gain (the ceiling), which
+bias that is, how far each neutral reference knows it, and what each rule gains of it, beside a
+shuffled control.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
+from nerp.clip.loading import SHIPPED
 from nerp.config import Request, build_config, digest, find_method_file
-from nerp.correction.flipping import Rule, flip
-from nerp.correction.pairs import CAVEATS
-from nerp.correction.wrapper import Material, build_nerp, priors
-from nerp.demo.world import WORLDS, class_frequency
+from nerp.correction.looked_at import CAVEATS, TEST_LABELS
+from nerp.correction.shifting import shift, uniform_bias
+from nerp.correction.wrapper import Material, build_nerp, find_priors, values
+from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
 from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
@@ -32,17 +33,34 @@ from nerp.protocols import NERP_SUFFIX, run_dir
 from nerp.registry import TRAINERS
 
 METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
-BACKBONES = ("tiny", "tiny-biased")
-# Those that can serve classes without training images; "train" knows the base classes alone.
-SOURCES = ("text", "reference", "unlabelled", "labels")
-THRESHOLDS = ("default", "calibrated")
+BACKBONES = tuple(SHIPPED)
+ALL_REFERENCES = ("text", "image", "others", "gap")
+# What is tried on every model: a name, and NeRP's settings in it. Rules, on novel classes and on
+# base classes; references, on novel classes alone, since some show the base classes.
+RULES_TRIED: dict[str, dict[str, object]] = {
+    "match": {"RULE": "match"},
+    "released rule": {"RULE": "flip", "THRESHOLDS": "default"},
+    "released rule, calibrated": {"RULE": "flip", "THRESHOLDS": "calibrated"},
+    "shift": {"RULE": "shift"},
+    "shift, calibrated": {"RULE": "shift", "THRESHOLDS": "calibrated"},
+    "shift in pairs": {"RULE": "shift", "SCOPE": "pairs"},
+}
+REFERENCES_TRIED: dict[str, dict[str, object]] = {
+    **{name: {"RULE": "shift", "REFERENCES": [name]} for name in ALL_REFERENCES},
+    "all four": {"RULE": "shift", "REFERENCES": list(ALL_REFERENCES)},
+}
+CORRECTIONS = {**RULES_TRIED, **REFERENCES_TRIED}
 SHUFFLES = 20
 ORACLE = np.linspace(0, 5, 51)  # multiples of log frequency, in logits
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the study runs, and where it reads and writes."""
+    """What the study runs, and where it reads and writes.
+
+    Attributes: world_seed: draws other images of the same classes, into folders of their own below
+    root and output; None for the shipped ones.
+    """
 
     backbones: tuple[str, ...] = BACKBONES
     datasets: tuple[str, ...] = tuple(WORLDS)
@@ -50,10 +68,17 @@ class Settings:
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     root: str = "data"
     output: str = "output/study"
+    world_seed: int | None = None
 
 
 def run_study(settings: Settings, tell: Callable[[str], None]) -> list[dict]:
     """Every case's record (`measure`), each kept in its run's folder and read from there again."""
+    if settings.world_seed is not None:
+        world = f"world{settings.world_seed}"
+        settings = replace(settings, root=str(Path(settings.root) / world),
+                           output=str(Path(settings.output) / world))
+        for dataset in settings.datasets:
+            build(dataset, settings.root, seed=settings.world_seed)
     cases = list(_cases(settings))
     records = []
     for i, (backbone, dataset, method, seed) in enumerate(cases, 1):
@@ -100,91 +125,156 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
     model_dir = ""
     if TRAINERS[method].folder:
         model_dir = str(run_training(request("base", "train")))
+    flags = ModelFlags(model_dir)
+    base = Tested(build_config(request("base", "test")), flags, kept.parent)
     record = {
         "identity": identity, "backbone": backbone, "dataset": dataset, "method": method,
-        "seed": seed, **measure(Tested(cfg, ModelFlags(model_dir), kept.parent)),
+        "seed": seed, **measure(Tested(cfg, flags, kept.parent), backbone),
+        "base": _gains(base, gather_material(base), RULES_TRIED),
     }
     write_text(kept, json.dumps(record, indent=1) + "\n")
     return record
 
 
-def measure(tested: Tested) -> dict:
+def measure(tested: Tested, backbone: str) -> dict:
     """What the study asks of one model on its novel classes; accuracies and gains in percent.
 
-    - `frequency`: Spearman correlations of log frequency with the two priors, their sum and
-      over-prediction, and of the priors with over-prediction.
-    - `asymmetry`: of the confusion matrix, and what chance alone would give.
-    - `gains`: by "source/thresholds"; what has looked at test images or labels says so.
-    - `shuffled`: the mean gain with both priors permuted over the classes, text pairs.
+    - `gains`: of the ceiling and of each of `CORRECTIONS`; what has looked at test images or
+      labels says so.
+    - `shuffled`: the mean gain of the automatic shift with its bias permuted over the classes.
     - `oracle`: the best gain from subtracting a multiple of log frequency, chosen on test labels.
+    - `links`: of each reference's prior, and of log frequency, Spearman's correlation with the
+      bias that fits the test labels best, and of the priors with log frequency; and `slope`, the
+      multiple of the prior that comes nearest to that bias.
+    - `asymmetry`: of the confusion matrix, what chance alone would give, and after the shift.
     """
     logits, labels = tested.logits, torch.from_numpy(tested.labels)
     names = tested.bench.classnames
-    shares = class_frequency(tested.cfg.DATASET.DIRECTORY)
-    log_frequency = np.log([shares[name] for name in names])
-    predictions = logits.argmax(1)
-    plain = _accuracy(predictions, labels)
+    log_frequency = torch.tensor(
+        [pretraining_share(backbone, tested.cfg.DATASET.DIRECTORY, name) for name in names]
+    ).log()
     material = gather_material(tested)
-    text, image = priors(tested.trainer, material.reference, tested.cfg.NERP)
-    confusion = confusion_matrix(tested.labels, predictions.numpy(), len(names))
-    over = confusion.sum(0) / confusion.sum(1) - 1
-    found = asymmetry(confusion)
-    probes = {"text": text.numpy(), "image": image.numpy(), "sum": (text + image).numpy()}
+    found = find_priors(tested.trainer, tested.cfg.NERP, material, ALL_REFERENCES)
+    priors = {name: prior - prior.mean() for name, prior in values(found).items()}
+    fitted = uniform_bias(logits, labels.bincount(minlength=len(names)) / len(labels))
+    over = _over_prediction(logits, tested.labels)
+    automatic = build_nerp(tested.trainer, _settings(tested.cfg, "shift"), material)
+    shifted = automatic.correct(logits)
+    before, after = (
+        asymmetry(confusion_matrix(tested.labels, predictions.numpy(), len(names)))
+        for predictions in (logits.argmax(1), shifted.predictions)
+    )
     return {
         "classes": len(names),
-        "accuracy": plain,
-        "frequency": {
-            "over-prediction": spearman(log_frequency, over),
-            **{name: spearman(log_frequency, prior) for name, prior in probes.items()},
+        **_gains(tested, material, CORRECTIONS),
+        "strengths": dict(automatic.rule.strengths),
+        "shuffled": _shuffled(logits, labels, shifted.bias, tested.cfg.SEED),
+        "oracle": _oracle(logits, labels, log_frequency),
+        "links": {
+            "frequency": {"bias": spearman(log_frequency, fitted),
+                          "over-prediction": spearman(log_frequency, over)},
+            **{
+                name: {"bias": spearman(prior, fitted),
+                       "frequency": spearman(prior, log_frequency),
+                       "slope": float(prior @ fitted / prior.square().sum())}
+                for name, prior in priors.items()
+            },
         },
-        "over_prediction": {name: spearman(over, prior) for name, prior in probes.items()},
-        "asymmetry": {"measured": found.total, "chance": found.chance},
-        "gains": _gains(tested, material, plain),
-        "shuffled": _shuffled(tested, material, text, image, plain),
-        "oracle": _oracle(logits, labels, torch.from_numpy(log_frequency).float(), plain),
+        "asymmetry": {"measured": before.total, "chance": before.chance, "after": after.total},
     }
 
 
-def _gains(tested: Tested, material: Material, plain: float) -> dict[str, dict]:
-    labels = torch.from_numpy(tested.labels)
-    gains = {}
-    for source, thresholds in product(SOURCES, THRESHOLDS):
-        cfg = tested.cfg.clone()
-        cfg.defrost()
-        cfg.NERP.PAIRS, cfg.NERP.THRESHOLDS = source, thresholds
-        nerp = build_nerp(tested.trainer, cfg, material)
-        correction = nerp.correct(tested.logits)
-        gains[f"{source}/{thresholds}"] = {
+def pretraining_share(backbone: str, world: str, classname: str) -> float:
+    """The share of a shipped backbone's pre-training images that a class had, by its record."""
+    record = json.loads(SHIPPED[backbone].with_suffix(".json").read_text())
+    return record["class_frequency"][world][classname]
+
+
+def ceiling(logits: Tensor, labels: Tensor) -> float:
+    """The most that any class bias gains in accuracy, in points, as far as a search finds it.
+
+    From no bias and from the one of greatest likelihood, one class after the other is given the
+    bias with which most images are right, until none gains any more. Chosen on test labels.
+    """
+    classes = logits.shape[1]
+    plain = best = _accuracy(logits.argmax(1), labels)
+    shares = labels.bincount(minlength=classes) / len(labels)
+    for bias in (torch.zeros(classes), uniform_bias(logits, shares)):
+        z = logits - bias
+        reached, before = _accuracy(z.argmax(1), labels), -1.0
+        while reached > before:
+            before = reached
+            for c in range(classes):
+                z[:, c] -= _best_threshold(z, labels, c)
+            reached = _accuracy(z.argmax(1), labels)
+        best = max(best, reached)
+    return best - plain
+
+
+def _best_threshold(z: Tensor, labels: Tensor, c: int) -> Tensor:
+    """The bias of class c with which most images [N, C] are right, all others as they are."""
+    others = z.clone()
+    others[:, c] = float("-inf")
+    value, other = others.max(1)
+    # Class c is predicted where its bias is below the margin, in ascending order of which right
+    # answers of c are lost and right answers of the other class won.
+    margin, order = (z[:, c] - value).sort()
+    change = (other == labels).long()[order] - (labels == c).long()[order]
+    score = torch.cat([change.new_zeros(1), change.cumsum(0)])
+    edges = torch.cat([margin[:1] - 1, (margin[1:] + margin[:-1]) / 2, margin[-1:] + 1])
+    zero = torch.searchsorted(margin, 0.0)
+    return edges[score.argmax()] if score.max() > score[zero] else z.new_tensor(0.0)
+
+
+def _gains(tested: Tested, material: Material, tried: Iterable[str]) -> dict:
+    """The accuracy, and `gains` of the ceiling and of what is tried."""
+    logits, labels = tested.logits, torch.from_numpy(tested.labels)
+    plain = _accuracy(logits.argmax(1), labels)
+    gains = {"ceiling": {"gain": ceiling(logits, labels), "caveat": CAVEATS[TEST_LABELS]}}
+    for name in tried:
+        nerp = build_nerp(tested.trainer, _settings(tested.cfg, name), material)
+        correction = nerp.correct(logits)
+        gains[name] = {
             "gain": _accuracy(correction.predictions, labels) - plain,
             "flips": len(correction.images),
-            "looked_at": nerp.pairs.looked_at,
-            "caveat": CAVEATS.get(nerp.pairs.looked_at, ""),
+            "looked_at": nerp.looked_at,
+            "caveat": CAVEATS.get(nerp.looked_at, ""),
         }
-    return gains
+    return {"accuracy": plain, "gains": gains}
 
 
-def _shuffled(
-    tested: Tested, material: Material, text: Tensor, image: Tensor, plain: float
-) -> float:
-    labels = torch.from_numpy(tested.labels)
-    pairs = build_nerp(tested.trainer, tested.cfg, material).pairs.index
-    generator = torch.Generator().manual_seed(tested.cfg.SEED)
+def _settings(cfg: CfgNode, correction: str) -> CfgNode:
+    """The configuration with one of `CORRECTIONS`."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.NERP.update(CORRECTIONS[correction])
+    return cfg
+
+
+def _over_prediction(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+    """[C] by how much more often each class is predicted than it occurs, as a share of that."""
+    confusion = confusion_matrix(labels, logits.argmax(1).numpy(), logits.shape[1])
+    return confusion.sum(0) / confusion.sum(1) - 1
+
+
+def _shuffled(logits: Tensor, labels: Tensor, bias: Tensor, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    plain = _accuracy(logits.argmax(1), labels)
     gains = []
     for _ in range(SHUFFLES):
-        order = torch.randperm(len(text), generator=generator)
-        found = flip(tested.logits, text[order], image[order], pairs, Rule())
-        gains.append(_accuracy(found.predictions, labels) - plain)
+        order = torch.randperm(len(bias), generator=generator)
+        gains.append(_accuracy(shift(logits, bias[order]).predictions, labels) - plain)
     return float(np.mean(gains))
 
 
-def _oracle(logits: Tensor, labels: Tensor, log_frequency: Tensor, plain: float) -> dict:
+def _oracle(logits: Tensor, labels: Tensor, log_frequency: Tensor) -> dict:
+    plain = _accuracy(logits.argmax(1), labels)
     curve = [
         _accuracy((logits - multiple * log_frequency).argmax(1), labels) - plain
         for multiple in ORACLE.tolist()
     ]
     best = int(np.argmax(curve))
-    return {"gain": curve[best], "multiple": float(ORACLE[best]), "caveat": "upper bound",
-            "curve": curve}
+    return {"gain": curve[best], "multiple": float(ORACLE[best]), "caveat": CAVEATS[TEST_LABELS]}
 
 
 def _accuracy(predictions: Tensor, labels: Tensor) -> float:

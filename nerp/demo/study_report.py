@@ -9,17 +9,22 @@ import matplotlib
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from nerp.demo.study import BACKBONES, METHODS, SOURCES, THRESHOLDS
+from nerp.demo.study import ALL_REFERENCES, BACKBONES, METHODS
 from nerp.demo.world import WORLDS
 from nerp.paths import write_text
 from nerp.results.plots import SETTINGS, STYLES, save_figure
 
-_CHOICES = [f"{source}/{thresholds}" for thresholds in THRESHOLDS for source in SOURCES]
-_MARKS = {"transductive": "†", "upper bound": "‡"}
+_MARKS = {"transductive": "†", "upper bound": "‡", "": ""}
+_RULES = ("ceiling", "match", "released rule", "released rule, calibrated", "shift",
+          "shift, calibrated", "shift in pairs")
+_REFERENCE_SETS = (*ALL_REFERENCES, "shift", "all four")
+_FIGURED = ("shift", "match", "released rule")  # each with a marker of its own
+
+Value = Callable[[dict], float | None]
 
 
 def write_report(records: list[dict], directory: Path, command: str) -> Path:
-    """Write README.md, its figures and the records themselves into `directory`; the page's path.
+    """Write README.md and its figures into `directory`; the page's path.
 
     Args:
         records: as `study.run_study` returns them.
@@ -35,56 +40,91 @@ def write_report(records: list[dict], directory: Path, command: str) -> Path:
 
 def _page(records: list[dict], command: str) -> Iterable[str]:
     seeds = sorted({r["seed"] for r in records})
+    backbones = _present(records, "backbone", BACKBONES)
     yield "# A controlled study of NeRP on the drawn world"
-    yield (f"Made by `{command}`: {len(records)} models, {len(seeds)} seeds, novel classes. "
-           "Nothing here is evidence about CLIP: the images are drawn and the backbones tiny. What "
-           "the world offers is that the pre-training frequency of every class is known. `tiny` "
-           "is trained with CLIP's contrastive loss; `tiny-biased` with captions unique within a "
-           "batch, which leaves class frequency in its scores by construction: the positive "
-           "control.")
-    yield ("± is the standard error over seeds, each seed averaged over the benchmarks; "
-           "zero-shot CLIP has no seeds. † transductive: the pairs come from the unlabelled test "
-           "images. ‡ upper bound: chosen with test labels. Neither is a result.")
+    yield (f"Made by `{command}`: {len(records)} models, {len(seeds)} seeds. Nothing here is "
+           "evidence about CLIP: the images are drawn and the backbones tiny. What the world "
+           "offers is that the pre-training frequency of every class is known. "
+           + " ".join(_BACKBONES[name] for name in backbones))
+    yield ("± is the standard error over seeds, each seed averaged over the benchmarks; zero-shot "
+           "CLIP has no seeds. † transductive: made with the unlabelled test images. ‡ upper "
+           "bound: made with test labels. Neither is a result. Everything else has looked at "
+           "training images and labels at most, and its constants were chosen on benchmarks drawn "
+           "with other seeds ([choice.md](choice.md)).")
     yield "## Found"
     yield "\n".join(f"- {line}" for line in _findings(records))
-    yield "## Does NeRP gain?"
-    yield ("Change of novel accuracy in points. Pairs: each class with its two strongest partners "
-           "by that source. Thresholds: the defaults (TAU 0, THRES 2), or calibrated on the base "
-           "classes' validation images. Shuffled: text pairs, default thresholds, priors permuted "
-           "over the classes. Oracle: a multiple of log frequency subtracted from the logits.")
+    yield "## What each rule gains"
+    yield ("Change of accuracy in points. Ceiling: the best class bias that a search finds on the "
+           "test labels. Match: the bias that makes the mean prediction uniform; these test sets "
+           "are balanced, which is what it assumes. Released rule: text pairs, TAU 0, THRES 2. "
+           "Shift: by the automatic strengths of its default references. Shuffled: the shift with "
+           "its bias permuted over the classes.")
     yield "![gains](gains.png)"
-    for backbone in _present(records, "backbone", BACKBONES):
-        yield f"**{backbone}**"
-        yield _gain_table([r for r in records if r["backbone"] == backbone])
-    yield "## Do the links of the argument hold?"
-    yield ("Spearman correlations over the novel classes, mean over all models: of log frequency "
-           "with over-prediction and with the priors, and of the priors with over-prediction. "
+    for backbone in backbones:
+        mine = [r for r in records if r["backbone"] == backbone]
+        yield f"**{backbone}**, novel classes"
+        yield _table(mine, {name: _gain(name) for name in _RULES}
+                     | {"shuffled": lambda r: r["shuffled"]})
+        yield f"**{backbone}**, base classes (which were trained on; `NERP.ON_BASE True`)"
+        yield _table(mine, {name: _gain(name, "base") for name in _RULES}, "base")
+    yield "## What each reference gains alone, and together"
+    yield ("A shift by that reference at its automatic strength; “shift” is the default, gap and "
+           "image. Log frequency‡: the best multiple of it, chosen on test labels.")
+    for backbone in backbones:
+        mine = [r for r in records if r["backbone"] == backbone]
+        yield f"**{backbone}**, novel classes"
+        yield _table(mine, {name: _gain(name) for name in _REFERENCE_SETS}
+                     | {"log frequency‡": lambda r: r["oracle"]["gain"]})
+    yield "## What the references know"
+    yield ("Spearman correlations over the novel classes, mean over all models. The fitted bias is "
+           "the one that fits the test labels best, and the slope how much of the prior it is. "
            "Asymmetry: the share of confusions that one-sidedness accounts for, beside what chance "
-           "alone gives with as many confusions.")
+           "alone gives with as many confusions, and after the shift.")
     yield "![links](links.png)"
     yield _link_table(records)
+
+
+_BACKBONES = {
+    "tiny": "`tiny` is trained with CLIP's contrastive loss on classes as unequally frequent as "
+            "Zipf's law has it.",
+    "tiny-biased": "`tiny-biased` with captions unique within a batch, which leaves class "
+                   "frequency in its scores by construction.",
+    "tiny-steep": "`tiny-steep` as `tiny`, with a steeper tail: its rarest classes were seen a few "
+                  "dozen times.",
+}
+
+
+def _gain(name: str, classes: str = "new") -> Value:
+    """The value of a record that is a correction's gain on novel or base classes."""
+    return lambda r: (r["base"] if classes == "base" else r)["gains"][name]["gain"]
 
 
 def _findings(records: list[dict]) -> Iterable[str]:
     for backbone in _present(records, "backbone", BACKBONES):
         mine = [r for r in records if r["backbone"] == backbone]
-        yield (f"`{backbone}`: NeRP with text pairs and default thresholds "
-               f"{_verdict(mine, lambda r: r['gains']['text/default']['gain'])}; with calibrated "
-               f"ones {_verdict(mine, lambda r: r['gains']['text/calibrated']['gain'])}.")
-        yield (f"`{backbone}`: with shuffled priors {_verdict(mine, lambda r: r['shuffled'])}; "
-               "the oracle that knows the frequencies "
-               f"{_verdict(mine, lambda r: r['oracle']['gain'])} (upper bound).")
-        yield (f"`{backbone}`: frequency and over-prediction correlate at "
-               f"{_mean(mine, lambda r: r['frequency']['over-prediction']):+.2f}; the sum of the "
-               f"priors with frequency at {_mean(mine, lambda r: r['frequency']['sum']):+.2f}, "
-               "with over-prediction at "
-               f"{_mean(mine, lambda r: r['over_prediction']['sum']):+.2f}.")
-        yield (f"`{backbone}`: confusion is one-sided to "
-               f"{_mean(mine, lambda r: r['asymmetry']['measured']):.2f}, by chance it would be to "
-               f"{_mean(mine, lambda r: r['asymmetry']['chance']):.2f}.")
+        top = _mean(mine, _gain("ceiling"))
+        share = _mean(mine, _gain("shift")) / top if top else math.nan
+        yield (f"`{backbone}`: the automatic shift {_verdict(mine, _gain('shift'))}, "
+               f"{100 * share:.0f} % of the ceiling of {top:+.2f}‡, worse by more than half a "
+               f"point in {sum(_gain('shift')(r) < -0.5 for r in mine)}; matching "
+               f"{_mean(mine, _gain('match')):+.2f}†; the shuffled shift "
+               f"{_mean(mine, lambda r: r['shuffled']):+.2f}.")
+        yield (f"`{backbone}`: the released rule {_verdict(mine, _gain('released rule'))}, and "
+               f"calibrated {_verdict(mine, _gain('released rule, calibrated'))}; the shift "
+               f"calibrated {_verdict(mine, _gain('shift, calibrated'))}.")
+        yield (f"`{backbone}`: with the bias that the test labels ask for, the gap correlates at "
+               f"{_mean(mine, _link('gap', 'bias')):+.2f}, the mean image at "
+               f"{_mean(mine, _link('image', 'bias')):+.2f}, other classes' images at "
+               f"{_mean(mine, _link('others', 'bias')):+.2f}, the neutral prompt at "
+               f"{_mean(mine, _link('text', 'bias')):+.2f} and log frequency at "
+               f"{_mean(mine, _link('frequency', 'bias')):+.2f}.")
 
 
-def _verdict(records: list[dict], value: Callable[[dict], float]) -> str:
+def _link(name: str, to: str) -> Value:
+    return lambda r: r["links"].get(name, {}).get(to)
+
+
+def _verdict(records: list[dict], value: Value) -> str:
     """In words: by how much, over how many models, and whether it stands out from the seeds."""
     values = [value(r) for r in records]
     mean, error = _over_seeds([r for r in records if r["method"] != METHODS[0]], value)
@@ -97,53 +137,55 @@ def _verdict(records: list[dict], value: Callable[[dict], float]) -> str:
     return f"{word} ({mean:+.2f}{spread} points; better in {better} of {len(values)} models)"
 
 
-def _gain_table(records: list[dict]) -> str:
-    rows = []
-    for method in _present(records, "method", METHODS):
-        mine = [r for r in records if r["method"] == method]
-        rows.append([
-            method, f"{_mean(mine, lambda r: r['accuracy']):.1f}",
-            *(_spread(mine, lambda r, c=choice: r["gains"][c]["gain"]) for choice in _CHOICES),
-            _spread(mine, lambda r: r["shuffled"]), _spread(mine, lambda r: r["oracle"]["gain"]),
-        ])
-    caveats = [_MARKS.get(records[0]["gains"][c]["caveat"], "") for c in _CHOICES]
-    headers = ["", "novel", *(c.replace("/", ", ") + m
-                              for c, m in zip(_CHOICES, caveats, strict=True)),
-               "shuffled", "oracle‡"]
+def _table(records: list[dict], values: dict[str, Value], classes: str = "new") -> str:
+    """A row a method and one for the mean of all models: accuracy, then the mean of each value."""
+    some = (records[0]["base"] if classes == "base" else records[0])["gains"]
+
+    def row(name: str, mine: list[dict]) -> list[str]:
+        accuracy = _mean(mine, lambda r: (r["base"] if classes == "base" else r)["accuracy"])
+        return [name, f"{accuracy:.1f}", *(_spread(mine, value) for value in values.values())]
+
+    rows = [row(method, [r for r in records if r["method"] == method])
+            for method in _present(records, "method", METHODS)]
+    if len(rows) > 1:
+        rows.append(row("all models", records))
+    headers = ["", "accuracy",
+               *(name + _MARKS[some.get(name, {}).get("caveat", "")] for name in values)]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def _link_table(records: list[dict]) -> str:
     columns = {
-        "frequency ~ over-prediction": lambda r: r["frequency"]["over-prediction"],
-        "~ text prior": lambda r: r["frequency"]["text"],
-        "~ image prior": lambda r: r["frequency"]["image"],
-        "~ sum": lambda r: r["frequency"]["sum"],
-        "over-prediction ~ text prior": lambda r: r["over_prediction"]["text"],
-        "~ image prior ": lambda r: r["over_prediction"]["image"],
-        "~ sum ": lambda r: r["over_prediction"]["sum"],
+        **{f"{name} ~ fitted bias": _link(name, "bias") for name in ("frequency", *ALL_REFERENCES)},
+        **{f"slope on {name}": _link(name, "slope") for name in ("gap", "image")},
+        **{f"{name} ~ frequency": _link(name, "frequency") for name in ("text", "image", "gap")},
         "asymmetry": lambda r: r["asymmetry"]["measured"],
         "by chance": lambda r: r["asymmetry"]["chance"],
+        "after the shift": lambda r: r["asymmetry"]["after"],
     }
     rows = []
+    for backbone, dataset, mine in _groups(records):
+        rows.append([backbone, f"{dataset} ({mine[0]['classes']} classes)",
+                     *(f"{_mean(mine, value):+.2f}" for value in columns.values())])
+    return tabulate(rows, headers=["", "", *columns], tablefmt="github", disable_numparse=True)
+
+
+def _groups(records: list[dict]) -> Iterable[tuple[str, str, list[dict]]]:
+    """Backbone, benchmark and their records."""
     for backbone in _present(records, "backbone", BACKBONES):
         for dataset in _present(records, "dataset", tuple(WORLDS)):
             mine = [r for r in records if (r["backbone"], r["dataset"]) == (backbone, dataset)]
             if mine:
-                rows.append([backbone, f"{dataset} ({mine[0]['classes']} classes)",
-                             *(f"{_mean(mine, value):+.2f}" for value in columns.values())])
-    return tabulate(rows, headers=["", "", *columns], tablefmt="github", disable_numparse=True)
+                yield backbone, dataset, mine
 
 
-def _mean(records: list[dict], value: Callable[[dict], float | None]) -> float:
+def _mean(records: list[dict], value: Value) -> float:
     """The mean where there is a value (a constant has no correlation)."""
     values = [v for r in records if (v := value(r)) is not None]
     return fmean(values) if values else math.nan
 
 
-def _over_seeds(
-    records: list[dict], value: Callable[[dict], float]
-) -> tuple[float, float | None]:
+def _over_seeds(records: list[dict], value: Value) -> tuple[float, float | None]:
     """The mean over seeds of the mean within each seed, and its standard error."""
     seeds = sorted({r["seed"] for r in records})
     means = [_mean([r for r in records if r["seed"] == seed], value) for seed in seeds]
@@ -152,7 +194,7 @@ def _over_seeds(
     return fmean(means), stdev(means) / len(means) ** 0.5
 
 
-def _spread(records: list[dict], value: Callable[[dict], float]) -> str:
+def _spread(records: list[dict], value: Value) -> str:
     mean, error = _over_seeds(records, value)
     return f"{mean:+.2f}" if error is None else f"{mean:+.2f} ± {error:.2f}"
 
@@ -163,69 +205,57 @@ def _present(records: list[dict], key: str, order: Sequence[str]) -> list[str]:
 
 
 def _gain_figure(records: list[dict]) -> Figure:
-    """A panel a backbone: the change for every choice, a mark a method, bars: standard error."""
+    """A panel a backbone: a mark a model and correction, its gain against the model's ceiling."""
     backbones = _present(records, "backbone", BACKBONES)
-    values = {choice: (lambda r, c=choice: r["gains"][c]["gain"]) for choice in _CHOICES}
-    values["shuffled"] = lambda r: r["shuffled"]
-    values["oracle"] = lambda r: r["oracle"]["gain"]
-    methods = _present(records, "method", METHODS)
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.2, 3.0 * len(backbones) + 0.8), layout="constrained")
-        panels = figure.subplots(len(backbones), 1, sharex=True, squeeze=False)[:, 0]
+        figure = Figure(figsize=(2.9 * len(backbones) + 0.4, 3.6), layout="constrained")
+        panels = figure.subplots(1, len(backbones), sharex=True, sharey=True, squeeze=False)[0]
+        right = max(_gain("ceiling")(r) for r in records)
         for axes, backbone in zip(panels, backbones, strict=True):
+            mine = [r for r in records if r["backbone"] == backbone]
             axes.axhline(0, color="black", linewidth=0.8)
-            for m, method in enumerate(methods):
-                mine = [r for r in records
-                        if (r["backbone"], r["method"]) == (backbone, method)]
-                spreads = [_over_seeds(mine, value) for value in values.values()]
-                colour, marker = STYLES[m]
-                axes.errorbar(
-                    [i + 0.11 * (m - (len(methods) - 1) / 2) for i in range(len(values))],
-                    [mean for mean, _ in spreads], [error or 0 for _, error in spreads],
-                    linestyle="none", color=colour, marker=marker, label=method,
-                )
-            axes.set(title=backbone, ylabel="change of novel accuracy (points)")
-        marks = [_MARKS.get(records[0]["gains"][c]["caveat"], "") for c in _CHOICES]
-        names = [c.replace("/", "\n") + m for c, m in zip(_CHOICES, marks, strict=True)]
-        names += ["shuffled\npriors", "oracle\nfrequency‡"]
-        panels[-1].set_xticks(range(len(values)), names, fontsize=7)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center",
-                      ncols=len(methods))
+            axes.plot([0, right], [0, right], color="#999999", linewidth=0.8, label="the ceiling‡")
+            axes.plot([0, right], [0, right / 4], color="#999999", linewidth=0.8, linestyle=":",
+                      label="a quarter of it")
+            for name, (colour, marker) in zip(_FIGURED, (STYLES[5], STYLES[3], STYLES[4]),
+                                              strict=True):
+                caveat = records[0]["gains"][name]["caveat"]
+                axes.plot([_gain("ceiling")(r) for r in mine], [_gain(name)(r) for r in mine],
+                          linestyle="none", color=colour, marker=marker, markersize=3.5, alpha=0.7,
+                          markeredgewidth=0, label=name + _MARKS[caveat])
+            axes.set(title=backbone)
+        figure.supxlabel("the most that a class bias could gain‡ (points of novel accuracy)",
+                         fontsize=8)
+        figure.supylabel("what is gained", fontsize=8)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
 def _link_figure(records: list[dict]) -> Figure:
-    """Per backbone and benchmark: the correlations, and asymmetry beside chance."""
+    """Per backbone and benchmark: what the references know, and asymmetry beside chance."""
+    groups = [(f"{b}\n{d.removeprefix('demo_')}", mine) for b, d, mine in _groups(records)]
+    links = {f"{name} ~ fitted bias": _link(name, "bias")
+             for name in ("frequency", *ALL_REFERENCES)}
+    sides = {
+        "measured": lambda r: r["asymmetry"]["measured"],
+        "after the shift": lambda r: r["asymmetry"]["after"],
+        "by chance": lambda r: r["asymmetry"]["chance"],
+    }
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.6 + 0.32 * len(groups)), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
-        groups = [(b, d) for b in _present(records, "backbone", BACKBONES)
-                  for d in _present(records, "dataset", tuple(WORLDS))]
-        names = [f"{b}\n{d.removeprefix('demo_')}" for b, d in groups]
-        links = {
-            "frequency ~ over-prediction": lambda r: r["frequency"]["over-prediction"],
-            "frequency ~ priors' sum": lambda r: r["frequency"]["sum"],
-            "over-prediction ~ priors' sum": lambda r: r["over_prediction"]["sum"],
-        }
-        sides = {
-            "measured": lambda r: r["asymmetry"]["measured"],
-            "by chance": lambda r: r["asymmetry"]["chance"],
-        }
         for axes, series, title in (
             (left, links, "Spearman correlation"), (right, sides, "asymmetry of confusion"),
         ):
             for i, (name, value) in enumerate(series.items()):
                 colour, marker = STYLES[i + 1]
-                axes.plot(
-                    [_mean([r for r in records if (r["backbone"], r["dataset"]) == group], value)
-                     for group in groups],
-                    range(len(groups)), linestyle="none", color=colour, marker=marker, label=name,
-                )
+                axes.plot([_mean(mine, value) for _, mine in groups], range(len(groups)),
+                          linestyle="none", color=colour, marker=marker, label=name)
             axes.axvline(0, color="black", linewidth=0.8)
             axes.set(title=title)
             axes.margins(y=0.1)
             axes.invert_yaxis()
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=7)
-        left.set_yticks(range(len(groups)), names)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), fontsize=7, ncols=2)
+        left.set_yticks(range(len(groups)), [name for name, _ in groups])
         right.set_yticks(range(len(groups)), [""] * len(groups))
     return figure

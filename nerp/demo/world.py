@@ -124,8 +124,10 @@ def class_frequency(name, exponent=1.0):
     return {c: share for (world, c), share in zip(classes, shares, strict=True) if world == name}
 
 
-def build(name, root, progress=True):
+def build(name, root, progress=True, seed=None):
     """Write benchmark `name` under the folder `root` and return its folder, `root`/`name`.
+
+    `seed` draws other images of the same classes than the shipped benchmark's (BENCHMARK_SEED).
 
     The layout is that of CoOp's published splits: `images/<Class>/<Class>_<i>.jpg` (64 x 64 RGB)
     and `split_zhou_<registry name>.json`, {"train" | "val" | "test": [[path, label, class name],
@@ -149,7 +151,7 @@ def build(name, root, progress=True):
             unfinished = root / f".{name}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             try:
-                _write(name, unfinished, progress)
+                _write(name, unfinished, progress, BENCHMARK_SEED if seed is None else seed)
                 unfinished.rename(folder)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -172,7 +174,7 @@ def _generator(name, split, *numbers):
     return np.random.default_rng([zlib.crc32(f"{name}/{split}".encode()), *numbers])
 
 
-def _write(name, folder, progress):
+def _write(name, folder, progress, seed):
     """Draw the images of a benchmark into `folder` and write the split file."""
     world, split_file, items, first = WORLDS[name], {}, [], 1
     for split, count in IMAGES_PER_CLASS.items():
@@ -186,15 +188,15 @@ def _write(name, folder, progress):
                 items.append((split, label, index, path))
         first += count
         # Few-shot draws depend on the order of a split, which is mixed in the published ones.
-        order = _generator(name, split, BENCHMARK_SEED).permutation(len(entries))
+        order = _generator(name, split, seed).permutation(len(entries))
         split_file[split] = [entries[i] for i in order]
-    draw_many(partial(_save, name, folder / "images"), items, progress, f"drawing {name}")
+    draw_many(partial(_save, name, folder / "images", seed), items, progress, f"drawing {name}")
     (folder / f"split_zhou_{world.registry_name}.json").write_text(json.dumps(split_file))
 
 
-def _save(name, folder, item):
+def _save(name, folder, seed, item):
     split, label, index, path = item
-    image = Image.fromarray(other_camera(draw(name, BENCHMARK_SEED, split, label, index)))
+    image = Image.fromarray(other_camera(draw(name, seed, split, label, index)))
     # 4:4:4 keeps thin coloured lines, which JPEG's usual chroma subsampling would smear.
     image.save(folder / path, quality=95, subsampling=0)
 

@@ -8,21 +8,26 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from nerp.config import find_card, load_yaml, merge
-from nerp.correction.flipping import ENTROPY, MARGIN, PROB, Correction
-from nerp.correction.pairs import CAVEATS, Labelled
+from nerp.correction.correction import REASONS, Correction
+from nerp.correction.looked_at import CAVEATS
+from nerp.correction.pairs import Labelled
+from nerp.correction.references import Shown
 from nerp.correction.wrapper import Material, NeRP, build_nerp
-from nerp.data.benchmark import Benchmark, open_benchmark
+from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.data.selection import select_run
 from nerp.engine.distributed import main_first
-from nerp.engine.evaluate import compute_logits
+from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested
 from nerp.errors import NerpError
 from nerp.log import say
 from nerp.protocols import NERP_SUFFIX
 from nerp.trainers.base import Classes, Trainer
+
+# Training images that a reference is made of: their mean no longer changes with more.
+_MOST_SHOWN = 1024
 
 
 def open_nerp(tested: Tested) -> NeRP | None:
@@ -37,12 +42,21 @@ def open_nerp(tested: Tested) -> NeRP | None:
         say("NeRP: these classes were trained on, so nothing is corrected (NERP.ON_BASE True does)")
         return None
     nerp = build_nerp(trainer, cfg, gather_material(tested))
-    caveat = CAVEATS.get(nerp.pairs.looked_at)
-    say(f"NeRP: {nerp.pairs.note}; looked at {nerp.pairs.looked_at}"
-        + (f" ({caveat})" if caveat else ""))
-    if nerp.calibration:
-        say(f"NeRP: {nerp.calibration.note}")
+    for line in _account(nerp):
+        say(f"NeRP: {line}")
     return nerp
+
+
+def _account(nerp: NeRP) -> list[str]:
+    """Which rule, by which priors and pairs, and what all of it has looked at."""
+    caveat = CAVEATS.get(nerp.looked_at)
+    seen = nerp.looked_at + (f" ({caveat})" if caveat else "")
+    lines = [f"{nerp.rule.note}; has looked at {seen}"]
+    if nerp.rule.uses_pairs:
+        lines.append(f"{nerp.pairs.note}; looked at {nerp.pairs.looked_at}")
+    if nerp.calibration:
+        lines.append(nerp.calibration.note)
+    return lines
 
 
 def gather_material(tested: Tested) -> Material:
@@ -50,6 +64,7 @@ def gather_material(tested: Tested) -> Material:
     cfg, trainer = tested.cfg, tested.trainer
     clip = trainer.clip
     pixels = eval_transform(cfg, clip.size)(reference_image(tested))[None]
+    reference = Normalise(cfg, clip.device)(pixels)
 
     @cache
     def seen_bench() -> tuple[CfgNode, Benchmark]:
@@ -61,6 +76,27 @@ def gather_material(tested: Tested) -> Material:
         classes = Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
                           seen=trainer.classes.seen)  # calibrate the head that is under test
         return trainer.for_classes(classes)
+
+    @cache
+    def shown_items() -> list[Item]:
+        """The training images, at most so many, evenly over the list and so over the classes."""
+        items = seen_bench()[1].train
+        if not items:
+            raise NerpError(f"{seen_bench()[1].name}: there are no training images to refer to")
+        step = -(-len(items) // _MOST_SHOWN)
+        return items[::step]
+
+    @cache
+    def shown() -> Shown:
+        bench, items = seen_bench()[1], shown_items()
+        there = sorted({item.label for item in items})
+        place = {label: i for i, label in enumerate(there)}
+        return Shown(
+            encode_images(trainer.image_features, clip, items, bench.image_dir, cfg),
+            torch.tensor([place[item.label] for item in items], device=clip.device),
+            seen().reference_class_features(reference)[there],
+            [bench.classnames[label] for label in there],
+        )
 
     def labelled(split: str) -> Labelled:
         bench = seen_bench()[1]
@@ -75,8 +111,12 @@ def gather_material(tested: Tested) -> Material:
         )
 
     return Material(
-        reference=Normalise(cfg, clip.device)(pixels),
+        reference=reference,
         seen=seen,
+        shown=shown,
+        shown_logits=lambda other: compute_logits(
+            other, shown_items(), seen_bench()[1].image_dir, cfg
+        ),
         training=lambda: labelled("train"),
         validation=lambda: labelled("val"),
         test_logits=lambda: tested.logits,
@@ -128,12 +168,15 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
     before, after = tested.logits.argmax(1).numpy(), correction.predictions.numpy()
     classes = len(classnames)
     record = {
-        "pairs": nerp.pairs.source,
-        "n_pairs": len(nerp.pairs.index),
-        "looked_at": nerp.pairs.looked_at,
-        "thresholds": tested.cfg.NERP.THRESHOLDS,
+        "rule": {"name": nerp.rule.name, **vars(nerp.rule)},
+        "references": {name: prior.looked_at for name, prior in nerp.priors.items()
+                       if name in nerp.rule.references},
+        "pairs": nerp.pairs.source if nerp.rule.uses_pairs else "",
+        "n_pairs": len(nerp.pairs.index) if nerp.rule.uses_pairs else 0,
+        "looked_at": nerp.looked_at,
+        "thresholds": tested.cfg.NERP.THRESHOLDS,  # of a flip
+        "strength": tested.cfg.NERP.STRENGTH,  # of a shift
         "on_base": tested.cfg.NERP.ON_BASE,
-        "rule": vars(nerp.rule),
         "by_pair": _by_pair(labels, correction, classnames),
         "by_class": {
             classnames[c]: flip_effect(labels[of], before[of], after[of])
@@ -170,9 +213,8 @@ def _by_pair(labels: np.ndarray, correction: Correction, classnames: list[str]) 
 
 
 def _by_reason(correction: Correction) -> dict[str, int]:
-    names = {MARGIN: "margin", ENTROPY: "entropy", PROB: "probability"}
     bits, counts = correction.reason.unique(return_counts=True)
     return {
-        "+".join(name for bit, name in names.items() if value & bit): count
+        "+".join(name for bit, name in REASONS.items() if value & bit): count
         for value, count in zip(bits.tolist(), counts.tolist(), strict=True)
     }

@@ -3,10 +3,13 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -41,7 +44,7 @@ def processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def agree(answer: bool) -> bool:
+def agree(answer: T) -> T:
     """The main process's answer, for every process."""
     if world_size() == 1:
         return answer

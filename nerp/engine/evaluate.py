@@ -1,11 +1,14 @@
 """Evaluation: every image's logits, and the record made of them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.correction.flipping import Correction
+from nerp.clip.model import Clip
+from nerp.correction.correction import Correction
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
 from nerp.engine.distributed import interleave, rank, world_size
@@ -14,7 +17,6 @@ from nerp.progress import progress
 from nerp.trainers.base import Trainer
 
 
-@torch.inference_mode()
 def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode) -> Tensor:
     """Logits [N, C] in float32, on the CPU, of N images in the order of `items`.
 
@@ -22,18 +24,29 @@ def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode)
 
     Raises NerpError, naming the file, for an image that cannot be decoded.
     """
-    clip = trainer.clip
-    mine = items[rank() :: world_size()]
+    with torch.inference_mode(), trainer.clip.autocast():
+        classify = trainer.classifier()
+    if not items:
+        return torch.zeros(0, len(trainer.classes.names))
+    return encode_images(classify, trainer.clip, items, image_dir, cfg).cpu()
+
+
+@torch.inference_mode()
+def encode_images(
+    function: Callable[[Tensor], Tensor], clip: Clip, items: list[Item], image_dir, cfg: CfgNode
+) -> Tensor:
+    """What `function` makes of images [B, 3, H, W], batch for batch: [N, ...] in float32, in the
+    order of `items`, of which there is at least one.
+
+    Several processes share the images, and each returns all of it. Raises as `compute_logits`.
+    """
+    mine = items[rank() :: world_size()] or items[:1]  # left out again where there are fewer
     loader = eval_loader(eval_set(mine, image_dir, cfg, clip.size), cfg, clip.device)
     normalise = Normalise(cfg, clip.device)
-    parts = []
     with clip.autocast():
-        classify = trainer.classifier()
-        for pixels, _ in progress(loader, "test", len(loader), "batch"):
-            parts.append(classify(normalise(pixels)))
-    if not parts:
-        parts = [torch.zeros(0, len(trainer.classes.names), device=clip.device)]
-    return interleave(torch.cat(parts).float(), len(items)).cpu()
+        parts = [function(normalise(pixels))
+                 for pixels, _ in progress(loader, "test", len(loader), "batch")]
+    return interleave(torch.cat(parts).float(), len(items))
 
 
 def result_record(

@@ -31,5 +31,5 @@ def learning_rate(optim: CfgNode, epoch: int) -> float:
     """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH."""
     if epoch < optim.WARMUP_EPOCH:
         return optim.WARMUP_CONS_LR
-    turn = math.pi * (epoch - optim.WARMUP_EPOCH) / optim.MAX_EPOCH
+    turn = math.pi * (epoch - max(0, optim.WARMUP_EPOCH)) / optim.MAX_EPOCH
     return 0.5 * optim.LR * (1 + math.cos(turn))

@@ -15,10 +15,11 @@ from yacs.config import CfgNode
 
 from nerp.clip.model import pick_device
 from nerp.config import Request, card_file, difference
-from nerp.correction.flipping import Correction
+from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
 from nerp.engine.metrics import confusion_matrix
+from nerp.engine.seed import CONFIG_FILE
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
 from nerp.errors import NerpError, OtherRunError
@@ -26,7 +27,6 @@ from nerp.log import RunLog, environment, say
 from nerp.paths import replacing, write_text
 from nerp.protocols import RESULT_FILE, run_dir
 
-CONFIG_FILE = "config.yaml"
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
 
@@ -52,7 +52,8 @@ def save_predictions(
     tested: Tested, nerp: NeRP | None, correction: Correction | None
 ) -> None:
     """Write predictions.npz: logits, labels, paths and classnames; with NeRP also
-    corrected_logits, text_prior, image_prior and pairs (class indices)."""
+    corrected_logits, text_prior, image_prior and those of further references, and pairs (class
+    indices)."""
     arrays = {
         "logits": tested.logits.numpy(),
         "labels": tested.labels,
@@ -62,8 +63,7 @@ def save_predictions(
     if nerp is not None:
         arrays |= {
             "corrected_logits": correction.apply(tested.logits).numpy(),
-            "text_prior": nerp.text_prior.numpy(),
-            "image_prior": nerp.image_prior.numpy(),
+            **{f"{name}_prior": prior.values.numpy() for name, prior in nerp.priors.items()},
             "pairs": nerp.pairs.index.numpy(),
         }
     with replacing(tested.directory / PREDICTIONS_FILE) as partial, open(partial, "wb") as file:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nerp.config import Request, build_config, digest
-from nerp.correction.flipping import Correction
+from nerp.config import Request, digest
+from nerp.correction.correction import Correction
 from nerp.data.benchmark import split_digest
 from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
@@ -21,6 +21,7 @@ from nerp.engine.record import (
     save_predictions,
     write_confusion,
 )
+from nerp.engine.seed import run_config
 from nerp.engine.tested import (
     ModelFlags,
     Tested,
@@ -48,7 +49,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
                         "--model-dir")
     with RunLog() as log:
-        cfg = build_config(request)
+        cfg = run_config(request, anew=overwrite)
         if not TRAINERS[request.trainer].folder:
             raise NerpError(f"{request.trainer} learns nothing: nerp test --trainer "
                             f"{request.trainer}")
@@ -91,7 +92,7 @@ def run_test(
     is written before the work can begin.
     """
     with RunLog() as log:
-        cfg = build_config(request)
+        cfg = run_config(request, anew=overwrite)
         directory = output_dir(cfg, request, "test")
         tested = Tested(cfg, flags, directory)
         checkpoint = tested.checkpoint

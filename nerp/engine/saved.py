@@ -2,16 +2,19 @@
 
 import json
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nerp.correction.flipping import Rule
+from nerp.correction.correction import CorrectionRule
 from nerp.correction.sweep import Saved
 from nerp.engine.record import PREDICTIONS_FILE
 from nerp.errors import NerpError
 from nerp.protocols import RESULT_FILE
+from nerp.registry import REFERENCES, RULES
+
+_ARRAYS = ("logits", "labels", "text_prior", "image_prior", "pairs")
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,15 @@ class SavedRun:
 
     directory: Path
     result: dict
-    rule: Rule
+    rule: CorrectionRule
     arrays: dict[str, np.ndarray]
 
     @property
     def saved(self) -> Saved:
-        return Saved(*(self.arrays[field.name] for field in fields(Saved)))
+        """What a sweep needs of it."""
+        priors = {name: self.arrays[f"{name}_prior"] for name in REFERENCES.names()
+                  if f"{name}_prior" in self.arrays}
+        return Saved(self.arrays["logits"], self.arrays["labels"], priors, self.arrays["pairs"])
 
 
 def load_run(directory: str | Path) -> SavedRun:
@@ -51,8 +57,9 @@ def load_run(directory: str | Path) -> SavedRun:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise NerpError(f"{directory}: a damaged result.json or predictions.npz ({error}); "
                         "nerp test --overwrite makes them anew") from None
-    missing = [field.name for field in fields(Saved) if field.name not in arrays]
+    missing = [name for name in _ARRAYS if name not in arrays]
     if missing or "nerp" not in record:
         raise NerpError(f"{directory}: not a corrected run (no {', '.join(missing) or 'record'}): "
                         "test <method>_NeRP on novel classes with --save-logits")
-    return SavedRun(directory, record, Rule(**record["nerp"]["rule"]), arrays)
+    settings = {"name": "flip", **record["nerp"]["rule"]}  # flips were all there was once
+    return SavedRun(directory, record, RULES[settings.pop("name")](**settings), arrays)

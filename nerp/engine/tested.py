@@ -9,12 +9,13 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.model import Clip, build_clip, pick_device
-from nerp.config import Request, build_config
+from nerp.config import Request
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
 from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
+from nerp.engine.seed import run_config
 from nerp.errors import NerpError
 from nerp.log import say
 from nerp.protocols import plain_name
@@ -93,7 +94,7 @@ class Tested:
 
 def open_tested(request: Request, flags: ModelFlags) -> Tested:
     """The model and images that a command line means, for a command that records no run."""
-    cfg = build_config(request)
+    cfg = run_config(request)
     return Tested(cfg, flags, Path(cfg.OUTPUT_DIR or "."))
 
 

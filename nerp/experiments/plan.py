@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from nerp.config import find_card, find_method_file, load_yaml
+from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
     catalogue,
@@ -20,6 +21,7 @@ from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
 from nerp.registry import unknown
 
 PHASES = ("all", "train", "test")
+_RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def parse(values: Mapping, where: str) -> dict:
         elif kinds[name] == tuple[str, ...]:
             parsed[name] = tuple(parts)
         elif all(part.isdecimal() for part in parts):
-            parsed[name] = tuple(map(int, parts))
+            range_of = KEYS[_RANGES[name]]
+            parsed[name] = tuple(range_of.read(part.lstrip("0") or "0", f"{where}: {name}")
+                                 for part in parts)
         else:
             raise NerpError(f"{where}: {name} is {value!r}; it takes whole numbers, such as 1,2,3")
     return parsed

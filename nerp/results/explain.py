@@ -3,25 +3,19 @@
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.config import load_yaml, merge, put
-from nerp.correction.flipping import (
-    ENTROPY,
-    MARGIN,
-    PROB,
-    PROB_THRES,
-    Evidence,
-    Partners,
-    Rule,
-    flip,
-)
+from nerp.correction.correction import ENTROPY, MARGIN, PROB, REASONS, SHIFT, CorrectionRule
+from nerp.correction.flipping import PROB_THRES, top_entropy
+from nerp.correction.shifting import Shifted
+from nerp.correction.significance import sign_test
 from nerp.data.benchmark import dataset_folder
 from nerp.data.decode import open_image
 from nerp.defaults import default_config
@@ -37,7 +31,6 @@ from nerp.engine.saved import SavedRun, load_run
 from nerp.errors import NerpError
 
 KINDS = ("helped", "hurt", "neutral")
-_REASONS = {MARGIN: "margin", ENTROPY: "entropy", PROB: "probability"}
 _THUMBNAIL = 96  # pixels, the longer side
 
 
@@ -58,8 +51,8 @@ class When:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class before and after: accuracy in percent, None without images; priors in logits, less
-    their mean over the classes, which no comparison of two classes depends on."""
+    """A class before and after: accuracy in percent, None without images; how much the rule holds
+    it to be preferred, in logits less the mean over the classes, by parts and in all."""
 
     name: str
     images: int
@@ -68,9 +61,8 @@ class ClassRow:
     gained: int  # images that are right now, less those that were
     predicted_before: int
     predicted_after: int
-    text: float
-    image: float
-    both: float
+    parts: tuple[float, ...]
+    total: float
 
 
 @dataclass(frozen=True)
@@ -120,6 +112,8 @@ class Explanation:
         result: the content of result.json. cfg: the run's nodes DATASET, MODEL and NERP.
         classnames: C names. labels: [N]. before, after: the predictions and what they amount to.
         correction: the F flips. kind: [F] of each, an index into KINDS.
+        parts: reference -> [C], what the rule makes of its prior: a flip the prior itself, a shift
+            as much of it as it takes off the logits. preference: [C], their sum, or the bias.
         effect: flips, helped, hurt and neutral, counted.
     """
 
@@ -136,12 +130,10 @@ class Explanation:
         arrays = run.arrays
         self.classnames = [_encodable(name) for name in arrays["classnames"]]
         self.paths, self.labels = arrays["paths"], arrays["labels"]
-        self.logits, self.text_prior, self.image_prior, self.pairs = (
-            torch.from_numpy(arrays[name]) for name in ("logits", "text_prior", "image_prior",
-                                                        "pairs"))
-        self.correction = flip(
-            self.logits, self.text_prior, self.image_prior, self.pairs, self.rule
-        )
+        self.logits, self.pairs = (torch.from_numpy(arrays[n]) for n in ("logits", "pairs"))
+        self.priors = {n: torch.from_numpy(x) for n, x in run.saved.priors.items()}
+        self.correction = self.rule.correct(self.logits, self.priors, self.pairs)
+        self.parts, self.preference = self._preference()
         saved = arrays["corrected_logits"].argmax(1)
         different = int((saved != self.correction.predictions.numpy()).sum())
         if different:
@@ -162,18 +154,21 @@ class Explanation:
         return When(predictions, confusion, numbers["accuracy"], numbers["macro_f1"],
                     asymmetry(confusion))
 
+    def _preference(self) -> tuple[dict[str, Tensor], Tensor]:
+        """`parts` and `preference`."""
+        if isinstance(self.correction, Shifted):
+            parts = {name: strength * self.priors[name]
+                     for name, strength in getattr(self.rule, "strengths", {}).items()}
+            total = self.correction.bias
+        else:
+            parts = {name: self.priors[name] for name in self.rule.references}
+            total = sum(parts.values())
+        return {name: _centred(part) for name, part in parts.items()}, _centred(total)
+
     @property
     def sign_test(self) -> float:
-        """The probability of a difference between helped and hurt at least as large as the one
-        found if each such flip went either way like a fair coin (exact, two-sided)."""
-        helped, hurt = self.effect["helped"], self.effect["hurt"]
-        n = helped + hurt
-        tail = sum(
-            math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-                     - n * math.log(2))
-            for k in range(min(helped, hurt) + 1)
-        )
-        return min(1.0, 2 * tail)
+        """`significance.sign_test` of the flips that helped and hurt."""
+        return sign_test(self.effect["helped"], self.effect["hurt"])
 
     @property
     def image_dir(self) -> Path:
@@ -187,10 +182,11 @@ class Explanation:
         predicted = [when.confusion.sum(0) for when in (self.before, self.after)]
         accuracy = [[100 * float(r) / int(n) if n else None for r, n in zip(x, images, strict=True)]
                     for x in right]
-        text, image = (x.double() - x.double().mean() for x in (self.text_prior, self.image_prior))
         columns = (self.classnames, images.tolist(), *accuracy, (right[1] - right[0]).tolist(),
                    *(x.tolist() for x in predicted),
-                   *(x.tolist() for x in (text, image, text + image)))
+                   zip(*(x.tolist() for x in self.parts.values()), strict=True)
+                   if self.parts else [()] * len(self.classnames),
+                   self.preference.tolist())
         return [ClassRow(*row) for row in zip(*columns, strict=True)]
 
     def flipped_pairs(self) -> list[FlippedRow]:
@@ -204,7 +200,7 @@ class Explanation:
         """The flips for each set of signs of weak evidence, most first; their mean gap."""
         return self._flipped(
             self.correction.reason.numpy(),
-            lambda bits: tuple(name for bit, name in _REASONS.items() if bits & bit),
+            lambda bits: tuple(name for bit, name in REASONS.items() if bits & bit),
         )
 
     def _flipped(self, keys: np.ndarray, label) -> list[FlippedRow]:
@@ -239,8 +235,7 @@ class Explanation:
         logits = self.logits[images]
         probability = logits.softmax(dim=1)
         rows = torch.arange(len(chosen))
-        evidence = Evidence(logits, Partners(self.pairs, self.text_prior, self.image_prior))
-        entropy = evidence.entropy(rows).tolist()
+        entropy = top_entropy(logits).tolist()
         columns = (chosen, images, source, target, probability[rows, source],
                    probability[rows, target], found.margin[chosen], found.gap[chosen],
                    found.reason[chosen])
@@ -255,7 +250,7 @@ class Explanation:
                 p_target=q,
                 margin=margin,
                 gap=gap,
-                reasons=_reasons(self.rule, bits, margin, entropy[row], p),
+                reasons=_reasons(self.rule, bits, margin, gap, entropy[row], p),
                 picture=thumbnail(self.image_dir / str(self.paths[image])),
             )
             for row, (place, image, i, j, p, q, margin, gap, bits) in enumerate(
@@ -290,13 +285,23 @@ def thumbnail(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _reasons(rule: Rule, bits: int, margin: float, entropy: float, p: float) -> list[str]:
+def _reasons(
+    rule: CorrectionRule, bits: int, margin: float, gap: float, entropy: float, p: float
+) -> list[str]:
+    """Each sign that held, with its number."""
+    if bits & SHIFT:
+        return [f"shift {gap:.2f} > margin {margin:.2f}"]
     texts = {
         MARGIN: f"margin {margin:.2f} ≤ {rule.thres:g}",
         ENTROPY: f"entropy {entropy:.2f} ≥ {rule.entropy_thres:g}",
         PROB: f"probability {p:.2f} < {PROB_THRES:g}",
     }
     return [text for bit, text in texts.items() if bits & bit]
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Less the mean, which no comparison of two classes depends on."""
+    return values.double() - values.double().mean()
 
 
 def _read_config(file: Path, root: str) -> CfgNode:

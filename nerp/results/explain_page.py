@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nerp.correction.flipping import PROB_THRES
-from nerp.correction.pairs import CAVEATS, TEST_IMAGES, TEST_LABELS, UNKNOWN
+from nerp.correction.looked_at import CAVEATS, TEST_IMAGES, TEST_LABELS, UNKNOWN
 from nerp.engine.metrics import confusion_matrix
 from nerp.protocols import protocol
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
@@ -24,7 +24,7 @@ _OVERVIEW = 100  # cells a side of the overview of a large matrix
 _BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
 
 _WARNINGS = {
-    TEST_IMAGES: "the class pairs were found with the test images themselves, without their "
+    TEST_IMAGES: "the correction was found with the test images themselves, without their "
                  "labels. Compare these numbers only with others that were allowed the same.",
     TEST_LABELS: "the class pairs were found with the test labels. These numbers are no result of "
                  "the method; they say how far it goes with the answers in hand.",
@@ -36,6 +36,13 @@ _THRESHOLDS = {
     "published": "the published settings for this method, protocol and dataset",
     "default": "the defaults",
     "calibrated": "calibrated without test images",
+}
+_REFERENCES = {
+    "text": "the class features against a neutral prompt",
+    "image": "the logits of the mean training image",
+    "others": "the mean logits of the training images, which show other classes",
+    "gap": "the class features against what training images share that their classes do not "
+           "explain",
 }
 _DRAWN = {
     "tiny": "a tiny CLIP trained on drawn images: to try things on, not evidence about CLIP",
@@ -53,8 +60,8 @@ def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
     result, looked_at = facts.result, facts.result["nerp"]["looked_at"]
     classes = facts.classes()
     few = len(classes) <= FEW_CLASSES
-    by_prior = sorted(classes, key=lambda row: -row.both)
-    limit = max(abs(prior) for r in classes for prior in (r.text, r.image, r.both)) or 1.0
+    by_prior = sorted(classes, key=lambda row: -row.total)
+    limit = max(abs(prior) for r in classes for prior in (*r.parts, r.total)) or 1.0
     by_gain = sorted(classes, key=lambda row: -row.gained)
     return _template().render(
         facts=facts,
@@ -69,6 +76,7 @@ def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
         caveat=CAVEATS.get(looked_at, "unknown origin"),
         warning=_WARNINGS.get(looked_at, ""),
         thresholds=_THRESHOLDS,
+        references=_REFERENCES,
         backbone=facts.cfg.MODEL.BACKBONE,
         drawn=_DRAWN,
         few=few,
@@ -196,14 +204,16 @@ def _picture(counts: np.ndarray, colour: tuple[int, int, int], largest: int) -> 
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _strip(by_prior: list[ClassRow], limit: float) -> dict[str, str]:
-    """SVG path data for the priors of many classes in the order of their sum, in a box of
-    1000 x 200 that spans ±limit: `both` a line, `text` and `image` a dot a class."""
+def _strip(by_prior: list[ClassRow], limit: float) -> dict:
+    """SVG path data for the preferences of many classes in the order of their sum, in a box of
+    1000 x 200 that spans ±limit: `total` a line, each of `parts` a dot a class."""
     xs = np.linspace(0, 1000, len(by_prior))
-    paths = {}
-    for name in ("both", "text", "image"):
-        ys = [100 - 100 * getattr(row, name) / limit for row in by_prior]
-        points = [f"{x:.0f} {y:.1f}" for x, y in zip(xs, ys, strict=True)]
-        paths[name] = "M" + "L".join(points) if name == "both" else \
-            "".join(f"M{point}h0" for point in points)
-    return paths
+
+    def points(values: Sequence[float]) -> list[str]:
+        return [f"{x:.0f} {100 - 100 * y / limit:.1f}" for x, y in zip(xs, values, strict=True)]
+
+    return {
+        "total": "M" + "L".join(points([row.total for row in by_prior])),
+        "parts": ["".join(f"M{point}h0" for point in points(values))
+                  for values in zip(*(row.parts for row in by_prior), strict=True)],
+    }

@@ -16,8 +16,8 @@ _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
 _SHOT = "-shot"
 # What a number that looked at test data, or may have, is marked with.
 MARKS = {
-    "test images": ("†", "transductive: NeRP's class pairs were found with the test images"),
-    "test labels": ("‡", "upper bound: NeRP's class pairs were found with the test labels"),
+    "test images": ("†", "transductive: NeRP looked at the unlabelled test images"),
+    "test labels": ("‡", "upper bound: NeRP looked at the test labels"),
     "unknown": ("§", "NeRP's class pairs come from a file that does not say what they were found "
                      "with"),
 }

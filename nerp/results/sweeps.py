@@ -1,38 +1,38 @@
 """What a sweep over NeRP's settings found: a table, a CSV file, a heat map."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
-from nerp.correction.sweep import GRID_KEYS, Outcome
+from nerp.correction.sweep import Grid, Outcome
 from nerp.paths import replacing
 
 _MEASURED = ("accuracy", "flips", "helped", "hurt")
 
 
-def outcome_table(outcomes: Sequence[Outcome], grid: Mapping[str, Sequence], most: int) -> str:
+def outcome_table(outcomes: Sequence[Outcome], grid: Grid, most: int) -> str:
     """The `most` best settings, of equals the ones with fewer flips first."""
     best = sorted(outcomes, key=lambda o: (-o.accuracy, o.flips))[:most]
-    rows = [[*_values(o, grid), f"{o.accuracy:.2f}", o.flips, o.helped, o.hurt] for o in best]
+    rows = [[*o.settings, f"{o.accuracy:.2f}", o.flips, o.helped, o.hurt] for o in best]
     return tabulate(rows, headers=[*grid, "accuracy %", *_MEASURED[1:]], disable_numparse=True)
 
 
 def write_outcomes(
-    file: Path, outcomes: Sequence[Outcome], grid: Mapping[str, Sequence]
+    file: Path, outcomes: Sequence[Outcome], grid: Grid
 ) -> Path:
     """Every setting as a line of CSV, in the order of the sweep."""
     with replacing(file) as partial, open(partial, "w", newline="") as content:
         writer = csv.writer(content)
         writer.writerow([*grid, *_MEASURED])
         for o in outcomes:
-            writer.writerow([*_values(o, grid), *(getattr(o, name) for name in _MEASURED)])
+            writer.writerow([*o.settings, *(getattr(o, name) for name in _MEASURED)])
     return file
 
 
 def draw_heat_map(
-    file: Path, outcomes: Sequence[Outcome], grid: Mapping[str, Sequence], plain: float
+    file: Path, outcomes: Sequence[Outcome], grid: Grid, plain: float
 ) -> Path:
     """Gain in points over the uncorrected accuracy `plain`, for the two settings that vary."""
     import numpy as np
@@ -41,7 +41,8 @@ def draw_heat_map(
     y_key, x_key = sorted((k for k in grid if len(grid[k]) > 1), key=lambda k: k != "TAU")
     gains = np.zeros((len(grid[y_key]), len(grid[x_key])))
     for o in outcomes:
-        y, x = (grid[k].index(getattr(o.rule, GRID_KEYS[k][0])) for k in (y_key, x_key))
+        chosen = dict(zip(grid, o.settings, strict=True))
+        y, x = (grid[k].index(chosen[k]) for k in (y_key, x_key))
         gains[y, x] = o.accuracy - plain
     limit = max(np.abs(gains).max(), 0.01)
     figure = Figure(figsize=(1.8 + 0.62 * gains.shape[1], 1.6 + 0.42 * gains.shape[0]),
@@ -49,10 +50,8 @@ def draw_heat_map(
     axes = figure.subplots()
     # Blue to orange through white: told apart without red and green, and in grey.
     image = axes.imshow(gains, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_xticks(range(gains.shape[1]), [f"{v:g}" if isinstance(v, float) else str(v)
-                                            for v in grid[x_key]])
-    axes.set_yticks(range(gains.shape[0]), [f"{v:g}" if isinstance(v, float) else str(v)
-                                            for v in grid[y_key]])
+    axes.set_xticks(range(gains.shape[1]), grid[x_key])
+    axes.set_yticks(range(gains.shape[0]), grid[y_key])
     axes.set(xlabel=x_key, ylabel=y_key, title=f"gain over {plain:.2f} %  (test labels)")
     if gains.size <= 400:
         for (y, x), gain in np.ndenumerate(gains):
@@ -64,7 +63,3 @@ def draw_heat_map(
         figure.savefig(partial, format="png", dpi=150)
     return file
 
-
-def _values(outcome: Outcome, grid: Mapping[str, Sequence]) -> list:
-    values = (getattr(outcome.rule, GRID_KEYS[key][0]) for key in grid)
-    return [f"{value:g}" if isinstance(value, float) else value for value in values]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from nerp.clip.model import Clip, normalise
+from nerp.clip.model import PRECISIONS, Clip, normalise
 from nerp.clip.tokenizer import build_prompts, encode
+from nerp.keys import Key, choice
 
 EMBEDDING_STD = 0.02
 
@@ -48,6 +49,11 @@ def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
+def precision(default: str) -> Key:
+    """A method's PREC."""
+    return choice(default, *(name for name in PRECISIONS if name != default))
+
+
 def linear(out_width: int, in_width: int, name: str) -> dict[str, Tensor]:
     """Weight and bias of a Linear as PyTorch initialises it, under `name`."""
     layer = nn.Linear(in_width, out_width)
@@ -61,7 +67,8 @@ class Trainer:
     `clip.autocast()` around training and testing alike.
 
     Class attributes:
-        node: its node below TRAINER in a configuration, and `defaults` what is in it.
+        node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
+            states the range of a number, or a plain text or truth value.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
         signature: patterns; a checkpoint is this method's where each matches a tensor's name.

@@ -3,8 +3,10 @@
 import torch
 import torch.nn.functional as F
 
+from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.keys import whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import linear
+from nerp.trainers.base import linear, precision
 from nerp.trainers.coop import CoOp
 
 # Images whose prompts are encoded together in evaluation: about this many text tokens.
@@ -20,7 +22,9 @@ class CoCoOp(CoOp):
 
     node = "COCOOP"
     paper = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022"
-    defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
+    defaults = {
+        "N_CTX": whole(16, 1, CONTEXT_LENGTH), "CTX_INIT": "", "PREC": precision("fp16")
+    }
     signature = ("ctx", r"meta_net\.linear1\.weight")
     shape_settings = ("N_CTX", "CTX_INIT")
     class_specific = False

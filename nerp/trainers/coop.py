@@ -4,8 +4,9 @@ import torch
 
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
-from nerp.clip.tokenizer import build_prompts
+from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
 from nerp.errors import NerpError
+from nerp.keys import choice, whole
 from nerp.registry import TRAINERS
 from nerp.trainers.base import (
     EMBEDDING_STD,
@@ -14,6 +15,7 @@ from nerp.trainers.base import (
     context_start,
     context_words,
     mean_templates,
+    precision,
 )
 
 
@@ -28,11 +30,11 @@ class CoOp(Trainer):
     folder = "prompt_learner"
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     defaults = {
-        "N_CTX": 16,
+        "N_CTX": whole(16, 1, CONTEXT_LENGTH),
         "CTX_INIT": "",
         "CSC": False,
-        "CLASS_TOKEN_POSITION": "end",
-        "PREC": "fp16",
+        "CLASS_TOKEN_POSITION": choice(*CONTEXT_POSITIONS),
+        "PREC": precision("fp16"),
     }
     signature = ("ctx",)
     shape_settings = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")

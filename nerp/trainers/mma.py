@@ -8,8 +8,9 @@ from nerp.clip.model import normalise
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import Edit
 from nerp.errors import NerpError
+from nerp.keys import number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Trainer, context_prompts, context_words
+from nerp.trainers.base import Trainer, context_prompts, context_words, precision
 
 
 class _Scale(torch.autograd.Function):
@@ -64,11 +65,11 @@ class MMA(Trainer):
     paper = "Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models, CVPR 2024"
     defaults = {
         "TEXT_CTX_INIT": "a photo of a",
-        "ADAPTER_START": 5,
-        "ADAPTER_END": 12,
-        "ADAPTER_DIM": 32,
-        "ADAPTER_SCALE": 0.001,
-        "PREC": "amp",
+        "ADAPTER_START": whole(5, 1),
+        "ADAPTER_END": whole(12, 1),
+        "ADAPTER_DIM": whole(32, 1, 8192),
+        "ADAPTER_SCALE": number(0.001),
+        "PREC": precision("amp"),
     }
     signature = (r"shared_adapter\.\d+\.0\.weight",)
     shape_settings = tuple(key for key in defaults if key != "PREC")

@@ -9,8 +9,9 @@ from nerp.clip.model import normalise
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens
 from nerp.errors import NerpError
+from nerp.keys import listing, number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import EMBEDDING_STD, Trainer, linear
+from nerp.trainers.base import EMBEDDING_STD, Trainer, linear, precision
 
 _TOKENS = "representation_learner.compound_rep_tokens"
 _MAP = _TOKENS + "_r2{}proj.{}"
@@ -29,12 +30,12 @@ class MMRL(Trainer):
     folder = "MultiModalRepresentationLearner"
     paper = "Guo and Gu, MMRL: Multi-Modal Representation Learning, CVPR 2025"
     defaults = {
-        "ALPHA": 0.7,
-        "REG_WEIGHT": 1.0,
-        "N_REP_TOKENS": 5,
-        "REP_LAYERS": [6, 7, 8, 9, 10, 11, 12],
-        "REP_DIM": 512,
-        "PREC": "amp",
+        "ALPHA": number(0.7, least=0, most=1),
+        "REG_WEIGHT": number(1.0, least=0),
+        "N_REP_TOKENS": whole(5, 1, 512),
+        "REP_LAYERS": listing([6, 7, 8, 9, 10, 11, 12], whole(12, 1), 1),
+        "REP_DIM": whole(512, 1, 8192),
+        "PREC": precision("amp"),
     }
     signature = (_TOKENS, _PROJ)
     shape_settings = ("ALPHA", "N_REP_TOKENS", "REP_LAYERS", "REP_DIM")

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
-from nerp.clip.tokenizer import build_prompts
+from nerp.clip.tokenizer import CONTEXT_LENGTH, build_prompts
 from nerp.clip.towers import PromptTokens, layer_norm
 from nerp.errors import NerpError
+from nerp.keys import number, whole
 from nerp.registry import TRAINERS
 from nerp.trainers.base import (
     EMBEDDING_STD,
@@ -16,6 +17,7 @@ from nerp.trainers.base import (
     context_start,
     context_words,
     mean_templates,
+    precision,
 )
 
 _DEEP = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
@@ -34,16 +36,16 @@ class PromptSRC(Trainer):
     folder = "VLPromptLearner"
     paper = "Khattak et al., Self-regulating Prompts, ICCV 2023"
     defaults = {
-        "N_CTX_VISION": 4,
-        "N_CTX_TEXT": 4,
+        "N_CTX_VISION": whole(4, 1, 512),
+        "N_CTX_TEXT": whole(4, 1, CONTEXT_LENGTH),
         "CTX_INIT": "a photo of a",
-        "PROMPT_DEPTH_VISION": 9,
-        "PROMPT_DEPTH_TEXT": 9,
-        "TEXT_LOSS_WEIGHT": 25.0,
-        "IMAGE_LOSS_WEIGHT": 10.0,
-        "GPA_MEAN": 15.0,
-        "GPA_STD": 1.0,
-        "PREC": "fp16",
+        "PROMPT_DEPTH_VISION": whole(9, 1),
+        "PROMPT_DEPTH_TEXT": whole(9, 1),
+        "TEXT_LOSS_WEIGHT": number(25.0, least=0),
+        "IMAGE_LOSS_WEIGHT": number(10.0, least=0),
+        "GPA_MEAN": number(15.0),
+        "GPA_STD": number(1.0, above=0),
+        "PREC": precision("fp16"),
     }
     signature = (r"prompt_learner\.ctx", r"image_encoder\.VPT")
     shape_settings = (

@@ -3,7 +3,7 @@
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Trainer
+from nerp.trainers.base import Trainer, precision
 
 
 @TRAINERS.register("ZeroshotCLIP")
@@ -12,7 +12,7 @@ class ZeroshotCLIP(Trainer):
 
     node = "ZEROSHOT"
     paper = "Radford et al., ICML 2021"
-    defaults = {"PREC": "fp16"}
+    defaults = {"PREC": precision("fp16")}
 
     def class_features(self, images=None):
         return self.frozen_class_features()

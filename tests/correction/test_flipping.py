@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from nerp.correction.flipping import ENTROPY, MARGIN, PROB, Correction, Rule, flip
+from nerp.correction.correction import ENTROPY, MARGIN, PROB, Correction
+from nerp.correction.flipping import Rule, flip
 from nerp.errors import NerpError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -97,7 +98,7 @@ def test_chunks_do_not_show(monkeypatch):
     pairs = torch.randint(0, 8, (20, 2), generator=generator)
     rule = Rule(by_entropy=True, by_prob=True, thres=0.3)
     whole = flip(logits, prior, prior, pairs, rule)
-    monkeypatch.setattr("nerp.correction.flipping._GATHERED", 64)
+    monkeypatch.setattr("nerp.correction.correction.AT_ONCE", 64)
     parts = flip(logits, prior, prior, pairs, rule)
     for name in Correction.__dataclass_fields__:
         assert torch.equal(getattr(whole, name), getattr(parts, name)), name

@@ -100,8 +100,10 @@ def test_the_reference_of_a_variant_is_imagenets(nerp, tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ({"NAME": "Own", "TEMPLATE": "a photo."}, "DATASET.TEMPLATE needs one {} for the class name"),
-    ({"NAME": "Own", "IMAGE_FOLDER": 2750}, "DATASET.IMAGE_FOLDER is 2750; it takes a text"),
+    ({"NAME": "Own", "TEMPLATE": "a photo."},
+     "DATASET.TEMPLATE is 'a photo.'; it takes a text with one {} for the class name"),
+    ({"NAME": "Own", "IMAGE_FOLDER": 2750},
+     "DATASET.IMAGE_FOLDER is 2750; it takes a path inside its folder"),
     ({"NAME": "Own", "LAYUOT": "folders"}, "'DATASET.LAYUOT'. Did you mean DATASET.LAYOUT?"),
     ({"TEMPLATE": "{}"}, "a dataset card needs DATASET.NAME"),
 ])

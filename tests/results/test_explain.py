@@ -15,14 +15,16 @@ import torch
 from PIL import Image
 
 from nerp.config import Request, build_config
-from nerp.correction.flipping import Rule
+from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES
 from nerp.correction.pairs import Pairs
+from nerp.correction.references import Prior
 from nerp.correction.wrapper import NeRP
 from nerp.data.benchmark import Item
 from nerp.engine.correct import correction_record
 from nerp.engine.evaluate import result_record
 from nerp.engine.record import recording, save_predictions
 from nerp.log import RunLog
+from nerp.registry import RULES
 from nerp.results.explain import KINDS, Explanation, fair_sample
 
 NAMES = ["<script>alert(1)</script>", "salt & pepper", "\"double\" 'single'", "plain", "empty"]
@@ -92,7 +94,9 @@ def make_run(directory, arrays, *, root="data", looked_at="nothing", options=OPT
     logits, text, image = (torch.as_tensor(arrays[n], dtype=torch.float32)
                            for n in ("logits", "text", "image"))
     pairs = Pairs(torch.tensor(arrays["pairs"]), cfg.NERP.PAIRS, looked_at, "")
-    nerp = NeRP(Rule.from_config(cfg.NERP), text, image, pairs)
+    priors = {"text": Prior(text, NOTHING, 0.1), "image": Prior(image, TRAINING_IMAGES, 0.2)}
+    rule = RULES[cfg.NERP.RULE].from_config(cfg.NERP, {n: p.strength for n, p in priors.items()})
+    nerp = NeRP(rule, priors, pairs)
     correction = nerp.correct(logits)
     labels, names = np.array(arrays["labels"]), arrays["names"]
     items = [Item(path, label, names[label])

@@ -148,8 +148,8 @@ def test_each_configuration_of_nerp_borrows_from_its_own(output):
     assert found == {"MMRL_NeRP (mine)": 70.0, "MMRL_NeRP (vit_b16)": 90.0}
 
 
-def test_marks_are_those_of_the_pair_sources():
-    from nerp.correction.pairs import CAVEATS, UNKNOWN
+def test_marks_are_those_of_what_may_be_looked_at():
+    from nerp.correction.looked_at import CAVEATS, UNKNOWN
 
     assert set(MARKS) == {*CAVEATS, UNKNOWN}
     assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())

@@ -1,7 +1,7 @@
-"""How long the flip takes, and how many settings a second a sweep tries, on random logits.
+"""How long each rule takes, and how many settings a second a sweep tries, on random logits.
 
-    python tools/bench_flip.py                  50,000 images, 1,000 classes, 11,000 pairs
-    python tools/bench_flip.py --images 8100 --classes 10 --pairs 20
+    python tools/bench_correction.py                  50,000 images, 1,000 classes, 11,000 pairs
+    python tools/bench_correction.py --images 8100 --classes 10 --pairs 20
 """
 
 import argparse
@@ -14,15 +14,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` doe
 import torch
 from tabulate import tabulate
 
-from nerp.correction import Rule, flip
+from nerp.correction import Rule
+from nerp.correction.shifting import Match, Shift
 from nerp.correction.sweep import Saved, Sweep, parse_grid
 from nerp.engine.record import process_peak_mib
 from nerp.log import environment
 
+_STRENGTHS = {"text": 0.1, "image": 0.1}
 RULES = {
-    "defaults": Rule(),
-    "AND, entropy": Rule(flip_rule="AND", by_entropy=True),
-    "OR, entropy and probability": Rule(by_entropy=True, by_prob=True),
+    "flip": Rule(),
+    "flip, AND, entropy": Rule(flip_rule="AND", by_entropy=True),
+    "flip, OR, entropy and probability": Rule(by_entropy=True, by_prob=True),
+    "shift": Shift(strengths=_STRENGTHS),
+    "shift between pairs": Shift("pairs", _STRENGTHS),
+    "match": Match(),
 }
 GRID = ("TAU=-2:2:9", "THRES=0:4:17")
 
@@ -37,23 +42,25 @@ def main() -> None:
 
     torch.manual_seed(0)
     logits = torch.randn(args.images, args.classes).mul_(3).add_(20)
-    text, image = 2 * torch.randn(2, args.classes)
+    logits += torch.randn(args.classes)  # a preference, for `match` to find
+    priors = dict(zip(_STRENGTHS, 2 * torch.randn(2, args.classes), strict=True))
     pairs = torch.randint(0, args.classes, (args.pairs, 2))
     labels = torch.randint(0, args.classes, (args.images,))
     print(f"{environment(torch.device('cpu'))['device']}, {torch.get_num_threads()} threads; "
           f"{args.images:,} x {args.classes:,} logits, {args.pairs:,} pairs\n")
-    rows, before = [], process_peak_mib()
+    rows = []
     for name, rule in RULES.items():
-        times = []
+        times, before = [], process_peak_mib()
         for _ in range(args.repeats):
             start = time.perf_counter()
-            flipped = len(flip(logits, text, image, pairs, rule).images)
+            changed = len(rule.correct(logits, priors, pairs).images)
             times.append(time.perf_counter() - start)
-        rows.append([name, f"{statistics.median(times):.2f}", flipped])
-    print(tabulate(rows, ["flip", "s", "flipped"], tablefmt="github"))
-    print(f"\n{process_peak_mib() - before} MiB at most beyond the inputs")
+        rows.append([name, f"{statistics.median(times):.2f}", changed, process_peak_mib() - before])
+    print(tabulate(rows, ["rule", "s", "changed", "MiB more"], tablefmt="github"))
+    print("\nMiB more: memory at its most, beyond the inputs and what the rules before had taken")
 
-    saved = Saved(*(x.numpy() for x in (logits, labels, text, image, pairs)))
+    arrays = {name: prior.numpy() for name, prior in priors.items()}
+    saved = Saved(logits.numpy(), labels.numpy(), arrays, pairs.numpy())
     start = time.perf_counter()
     sweep = Sweep(saved)
     ready = time.perf_counter()

@@ -1,0 +1,73 @@
+"""Where images lie in the joint space whatever they show, from labelled images of any classes.
+
+An image's feature is modelled as a share α of its class's text feature and a rest that the class
+does not explain; the mean rest is the gap between the modalities (Liang et al., Mind the Gap,
+NeurIPS 2022) as far as α text features leave it. It shows no class, and a class whose text lies in
+its direction is preferred by every image alike.
+"""
+
+import torch
+from torch import Tensor
+
+from nerp.correction.shifting import uniform_bias
+
+_SPLITS = 20
+_FEWEST_CLASSES = 4  # two on either side of a split
+
+
+def gap_direction(features: Tensor, labels: Tensor, text: Tensor) -> Tensor:
+    """The mean feature less α times the mean text feature, [D].
+
+    α is that of the least-squares line through the class means, which fits one offset to all.
+
+    Args:
+        features: [N, D] of images, normalised. labels: [N], each class at least once.
+        text: [K, D] the classes' text features, normalised.
+    """
+    count = labels.bincount(minlength=len(text)).clamp(min=1)
+    means = torch.zeros_like(text).index_add_(0, labels, features) / count[:, None]
+    centred_means, centred_text = means - means.mean(0), text - text.mean(0)
+    share = (centred_means * centred_text).sum() / centred_text.square().sum().clamp(min=1e-12)
+    return means.mean(0) - share * text.mean(0)
+
+
+def gap_prior(features: Tensor, labels: Tensor, text: Tensor, tested: Tensor, scale: float):
+    """The logits [C] of the gap against the tested classes' text features [C, D].
+
+    Args: as `gap_direction`; scale: what cosines are multiplied by.
+    """
+    return scale * tested @ gap_direction(features, labels, text)
+
+
+def slope_between_halves(features: Tensor, labels: Tensor, text: Tensor, scale: float):
+    """How much of its gap prior a model's bias on other classes is, or None for under 4 classes.
+
+    The classes are halved at random; one half's images give the prior of the other half's classes,
+    whose bias is that which makes the mean prediction of their images meet their labels. The
+    slope of the biases on the priors, over both directions of 20 splits. No test image is needed.
+    """
+    classes = len(text)
+    if classes < _FEWEST_CLASSES:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    product = square = 0.0
+    for _ in range(_SPLITS):
+        order = torch.randperm(classes, generator=generator).to(text.device)
+        halves = order[: classes // 2], order[classes // 2 :]
+        for known, asked in (halves, halves[::-1]):
+            prior = gap_prior(*_only(known, features, labels, text), text[asked], scale)
+            prior = prior - prior.mean()
+            images, theirs, names = _only(asked, features, labels, text)
+            shares = theirs.bincount(minlength=len(names)) / len(theirs)
+            bias = uniform_bias(scale * images @ names.t(), shares)
+            product += float(bias @ prior)
+            square += float(prior @ prior)
+    return product / max(square, 1e-12)
+
+
+def _only(classes: Tensor, features: Tensor, labels: Tensor, text: Tensor):
+    """The images of some classes, relabelled in their order, and the classes' text features."""
+    place = torch.full((len(text),), -1, device=text.device)
+    place[classes] = torch.arange(len(classes), device=text.device)
+    theirs = place[labels]
+    return features[theirs >= 0], theirs[theirs >= 0], text[classes]

@@ -1,0 +1,20 @@
+"""What a correction has looked at, and what must be said wherever its numbers are shown."""
+
+from collections.abc import Iterable
+
+NOTHING = "nothing"
+TRAINING_IMAGES = "training images"
+TRAINING_LABELS = "training labels"
+TEST_IMAGES = "test images"
+TEST_LABELS = "test labels"
+UNKNOWN = "unknown"
+
+# From what asks for least caution to what asks for most: what nobody knows may be test labels.
+ORDER = (NOTHING, TRAINING_IMAGES, TRAINING_LABELS, TEST_IMAGES, UNKNOWN, TEST_LABELS)
+
+CAVEATS = {TEST_IMAGES: "transductive", TEST_LABELS: "upper bound"}
+
+
+def most(looked_at: Iterable[str]) -> str:
+    """Of several, the one that has to be said of all of them together."""
+    return max(looked_at, key=ORDER.index, default=NOTHING)

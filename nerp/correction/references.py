@@ -1,0 +1,122 @@
+"""Neutral references: whatever shows none of the classes under test, and what a model makes of it.
+
+A reference yields a prior [C] in logits: how much the model prefers each class where nothing
+speaks for any. It is a function of `Probe` that returns a `Prior`, registered under the name that
+NERP.REFERENCES takes; predictions.npz keeps it as `<name>_prior`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.correction.gap import gap_prior, slope_between_halves
+from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES, TRAINING_LABELS
+from nerp.correction.pairs import not_at_hand
+from nerp.correction.priors import image_prior, text_prior
+from nerp.errors import NerpError
+from nerp.registry import REFERENCES
+from nerp.trainers.base import Trainer
+
+# What the strength of the gap is shrunk towards, half-way, since few classes tell little of it.
+# Chosen on benchmarks drawn with other seeds than any that is reported (docs/study).
+GAP_STRENGTH = 1 / 3
+
+
+class Unsuited(NerpError):
+    """A reference is not neutral for the classes under test."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Attributes:
+    values: [C], in logits, on the CPU.
+    looked_at: what it was made of (`looked_at`).
+    strength: how much of it NERP.STRENGTH auto takes off a logit.
+    """
+
+    values: Tensor
+    looked_at: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Labelled images of the classes that a model was trained on, as it sees them.
+
+    Attributes:
+        features: [N, D] the tuned model's, normalised. labels: [N]; each class occurs.
+        text: [K, D] the tuned class features. classnames: K names.
+    """
+
+    features: Tensor
+    labels: Tensor
+    text: Tensor
+    classnames: list[str]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a reference may ask for. What is expensive is a function, called only if asked.
+
+    Attributes:
+        trainer: the model, asked about the classes under test.
+        settings: the config node NERP.
+        image: [1, 3, H, W], the mean training image after the test transform, normalised.
+        shown: its few-shot training images and their classes.
+        shown_logits: its logits [N, C] over the classes under test on those images.
+    """
+
+    trainer: Trainer
+    settings: CfgNode
+    image: Tensor
+    shown: Callable[[], Shown] = not_at_hand
+    shown_logits: Callable[[], Tensor] = not_at_hand
+
+
+@REFERENCES.register("text")
+def neutral_prompt(probe: Probe) -> Prior:
+    """A prompt that names no class. (NeRP: the text prior.)"""
+    trainer, settings = probe.trainer, probe.settings
+    values = text_prior(
+        trainer.reference_class_features(probe.image),
+        *trainer.neutral_features(),
+        trainer.scale,
+        settings.C_TEXT if settings.RESIDUAL_TEXT_PRIOR else 0.0,
+    )
+    return Prior(values.float().cpu(), NOTHING, 0.05)
+
+
+@REFERENCES.register("image")
+def mean_image(probe: Probe) -> Prior:
+    """The mean training image. (NeRP: the image prior.)"""
+    settings = probe.settings
+    values = image_prior(
+        *probe.trainer.reference_logits(probe.image),
+        settings.C_IMAGE if settings.RESIDUAL_IMAGE_PRIOR else 0.0,
+    )
+    return Prior(values.float().cpu(), TRAINING_IMAGES, 0.05)
+
+
+@REFERENCES.register("others")
+def images_of_other_classes(probe: Probe) -> Prior:
+    """The mean logits of the training images, where they show other classes than those tested."""
+    shared = set(probe.shown().classnames) & set(probe.trainer.classes.names)
+    if shared:
+        raise Unsuited(f"the training images show tested classes ({sorted(shared)[0]}, ...)")
+    return Prior(probe.shown_logits().mean(0).float().cpu(), TRAINING_IMAGES, 0.1)
+
+
+@REFERENCES.register("gap")
+def modality_gap(probe: Probe) -> Prior:
+    """What training images have in common that their classes do not explain (`gap`)."""
+    trainer, shown = probe.trainer, probe.shown()
+    labelled = shown.features, shown.labels, shown.text
+    tested = trainer.reference_class_features(probe.image)
+    values = gap_prior(*labelled, tested, trainer.scale)
+    slope = slope_between_halves(*labelled, trainer.scale)
+    strength = GAP_STRENGTH
+    if slope is not None:
+        strength = (strength + min(max(slope, 0.0), 1.0)) / 2
+    return Prior(values.float().cpu(), TRAINING_LABELS, strength)

@@ -1,0 +1,227 @@
+"""Additive corrections: from every logit, how much the model is held to prefer its class anyway.
+
+z' = z - bias, with a bias [C] of either kind:
+
+- of neutral references k with priors π_k [C], bias = sum_k s_k (π_k - mean π_k): what the model
+  prefers where nothing speaks for any of the classes, as far as an image leaves of it (s_k < 1);
+- that which makes the mean predicted distribution of unlabelled test images uniform (prior
+  matching): transductive, and right only where the classes are equally frequent among them.
+
+Over all classes, or only between the predicted class and its partners in a list of pairs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nerp.correction.correction import (
+    AT_ONCE,
+    SHIFT,
+    Correction,
+    CorrectionRule,
+    check_logits,
+    correct_in_chunks,
+    top_classes,
+)
+from nerp.correction.flipping import Partners
+from nerp.correction.looked_at import TEST_IMAGES
+from nerp.errors import NerpError
+from nerp.registry import REFERENCES, RULES
+
+# A mean prediction counts as uniform where this share of it, at most, is in the wrong class.
+UNIFORM = 1e-3
+_MOST_ROUNDS = 50
+_DAMPING = 0.7
+_LEAST_SLOPE = 0.03
+
+
+@dataclass(frozen=True)
+class Shifted(Correction):
+    """Attributes: bias: [C], in logits. partners: what it was confined to; None: nothing."""
+
+    bias: Tensor
+    partners: Partners | None
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """z' [B, C]. Confined to pairs, the partners of the largest class move by their bias
+        less its own, and the others stay."""
+        if self.partners is None:
+            return logits - self.bias
+        top = logits.argmax(dim=1)
+        gap = self.partners.gap[top]
+        return logits.scatter_add(1, self.partners.index[top], gap.where(gap.isfinite(), 0.0))
+
+
+def class_bias(priors: Mapping[str, Tensor], strengths: Mapping[str, float]) -> Tensor:
+    """sum_k s_k (π_k - mean π_k), [C], over the references in `strengths`."""
+    return sum(s * (priors[name] - priors[name].mean()) for name, s in strengths.items())
+
+
+SCOPES = ("all", "pairs")
+
+
+@dataclass(frozen=True)
+class _Additive(CorrectionRule):
+    """Less a class bias: over all classes, or only between the classes of a pair."""
+
+    scope: str = "all"
+
+    @classmethod
+    def from_config(cls, node, strengths):
+        return cls(node.SCOPE)
+
+    def bias(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Tensor:
+        """What is subtracted, [C]."""
+        raise NotImplementedError
+
+    @property
+    def uses_pairs(self):
+        return self.scope == "pairs"
+
+    def correct(self, logits, priors, pairs):
+        return shift(logits, self.bias(logits, priors), pairs if self.uses_pairs else None)
+
+    @classmethod
+    def keys(cls):
+        return ("SCOPE",)
+
+    def changed(self, key, text):
+        if text not in SCOPES:
+            raise ValueError(text)
+        return replace(self, scope=text)
+
+    @property
+    def note(self):
+        return ", between the classes of a pair" if self.uses_pairs else ""
+
+
+@RULES.register("shift")
+@dataclass(frozen=True)
+class Shift(_Additive):
+    """Less the priors of neutral references, each by its strength."""
+
+    name: ClassVar = "shift"
+    weighs: ClassVar = True
+
+    strengths: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, node, strengths):
+        return cls(node.SCOPE, dict(strengths))
+
+    @property
+    def references(self):
+        return tuple(self.strengths)
+
+    def bias(self, logits, priors):
+        return class_bias(priors, self.strengths)
+
+    @classmethod
+    def keys(cls):
+        return (*super().keys(), *REFERENCES.names())
+
+    def changed(self, key, text):
+        if key == "SCOPE":
+            return super().changed(key, text)
+        return replace(self, strengths={**self.strengths, key: float(text)})
+
+    @property
+    def note(self):
+        parts = " + ".join(f"{s:.2g} {name}" for name, s in self.strengths.items())
+        return f"shift by {parts}{super().note}"
+
+
+@RULES.register("match")
+@dataclass(frozen=True)
+class Match(_Additive):
+    """Less the bias that makes the mean prediction of the images under test uniform."""
+
+    name: ClassVar = "match"
+    looked_at: ClassVar = TEST_IMAGES
+
+    def bias(self, logits, priors):
+        return uniform_bias(logits)
+
+    @property
+    def note(self):
+        return "match: the mean prediction made uniform, as if no class had more images than " \
+               f"another{super().note}"
+
+
+def shift(logits: Tensor, bias: Tensor, pairs: Tensor | None = None) -> Shifted:
+    """Predictions from logits less a class bias.
+
+    Args:
+        logits: [B, C] float. bias: [C], on the logits' device.
+        pairs: [n, 2] classes by index, used in both directions: a prediction changes to a partner
+            of its class or not at all. None: to any class.
+
+    Raises NerpError for shapes that do not agree, classes that do not exist, or NaN.
+    """
+    check_logits(logits, bias=bias)
+    partners = None if pairs is None else Partners(pairs, bias)
+
+    def correct(chunk: Tensor) -> Correction:
+        value, top = top_classes(chunk)
+        if partners is None:
+            after = (chunk - bias).argmax(dim=1)
+        else:
+            after = _best_partner(chunk, value, top, partners)
+        (images,) = (after != top).nonzero(as_tuple=True)
+        source, target = top[images], after[images]
+        return Correction(
+            after, images, source, target, torch.full_like(images, SHIFT),
+            margin=value[images] - chunk[images, target], gap=bias[source] - bias[target],
+        )
+
+    found = correct_in_chunks(correct, logits)
+    return Shifted(**vars(found), bias=bias, partners=partners)
+
+
+def _best_partner(logits: Tensor, value: Tensor, top: Tensor, partners: Partners) -> Tensor:
+    """[B] the predicted class, or the partner that the shift puts highest above it."""
+    if not partners.index.shape[1]:
+        return top
+    index = partners.index[top]
+    shifted, column = (logits.gather(1, index) + partners.gap[top]).max(dim=1)
+    best = index.gather(1, column[:, None])[:, 0]
+    return torch.where(shifted > value, best, top)
+
+
+def uniform_bias(logits: Tensor, shares: Tensor | None = None) -> Tensor:
+    """The bias [C], of mean 0, with which the mean of softmax(z - bias) over N images is uniform.
+
+    The minimum of a convex function, mean logsumexp(z - b) + shares . b, by Newton's method with
+    the diagonal of its curvature, damped; to a total variation of `UNIFORM`, or for 50 rounds. It
+    looks at all the images that it then corrects, and assumes that no class has more of them than
+    another.
+
+    Args:
+        logits: [N, C]. shares: [C] what the mean prediction is to be instead of uniform; with the
+            shares of known labels, the bias is the one that fits these best in likelihood.
+
+    Raises NerpError for no images, or logits that are not finite.
+    """
+    count, classes = logits.shape
+    if not count:
+        raise NerpError("there are no images whose predictions could be made uniform")
+    top_classes(logits)
+    wanted = torch.full_like(logits[0], 1 / classes) if shares is None else shares
+    bias = torch.zeros_like(wanted)
+    for _ in range(_MOST_ROUNDS):
+        mean, square = torch.zeros_like(bias), torch.zeros_like(bias)
+        for chunk in logits.split(max(1, AT_ONCE // classes)):
+            p = (chunk - bias).softmax(dim=1)
+            mean += p.sum(dim=0) / count
+            square += p.square_().sum(dim=0) / count
+        if (mean - wanted).abs().sum() / 2 < UNIFORM:
+            break
+        mean.clamp_(min=torch.finfo(mean.dtype).tiny)  # of a class that no image comes near
+        # d log(mean) / d bias is -slope: nearly 0 where every image is certain.
+        slope = ((mean - square) / mean).clamp(min=_LEAST_SLOPE)
+        bias = bias + _DAMPING * (mean / wanted).log() / slope
+        bias -= bias.mean()
+    return bias

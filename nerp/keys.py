@@ -1,0 +1,249 @@
+"""What a configuration key takes: its default, its type, its range, and the words for them.
+
+    "OPTIM.LR": number(0.002, least=0)
+
+Each function here makes a `Key`; `nerp.defaults` has the table of all keys, and a method declares
+its own in `Trainer.defaults`. Whatever sets a key, a file, the command line or a checkpoint, goes
+through `Key.read`.
+"""
+
+import ast
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from nerp.errors import NerpError
+from nerp.paths import is_inside
+from nerp.printable import brief, has_control_codes, is_printable
+from nerp.registry import Registry
+
+_LONGEST_NAME = 100  # characters; a file system takes 255 bytes
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key.
+
+    Attributes:
+        default: a plain value. takes: what it takes, in words, to stand after "it takes".
+        accept: the value to keep for one of the right type; raises ValueError, with words of its
+            own or without, for one out of range.
+        is_file: whether it names a file (or folder) whose content decides about a run's numbers.
+    """
+
+    default: object
+    takes: str
+    accept: Callable[[object], object]
+    is_file: bool = False
+
+    def read(self, value: object, where: str) -> object:
+        """`value`, or what it says where it is a text, as the key keeps it.
+
+        Raises NerpError, beginning with `where`, for one of another type or out of range.
+        """
+        if isinstance(value, str) and not isinstance(self.default, str):
+            value = _literal(value)
+        try:
+            return self.accept(value)
+        except NerpError as error:
+            raise NerpError(f"{where} is {brief(value)}: {error}") from None
+        except ValueError:
+            raise NerpError(f"{where} is {brief(value)}; it takes {self.takes} (default "
+                            f"{brief(self.default)})") from None
+
+
+def as_key(value: object) -> Key:
+    """The key that a plain default stands for: its type, and no range."""
+    if isinstance(value, Key):
+        return value
+    makers = {bool: flag, int: whole, float: number, str: text}
+    maker = makers.get(type(value), lambda value: listing(value, ANYTHING))
+    return maker(value)
+
+
+def flag(default: bool) -> Key:
+    """True or False."""
+
+    def accept(value):
+        return _require(value, isinstance(value, bool))
+
+    return Key(default, "True or False", accept)
+
+
+def whole(default: int, least: int | None = None, most: int | None = None) -> Key:
+    """A whole number, from `least` to `most`."""
+
+    def accept(value):
+        return _require(value, type(value) is int and _within(value, least, most))
+
+    return Key(default, "a whole number" + _range(least, most), accept)
+
+
+def number(
+    default: float,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Key:
+    """A finite number, from `least` (or above `above`) to `most` (or below `below`)."""
+
+    def accept(value):
+        _require(value, type(value) in (int, float))
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError from None
+        fits = math.isfinite(value) and _within(value, least, most)
+        fits = fits and (above is None or value > above) and (below is None or value < below)
+        return _require(value, fits)
+
+    return Key(default, "a number" + _range(least, most, above, below), accept)
+
+
+def text(default: str, takes: str = "a text", fits: Callable[[str], object] | None = None) -> Key:
+    """A text, without control codes but line breaks, that `fits`."""
+
+    def accept(value):
+        _require(value, isinstance(value, str) and is_printable(value.replace("\n", "")))
+        return _require(value, fits is None or fits(value))
+
+    return Key(default, takes, accept)
+
+
+def choice(default: str, *others: str) -> Key:
+    """One of several words."""
+    words = (default, *others)
+
+    def accept(value):
+        return _require(value, value in words)
+
+    takes = f"one of {', '.join(words)}" if others else f"{default} alone"
+    return Key(default, takes, accept)
+
+
+def registered(default: str, registry: Registry, *others: str) -> Key:
+    """The name of an entry of a registry, by its own name where it has others; or one of
+    `others`."""
+
+    def accept(value):
+        _require(value, isinstance(value, str))
+        return value if value in others else registry.canonical(value)
+
+    return Key(default, " or ".join([*others, f"a {registry.kind}"]), accept)
+
+
+def listing(default: tuple | list, each: Key, least: int = 0, most: int | None = None) -> Key:
+    """`least` to `most` entries, each as `each` takes it; kept as a tuple or list as `default`."""
+
+    def accept(value):
+        if isinstance(value, str):  # gap,image: a list of words as it is typed
+            value = [part.strip(" '\"") for part in value.strip("[]() ").split(",")]
+        _require(value, isinstance(value, tuple | list) and _within(len(value), least, most))
+        return type(default)(map(each.accept, value))
+
+    count = f" of {least}" if least == most else _range(least, most)
+    return Key(default, f"a list{count} such as {brief(default)}, each {each.takes}", accept)
+
+
+def strength(default: str) -> Key:
+    """How much of priors counts: auto, one number for all of them, or a list with one for each."""
+    each = number(0.0)
+
+    def accept(value):
+        if value == "auto":
+            return value
+        parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, tuple | list) else [parts]
+        return ", ".join(f"{each.accept(_literal(part)):g}" for part in _require(parts, parts))
+
+    return Key(default, "auto, a number, or one for each reference such as 0.5,0.1", accept)
+
+
+def mapping(default: dict) -> Key:
+    """Names with values."""
+
+    def accept(value):
+        return _require(value, isinstance(value, Mapping))
+
+    return Key(default, "KEY: value lines", accept)
+
+
+ANYTHING = Key(None, "any value", lambda value: value)
+
+
+def template(default: str) -> Key:
+    """A prompt with one {} for the class name."""
+
+    def fits(value):
+        return value.count("{}") == 1 and _is_plain(value.replace("{}", ""))
+
+    return text(default, "a text with one {} for the class name", fits)
+
+
+def name(default: str) -> Key:
+    """A name that may become part of a path; none where it is empty."""
+    return text(
+        default,
+        f"a plain name: no / or \\, no . or - at its beginning, at most {_LONGEST_NAME} characters",
+        re.compile(rf"([^\s/\\.-][^/\\\n]{{,{_LONGEST_NAME - 1}}})?").fullmatch,
+    )
+
+
+def inside(default: str) -> Key:
+    """A path that stays in the folder it is joined to; {} may stand for a split in it."""
+
+    def fits(value):
+        return is_inside(value) and _is_plain(value.replace("{}", "", 1))
+
+    return text(default, "a path inside its folder: no .., no / at its beginning", fits)
+
+
+def path(default: str) -> Key:
+    """A file or folder anywhere."""
+
+    def accept(value):
+        return _require(value, isinstance(value, str) and not has_control_codes(value))
+
+    return Key(default, "a path", accept)
+
+
+def file(default: str) -> Key:
+    """A file, or a folder of files, whose content decides about a run's numbers."""
+    return replace(path(default), is_file=True)
+
+
+def _literal(value: str) -> object:
+    """What a text stands for: a number, True, a list ...; the text itself where it is none."""
+    try:
+        return ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+
+
+def _require(value, fits: bool):
+    if not fits:
+        raise ValueError
+    return value
+
+
+def _is_plain(text: str) -> bool:
+    """Whether `str.format` leaves it as it is."""
+    return "{" not in text and "}" not in text
+
+
+def _within(value: float, least: float | None, most: float | None) -> bool:
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _range(
+    least: float | None, most: float | None, above: float | None = None, below: float | None = None
+) -> str:
+    """A range in words, "" for none."""
+    if least is not None and most is not None:
+        return f" from {least:,} to {most:,}"
+    ends = ((least, "of at least"), (above, "above"), (most, "at most"), (below, "below"))
+    words = [f"{word} {end:,}" for end, word in ends if end is not None]
+    return " " + " and ".join(words) if words else ""

@@ -1,0 +1,49 @@
+"""What is foreign, made fit to be shown: one line, of a bounded length, without control codes."""
+
+import re
+import reprlib
+
+_LONGEST = 100  # characters
+
+# Control codes (C0, C1), line separators, and what turns the direction of writing round.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: bytes of odd file names
+
+
+class _Brief(reprlib.Repr):
+    """`repr` that looks at a few entries of a few levels, whatever a value holds and repeats."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 2
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 6
+        self.maxstring = self.maxother = _LONGEST
+
+
+_BRIEF = _Brief()
+
+
+def brief(value: object) -> str:
+    """`repr(value)`, shortened where it is long: for messages about values that are not trusted."""
+    try:
+        return printable(_BRIEF.repr(value))
+    except Exception:  # a number of too many digits, a class whose repr fails
+        return f"a {type(value).__name__}"
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text can be written to a terminal and to a file as it is."""
+    return not (_CONTROL.search(text) or _NOT_UTF8.search(text))
+
+
+def has_control_codes(text: str) -> bool:
+    """Whether a text holds what a terminal would obey, or a second line."""
+    return _CONTROL.search(text) is not None
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with whatever is not to be printed written as Python writes it (an escape as \\x1b),
+    but for the characters in `keep`."""
+    if is_printable(text):
+        return text
+    return "".join(c if c in keep or is_printable(c) else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,248 @@
+"""How the shift's references and strengths were chosen: on benchmarks drawn with other seeds.
+
+    python tools/choose_shift.py collect --world 101 --backbone tiny     once for each of both
+    python tools/choose_shift.py report docs/study/choice.md
+
+`collect` draws the benchmarks with that seed, trains every method on their base classes, and keeps
+for each model its logits on the novel classes and the prior of every candidate reference. `report`
+tries strengths on all that has been collected. The shipped benchmarks are never touched.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` does
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from tabulate import tabulate
+from torch import Tensor
+
+from nerp.config import Request, build_config, find_method_file
+from nerp.correction.gap import slope_between_halves
+from nerp.correction.references import GAP_STRENGTH
+from nerp.correction.shifting import uniform_bias
+from nerp.correction.wrapper import find_priors
+from nerp.data.decode import open_image
+from nerp.data.images import Normalise, eval_transform
+from nerp.demo.study import ALL_REFERENCES, METHODS
+from nerp.demo.world import WORLDS, build
+from nerp.engine.correct import gather_material, seen_benchmark
+from nerp.engine.run import run_training
+from nerp.engine.tested import ModelFlags, Tested
+from nerp.paths import replacing, write_text
+from nerp.protocols import NERP_SUFFIX
+from nerp.registry import TRAINERS
+
+NEUTRAL_PROMPTS = (
+    "a photo.", "an image.", "a picture of something.", "a photo of a thing.", "photo"
+)
+STRENGTHS = (0.05, 0.1, 0.2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    collecting = commands.add_parser("collect", help="train and keep what the report needs")
+    collecting.add_argument("--world", type=int, required=True, help="the benchmarks' seed")
+    collecting.add_argument("--backbone", required=True)
+    collecting.add_argument("--methods", nargs="+", default=METHODS)
+    reporting = commands.add_parser("report", help="write the page")
+    reporting.add_argument("page", type=Path)
+    for command in (collecting, reporting):
+        command.add_argument("--folder", type=Path, default=Path("output/choice"))
+    args = parser.parse_args()
+    if args.command == "collect":
+        collect(args)
+    else:
+        report(args)
+
+
+# Collecting
+
+
+def collect(args) -> None:
+    """A file a model: logits [N, C], labels [N], and every candidate's prior [C]."""
+    root = args.folder / f"world{args.world}"
+    for dataset in WORLDS:
+        build(dataset, root / "data", seed=args.world)
+        for method in args.methods:
+            kept = root / args.backbone / dataset / f"{method}.npz"
+            if kept.is_file():
+                continue
+            model_dir = ""
+            if TRAINERS[method].folder:
+                model_dir = str(run_training(_request(root, args, dataset, method, "base")))
+            request = _request(root, args, dataset, method + NERP_SUFFIX, "new")
+            arrays = measure(Tested(build_config(request), ModelFlags(model_dir), root))
+            with replacing(kept) as partial, open(partial, "wb") as file:
+                np.savez(file, **arrays)
+            print(kept, flush=True)
+
+
+def _request(root: Path, args, dataset: str, trainer: str, classes: str) -> Request:
+    method = trainer.removesuffix(NERP_SUFFIX)
+    return Request(
+        trainer=trainer, dataset=dataset, root=str(root / "data"), seed=1,
+        config_file=str(find_method_file(f"configs/trainers/{method}/tiny.yaml")),
+        output_dir=str(root / "runs" / args.backbone / dataset / trainer / classes),
+        opts=["TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES", classes, "MODEL.BACKBONE.NAME",
+              args.backbone, "TEST.NO_TEST", "True"],
+    )
+
+
+@torch.no_grad()
+def measure(tested: Tested) -> dict[str, np.ndarray]:
+    """Logits, labels, and by "prior/<candidate>" the priors; the gap's slope between halves."""
+    trainer, material = tested.trainer, gather_material(tested)
+    shown = material.shown()
+    priors = {name: prior.values
+              for name, prior in find_priors(trainer, tested.cfg.NERP, material,
+                                             ALL_REFERENCES).items()}
+    priors |= {name: logits.mean(0) for name, logits in _from_pictures(tested)}
+    text = trainer.reference_class_features(material.reference)
+    prompts = torch.nn.functional.normalize(
+        trainer.clip.text_features(list(NEUTRAL_PROMPTS)), dim=-1)
+    priors["five neutral prompts"] = trainer.scale * text @ prompts.mean(0)
+    priors["mean feature"] = trainer.scale * text @ shown.features.mean(0)
+    slope = slope_between_halves(shown.features, shown.labels, shown.text, trainer.scale)
+    return {
+        "logits": tested.logits.numpy(), "labels": tested.labels, "slope": np.array(slope),
+        **{f"prior/{name}": prior.float().numpy() for name, prior in priors.items()},
+    }
+
+
+def _from_pictures(tested: Tested) -> Iterator[tuple[str, Tensor]]:
+    """Candidate references made of the training images, and their logits [M, C]."""
+    cfg, clip = tested.cfg, tested.trainer.clip
+    _, bench = seen_benchmark(cfg, tested.source)
+    transform, normalise = eval_transform(cfg, clip.size), Normalise(cfg, clip.device)
+    classify = tested.trainer.classifier()
+    images = [open_image(bench.image_dir / item.path) for item in bench.train]
+    labels = torch.tensor([item.label for item in bench.train])
+    generator = torch.Generator().manual_seed(0)
+
+    def through(change: Callable[[Image.Image], Image.Image]) -> Tensor:
+        return torch.stack([transform(change(image)) for image in images])
+
+    pixels = through(lambda image: image)
+    side = pixels.shape[-1]
+    candidates = {
+        "blurred images": through(lambda image: image.filter(ImageFilter.GaussianBlur(8))),
+        "patches shuffled": _shuffle_patches(pixels, side // 8, generator),
+        "class means": torch.stack([pixels[labels == c].float().mean(0).byte()
+                                    for c in range(len(bench.classnames))]),
+        "means of four": torch.stack([
+            pixels[torch.randperm(len(pixels), generator=generator)[:4]].float().mean(0).byte()
+            for _ in range(64)]),
+        "noise": torch.randint(0, 256, (64, 3, side, side), generator=generator).byte(),
+        "flat colours": torch.randint(0, 256, (64, 3, 1, 1), generator=generator).byte()
+        .expand(64, 3, side, side),
+    }
+    for name, chosen in candidates.items():
+        yield name, classify(normalise(chosen))
+
+
+def _shuffle_patches(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Images [B, 3, S, S] with the patches of each in an order of its own."""
+    batch, _, side, _ = pixels.shape
+    count = side // size
+    patches = pixels.unfold(2, size, size).unfold(3, size, size).reshape(batch, 3, -1, size, size)
+    order = torch.rand(batch, patches.shape[2], generator=generator).argsort(1)
+    patches = torch.stack([p[:, o] for p, o in zip(patches, order, strict=True)])
+    grid = patches.reshape(batch, 3, count, count, size, size)
+    return grid.permute(0, 1, 2, 4, 3, 5).reshape(pixels.shape)
+
+
+# Reporting
+
+
+class Model:
+    """One model's kept arrays. `gain`: change of accuracy, in points, by a class bias [C]."""
+
+    def __init__(self, file: Path):
+        self.world, self.backbone, self.dataset = file.parts[-4:-1]
+        with np.load(file) as arrays:
+            self.logits, self.labels = torch.from_numpy(arrays["logits"]), arrays["labels"]
+            self.slope = float(arrays["slope"])
+            self.priors = {
+                name.removeprefix("prior/"): torch.from_numpy(arrays[name] - arrays[name].mean())
+                for name in arrays.files if name.startswith("prior/")
+            }
+        self.plain = self._accuracy(torch.zeros(self.logits.shape[1]))
+
+    def _accuracy(self, bias: Tensor) -> float:
+        return 100 * float(((self.logits - bias).argmax(1).numpy() == self.labels).mean())
+
+    def gain(self, bias: Tensor) -> float:
+        return self._accuracy(bias) - self.plain
+
+    def gap(self, towards: float, weight: float) -> Tensor:
+        """The gap's bias with the slope shrunk towards a constant, which weighs 1 - weight."""
+        slope = min(max(self.slope, 0.0), 1.0)
+        return ((1 - weight) * towards + weight * slope) * self.priors["gap"]
+
+
+def report(args) -> None:
+    """Try everything on every kept model, and write the page."""
+    files = sorted(args.folder.glob("world*/*/demo_*/*.npz"))
+    if not files:
+        raise SystemExit(f"nothing has been collected below {args.folder}")
+    models = [Model(file) for file in files]
+    candidates = sorted(models[0].priors)
+    rows = [_row(models, "match†", lambda m: uniform_bias(m.logits))]
+    rows += [_row(models, f"{s:g} {name}", lambda m, n=name, s=s: s * m.priors[n])
+             for name in candidates if name != "gap" for s in STRENGTHS]
+    rows += [_row(models, f"{s:.2g} gap", lambda m, s=s: s * m.priors["gap"])
+             for s in (0.2, 1 / 3, 0.5, 0.75, 1.0)]
+    rows += [_row(models, f"gap by slope, shrunk to {to:.2g} with weight {w:g}",
+                  lambda m, to=to, w=w: m.gap(to, w))
+             for w in (0.3, 0.5, 1.0) for to in (GAP_STRENGTH, 0.5)]
+    rows += [_row(models, f"gap by slope, shrunk to {GAP_STRENGTH:.2g} with weight 0.5, + "
+                  f"{s:g} {name}",
+                  lambda m, n=name, s=s: m.gap(GAP_STRENGTH, 0.5) + s * m.priors[n])
+             for name in ("image", "others", "text", "blurred images") for s in STRENGTHS]
+    worlds = sorted({(m.world, m.backbone) for m in models})
+    heads = ["", "mean", "better", "worse by > 0.5", "worst",
+             *(f"{w.removeprefix('world')} {b}" for w, b in worlds)]
+    where = ", ".join(f"`{b}` on the world of seed {w.removeprefix('world')}" for w, b in worlds)
+    write_text(args.page, PAGE.format(
+        count=len(models), where=where,
+        table=tabulate(rows, heads, tablefmt="github", disable_numparse=True)))
+    print(args.page)
+
+
+def _row(models: list[Model], name: str, bias: Callable[[Model], Tensor]) -> list[str]:
+    gains = np.array([model.gain(bias(model)) for model in models])
+    worlds = [(model.world, model.backbone) for model in models]
+    means = [gains[[w == world for w in worlds]].mean() for world in sorted(set(worlds))]
+    return [name, f"{gains.mean():+.2f}", f"{(gains > 0).sum()} of {len(gains)}",
+            str((gains < -0.5).sum()), f"{gains.min():+.1f}", *(f"{mean:+.2f}" for mean in means)]
+
+
+PAGE = """\
+# How the shift was chosen
+
+Made by `python tools/choose_shift.py report`, from what `python tools/choose_shift.py collect` \
+keeps: {count} models ({where}), seed 1, 16 shots, novel classes. None of these benchmarks is \
+reported anywhere else; the shipped ones were not touched.
+
+A row subtracts that much of that prior, less its mean over the classes, from the logits: change \
+of accuracy in points, mean over the models, how many got better, how many worse by more than \
+half a point, the worst, and the mean on each world. † is transductive and stands for comparison. \
+Candidates: the neutral prompt (text) and the mean training image (image), as published; the mean \
+logits of the base classes' training images (others), of these blurred, with their patches \
+shuffled, averaged by class or four at a time; of noise and of flat colours; five neutral prompts \
+averaged; the mean feature of the training images; and the gap: the mean feature less what the \
+classes' texts explain of it. “By slope”: the strength of the gap is the slope of the trained \
+classes' biases on their gap priors, between halves of these classes, clipped to 0..1.
+
+{table}
+"""
+
+
+if __name__ == "__main__":
+    main()
