@@ -5,6 +5,9 @@
 """
 
 import argparse
+import pkgutil
+
+from nerp import commands
 
 # Arguments that take a name of one kind, and those that take a path, by their METAVAR.
 _TRAINERS = ("trainer", "methods")
@@ -24,18 +27,19 @@ def main(args: argparse.Namespace) -> None:
 
 def whole_parser() -> argparse.ArgumentParser:
     """Every command in one parser, each argument with what completes it; it is not for parsing."""
-    from nerp import cli
-
     parser = argparse.ArgumentParser(prog="nerp")
     parser.add_argument("--version", action="store_true")
-    commands = parser.add_subparsers()
-    for name, summary in cli.COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
-        cli.add_arguments(command, cli.command_module(name))
-        for action in command._actions:
+    parsers = parser.add_subparsers()
+    names = [module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)]
+    names.remove("common")
+    for name in names:
+        command = commands.command_module(name)
+        filled = parsers.add_parser(name, help=command.__doc__.splitlines()[0])
+        commands.add_arguments(filled, command)
+        for action in filled._actions:
             _say_what_completes(action)
-    helper = commands.add_parser("help", help="say what a command does")
-    helper.add_argument("command", choices=list(cli.COMMANDS))
+    helper = parsers.add_parser("help", help="say what a command does")
+    helper.add_argument("command", choices=names)
     return parser
 
 
