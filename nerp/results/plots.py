@@ -23,10 +23,9 @@ from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, meanings
 from nerp.results.published import AVERAGE
 
-STYLES = (  # colour, marker; beyond eight the colours recur, the markers do not
+STYLES = (  # colour, marker
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),
-    ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"), ("#D55E00", "p"), ("#0072B2", "<"),
-    ("#E69F00", ">"), ("#CC79A7", "d"), ("#009E73", "h"), ("#56B4E9", "8"),
+    ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"),
 )
 _PANEL = (2.6, 2.2)  # inches
 _ONLY_PANEL = (4.0, 3.2)
