@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # After it, $REPO is the checkout and `nerp` the installed command. A second call finds the
-# environment ready and returns at once. Which one it is:
+# environment ready and returns at once. What it says goes to standard error. Which one it is:
 #   - the folder NERP_VENV, with the pinned, tested packages;
 #   - else an active one (venv, conda) that has torch: nerp is put into it, its torch stays;
 #   - else .venv, with the pinned, tested packages.
@@ -44,11 +44,11 @@ find_python() {
 # line a package.
 install() {
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check "$@")
-    if [ -t 1 ]; then
-        "${pip[@]}"
+    if [ -t 2 ]; then
+        "${pip[@]}" >&2
     else
         "${pip[@]}" | sed -unE -e '/\.metadata/d' -e 's/^Installing .*/    installing .../p' \
-            -e 's#^ *(Downloading|Using cached) ([^ ]*/)?([^ ]*-[0-9][^- ]*)-[^ ]*whl#    \3#p'
+            -e 's#^ *(Downloading|Using cached) ([^ ]*/)?([^ ]*-[0-9][^- ]*)-[^ ]*whl#    \3#p' >&2
     fi || die "the installation failed; the lines above say why. The same command tries again"
 }
 
@@ -58,7 +58,7 @@ make_environment() {
     [[ $build =~ ^([a-z]+[0-9.]*)?$ ]] || die "NERP_TORCH=$build: cpu, cu126 or the like"
     python="$(find_python)" || exit 1
     [ "$build" != cpu ] || size="about 1.5 GB"
-    echo "Setting up $VENV (once, in minutes; $size, most of it torch) ..."
+    echo "Setting up $VENV (once, in minutes; $size, most of it torch) ..." >&2
     if [ ! -x "$VENV/bin/pip" ]; then
         "$python" -m venv --clear "$VENV" ||
             die "$python cannot make a virtual environment; on Debian: apt install python3-venv"
@@ -73,7 +73,7 @@ make_environment() {
 
 # nerp, and what it lacks, in the active environment $VENV.
 use_environment() {
-    echo "Putting nerp into the active environment $VENV (once) ..."
+    echo "Putting nerp into the active environment $VENV (once) ..." >&2
     "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?==' >"$VENV/.nerp-keeps" || true
     install --constraint "$VENV/.nerp-keeps" --editable "${REPO}[dev,slurm]"
 }
