@@ -1,10 +1,11 @@
 """The command `nerp`. A command is a module in `nerp.commands`, imported when it is called."""
 
 import argparse
-import importlib
+import gc
 import os
 import sys
 
+from nerp.commands import add_arguments, command_module
 from nerp.errors import NerpError
 
 COMMANDS = {
@@ -21,12 +22,16 @@ COMMANDS = {
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
     "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
     "plot": "draw few-shot curves, base against novel accuracy, and what NeRP gains",
+    "completion": "print what makes bash or zsh complete nerp's command lines",
 }
 INTERRUPTED = 130
 
 # Idle OpenMP threads sleep instead of spinning: where runs share cores, spinning costs a small
 # model up to fifty times its training time. Read by torch when it is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Importing torch and open_clip makes 400,000 objects that stay; to look for garbage after every
+# 700, as Python does, takes a fifth of that time.
+gc.set_threshold(50_000)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """`main` without the exit; returns the status."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else 1
     if argv[0] == "--version":
@@ -50,13 +57,12 @@ def run(argv: list[str]) -> int:
         print(f"nerp: error: {unknown('command', argv[0], COMMANDS)}", file=sys.stderr)
         return 1
     name, rest = argv[0], argv[1:]
-    module = importlib.import_module(f"nerp.commands.{name.replace('-', '_')}")
+    module = command_module(name)
     parser = _Parser(
         prog=f"nerp {name}", description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_arguments(parser, module)
     debug = "--debug" in rest
     try:
         return module.main(parser.parse_intermixed_args(rest)) or 0
@@ -93,5 +99,5 @@ def _overview() -> str:
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         ["usage: nerp COMMAND ...", "", "Train prompt-learned CLIP models and correct their "
-         "asymmetric confusions with NeRP.", "", *lines, "", "nerp COMMAND --help says more."]
+         "asymmetric confusions with NeRP.", "", *lines, "", "nerp help COMMAND says more."]
     )

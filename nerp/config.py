@@ -35,8 +35,12 @@ _VOLATILE = (
     "DATASET.LICENCE",
     "DATASET.SOURCES",
 )
-
-
+# Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
+_ELSEWHERE = {
+    "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
+                             "(per_class_accuracy)",
+    "TEST.COMPUTE_CMAT": "nerp test --save-confusion writes the confusion matrix to confusion.csv",
+}
 # What the NeRP release calls its settings -> what they are called here.
 _RELEASE_NAMES = {
     **{f"TEST.{name}": f"NERP.{name}" for name in (
@@ -113,6 +117,8 @@ def mapping(value: object, source: str) -> Mapping:
 
 
 def _unknown_key(name: str, node: CN, path: str, source: str) -> NerpError:
+    if name in _ELSEWHERE:
+        return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
     error = unknown("configuration key", name, [path + leaf for leaf in node])
     return NerpError(f"{source}: {error}")
 

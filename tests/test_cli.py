@@ -281,17 +281,21 @@ def test_debug_shows_the_traceback(nerp):
 def test_help_and_version(nerp):
     status, text, _ = nerp("--help")
     assert status == 0 and "methods" in text
+    assert nerp("help") == (0, text, "")
     assert nerp("--version")[1].startswith("nerp ")
 
 
-def test_methods(nerp, capsys):
-    status, text, _ = nerp("methods", "--backbone", "ViT-B/32")
-    assert status == 0
-    # Published counts: MMRL 4.992 M, PromptSRC 46,080 on a ViT-B.
-    assert re.search(r"MMRL +4,992,256 ", text) and re.search(r"PromptSRC +46,080 ", text)
+def test_help_explains_a_command(nerp, capsys):
+    for words in (["help", "pairs"], ["pairs", "--help"]):
+        with pytest.raises(SystemExit) as end:
+            nerp(*words)
+        assert end.value.code == 0
+        assert "usage: nerp pairs" in (text := capsys.readouterr().out) and "audit" in text
+    status, _, error = nerp("help", "tarin")
+    assert status == 1 and "unknown command 'tarin'. Did you mean train?" in error
 
 
-def test_pairs_and_sweeps(nerp, trained, tmp_path):
+def test_pairs_and_sweeps(nerp, trained, tmp_path, monkeypatch):
     out, flags, opts = trained
     model = [*flags, "--model-dir", out, *opts, "DATASET.SUBSAMPLE_CLASSES", "new"]
     file = tmp_path / "pairs.json.gz"
@@ -300,9 +304,12 @@ def test_pairs_and_sweeps(nerp, trained, tmp_path):
         status, text, error = nerp("pairs", "mine", file, "--trainer", "MMRL", *model,
                                    "NERP.PAIRS", source)
         assert status == 0 and f"looked at {looked_at}" in text, error
+    monkeypatch.setenv("COLUMNS", "80")
     status, text, _ = nerp("pairs", "audit", file, "--trainer", "MMRL", *model)
-    assert status == 0 and "closest to what labels yields, which has looked at test labels" in text
-    assert "the classes that were trained on, and these are others" in text
+    assert status == 0 and max(map(len, text.splitlines()[-16:])) <= 80
+    words = " ".join(text.split())
+    assert "closest to what labels yields, which has looked at test labels" in words
+    assert "the classes that were trained on, and these are others" in words
     test = tmp_path / "nerp"
     status, text, error = nerp("test", "--trainer", "MMRL_NeRP", *model, "--output-dir", test,
                                "--save-logits", "NERP.PAIRS", "bundle", "NERP.PAIRS_FILE", file)

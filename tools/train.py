@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--no-train", action="store_true",
                        help="read the configuration and the dataset, print the one, then stop")
     flags.add_argument("--resume", default="", help="the --output-dir of an interrupted run")
+    flags.add_argument("--train-epoch", type=int, help="OPTIM.MAX_EPOCH")
     flags.add_argument("--backbone", default="", help="MODEL.BACKBONE.NAME")
     flags.add_argument("--transforms", nargs="+", help="INPUT.TRANSFORMS")
     for name in REFUSED:
@@ -67,12 +68,12 @@ def translate(args: argparse.Namespace) -> list[str]:
     }
     if args.eval_only:
         given |= {"--model-dir": args.model_dir, "--load-epoch": args.load_epoch}
+    given |= {
+        "OPTIM.MAX_EPOCH": args.train_epoch, "MODEL.BACKBONE.NAME": args.backbone,
+        "INPUT.TRANSFORMS": args.transforms,
+    }
     argv = ["test" if args.eval_only else "train"]
     argv += [str(x) for pair in given.items() if pair[1] not in ("", None) for x in pair]
-    if args.backbone:
-        argv += ["MODEL.BACKBONE.NAME", args.backbone]
-    if args.transforms:
-        argv += ["INPUT.TRANSFORMS", str(args.transforms)]
     return argv + args.opts
 
 

@@ -89,11 +89,11 @@ class Clip:
         self.digest = digest
         self.device = device
         self.precision = PRECISIONS[precision]
+        self.scale = float(model.logit_scale.detach().float().exp())
         self.model = _cast(model, self.precision.weights).to(device)
         self.text = TextTower(model)
         transformer = hasattr(model.visual, "transformer")
         self.image = VisionTower(model) if transformer else ConvolutionalTower(model)
-        self.scale = float(model.logit_scale.detach().float().exp())
         size = model.visual.image_size
         self.size = size if isinstance(size, int) else size[0]
         self.embed_dim = model.text_projection.shape[1]

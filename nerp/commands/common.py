@@ -1,6 +1,7 @@
-"""The arguments that `train` and `test` share, and the request they make."""
+"""What commands share: arguments, the request that those of a run make, a table's width."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 
 from nerp.config import Request
@@ -66,6 +67,11 @@ def add_drawn_arguments(parser: argparse.ArgumentParser, seeds: list[int], outpu
                         help="where the benchmarks are drawn on first use (default: data)")
     parser.add_argument("--output-dir", default=output, metavar="DIR",
                         help=f"for the runs (default: {output})")
+
+
+def terminal_width() -> int:
+    """Columns that a table may take; 100 where the output is no terminal."""
+    return shutil.get_terminal_size((100, 0)).columns
 
 
 def model_flags(args: argparse.Namespace):

@@ -7,8 +7,15 @@ audit  compares a bundle's pairs with what each source yields, and says which in
 """
 
 import argparse
+import textwrap
 
-from nerp.commands.common import add_model_arguments, add_run_arguments, model_flags, request
+from nerp.commands.common import (
+    add_model_arguments,
+    add_run_arguments,
+    model_flags,
+    request,
+    terminal_width,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +48,16 @@ def main(args: argparse.Namespace) -> None:
         return
     matches = audit(strongest_pairs(listed_scores(args.file, clues).matrix, 0), clues)
     rows = [
-        [m.source, m.looked_at, m.pairs, m.overlap, f"{m.chance:.1f}", f"{m.precision:.2f}",
-         f"{m.recall:.2f}"] if not m.missing else [m.source, m.missing]
+        [m.source, m.looked_at, f"{m.overlap} of {m.pairs}", f"{m.chance:.1f}",
+         f"{m.probability:.2g}", f"{m.precision:.2f}", f"{m.recall:.2f}"]
+        if not m.missing else [m.source, *"–" * 6]
         for m in matches
     ]
     say(f"\n{args.file}, entry {key}: {matches[0].given} pairs\n")
-    headers = ["source", "looked at", "pairs", "overlap", "by chance", "precision", "recall"]
-    say(tabulate(rows, headers=headers, disable_numparse=True))
-    say(f"\n{verdict(matches)}")
+    headers = ["source", "looked at", "shared", "by\nchance", "proba-\nbility", "preci-\nsion",
+               "recall"]
+    say(tabulate(rows, headers=headers, disable_numparse=True,
+                 colalign=("left", "left", *["right"] * 5)))
+    notes = [f"{m.source} cannot be asked: {m.missing}." for m in matches if m.missing]
+    for note in (*notes, verdict(matches)):
+        say("\n" + textwrap.fill(note, terminal_width()))

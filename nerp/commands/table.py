@@ -9,7 +9,7 @@ A run that is missing is shown as missing; no average is taken over a set that l
 
 from pathlib import Path
 
-from nerp.commands.common import SEED, argument
+from nerp.commands.common import SEED, argument, terminal_width
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 
@@ -30,8 +30,6 @@ def add_arguments(parser):
 
 
 def main(args):
-    import shutil
-
     from nerp.errors import NerpError
     from nerp.paths import write_text
     from nerp.registry import unknown
@@ -48,9 +46,8 @@ def main(args):
     )
     if not tables:
         raise NerpError(f"no runs for {', '.join(args.protocol)} below {', '.join(args.folders)}")
-    width = shutil.get_terminal_size((100, 0)).columns
     text = {
-        "terminal": lambda: render.terminal(tables, width),
+        "terminal": lambda: render.terminal(tables, terminal_width()),
         "markdown": lambda: render.markdown(tables),
         "csv": lambda: render.comma_separated(tables),
         "latex": lambda: render.latex(tables),

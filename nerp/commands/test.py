@@ -13,6 +13,8 @@ def add_arguments(parser):
     add_run_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--save-logits", action="store_true", help="write predictions.npz")
+    parser.add_argument("--save-confusion", action="store_true",
+                        help="write the confusion matrix to confusion.csv")
     add_overwrite_argument(parser)
 
 
@@ -25,5 +27,5 @@ def main(args):
         say_on_terminal()
         run_test(
             request(args), model_flags(args), save_logits=args.save_logits,
-            overwrite=args.overwrite,
+            save_confusion=args.save_confusion, overwrite=args.overwrite,
         )

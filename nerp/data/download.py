@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -13,57 +14,55 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from nerp import __version__
-from nerp.data.sources import Source
+from nerp.data.sources import Source, amount
 from nerp.errors import NerpError
 
 _SECONDS = 30  # without an answer before a connection counts as lost
 _BLOCK = 2**20
 
 
-def download(source: Source, target: Path) -> None:
-    """Fetch a source that has an address into `target`, which appears whole or not at all.
+def downloads(source: Source, target: Path) -> list[Callable[[], None]]:
+    """A function for each address of a source, in the order in which they are to be tried; it
+    fetches the source into `target`, which appears whole or not at all.
 
-    Raises NerpError where it cannot be fetched (what has arrived is kept as <target>.part, and
-    the next call goes on from there) or is not what the card says (and is deleted).
+    It raises NerpError where the file cannot be fetched (what has arrived is kept as <target>.part,
+    and the next one goes on from there) or is not what the card says (and is deleted).
     """
-    part = target.with_name(f"{target.name}.part")
-    missing = source.size - _size(part)
-    free = shutil.disk_usage(target.parent).free
-    if missing > free:
-        raise NerpError(f"{missing / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free")
+    fetchers = [partial(_fetch, url) for url in source.urls]
     if source.gdrive:
-        fetchers = [partial(_fetch_from_drive, source.gdrive)]
-    else:
-        fetchers = [partial(_fetch, url) for url in source.urls]
-    failures = []
-    for fetch in fetchers:
-        try:
-            fetch(part)
-            _check_whole(part, source)
-            part.replace(target)
-            return
-        except NerpError as error:
-            failures.append(str(error))
-    raise NerpError("; ".join(failures))
+        fetchers.append(partial(_fetch_from_drive, source.gdrive))
+    return [partial(_download, source, target, fetch) for fetch in fetchers]
 
 
-def _check_whole(part: Path, source: Source) -> None:
+def _download(source: Source, target: Path, fetch: Callable[[Path], None]) -> None:
+    part = target.with_name(f"{target.name}.part")
+    check_space(source.size - _size(part), target.parent)
+    fetch(part)
     try:
-        verify(part, source)
+        verify(part, source.size, source.checksum)
     except NerpError as error:
         part.unlink()
         raise NerpError(f"{error}; it has been deleted") from None
+    part.replace(target)
 
 
-def verify(file: Path, source: Source) -> None:
-    """Raise NerpError where a file is not what the card says: a web page, its size, checksum."""
+def check_space(missing: int, directory: Path) -> None:
+    """Raise NerpError where `missing` bytes do not fit on the disk of a folder."""
+    free = shutil.disk_usage(directory).free
+    if missing > free:
+        raise NerpError(f"{amount(missing)} to download, {amount(free)} free")
+
+
+def verify(file: Path, size: int, checksum: str) -> None:
+    """Raise NerpError where a file is a web page, or is not of this size (0: not known) and
+    checksum ("": not known)."""
     with open(file, "rb") as content:
         if content.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise NerpError("a web page, not the file")
-    if source.size and _size(file) != source.size:
-        raise NerpError(f"{_size(file):,} bytes instead of {source.size:,}")
-    if source.checksum:
-        algorithm, _, expected = source.checksum.partition(":")
+    if size and _size(file) != size:
+        raise NerpError(f"{_size(file):,} bytes instead of {size:,}")
+    if checksum:
+        algorithm, _, expected = checksum.partition(":")
         digest = hashlib.new(algorithm)
         with open(file, "rb") as content:
             while block := content.read(_BLOCK):

@@ -3,16 +3,15 @@
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from yacs.config import CfgNode
 
-from nerp.data.archives import unpack
 from nerp.data.benchmark import data_directory, dataset_folder
-from nerp.data.download import download, verify
-from nerp.data.sources import Source, read_sources
+from nerp.data.mirror import PAGE, Mirror
+from nerp.data.obtain import obtain
+from nerp.data.sources import Source, amount, read_sources
 from nerp.errors import NerpError
 from nerp.log import say
 
@@ -34,9 +33,10 @@ def prepare(cfg: CfgNode) -> bool:
         data_directory(cfg)  # draws a procedural benchmark
         return True
     directory.mkdir(parents=True, exist_ok=True)
+    mirror = Mirror((cfg.DATASET.NAME, cfg.DATASET.DIRECTORY), sources)
     with _alone_in(directory):
         try:
-            undone = [source for source in sources if not _is_obtained(source, directory)]
+            undone = [source for source in sources if not _is_obtained(source, directory, mirror)]
         finally:
             with contextlib.suppress(OSError):
                 directory.rmdir()  # where nothing has arrived
@@ -49,7 +49,7 @@ def prepare(cfg: CfgNode) -> bool:
     for source in sources:
         archive = directory / source.file
         if source.unpack and archive.is_file():
-            say(f"  {archive} ({_amount(archive.stat().st_size)}) is no longer needed")
+            say(f"  {archive} ({amount(archive.stat().st_size)}) is no longer needed")
     return True
 
 
@@ -59,83 +59,40 @@ def _plan(source: Source, directory: Path) -> str:
     then = f", unpack {_names(source)}" if source.unpack else ""
     if source.file and (directory / source.file).exists():
         return f"{source.file}: there{then}"
-    if not source.addresses:
+    if not source.addresses and not source.mirror:
         return f"by hand: {_by_hand(source, directory)}"
-    size = f" ({_amount(source.size)})" if source.size else ""
+    size = f" ({amount(source.size)})" if source.size else ""
     checked = f", check its {source.checksum.partition(':')[0]}" if source.checksum else ""
-    return f"{source.file}: download{size} from {' or '.join(source.addresses)}{checked}{then}"
+    ways = []
+    if source.addresses:
+        ways.append(f"download{size} from {' or '.join(source.addresses)}{checked}")
+    if source.mirror:
+        ways.append(f"download what fits in {PAGE.format(source.mirror)}")
+    return f"{source.file}: {', or '.join(ways)}{then}"
 
 
 def _names(source: Source) -> str:
     return ", ".join(source.results)
 
 
-def _amount(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
 def _by_hand(source: Source, directory: Path) -> str:
     if source.addresses:
         return f"download {' or '.join(source.addresses)} as {directory / source.file}"
-    return f"{_names(source)}: {source.step}"
+    if source.step:
+        return f"{_names(source)}: {source.step}"
+    return f"{_names(source)}: see what {PAGE.format(source.mirror)} has, and put it there"
 
 
-def _is_obtained(source: Source, directory: Path) -> bool:
+def _is_obtained(source: Source, directory: Path, mirror: Mirror) -> bool:
     there = source.is_there(directory)
     try:
         if not there or source.file in source.results:  # a file is checked again: that is cheap
-            _obtain(source, directory)
+            obtain(source, directory, mirror)
     except (NerpError, OSError) as error:
         say(f"{source.file or _names(source)}: {error}")
         return False
     say(f"{_names(source)}: {'there' if there else 'done'}")
     return True
-
-
-def _obtain(source: Source, directory: Path) -> None:
-    file = directory / source.file
-    found = bool(source.file) and file.exists()
-    if found:
-        try:
-            verify(file, source)
-        except NerpError as error:
-            raise NerpError(f"{error}; delete {file} or put the right file there") from None
-    elif source.addresses:
-        say(f"{source.file}: downloading")
-        download(source, file)
-    else:
-        raise NerpError("has to be got by hand")
-    if source.unpack:
-        say(f"{source.file}: unpacking")
-        try:
-            _unpack(source, file, directory)
-        except NerpError as error:
-            if found or source.checksum:  # the user's own, or the very file the card describes
-                raise
-            file.unlink()
-            raise NerpError(f"{error}; it has been deleted") from None
-
-
-def _unpack(source: Source, archive: Path, directory: Path) -> None:
-    aside = directory / ".unpacking"
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
-    try:
-        tree = aside / "outer"
-        unpack(archive, tree)
-        if source.within:
-            inner, tree = tree / source.within, aside / "inner"
-            if not inner.is_file():
-                raise NerpError(f"{archive} holds no {source.within}")
-            unpack(inner, tree)
-        for member in source.unpack:
-            if not (tree / member).exists():
-                raise NerpError(f"{archive} holds no {member}")
-        for member, place in source.unpack.items():
-            if not (directory / place).exists():
-                (directory / place).parent.mkdir(parents=True, exist_ok=True)
-                (tree / member).rename(directory / place)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

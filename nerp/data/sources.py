@@ -15,7 +15,9 @@ class Source:
     """A file to fetch, or a step that is left to the user. Keys of an entry, in upper case there.
 
     file: its name in the dataset's folder.
-    urls: its http(s) addresses, mirrors of the same file; gdrive: its Google Drive id instead.
+    urls: its http(s) addresses, mirrors of the same file; gdrive: its Google Drive id; mirror: a
+        Hugging Face repository that has it under some name (see `nerp.data.mirror`). They are tried
+        in this order.
     size: bytes; checksum: "sha256:<hex>", "sha1:..." or "md5:..."; where known.
     unpack: what is kept of an archive, {path in it: path in the dataset's folder}.
     within: the archive in the archive that `unpack` is about.
@@ -26,6 +28,7 @@ class Source:
     file: str = ""
     urls: list[str] = field(default_factory=list)
     gdrive: str = ""
+    mirror: str = ""
     size: int = 0
     checksum: str = ""
     unpack: dict[str, str] = field(default_factory=dict)
@@ -41,9 +44,8 @@ class Source:
     @property
     def addresses(self) -> list[str]:
         """Where a browser finds it."""
-        return self.urls or (
-            [f"https://drive.google.com/file/d/{self.gdrive}/view"] if self.gdrive else []
-        )
+        drive = [f"https://drive.google.com/file/d/{self.gdrive}/view"] if self.gdrive else []
+        return self.urls + drive
 
     def is_there(self, directory: Path) -> bool:
         """Whether the dataset's folder has everything that it gives."""
@@ -64,13 +66,22 @@ def _source(entry: dict, name: str) -> Source:
         if type(value) is not type(getattr(empty, key.lower())):
             raise NerpError(f"{name}: DATASET.SOURCES, {key}: {value!r} is not of its type")
     source = Source(**{key.lower(): value for key, value in entry.items()})
-    if not (source.file and (source.addresses or source.step) or source.gives and source.step):
-        raise NerpError(f"{name}: an entry of DATASET.SOURCES needs a FILE with URLS, GDRIVE or "
-                        f"STEP, or GIVES with STEP: {entry}")
+    found = source.addresses or source.mirror or source.step
+    if not (source.file and found or source.gives and source.step):
+        raise NerpError(f"{name}: an entry of DATASET.SOURCES needs a FILE with URLS, GDRIVE, "
+                        f"MIRROR or STEP, or GIVES with STEP: {entry}")
     for url in source.urls:
         if not re.match("https?://", url):
             raise NerpError(f"{name}: DATASET.SOURCES, {url}: not an http address")
+    if source.mirror and not re.fullmatch(r"[\w.-]+/[\w.-]+", source.mirror):
+        raise NerpError(f"{name}: DATASET.SOURCES, MIRROR {source.mirror}: not owner/name, a "
+                        "repository on Hugging Face")
     if source.checksum and not re.fullmatch("(md5|sha1|sha256):[0-9a-f]+", source.checksum):
         raise NerpError(f"{name}: DATASET.SOURCES, {source.checksum}: not md5:<hex>, sha1:<hex> or "
                         "sha256:<hex>")
     return source
+
+
+def amount(size: int) -> str:
+    """Bytes, in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

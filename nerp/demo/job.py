@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from nerp.engine.run import run_test, run_training
 from nerp.engine.tested import ModelFlags
 from nerp.errors import OtherRunError
 from nerp.protocols import NERP_SUFFIX, RESULT_FILE, run_dir
+from nerp.results.grid import BASE, NOVEL, Grid
+from nerp.results.records import collect
 
 ZERO_SHOT = "ZeroshotCLIP"
 ALL_METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
@@ -59,52 +62,67 @@ class Demo:
         self.done = 0
         # Zero-shot CLIP on both halves and corrected; a method: train, test, test corrected.
         self.total = 3 + 3 * len(settings.methods) * len(settings.seeds)
+        self.folders: list[Path] = []  # of the runs
+        self.flips: dict[str, list[dict]] = defaultdict(list)  # by trainer, on novel classes
 
     def rows(self) -> list[Row]:
         """The measured rows: zero-shot CLIP and each method, each plain and with NeRP."""
-        rows = self._zero_shot()
+        self._zero_shot()
         for method in self.settings.methods:
-            plain, corrected = Row(method), Row(f"{method} + NeRP")
             for seed in self.settings.seeds:
-                self._one_seed(method, seed, plain, corrected)
-            rows += [plain, corrected]
+                self._one_seed(method, seed)
+        records = collect(self.folders)
+        grid, dataset = Grid(records, self.settings.seeds, by_config=False), records[0].dataset
+        rows = []
+        for trainer in grid.rows:
+            base, novel = (grid.series(trainer, dataset, part) for part in (BASE, NOVEL))
+            name = trainer.replace(ZERO_SHOT, "zero-shot CLIP").replace(NERP_SUFFIX, " + NeRP")
+            seeds = [seed for seed in self.settings.seeds if seed in novel]
+            rows.append(Row(name, [base[seed] for seed in seeds], [novel[seed] for seed in seeds],
+                            self.flips[trainer]))
         return rows
 
-    def _zero_shot(self) -> list[Row]:
+    def _zero_shot(self) -> None:
         seed = self.settings.seeds[0]  # nothing is learned: every seed gives the same
-        base = self._test(ZERO_SHOT, "base", seed)["accuracy"]
-        novel = self._test(ZERO_SHOT, "new", seed)
-        corrected = self._test(ZERO_SHOT + NERP_SUFFIX, "new", seed)
-        return [
-            Row("zero-shot CLIP", [base], [novel["accuracy"]]),
-            Row("zero-shot CLIP + NeRP", [base], [corrected["accuracy"]], [corrected]),
-        ]
+        self._test(ZERO_SHOT, "base", seed)
+        self._test(ZERO_SHOT, "new", seed)
+        self._correct(ZERO_SHOT, seed)
 
-    def _one_seed(self, method: str, seed: int, plain: Row, corrected: Row) -> None:
+    def _one_seed(self, method: str, seed: int) -> None:
         request = self._request(method, "base", "train", seed)
         self._announce(f"train {method}, seed {seed}")
-        directory = _replacing(
-            lambda overwrite: run_training(request, overwrite=overwrite), self.tell
-        )
-        trained = json.loads((directory / RESULT_FILE).read_text())
-        novel = self._test(method, "new", seed, directory)
-        flipped = self._test(method + NERP_SUFFIX, "new", seed, directory)
-        for row, result in ((plain, novel), (corrected, flipped)):
-            row.base.append(trained["accuracy"])
-            row.novel.append(result["accuracy"])
-        corrected.flips.append(flipped)
+        directory = self._run(lambda overwrite: run_training(request, overwrite=overwrite))
+        self._test(method, "new", seed, directory)
+        self._correct(method, seed, directory)
+
+    def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
+        """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""
+        corrected = self._test(method + NERP_SUFFIX, "new", seed, model_dir)
+        self.flips[method + NERP_SUFFIX].append(corrected)
+        if corrected["nerp"].get("on_base"):
+            self.total += 1
+            self._test(method + NERP_SUFFIX, "base", seed, model_dir)
 
     def _test(self, trainer: str, classes: str, seed: int, model_dir: Path | str = "") -> dict:
         request = self._request(trainer, classes, "test", seed)
         self._announce(f"test {trainer} on {'novel' if classes == 'new' else classes} classes, "
                        f"seed {seed}")
-        directory = _replacing(
+        directory = self._run(
             lambda overwrite: run_test(
                 request, ModelFlags(str(model_dir)), save_logits=True, overwrite=overwrite
-            ),
-            self.tell,
+            )
         )
         return json.loads((directory / RESULT_FILE).read_text())
+
+    def _run(self, run: Callable[[bool], Path]) -> Path:
+        """`run`, and once more with overwriting where the settings have changed since last time."""
+        try:
+            directory = run(False)
+        except OtherRunError as change:
+            self.tell(f"    {str(change).split(': give')[0]}; it is replaced")
+            directory = run(True)
+        self.folders.append(directory)
+        return directory
 
     def _announce(self, what: str) -> None:
         self.done += 1
@@ -133,15 +151,6 @@ class Demo:
                 *settings.options,
             ],
         )
-
-
-def _replacing(run: Callable[[bool], Path], tell: Callable[[str], None]) -> Path:
-    """`run`, and once more with overwriting where the settings have changed since last time."""
-    try:
-        return run(False)
-    except OtherRunError as change:
-        tell(f"    {str(change).split(': give')[0]}; it is replaced")
-        return run(True)
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -176,6 +176,7 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
         "looked_at": nerp.looked_at,
         "thresholds": tested.cfg.NERP.THRESHOLDS,  # of a flip
         "strength": tested.cfg.NERP.STRENGTH,  # of a shift
+        "on_base": tested.cfg.NERP.ON_BASE,
         "by_pair": _by_pair(labels, correction, classnames),
         "by_class": {
             classnames[c]: flip_effect(labels[of], before[of], after[of])

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and whether it has been done before."""
 
 import contextlib
+import csv
 import json
 import resource
 import time
@@ -17,6 +18,7 @@ from nerp.config import Request, card_file, difference
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
+from nerp.engine.metrics import confusion_matrix
 from nerp.engine.seed import CONFIG_FILE
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
@@ -26,6 +28,7 @@ from nerp.paths import replacing, write_text
 from nerp.protocols import RESULT_FILE, run_dir
 
 PREDICTIONS_FILE = "predictions.npz"
+CONFUSION_FILE = "confusion.csv"
 
 
 def output_dir(cfg: CfgNode, request: Request, phase: str) -> Path:
@@ -67,6 +70,21 @@ def save_predictions(
         np.savez_compressed(file, **arrays)
 
 
+def write_confusion(tested: Tested, correction: Correction | None) -> None:
+    """Write confusion.csv: a line a true class, a column a predicted one, counts of images; with
+    NeRP, of the corrected predictions."""
+    predictions = (correction.predictions if correction else tested.logits.argmax(1)).numpy()
+    names = tested.bench.classnames
+    counts = confusion_matrix(tested.labels, predictions, len(names))
+    with (
+        replacing(tested.directory / CONFUSION_FILE) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["true / predicted", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
 def is_finished(
     directory: Path, identity: dict, cfg: CfgNode, overwrite: bool, wants: list[str] = ()
 ) -> bool:
@@ -76,7 +94,8 @@ def is_finished(
     """
     result = directory / RESULT_FILE
     if overwrite:
-        for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, "log.txt", CONFIG_FILE):
+        for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, CONFUSION_FILE, "log.txt",
+                     CONFIG_FILE):
             (directory / name).unlink(missing_ok=True)
         return False
     if not result.is_file():

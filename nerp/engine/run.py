@@ -13,11 +13,13 @@ from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.record import (
+    CONFUSION_FILE,
     PREDICTIONS_FILE,
     is_finished,
     output_dir,
     recording,
     save_predictions,
+    write_confusion,
 )
 from nerp.engine.seed import run_config
 from nerp.engine.tested import (
@@ -81,7 +83,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
 
 
 def run_test(
-    request: Request, flags: ModelFlags, *, save_logits: bool = False, overwrite: bool = False
+    request: Request, flags: ModelFlags, *, save_logits: bool = False,
+    save_confusion: bool = False, overwrite: bool = False,
 ) -> Path:
     """Test a checkpoint (or zero-shot CLIP), corrected with NeRP where the name ends in _NeRP.
 
@@ -98,7 +101,7 @@ def run_test(
             "test": split_digest(tested.items),
             "checkpoint": file_digest(checkpoint.path) if checkpoint else "",
         }
-        wanted = [PREDICTIONS_FILE] if save_logits else []
+        wanted = [PREDICTIONS_FILE] * save_logits + [CONFUSION_FILE] * save_confusion
         if agree(is_main() and is_finished(directory, identity, cfg, overwrite, wanted)):
             return directory
         nerp = open_nerp(tested)
@@ -115,6 +118,8 @@ def run_test(
             )
             if save_logits and is_main():
                 save_predictions(tested, nerp, correction)
+            if save_confusion and is_main():
+                write_confusion(tested, correction)
     return directory
 
 

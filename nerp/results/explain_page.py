@@ -11,6 +11,7 @@ from PIL import Image
 
 from nerp.correction.flipping import PROB_THRES
 from nerp.correction.looked_at import CAVEATS, TEST_IMAGES, TEST_LABELS, UNKNOWN
+from nerp.engine.metrics import confusion_matrix
 from nerp.protocols import protocol
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 
@@ -158,19 +159,30 @@ def _matrix(facts: Explanation) -> dict:
 
 
 def _overview(facts: Explanation) -> dict:
-    """Pictures of a large matrix, neighbouring classes summed: the confusions before, and what
-    the correction took away (blue) and added (orange)."""
+    """Pictures of a large matrix, neighbouring classes summed: the confusions before; those that
+    the correction took away and those that it added, apart, for as neighbours are often what is
+    confused, their difference would cancel. Each image that is taken for another class counts."""
     classes = len(facts.classnames)
     block = -(-classes // _OVERVIEW)
+    before, after = facts.before.predictions, facts.after.predictions
+    changed = before != after
     wrong = ~np.eye(classes, dtype=bool)
-    before = _blocks(facts.before.confusion * wrong, block)
-    change = _blocks((facts.after.confusion - facts.before.confusion) * wrong, block)
+    shown = {
+        name: _blocks(confusion_matrix(facts.labels[of], predictions[of], classes) * wrong, block)
+        for name, of, predictions in (("before", slice(None), before), ("removed", changed, before),
+                                      ("added", changed, after))
+    }
+    most_changed = max(int(shown[name].max()) for name in ("removed", "added"))
     return {
         "block": block,
-        "before": _picture(before),
-        "change": _picture(change),
-        "largest": int(before.max()),
-        "largest_change": int(np.abs(change).max()),
+        "count": {name: int(sums.sum()) for name, sums in shown.items()},
+        "largest": int(shown["before"].max()),
+        "most_changed": most_changed,
+        "pictures": {
+            "before": _picture(shown["before"], _ORANGE, int(shown["before"].max())),
+            "removed": _picture(shown["removed"], _BLUE, most_changed),
+            "added": _picture(shown["added"], _ORANGE, most_changed),
+        },
     }
 
 
@@ -180,12 +192,13 @@ def _blocks(matrix: np.ndarray, block: int) -> np.ndarray:
     return np.add.reduceat(np.add.reduceat(matrix, edges, 0), edges, 1)
 
 
-def _picture(values: np.ndarray) -> str:
-    """A PNG in a data URI, a pixel a cell, orange or, below 0, blue: the larger the value, the less
-    transparent (by square root, so that small ones are seen)."""
-    pixels = np.empty((*values.shape, 4), np.uint8)
-    pixels[..., :3] = np.where(values[..., None] < 0, _BLUE, _ORANGE)
-    pixels[..., 3] = np.round(255 * np.sqrt(np.abs(values) / max(np.abs(values).max(), 1)))
+def _picture(counts: np.ndarray, colour: tuple[int, int, int], largest: int) -> str:
+    """A PNG in a data URI, a pixel a cell: the larger the count, the less transparent (by square
+    root and from a fifth, so that a count of 1 is seen), 0 not at all."""
+    share = np.sqrt(counts / max(largest, 1))
+    pixels = np.empty((*counts.shape, 4), np.uint8)
+    pixels[..., :3] = colour
+    pixels[..., 3] = np.round(255 * np.where(counts > 0, 0.2 + 0.8 * share, 0))
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

@@ -22,13 +22,18 @@ MARKS = {
                      "with"),
 }
 INCOMPLETE = "*"  # what a number is marked with that some seeds are missing from
+# What has to be said where a NeRP row has base accuracies without runs of its own.
+BORROWED = ("NeRP leaves classes that were trained on alone: where it was not run on base classes, "
+            "the plain method's base accuracy stands.")
 
 
 class Grid:
     """Records by row, dataset and part: BASE or NOVEL, in few-shot 1-shot and so on, else "".
 
     Training ends with a test on the classes that were learned; a test run of the same, where
-    there is one, stands in its place.
+    there is one, stands in its place. NeRP leaves classes that were trained on alone unless told
+    otherwise (NERP.ON_BASE), so where a NeRP run on novel classes has no sibling on base ones, the
+    plain method's base accuracy of the same seed is its own: `borrows` says whether any does.
 
     Args:
         seeds: those that a complete cell has; () for all that occur.
@@ -53,6 +58,21 @@ class Grid:
                 raise NerpError(f"two results for {row} on {record.dataset} ({record.classes}, "
                                 f"{record.shots} shots, seed {record.seed}): {there.path} and "
                                 f"{record.path}. Name a narrower folder, or give --by-config")
+        self.borrows = self._borrow_base()
+
+    def _borrow_base(self) -> bool:
+        borrows = False
+        for (row, dataset, part), novel in list(self._places.items()):
+            if part != NOVEL or NERP_SUFFIX not in row:
+                continue
+            plain = self.records(row.replace(NERP_SUFFIX, ""), dataset, BASE)
+            own = self.records(row, dataset, BASE)
+            lent = {seed: plain[seed] for seed, record in novel.items()
+                    if not record.on_base and seed in plain and seed not in own}
+            if lent:
+                self._places[row, dataset, BASE] = own | lent
+                borrows = True
+        return borrows
 
     @property
     def parts(self) -> list[str]:
@@ -98,12 +118,13 @@ class Grid:
         }
         return "".join(mark for name, (mark, _) in MARKS.items() if name in looked_at)
 
-    def missing(self, rows: Iterable[str]) -> list[str]:
-        """What `rows` lack: datasets and parts with the seeds that are not there."""
+    def missing(self, rows: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
+        """What `rows` lack: datasets and `parts` (all by default) with the seeds that are not
+        there."""
         lines = []
         for row in rows:
             for dataset in in_published_order(self.datasets):
-                for part in self.parts:
+                for part in parts or self.parts:
                     there = self.records(row, dataset, part)
                     if lacking := [str(seed) for seed in self.seeds if seed not in there]:
                         place = " ".join(filter(None, (row, dataset, part)))

@@ -5,7 +5,8 @@ colour says a marker says too. NeRP is drawn like its plain method, hollow and d
 """
 
 import math
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -14,11 +15,12 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from nerp.experiments.catalogue import methods
 from nerp.paths import replacing
 from nerp.protocols import NERP_SUFFIX, plain_name
-from nerp.results.grid import BASE, INCOMPLETE, NOVEL, Part, meanings
+from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, meanings
 from nerp.results.published import AVERAGE
 
 STYLES = (  # colour, marker
@@ -26,8 +28,10 @@ STYLES = (  # colour, marker
     ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"),
 )
 _PANEL = (2.6, 2.2)  # inches
+_ONLY_PANEL = (4.0, 3.2)
 _PANELS_A_ROW = 4
-_LEGEND_ENTRY = 1.5  # inches
+_LEGEND_ENTRY = (1.5, 0.17)  # inches
+_NOTE = (0.058, 0.13)  # inches, a character of it and a line
 SETTINGS = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
@@ -63,7 +67,7 @@ def figures(parts: Iterable[Part]) -> dict[str, Figure]:
 
 
 def few_shot_curves(part: Part) -> Figure:
-    """Accuracy over shots, a panel a dataset and one for their average; bars: std over seeds."""
+    """Accuracy over shots, a panel a dataset and one for their average."""
     figure, panels = _panels(part)
     shots = {name: int(name.removesuffix("-shot")) for name in part.grid.parts}
     for axes, group in panels:
@@ -72,8 +76,8 @@ def few_shot_curves(part: Part) -> Figure:
                       for name in part.grid.parts}
             series = {k: values for k, values in series.items() if values}
             axes.errorbar(
-                list(series), [fmean(v) for v in series.values()],
-                [pstdev(v) for v in series.values()], elinewidth=0.8, label=label, **_style(label),
+                list(series), [fmean(v) for v in series.values()], _spread(part, series.values()),
+                elinewidth=0.8, label=label, **_style(label),
             )
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(shots.values()), [str(k) for k in shots.values()])
@@ -82,9 +86,10 @@ def few_shot_curves(part: Part) -> Figure:
     return figure
 
 
-def base_novel_scatter(part: Part) -> Figure:
-    """Base against novel accuracy, a panel a dataset and one for their average; bars: std over
-    seeds; a line joins a method and the same with NeRP; grey lines: equal harmonic mean."""
+def base_novel_scatter(part: Part) -> Figure | None:
+    """Base against novel accuracy, a panel a dataset and one for their average, with one scale on
+    both axes: a point is as long across as up. A line joins a method and the same with NeRP; grey
+    lines: equal harmonic mean. None where no method was run on both."""
     figure, panels = _panels(part)
     for axes, group in panels:
         points = {}
@@ -93,58 +98,63 @@ def base_novel_scatter(part: Part) -> Figure:
             if base and novel:
                 points[label] = x, y = fmean(base), fmean(novel)
                 style = {**_style(label), "linestyle": "none"}
-                axes.errorbar(x, y, pstdev(novel), pstdev(base), elinewidth=0.6, label=label,
-                              **style)
+                axes.errorbar(x, y, _spread(part, [novel]), _spread(part, [base]), elinewidth=0.6,
+                              label=label, **style)
         for label, point in points.items():
             if label + NERP_SUFFIX in points:
                 colour = _style(label)["color"]
                 axes.plot(*zip(point, points[label + NERP_SUFFIX], strict=True), color=colour,
                           linewidth=0.8)
         if points:
+            _equal_scales(axes)
             _lines_of_equal_h(axes)
+    if not any(axes.containers for axes in figure.axes):
+        return None
     _finish(figure, part, part.grid.rows, "accuracy on base classes (%)",
-            "accuracy on novel classes (%)")
+            "accuracy on novel classes (%)", [BORROWED] if part.grid.borrows else [])
     return figure
 
 
 def nerp_gain(part: Part) -> Figure | None:
-    """Accuracy with NeRP minus without, of the same seed and checkpoint, a line a dataset; bars:
-    std over seeds. On novel classes in base-to-novel, on the targets elsewhere. None where no
+    """Accuracy with NeRP minus without, of the same seed and checkpoint, a line a dataset and one
+    for their average. On novel classes in base-to-novel, on the targets elsewhere. None where no
     method was run both ways."""
     grid = part.grid
     name = NOVEL if NOVEL in grid.parts else grid.parts[0]
     pairs = [row for row in grid.rows if row + NERP_SUFFIX in grid.rows]
-    gains = {row: {d: _gain(part, row, d, name) for d in part.averaged} for row in pairs}
-    gains = {row: {d: g for d, g in by_set.items() if g} for row, by_set in gains.items()}
-    if not any(gains.values()):
+    gains = {row: {g: _gain(part, row, g, name) for g in _groups(part)} for row in pairs}
+    gains = {row: {g: values for g, values in there.items() if values}
+             for row, there in gains.items()}
+    groups = [g for g in _groups(part) if any(g in there for there in gains.values())]
+    if not groups:
         return None
-    datasets = [d for d in part.averaged if any(d in by_set for by_set in gains.values())]
-    figure = Figure(figsize=(5.2, 1.2 + 0.42 * len(datasets)), layout="constrained")
+    figure = Figure(figsize=(5.2, 1.2 + 0.42 * len(groups)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="black", linewidth=0.8)
     offsets = np.linspace(-0.3, 0.3, len(pairs)) if len(pairs) > 1 else [0.0]
     for row, offset in zip(pairs, offsets, strict=True):
         there = gains[row]
         axes.errorbar(
-            [fmean(there[d]) for d in there], [datasets.index(d) + offset for d in there],
-            xerr=[pstdev(there[d]) for d in there], elinewidth=0.8, label=row + NERP_SUFFIX,
+            [fmean(values) for values in there.values()], [groups.index(g) + offset for g in there],
+            xerr=_spread(part, there.values()), elinewidth=0.8, label=row + NERP_SUFFIX,
             **{**_style(row), "linestyle": "none"},
         )
-    axes.set_yticks(range(len(datasets)), datasets)
-    axes.set_ylim(len(datasets) - 0.5, -0.5)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    for line in range(1, len(datasets)):
+    for line in range(1, len(groups)):
         axes.axhline(line - 0.5, color="#e4e4e4", linewidth=0.6)
+    if groups[0] == AVERAGE:
+        axes.get_yticklabels()[0].set_fontweight("bold")
     where = "novel classes" if name == NOVEL else "the target datasets"
     _finish(figure, part, [row + NERP_SUFFIX for row in pairs],
-            f"what NeRP adds to the accuracy on {where} (points)", "", paired=True)
+            f"what NeRP adds to the accuracy on {where} (points)", "", difference_of=name)
     return figure
 
 
-def _gain(part: Part, row: str, dataset: str, name: str) -> list[float]:
+def _gain(part: Part, row: str, group: str, name: str) -> list[float]:
     """NeRP's gain for each seed that was run both ways."""
-    plain = part.grid.series(row, dataset, name)
-    corrected = part.grid.series(row + NERP_SUFFIX, dataset, name)
+    plain, corrected = (_series(part, r, group, name) for r in (row, row + NERP_SUFFIX))
     return [corrected[seed] - plain[seed] for seed in plain if seed in corrected]
 
 
@@ -154,13 +164,24 @@ def _series(part: Part, label: str, group: str, name: str) -> dict[int, float]:
     return part.grid.series(label, group, name)
 
 
+def _groups(part: Part) -> list[str]:
+    """What is drawn apart: the average, where there is more than one dataset, and each."""
+    return [AVERAGE, *part.averaged] if len(part.averaged) > 1 else part.averaged
+
+
+def _spread(part: Part, points: Iterable[Sequence[float]]) -> list[float] | None:
+    """The lengths of the error bars of points, each given by its value for every seed: the standard
+    deviation. None, no bars, where there is one seed."""
+    return [pstdev(values) for values in points] if len(part.grid.seeds) > 1 else None
+
+
 def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """A figure with a panel for the average, where there is more than one dataset, and each."""
-    groups = [AVERAGE, *part.averaged] if len(part.averaged) > 1 else part.averaged
+    """A figure with a panel for each of the groups."""
+    groups = _groups(part)
     columns = min(_PANELS_A_ROW, len(groups))
     lines = math.ceil(len(groups) / columns)
-    size = (max(4.0, _PANEL[0] * columns), 0.6 + _PANEL[1] * lines)
-    figure = Figure(figsize=size, layout="constrained")
+    width, height = _PANEL if columns > 1 else _ONLY_PANEL
+    figure = Figure(figsize=(width * columns, 0.6 + height * lines), layout="constrained")
     panels = []
     for place, group in enumerate(groups):
         axes = figure.add_subplot(lines, columns, place + 1)
@@ -179,15 +200,30 @@ def _style(label: str) -> dict:
             "markerfacecolor": "white" if hollow else colour}
 
 
+def _equal_scales(axes: Axes) -> None:
+    """Make the panel a square of as many points across as up, within 0 to 100 and a margin."""
+    limits = axes.get_xlim(), axes.get_ylim()
+    span = max(high - low for low, high in limits)
+    margin = 0.04 * span
+    sides = zip(limits, (axes.set_xlim, axes.set_ylim), (axes.xaxis, axes.yaxis), strict=True)
+    for (low, high), set_limits, axis in sides:
+        start = min((low + high - span) / 2, 100 + margin - span)
+        set_limits(start, start + span)
+        axis.set_major_locator(MultipleLocator(_round_step(span, 7)))
+    axes.set_box_aspect(1)
+
+
 def _lines_of_equal_h(axes: Axes) -> None:
-    """Grey curves n = hb / (2b - h) in the visible range, with h written where they leave it."""
+    """Grey curves n = hb / (2b - h) in the visible range, with h written at their lower ends."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    # Text stands off the axes.
+    wall, floor = left + 0.16 * (right - left), bottom + 0.04 * (top - bottom)
     x = np.linspace(left, right, 200)
     for h in _round_values(2 * left * bottom / (left + bottom), 2 * right * top / (right + top)):
         with np.errstate(divide="ignore", invalid="ignore"):
             y = np.where(2 * x > h, h * x / (2 * x - h), np.nan)
         axes.plot(x, y, color="#bbbbbb", linewidth=0.6, zorder=0)
-        inside = np.flatnonzero((y >= bottom) & (y <= top))
+        inside = np.flatnonzero((x >= wall) & (y >= floor) & (y <= top))
         if len(inside):
             axes.annotate(f"H {h:g}", (x[inside[-1]], y[inside[-1]]), fontsize=6, color="#777777",
                           ha="right", va="center", zorder=0,
@@ -198,20 +234,27 @@ def _lines_of_equal_h(axes: Axes) -> None:
 
 def _round_values(low: float, high: float) -> Iterator[float]:
     """About four round numbers between two."""
-    step = next((s for s in (0.5, 1, 2, 5, 10, 20) if (high - low) / s <= 5), 25)
+    step = _round_step(high - low, 5)
     value = max(step, math.ceil(low / step) * step)
     while value < high:
         yield value
         value += step
 
 
+def _round_step(span: float, most: int) -> float:
+    """A round number that goes at most `most` times into `span`."""
+    return next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if span / step <= most), 25)
+
+
 def _finish(
-    figure: Figure, part: Part, rows: Iterable[str], x: str, y: str, paired: bool = False
+    figure: Figure, part: Part, rows: Iterable[str], x: str, y: str, notes: Iterable[str] = (),
+    difference_of: str | None = None,
 ) -> None:
-    """Axis titles, one legend in the order of `rows`, and what its marks mean.
+    """Axis titles, one legend in the order of `rows`, and `notes`: of the bars and marks, too.
 
     Args:
-        paired: whether what is drawn of a NeRP row needs the runs of the plain one too.
+        difference_of: the part in which what is drawn of a NeRP row is its difference from the
+            plain one, so that it needs the runs of both in that part, and no others.
     """
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
@@ -219,15 +262,26 @@ def _finish(
     grid, names = part.grid, {}
     for row in rows:
         if row in handles:
-            plain = [row.removesuffix(NERP_SUFFIX)] if paired else []
-            lacking = INCOMPLETE if grid.missing([row, *plain]) else ""
-            names[row] = row + grid.marks(row, part.averaged, grid.parts) + lacking
-    fitting = int(figure.get_figwidth() / _LEGEND_ENTRY)
+            needed, parts = [row], grid.parts
+            if difference_of is not None:
+                needed, parts = [row, row.removesuffix(NERP_SUFFIX)], [difference_of]
+            lacking = INCOMPLETE if grid.missing(needed, parts) else ""
+            names[row] = row + grid.marks(row, part.averaged, parts) + lacking
+    width, height = figure.get_size_inches()
+    columns = min(int(width / _LEGEND_ENTRY[0]), len(names))
     figure.legend([handles[row] for row in names], names.values(), loc="outside upper center",
-                  ncols=min(fitting, len(names)))
+                  ncols=columns)
     shown = "".join(names.values())
-    notes = meanings(shown)
+    lines = [x]
+    if len(grid.seeds) > 1:
+        seeds = ", ".join(map(str, grid.seeds))
+        lines.append(f"Means and, as bars, standard deviations over seeds {seeds}.")
+    lines += [*notes, *meanings(shown)]
     if INCOMPLETE in shown:
-        notes.append(f"{INCOMPLETE} runs are missing: nerp table lists them.")
-    figure.supxlabel("\n".join([x, *notes]), fontsize=8)
+        lines.append(f"{INCOMPLETE} runs are missing: nerp table lists them.")
+    lines = [line for note in lines for line in textwrap.wrap(note, int(width / _NOTE[0]))]
+    figure.supxlabel("\n".join(lines), fontsize=8)
     figure.supylabel(y, fontsize=8)
+    # The panels keep their size whatever stands above and below them.
+    figure.set_figheight(height + _LEGEND_ENTRY[1] * (math.ceil(len(names) / columns) - 1)
+                         + _NOTE[1] * (len(lines) - 1))

@@ -18,6 +18,7 @@ class Record:
         protocol, trainer, dataset (registry name), classes ("all", "base", "new"), shots, seed.
         accuracy: percent.
         looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
+        on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
         digest: of the run's configuration, "" where the record has none.
     """
 
@@ -31,6 +32,7 @@ class Record:
     seed: int
     accuracy: float
     looked_at: str
+    on_base: bool
     digest: str
 
     @property
@@ -75,6 +77,7 @@ def _read(path: Path) -> Record | None:
             seed=int(content["seed"]),
             accuracy=float(content["accuracy"]),
             looked_at=content.get("nerp", {}).get("looked_at", ""),
+            on_base=content.get("nerp", {}).get("on_base", False),
             digest=content.get("identity", {}).get("config", ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
 from nerp.engine.metrics import harmonic_mean
-from nerp.results.grid import BASE, INCOMPLETE, NOVEL, Grid, Part, meanings, split
+from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Grid, Part, meanings, split
 from nerp.results.published import AVERAGE, PUBLISHED_SHOTS, rows_of
 from nerp.results.records import Record
 
@@ -149,6 +149,8 @@ def _notes(grid: Grid, rows: list[Row]) -> list[str]:
     if any(part == H for row in rows for _, part in row.cells):
         notes.append("H: harmonic mean of base and novel of each seed, averaged; of Average: "
                      "that of the average base and novel accuracy.")
+    if grid.borrows:
+        notes.append(BORROWED)
     shown = "".join(cell.marks for row in rows for cell in row.cells.values())
     notes += meanings(shown)
     missing = grid.missing(grid.rows)

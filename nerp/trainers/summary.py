@@ -13,12 +13,14 @@ _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "
 
 
 def method_rows(backbone: str) -> list[list]:
-    """[name, learned parameters on `backbone`, paper] for each method; None where it does not fit.
+    """[name, learned parameters on `backbone`, checkpoint folder, paper] for each method.
 
-    The counts need the backbone's shapes, not its published weights. Raises NerpError for an
-    unknown backbone.
+    The count is None where the method does not fit the backbone. It needs shapes alone: the
+    backbone and whatever a method computes from it are on the meta device, without any values.
+    Raises NerpError for an unknown backbone.
     """
-    clip = Clip(_shapes_of(backbone), "fp32", torch.device("cpu"), backbone)
+    meta = torch.device("meta")
+    clip = Clip(_shapes_of(backbone), "fp32", meta, backbone)
     cfg = default_config()
     rows = []
     for name in TRAINERS.names():
@@ -29,15 +31,21 @@ def method_rows(backbone: str) -> list[list]:
             count = None
         else:
             count = sum(parameter.numel() for parameter in trainer.parameters())
-        rows.append([name, count, method.paper])
+        rows.append([name, count, method.folder, method.paper])
     return rows
 
 
 def _shapes_of(backbone: str) -> torch.nn.Module:
+    """A CLIP of the backbone's architecture, its weights on the meta device but for the scale,
+    which `Clip` reads."""
     if backbone in SHIPPED:
         return load_model(SHIPPED[backbone])
     if backbone not in PUBLISHED:
         raise unknown("backbone", backbone, [*PUBLISHED, *SHIPPED])
-    import open_clip
+    from open_clip.factory import get_model_config
+    from open_clip.model import CLIP
 
-    return open_clip.create_model(PUBLISHED[backbone], load_weights=False)
+    with torch.device("meta"):
+        model = CLIP(**get_model_config(PUBLISHED[backbone]))
+    model.logit_scale = torch.nn.Parameter(torch.zeros(()))
+    return model

@@ -1,45 +1,132 @@
-# Sourced by the scripts: a virtual environment in .venv with the pinned, tested packages.
+# Sourced by the scripts: an environment with nerp in it.
 # shellcheck shell=bash
 #
 # After it, $REPO is the checkout and `nerp` the installed command. A second call finds the
-# environment ready and returns at once. PYTHON names an interpreter, NERP_VENV another folder.
+# environment ready and returns at once. What it says goes to standard error. Which one it is:
+#   - the folder NERP_VENV, with the pinned, tested packages;
+#   - else an active one (venv, conda) that has torch: nerp is put into it, its torch stays;
+#   - else .venv, with the pinned, tested packages.
+# PYTHON       the interpreter that .venv is made with
+# NERP_TORCH   the build of torch in .venv, a folder of https://download.pytorch.org/whl: cpu (a
+#              quarter of the size), cu126, ...; default: the one that pip finds, which has CUDA
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
-VENV="${NERP_VENV:-$REPO/.venv}"
+PINS="$REPO/scripts/lib/constraints.txt"
 
 die() {
     echo "error: $*" >&2
     exit 1
 }
 
+# The folder of the active environment, if torch is installed in it and no other is asked for.
+active_environment() {
+    local active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
+    [ -n "$active" ] && [ -z "${NERP_VENV:-}" ] && [ "$active" != "$REPO/.venv" ] &&
+        "$active/bin/python" -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null &&
+        echo "$active"
+}
+
 # The first interpreter that runs and is new enough; a name on the PATH may be an empty shim.
 find_python() {
     local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.10 python3; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+    for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.10 python3.13 python3.14 \
+        python3; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' \
             2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    die "no Python 3.10, 3.11 or 3.12 found; install one or set PYTHON to it"
+    die "no Python 3.10 to 3.14 found; install one or set PYTHON to it"
 }
 
-install_environment() {
-    local python stamp
-    stamp="$(cat "$REPO/pyproject.toml" "$REPO/scripts/lib/constraints.txt" | cksum)"
-    [ -f "$VENV/.ready" ] && [ "$(cat "$VENV/.ready")" = "$stamp" ] && return
+# install ARGUMENTS... : pip install into $VENV, shown as pip shows it at a terminal, elsewhere as a
+# line a package.
+install() {
+    local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check "$@")
+    if [ -t 2 ]; then
+        "${pip[@]}" >&2
+    else
+        "${pip[@]}" | sed -unE -e '/\.metadata/d' -e 's/^Installing .*/    installing .../p' \
+            -e 's#^ *(Downloading|Using cached) ([^ ]*/)?([^ ]*-[0-9][^- ]*)-[^ ]*whl#    \3#p' >&2
+    fi || die "the installation failed; the lines above say why. The same command tries again"
+}
+
+# The pinned, tested packages in $VENV, with the build of torch that NERP_TORCH asks for.
+make_environment() {
+    local python build="${NERP_TORCH:-}" size="about 6 GB" pinned=()
+    [[ $build =~ ^([a-z]+[0-9.]*)?$ ]] || die "NERP_TORCH=$build: cpu, cu126 or the like"
     python="$(find_python)" || exit 1
-    echo "Setting up $VENV (once; about 6 GB, most of it torch) ..."
+    [ "$build" != cpu ] || size="about 1.5 GB"
+    echo "Setting up $VENV (once, in minutes; $size, most of it torch) ..." >&2
     if [ ! -x "$VENV/bin/pip" ]; then
         "$python" -m venv --clear "$VENV" ||
             die "$python cannot make a virtual environment; on Debian: apt install python3-venv"
     fi
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check \
-        --constraint "$REPO/scripts/lib/constraints.txt" --editable "${REPO}[dev,slurm]" ||
-        die "the installation failed; the lines above say why. The same command tries again"
-    echo "$stamp" >"$VENV/.ready"
+    if [ -n "$build" ]; then
+        # The builds of one folder fit each other, as torch and torchvision must.
+        mapfile -t pinned < <(sed -n "s/^torch\(vision\)\?==.*/&+$build/p" "$PINS")
+        install --extra-index-url "https://download.pytorch.org/whl/$build" "${pinned[@]}"
+    fi
+    install --constraint "$PINS" --editable "${REPO}[dev,slurm]"
 }
 
-install_environment
+# nerp, and what it lacks, in the active environment $VENV.
+use_environment() {
+    echo "Putting nerp into the active environment $VENV (once) ..." >&2
+    "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?==' >"$VENV/.nerp-keeps" || true
+    install --constraint "$VENV/.nerp-keeps" --editable "${REPO}[dev,slurm]"
+}
+
+check_torch() {
+    local said
+    said="$("$VENV/bin/python" -c 'import torch, torchvision' 2>&1)" ||
+        die "torch and torchvision in $VENV do not work together (${said##*$'\n'}): both have to" \
+            "be from one folder of https://download.pytorch.org/whl, or both without one"
+}
+
+# Says so where there is a GPU and torch sees none; until it sees it.
+warn_of_unused_gpu() {
+    local gpu cuda
+    [ "${CUDA_VISIBLE_DEVICES-all}" != "" ] && [ "${NERP_TORCH:-}" != cpu ] || return 0
+    gpu="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null |
+        head -n 1)" || return 0
+    [ -n "$gpu" ] && [ "$(cat "$VENV/.gpu" 2>/dev/null)" != "$gpu" ] || return 0
+    cuda="$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p')"
+    if "$VENV/bin/python" -c "$SEES_GPU" "$gpu" "$cuda"; then
+        echo "$gpu" >"$VENV/.gpu"
+    fi
+}
+
+SEES_GPU='
+import sys, warnings
+import torch
+warnings.simplefilter("ignore")
+if torch.cuda.is_available():
+    sys.exit(0)
+gpu, supported = sys.argv[1:]
+built = torch.version.cuda
+say = f"warning: torch {torch.__version__} does not see the GPU ({gpu}), so runs are on the CPU: "
+if not built:
+    say += "it is a build without CUDA. Install one with CUDA, such as the default of pip"
+elif supported and [*map(int, built.split("."))] > [*map(int, supported.split("."))]:
+    say += (f"it is built for CUDA {built}, and the driver supports {supported} at most. Install a "
+            f"newer driver, or a torch for CUDA {supported} or older")
+else:
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        say += " ".join(str(error).split())
+sys.exit(f"{say}; https://pytorch.org/get-started/locally lists the builds, and in .venv "
+         "NERP_TORCH=cu126 (or another) before the same command takes that one.")
+'
+
+VENV="$(active_environment)" || VENV="${NERP_VENV:-$REPO/.venv}"
+stamp="$(cat "$REPO/pyproject.toml" "$PINS" <(printf %s "${NERP_TORCH:-}") | cksum)"
+if [ "$(cat "$VENV/.ready" 2>/dev/null)" != "$stamp" ]; then
+    if active_environment >/dev/null; then use_environment; else make_environment; fi
+    check_torch
+    echo "$stamp" >"$VENV/.ready"
+fi
+warn_of_unused_gpu
 PATH="$VENV/bin:$PATH"

@@ -11,10 +11,17 @@
 # shellcheck source=scripts/lib/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-# usage NAMES COUNT ARGUMENTS... : stop, with the script's own explanation, if there are fewer.
+# usage NAMES COUNT ARGUMENTS... : stop, with the script's own explanation, if there are fewer, or
+# with the command that is meant if they stand in the order of CoOp's scripts: DATASET SEED.
 usage() {
     local names="$1" count="$2"
     shift 2
+    if [ -f "$REPO/datasets/${1:-.}.yaml" ]; then
+        local meant="bash $0 METHOD"
+        [[ $names != *DATASET* ]] || meant+=" $1"
+        [[ ! ${2:-} =~ ^[0-9]+$ ]] || meant="SEEDS=$2 $meant"
+        die "$1 is a dataset; the method comes first: $meant"
+    fi
     [ $# -ge "$count" ] && return
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
     die "usage: bash $0 $names"

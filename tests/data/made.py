@@ -46,6 +46,14 @@ def card(name: str, root: Path, **changes):
     return cfg
 
 
+def heard(monkeypatch) -> list[str]:
+    """What preparing a dataset says from now on, line by line."""
+    lines = []
+    for module in ("prepare", "obtain"):
+        monkeypatch.setattr(f"nerp.data.{module}.say", lines.append)
+    return lines
+
+
 def write_json_split(name: str, root: Path) -> dict[str, list[Item]]:
     """A json_split dataset with all its classes and two training images a class; its items."""
     cfg = card(name, root).DATASET

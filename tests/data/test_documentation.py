@@ -81,6 +81,13 @@ def test_a_section_agrees_with_its_card(name):
         assert source.step[1:] in flat
 
 
+def test_every_benchmark_but_imagenet_has_the_mirror_that_the_page_names():
+    (mirror,) = re.findall(r"\[([\w/]+)\]\(https://huggingface.co/\1\)", TEXT)
+    for name in BENCHMARKS:
+        sources = read_sources(open_card(find_card(name), "data"))
+        assert {source.mirror for source in sources} == {mirror if name != "imagenet" else ""}
+
+
 def test_every_layout_and_key_is_explained():
     for layout in LAYOUTS.names():
         assert f"\n| `{layout}` |" in TEXT

@@ -4,11 +4,10 @@ import errno
 import hashlib
 import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from made import card, jpeg, write
+from made import card, heard, jpeg, write
+from server import Server
 from test_archives import FILES, tar, tree, zip_
 
 from nerp.data.prepare import plan, prepare
@@ -17,66 +16,17 @@ from nerp.errors import NerpError
 CONTENT = os.urandom(300_000)
 
 
-class Server:
-    """A web server on this machine.
-
-    files: {path: content}. drops: how many bytes each answer sends before the connection breaks,
-    one answer after the other. ranges: whether parts can be asked for. asked: (path, Range).
-    """
-
-    def __init__(self):
-        self.files, self.drops, self.ranges, self.asked = {}, [], True, []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.answer(self)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def url(self, name):
-        return f"http://127.0.0.1:{self.http.server_port}/{name}"
-
-    def answer(self, request):
-        wanted = request.headers.get("Range")
-        self.asked.append((request.path, wanted))
-        content = self.files.get(request.path[1:])
-        if content is None:
-            return request.send_error(404)
-        start = int(wanted[6:-1]) if wanted and self.ranges else 0
-        if start >= len(content):
-            request.send_response(416)
-            request.send_header("Content-Range", f"bytes */{len(content)}")
-            return request.end_headers()
-        if start:
-            request.send_response(206)
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            request.send_response(200)
-        request.send_header("Content-Length", str(len(content) - start))
-        request.end_headers()
-        length = self.drops.pop(0) if self.drops else len(content)
-        request.wfile.write(content[start : start + length])
-
-
 @pytest.fixture
 def server():
     server = Server()
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 @pytest.fixture
 def said(monkeypatch):
     """What was said, line by line."""
-    lines = []
-    monkeypatch.setattr("nerp.data.prepare.say", lines.append)
-    return lines
+    return heard(monkeypatch)
 
 
 def config(root, *sources):
@@ -343,8 +293,9 @@ def test_two_at_once_are_kept_apart(server, said, tmp_path):
     ({"FILE": "a", "URLS": "http://x"}, "URLS: 'http://x' is not of its type"),
     ({"FILE": "a", "URLS": ["file:///etc/passwd"]}, "file:///etc/passwd: not an http address"),
     ({"FILE": "a", "GDRIVE": "1", "CHECKSUM": "crc:1"}, "crc:1: not md5:<hex>, sha1:<hex> or sha"),
-    ({"FILE": "a"}, "needs a FILE with URLS, GDRIVE or STEP, or GIVES with STEP"),
-    ({"STEP": "do it"}, "needs a FILE with URLS, GDRIVE or STEP, or GIVES with STEP"),
+    ({"FILE": "a"}, "needs a FILE with URLS, GDRIVE, MIRROR or STEP, or GIVES with STEP"),
+    ({"STEP": "do it"}, "needs a FILE with URLS, GDRIVE, MIRROR or STEP, or GIVES with STEP"),
+    ({"FILE": "a", "MIRROR": "https://huggingface.co/x/y"}, "MIRROR .*: not owner/name"),
 ])
 def test_mistakes_in_a_card(entry, message, tmp_path):
     with pytest.raises(NerpError, match=message):

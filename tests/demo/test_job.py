@@ -1,5 +1,7 @@
 """The demo: what it runs, and the table it prints."""
 
+import csv
+import io
 import json
 
 import numpy as np
@@ -50,8 +52,21 @@ def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_sa
     assert "replaced" not in again
     changed = demo(nerp, tmp_path, *SHORT, "NERP.THRES", "0.1")
     assert changed.count("it is replaced") == 2, "only what NeRP corrects"
-    assert "MMRL_NeRP/tiny/seed1 holds a finished run of something else (NERP.THRES: 2.0 -> 0.1)" \
-        in changed
+    (line,) = (x for x in changed.splitlines() if "MMRL_NeRP/tiny/seed1 holds a finished run" in x)
+    assert "NERP.THRES: 2.0 -> 0.1" in line
+
+
+def test_the_demo_and_nerp_table_agree_on_base_classes(nerp, small, tmp_path):
+    """Left alone by NeRP, the plain run's accuracy; corrected too, that of a run of its own."""
+    for arguments in ([], ["NERP.ON_BASE", "True", "NERP.TAU", "-99"]):
+        printed = demo(nerp, tmp_path, *SHORT, *arguments)
+        _, table, _ = nerp("table", tmp_path / "out", "--format", "csv")
+        for line in csv.DictReader(io.StringIO(table)):
+            name = line["method"].replace("ZeroshotCLIP", "zero-shot CLIP")
+            name = name.replace("_NeRP", " + NeRP")
+            (row,) = (x for x in printed.splitlines() if x.startswith(f"{name}  "))
+            assert f"{float(line['mean']):.2f}" in row.split(), (name, line)
+    assert "test MMRL_NeRP on base classes" in printed
 
 
 def test_rows_are_means_over_seeds_and_h_is_each_seeds_own():

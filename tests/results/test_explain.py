@@ -1,5 +1,7 @@
 """`nerp explain`: a page that fetches nothing, whose numbers are those of the saved arrays."""
 
+import base64
+import io
 import json
 import math
 import re
@@ -365,6 +367,33 @@ def test_a_thousand_classes_stay_small_and_readable(tmp_path, explain):
     assert "The most flipped pairs (20 of " in page.text
     assert max(len(row) for rows in page.tables.values() for row in rows) < 12  # no matrix
     assert fetched(page) == []
+
+
+def test_confusions_taken_away_and_added_are_seen_where_neighbours_exchange_them(
+    tmp_path, explain
+):
+    """Of 130 classes two share a cell; every image moves from the one to the other."""
+    labels = np.repeat(np.arange(130), 6)
+    taken_for = (labels // 2 * 2 + 2) % 130
+    logits = np.zeros((780, 130))
+    logits[np.arange(780), taken_for], logits[np.arange(780), taken_for + 1] = 5, 4.5
+    arrays = {"names": [f"class {i}" for i in range(130)], "labels": labels, "logits": logits,
+              "text": np.tile([3.0, 0.0], 65), "image": np.zeros(130),
+              "pairs": [(i, i + 1) for i in range(0, 130, 2)],
+              "paths": [f"{i}.png" for i in range(780)]}
+    page = Page(explain(make_run(tmp_path / "run", arrays))[0])
+    text = page.text
+    assert "It changed 780 of 780 predictions" in text
+    assert "780 images taken for another class, 12 in the strongest cell" in text
+    assert "780 of them the correction put elsewhere" in text
+    assert "Added: 780 images" in text and "have one scale, holds 12" in text
+    cells = {((i // 2), (i // 2 + 1) % 65) for i in range(130)}
+    for attributes in (a for tag, a in page.tags if tag == "img"):
+        data = base64.b64decode(attributes["src"].removeprefix("data:image/png;base64,"))
+        alpha = np.array(Image.open(io.BytesIO(data)))[..., 3]
+        assert alpha.shape == (65, 65)
+        assert {(i, j) for i, j in np.argwhere(alpha).tolist()} == cells
+        assert alpha.max() == 255
 
 
 def test_a_correction_that_flips_nothing_says_so(tmp_path, explain):

@@ -58,8 +58,65 @@ def test_the_gain_is_corrected_minus_plain(drawn):
     axes = drawn["base_to_novel_16_shots_nerp_gain"].axes[0]
     assert len(axes.containers) == 5
     for points in axes.containers:
-        assert points.lines[0].get_xdata().tolist() == [3.0, 3.0]  # a rank apart
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["EuroSAT", "UCF101"]
+        assert points.lines[0].get_xdata().tolist() == [3.0, 3.0, 3.0]  # a rank apart
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Average", "EuroSAT", "UCF101"]
+
+
+def gains(folder):
+    """The gain plot of a folder's base-to-novel runs, {row: points}."""
+    figure = figures(split(collect([folder]), (), False))["base_to_novel_16_shots_nerp_gain"]
+    return figure, {c.get_label(): c.lines[0].get_xdata().tolist()
+                    for c in figure.axes[0].containers}
+
+
+def test_the_average_gain_is_over_all_datasets_or_not_there(tmp_path):
+    for dataset, gain in (("EuroSAT", 4.0), ("UCF101", -1.0)):
+        for name in ("CoOp", "CoOp_NeRP", "MMRL", "MMRL_NeRP"):
+            if (dataset, name) != ("UCF101", "MMRL_NeRP"):
+                write(tmp_path, name, dataset, "new", 1, 70 + gain * name.endswith("_NeRP"))
+    assert gains(tmp_path)[1] == {"CoOp_NeRP": [1.5, 4.0, -1.0], "MMRL_NeRP": [4.0]}
+
+
+def test_a_gain_on_novel_classes_needs_no_run_on_base_classes(tmp_path):
+    for name in ("MMRL", "MMRL_NeRP"):
+        for seed in (1, 2):
+            write(tmp_path, name, "EuroSAT", "new", seed, 70.0)
+    figure, _ = gains(tmp_path)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["MMRL_NeRP"]
+    assert "missing" not in figure.get_supxlabel()
+
+
+def test_one_scale_on_both_axes(output):
+    write(output, "CoOp", "Food101", "base", 1, 20.0)
+    write(output, "CoOp", "Food101", "new", 1, 99.9)
+    write(output, "MMRL", "Food101", "base", 1, 99.8)
+    write(output, "MMRL", "Food101", "new", 1, 99.7)
+    figure = figures(split(collect([output]), (), False))["base_to_novel_16_shots_scatter"]
+    figure.draw_without_rendering()
+    for axes in (axes for axes in figure.axes if axes.containers):
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        box = axes.get_window_extent()
+        assert right - left == pytest.approx(top - bottom)
+        assert box.width == pytest.approx(box.height)
+        for points in axes.containers:
+            assert left < points.lines[0].get_xdata()[0] < right
+            assert bottom < points.lines[0].get_ydata()[0] < top
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_bars_stand_where_there_are_seeds_to_spread_and_are_explained(tmp_path, seeds):
+    for name in ("MMRL", "MMRL_NeRP"):
+        for seed in seeds:
+            write(tmp_path, name, "EuroSAT", "base", seed, 90.0 + seed)
+            write(tmp_path, name, "EuroSAT", "new", seed, 70.0 + seed)
+            write(tmp_path, name, "EuroSAT", "all", seed, 70.0, task="FS")
+    drawn = figures(split(collect([tmp_path]), (), False))
+    assert len(drawn) == 3
+    for figure in drawn.values():
+        points = [c for axes in figure.axes for c in axes.containers]
+        assert all(len(c.lines[2]) > 0 for c in points) == (len(seeds) > 1)  # bars
+        said = "standard deviations over seeds 1, 2" in figure.get_supxlabel()
+        assert said == (len(seeds) > 1)
 
 
 def test_no_two_rows_look_alike_in_grey(drawn):

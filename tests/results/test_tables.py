@@ -18,7 +18,7 @@ from nerp.results.tables import AVERAGE, build_tables
 
 
 def write(output, trainer, dataset, classes, seed, accuracy, *, task="B2N", kind="test", shots=16,
-          config="vit_b16", looked_at=None):
+          config="vit_b16", looked_at=None, on_base=False):
     """One run's result.json."""
     folder = Path(output, task, f"{kind}_{classes}", dataset, f"shots_{shots}", trainer, config,
                   f"seed{seed}")
@@ -26,7 +26,7 @@ def write(output, trainer, dataset, classes, seed, accuracy, *, task="B2N", kind
     content = {"trainer": trainer, "dataset": dataset, "task": task, "classes": classes,
                "shots": shots, "seed": seed, "kind": kind, "accuracy": accuracy}
     if looked_at:
-        content["nerp"] = {"pairs": "x", "looked_at": looked_at}
+        content["nerp"] = {"pairs": "x", "looked_at": looked_at, "on_base": on_base}
     (folder / "result.json").write_text(json.dumps(content))
     return folder
 
@@ -112,6 +112,40 @@ def test_a_look_at_test_data_is_marked_wherever_it_counts(output, looked_at, mar
     assert not mark or any(note.startswith(mark) and word in note for note in table.notes)
     bold = "**99.00 ± 0.00**" in render.markdown([table])
     assert bold == (not mark)  # a marked number does not compete for the best
+
+
+def test_nerp_has_the_plain_base_accuracy_where_it_leaves_those_classes_alone(output):
+    for dataset, seed in NOVEL:
+        write(output, "MMRL_NeRP", dataset, "new", seed, 66.0, looked_at="nothing")
+    (table,) = tables(output)
+    plain, corrected = (row(table, label).cells for label in ("MMRL", "MMRL_NeRP"))
+    for group in ("EuroSAT", AVERAGE):
+        assert corrected[group, "Base"] == plain[group, "Base"]
+    assert corrected["UCF101", "H"].mean == pytest.approx(
+        fmean([harmonic(80, 66), harmonic(82, 66)])
+    )
+    assert any("leaves classes that were trained on alone" in note for note in table.notes)
+    assert not any(note.startswith("Missing") for note in table.notes)
+
+
+def test_nerps_own_runs_on_base_classes_count(output):
+    write(output, "MMRL_NeRP", "EuroSAT", "new", 1, 66.0, looked_at="nothing", on_base=True)
+    write(output, "MMRL_NeRP", "EuroSAT", "base", 1, 91.0, looked_at="nothing", on_base=True)
+    write(output, "MMRL_NeRP", "EuroSAT", "new", 2, 66.0, looked_at="nothing", on_base=True)
+    (table,) = tables(output)
+    base = row(table, "MMRL_NeRP").cells["EuroSAT", "Base"]
+    assert (base.mean, base.marks) == (91.0, "*")  # seed 2 corrects them too, but was not run
+    assert not any("leaves classes" in note for note in table.notes)
+
+
+def test_each_configuration_of_nerp_borrows_from_its_own(output):
+    for config, base in (("vit_b16", None), ("mine", 70.0)):
+        if base:
+            write(output, "MMRL", "EuroSAT", "base", 1, base, config=config)
+        write(output, "MMRL_NeRP", "EuroSAT", "new", 1, 66.0, looked_at="nothing", config=config)
+    (table,) = tables(output, by_config=True)
+    found = {r.label: r.cells["EuroSAT", "Base"].mean for r in table.rows if "NeRP" in r.label}
+    assert found == {"MMRL_NeRP (mine)": 70.0, "MMRL_NeRP (vit_b16)": 90.0}
 
 
 def test_marks_are_those_of_what_may_be_looked_at():

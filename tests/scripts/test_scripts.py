@@ -153,6 +153,21 @@ def test_without_arguments_a_script_explains_itself(run, name):
     assert "DATA=/path/to/data bash scripts/" in result.stderr
 
 
+@pytest.mark.parametrize(("line", "meant"), [
+    ("base2new_train eurosat 1", "SEEDS=1 bash {} METHOD eurosat"),
+    ("base2new_test eurosat", "bash {} METHOD eurosat"),
+    ("few_shot dtd MMRL", "bash {} METHOD dtd"),
+    ("cross_dataset_train imagenet 3", "SEEDS=3 bash {} METHOD"),
+])
+def test_the_argument_order_of_coops_scripts_is_answered_with_ours(run, line, meant):
+    name, *arguments = line.split()
+    result = run(name, *arguments)
+    assert result.returncode == 1 and not run.journal.exists()
+    wanted = meant.format(SCRIPTS / f"{name}.sh")
+    assert result.stderr == (f"error: {arguments[0]} is a dataset; the method comes first: "
+                             f"{wanted}\n")
+
+
 def test_an_unknown_method_is_one_line(run):
     result = run("base2new_train", "MMRLL", "eurosat")
     assert result.returncode == 1

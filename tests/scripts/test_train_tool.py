@@ -51,10 +51,11 @@ def test_eval_only_is_nerp_test(tool):
                     "TASK", "B2N"]
 
 
-def test_backbone_and_transforms_become_configuration_values(tool):
-    _, argv, _ = tool("--trainer CoOp --backbone ViT-B/32 --transforms center_crop normalize")
-    assert argv == ["train", "--trainer", "CoOp", "MODEL.BACKBONE.NAME", "ViT-B/32",
-                    "INPUT.TRANSFORMS", "['center_crop', 'normalize']"]
+def test_epochs_backbone_and_transforms_become_configuration_values(tool):
+    _, argv, _ = tool("--trainer CoOp --backbone ViT-B/32 --train-epoch 5 "
+                      "--transforms center_crop normalize")
+    assert argv == ["train", "--trainer", "CoOp", "OPTIM.MAX_EPOCH", "5", "MODEL.BACKBONE.NAME",
+                    "ViT-B/32", "INPUT.TRANSFORMS", "['center_crop', 'normalize']"]
 
 
 def test_resuming_is_the_same_output_folder(tool):

@@ -1,0 +1,148 @@
+"""A mirror on the Hugging Face hub: a repository that holds whole datasets, packed anew.
+
+Nobody promises what its files are called. So they are listed first, and the one that fits is chosen
+by its name: the very file that a card describes, or an archive that is called like the dataset and
+holds what the card wants somewhere inside.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from nerp.data.sources import Source
+from nerp.errors import NerpError
+
+PAGE = "https://huggingface.co/{}"
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_KINDS = ("dataset", "model")  # a repository is one or the other, which its name does not tell
+_SECONDS = 30  # without an answer before the hub counts as out of reach
+_SHOWN = 5  # names of files in an error
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A file of a repository.
+
+    Attributes:
+        path: in the repository, of the kind `kind`.
+        size: bytes; 0 where not known. checksum: "sha256:<hex>", "" where not known.
+    """
+
+    repository: str
+    kind: str
+    path: str
+    size: int
+    checksum: str
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    def is_file_of(self, source: Source) -> bool:
+        """Whether this is the very file that a card describes, as far as can be told from here."""
+        other_size = source.size and self.size and source.size != self.size
+        comparable = self.checksum and source.checksum.startswith("sha256:")
+        other_content = comparable and source.checksum != self.checksum
+        return self.name == source.file and not other_size and not other_content
+
+
+class Mirror:
+    """The repositories that the sources of one dataset name, each listed once.
+
+    Args:
+        names: what the dataset is called: its name and its folder's.
+        sources: all that its card has.
+    """
+
+    def __init__(self, names: Iterable[str], sources: Sequence[Source]):
+        self.names = {_plain(name) for name in names}
+        self.sources = sources
+        self.listing = cache(_list)
+
+    def candidates(self, source: Source) -> list[Hosted]:
+        """The files that may hold a source, the best one first.
+
+        Raises NerpError where the repository cannot be listed or has none.
+        """
+        hosted = self.listing(source.mirror)
+        ranked = [(rank, len(file.path), file.path, file) for file in hosted
+                  if (rank := self._rank(file, source)) is not None]
+        if not ranked:
+            some = ", ".join(file.path for file in hosted[:_SHOWN]) or "nothing"
+            more = f" and {len(hosted) - _SHOWN} more" if len(hosted) > _SHOWN else ""
+            raise NerpError(f"{PAGE.format(source.mirror)} has no file that fits; it has {some}"
+                            f"{more}")
+        return [file for *_, file in sorted(ranked, key=lambda entry: entry[:3])]
+
+    def _rank(self, file: Hosted, source: Source) -> int | None:
+        """How well a file's name fits, 0 best; None where it does not."""
+        *folders, name = PurePosixPath(file.path).parts
+        if file.path.startswith("/") or ".." in folders:
+            return None
+        at_home = any(_plain(folder) in self.names for folder in folders)
+        if file.is_file_of(source) and (at_home or not folders):
+            return 0 if at_home else 1
+        ending = next((end for end in _ARCHIVES if name.lower().endswith(end)), "")
+        stem = _plain(name[: len(name) - len(ending)]) if ending else ""
+        if stem in self.names:
+            return 2
+        if ending and any(stem.startswith(known) for known in self.names):
+            return 3
+        # Such as eurosat/2750.zip.
+        if at_home and stem in {_plain(place) for place in source.results}:
+            return 4
+        return None
+
+
+def download_hosted(file: Hosted, directory: Path) -> Path:
+    """Fetch a file of a repository into `directory`, going on where an earlier call was cut off.
+
+    Raises NerpError where it cannot be had.
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        return Path(huggingface_hub.HfApi().hf_hub_download(
+            file.repository, file.path, repo_type=file.kind, local_dir=directory
+        ))
+    except Exception as error:  # the hub's own classes differ between its versions
+        if getattr(error, "errno", None):  # such as a full disk
+            raise
+        raise _hub_error(error) from None
+
+
+def _list(repository: str) -> list[Hosted]:
+    """The files of a repository. Raises NerpError where it cannot be listed."""
+    import huggingface_hub
+    from huggingface_hub.utils import RepositoryNotFoundError
+
+    for kind in _KINDS:
+        try:
+            info = huggingface_hub.HfApi().repo_info(
+                repository, repo_type=kind, files_metadata=True, timeout=_SECONDS
+            )
+        except RepositoryNotFoundError:
+            continue
+        except Exception as error:  # as above, and the HTTP library's below them
+            raise _hub_error(error) from None
+        return [
+            Hosted(repository, kind, file.rfilename, file.size or 0,
+                   f"sha256:{file.lfs.sha256}" if file.lfs else "")
+            for file in info.siblings
+        ]
+    raise NerpError(f"there is no repository {PAGE.format(repository)}")
+
+
+def _hub_error(error: Exception) -> NerpError:
+    return NerpError(f"Hugging Face: {' '.join(str(error).split())}")
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone: OxfordPets, oxford_pets and oxford-pets are one name."""
+    return re.sub("[^a-z0-9]", "", name.lower())

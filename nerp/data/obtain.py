@@ -1,0 +1,157 @@
+"""Bringing one file of a benchmark, or what is in it, into its place in the dataset's folder."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from nerp.data.archives import unpack
+from nerp.data.download import check_space, downloads, verify
+from nerp.data.mirror import PAGE, Hosted, Mirror, download_hosted
+from nerp.data.sources import Source, amount
+from nerp.errors import NerpError
+from nerp.log import say
+
+
+def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
+    """Fetch a source and unpack it, or take what is there of it: checked, from the first of its
+    addresses that serves it, else from a mirror. Says what it does.
+
+    Raises NerpError where that cannot be done, OSError where the disk is full.
+    """
+    file = directory / source.file
+    if source.file and file.exists():
+        try:
+            verify(file, source.size, source.checksum)
+        except NerpError as error:
+            raise NerpError(f"{error}; delete {file} or put the right file there") from None
+        if source.unpack:
+            _unpack(source, file, directory)
+        return
+    ways = [partial(_obtain_by, fetch, source, directory) for fetch in downloads(source, file)]
+    if source.mirror:
+        ways.append(partial(_obtain_from_mirror, source, directory, mirror))
+    if not ways:
+        raise NerpError("has to be got by hand")
+    _first_that_works(ways, source.file)
+
+
+def _first_that_works(ways: Iterable[Callable[[], None]], what: str) -> None:
+    """Try ways until one does not raise NerpError; each that does is a line, the last an error."""
+    *others, last = ways
+    for way in others:
+        try:
+            return way()
+        except NerpError as error:
+            say(f"{what}: {error}")
+    last()
+
+
+def _obtain_by(fetch: Callable[[], None], source: Source, directory: Path) -> None:
+    file = directory / source.file
+    say(f"{source.file}: downloading")
+    fetch()
+    if not source.unpack:
+        return
+    try:
+        _unpack(source, file, directory)
+    except NerpError as error:
+        if source.checksum:  # the very file that the card describes is not to blame
+            raise
+        file.unlink()
+        raise NerpError(f"{error}; it has been deleted") from None
+
+
+def _unpack(source: Source, archive: Path, directory: Path) -> None:
+    """Put in place what is kept of an archive whose inside the card describes."""
+    say(f"{source.file}: unpacking")
+    with _unpacked(archive, directory) as tree:
+        if source.within:
+            inner, tree = tree / source.within, tree.with_name("inner")
+            if not inner.is_file():
+                raise NerpError(f"{archive} holds no {source.within}")
+            unpack(inner, tree)
+        for member in source.unpack:
+            if not (tree / member).exists():
+                raise NerpError(f"{archive} holds no {member}")
+        _move({tree / member: place for member, place in source.unpack.items()}, directory)
+
+
+@contextlib.contextmanager
+def _unpacked(archive: Path, directory: Path) -> Iterator[Path]:
+    """The content of an archive in a folder aside, for as long as the context lasts."""
+    aside = directory / ".unpacking"
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    try:
+        unpack(archive, aside / "outer")
+        yield aside / "outer"
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(places: Mapping[Path, str], directory: Path) -> None:
+    """Move each path to its place in the dataset's folder, where there is nothing yet."""
+    for path, place in places.items():
+        if not (directory / place).exists():
+            (directory / place).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(directory / place)
+
+
+def _obtain_from_mirror(source: Source, directory: Path, mirror: Mirror) -> None:
+    say(f"{source.file}: looking into {PAGE.format(source.mirror)}")
+    ways = [partial(_obtain_hosted, file, source, directory, mirror)
+            for file in mirror.candidates(source)]
+    _first_that_works(ways, source.file)
+
+
+def _obtain_hosted(hosted: Hosted, source: Source, directory: Path, mirror: Mirror) -> None:
+    """Fetch a file of the mirror; keep what this source wants of it, and others if they can."""
+    aside = directory / ".mirror"
+    size = f" ({amount(hosted.size)})" if hosted.size else ""
+    say(f"{source.file}: downloading {hosted.path}{size}")
+    check_space(hosted.size, directory)
+    try:
+        file = download_hosted(hosted, aside)
+        verify(file, hosted.size, hosted.checksum)
+        if hosted.name == source.file and not source.unpack:
+            _move({file: source.file}, directory)
+        else:
+            say(f"{hosted.name}: unpacking")
+            with _unpacked(file, directory) as tree:
+                for wanted in mirror.sources:
+                    if wanted.mirror == source.mirror and not wanted.is_there(directory):
+                        _move(_found(wanted, tree), directory)
+        if not source.is_there(directory):
+            raise NerpError(f"{hosted.path} holds no {', '.join(source.results)}")
+    except NerpError:
+        if not any(aside.rglob("*.incomplete")):  # from which the next call goes on
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(aside)
+
+
+def _found(source: Source, tree: Path) -> dict[Path, str]:
+    """{path: its place} of all that a source gives, wherever in the tree of an archive that
+    somebody packed it is, or in the archive in it that the card describes; {} if not all is."""
+    wanted = source.unpack or {result: result for result in source.results}
+    found = {_find(tree, place) or _find(tree, member): place for member, place in wanted.items()}
+    if None not in found:
+        return found
+    inner = source.unpack and _find(tree, PurePosixPath(source.within or source.file).name)
+    if not inner:
+        return {}
+    aside = tree.with_name(f"in {source.file}")
+    unpack(inner, aside)
+    return _found(replace(source, file="", within=""), aside)
+
+
+def _find(tree: Path, path: str) -> Path | None:
+    """What in a tree has a path that ends in `path`; of several the least deep one."""
+    parts = PurePosixPath(path).parts
+    everything = (Path(folder, name) for folder, folders, files in os.walk(tree)
+                  if "__MACOSX" not in folder for name in (*folders, *files))
+    fitting = (p for p in everything if p.parts[-len(parts):] == parts)
+    return min(fitting, key=lambda p: (len(p.parts), p), default=None)
