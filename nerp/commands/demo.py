@@ -36,11 +36,17 @@ def main(args):
     start = time.monotonic()
     print(f"{args.dataset} with the shipped backbone {args.backbone}; runs go to "
           f"{args.output_dir}", flush=True)
-    rows = Demo(settings, tell=lambda line: print(line, flush=True)).rows()
+    demo = Demo(settings, tell=lambda line: print(line, flush=True))
+    rows = demo.rows()
+    several = len(settings.seeds) > 1
     seeds = ", ".join(map(str, settings.seeds))
-    print(f"\nAccuracy in percent, 16 shots, seeds {seeds} (mean ± standard deviation)\n")
+    print(f"\nAccuracy in percent, 16 shots, seed{'s' * several} {seeds}"
+          + (" (mean ± standard deviation)" if several else "") + "\n")
     print(table(rows))
-    print("\nNeRP corrects novel classes alone; its pairs come from text and have looked at no "
-          "image and no label.\n"
+    print("\nreleased rule: the published flip with the release's defaults, on pairs from text. "
+          "shift: each\nclass's logits lowered by as much as neutral references say the model "
+          "prefers it anyway. Both have\nlooked at training data alone, and leave classes that "
+          "were trained on as they are.\n"
           f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
-          f"{time.monotonic() - start:.0f} s.")
+          f"{time.monotonic() - start:.0f} s.\n\n"
+          f"Next, a page about what the correction changed: nerp explain {demo.folders[-1]}")

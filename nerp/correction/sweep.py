@@ -85,6 +85,12 @@ class Outcome:
     hurt: int
     settings: tuple[str, ...] = ()
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The flips, as a run's record counts them."""
+        return {"flips": self.flips, "helped": self.helped, "hurt": self.hurt,
+                "neutral": self.flips - self.helped - self.hurt}
+
 
 class Sweep:
     """Applies rules to a run's saved logits, without a model.

@@ -1,6 +1,5 @@
 """The main job on the shipped world: train, test on base and novel classes, correct with NeRP."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -10,11 +9,14 @@ from pathlib import Path
 from tabulate import tabulate
 
 from nerp.config import Request, find_method_file, shipped_cards
+from nerp.correction.flipping import Rule
+from nerp.correction.sweep import Sweep
 from nerp.engine.metrics import harmonic_mean
 from nerp.engine.run import run_test, run_training
+from nerp.engine.saved import load_run
 from nerp.engine.tested import ModelFlags
 from nerp.errors import OtherRunError
-from nerp.protocols import NERP_SUFFIX, RESULT_FILE, run_dir
+from nerp.protocols import NERP_SUFFIX, run_dir
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 
@@ -60,13 +62,15 @@ class Demo:
         self.settings = settings
         self.tell = tell
         self.done = 0
-        # Zero-shot CLIP on both halves and corrected; a method: train, test, test corrected.
-        self.total = 3 + 3 * len(settings.methods) * len(settings.seeds)
+        # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
+        self.total = 4 + 3 * len(settings.methods) * len(settings.seeds)
         self.folders: list[Path] = []  # of the runs
-        self.flips: dict[str, list[dict]] = defaultdict(list)  # by trainer, on novel classes
+        # By corrected trainer: of each seed the folder of each part.
+        self.corrected: dict[str, list[dict[str, Path]]] = defaultdict(list)
 
     def rows(self) -> list[Row]:
-        """The measured rows: zero-shot CLIP and each method, each plain and with NeRP."""
+        """The measured rows: zero-shot CLIP and each method, each plain, with NeRP as the release
+        has it, and with NeRP as it was run: the shift, if nothing else was asked for."""
         self._zero_shot()
         for method in self.settings.methods:
             for seed in self.settings.seeds:
@@ -76,11 +80,30 @@ class Demo:
         rows = []
         for trainer in grid.rows:
             base, novel = (grid.series(trainer, dataset, part) for part in (BASE, NOVEL))
-            name = trainer.replace(ZERO_SHOT, "zero-shot CLIP").replace(NERP_SUFFIX, " + NeRP")
+            name = trainer.replace(ZERO_SHOT, "zero-shot CLIP").removesuffix(NERP_SUFFIX)
             seeds = [seed for seed in self.settings.seeds if seed in novel]
-            rows.append(Row(name, [base[seed] for seed in seeds], [novel[seed] for seed in seeds],
-                            self.flips[trainer]))
+            row = Row(name, [base[seed] for seed in seeds], [novel[seed] for seed in seeds])
+            rows += self._corrected(row, self.corrected[trainer]) if self.corrected[trainer] \
+                else [row]
         return rows
+
+    def _corrected(self, row: Row, folders: list[dict[str, Path]]) -> list[Row]:
+        """The row of a corrected trainer, and before it what the released rule makes of the very
+        same logits."""
+        runs = [{part: load_run(folder) for part, folder in of.items()} for of in folders]
+        rule = runs[0][NOVEL].rule
+        released = Row(f"{row.name} + NeRP (released rule)", list(row.base))
+        row.name += f" + NeRP ({rule.name})"
+        for i, of in enumerate(runs):
+            row.flips.append(of[NOVEL].result)
+            for part, run in of.items():
+                outcome = Sweep(run.saved).outcome(Rule())
+                if part == BASE:
+                    released.base[i] = outcome.accuracy
+                else:
+                    released.novel.append(outcome.accuracy)
+                    released.flips.append(outcome.counts)
+        return [row] if rule == Rule() else [released, row]
 
     def _zero_shot(self) -> None:
         seed = self.settings.seeds[0]  # nothing is learned: every seed gives the same
@@ -97,22 +120,22 @@ class Demo:
 
     def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
         """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""
-        corrected = self._test(method + NERP_SUFFIX, "new", seed, model_dir)
-        self.flips[method + NERP_SUFFIX].append(corrected)
-        if corrected["nerp"].get("on_base"):
-            self.total += 1
-            self._test(method + NERP_SUFFIX, "base", seed, model_dir)
+        trainer = method + NERP_SUFFIX
+        folders = {NOVEL: self._test(trainer, "new", seed, model_dir)}
+        if load_run(folders[NOVEL]).result["nerp"]["on_base"]:
+            self.total += method != ZERO_SHOT
+            folders[BASE] = self._test(trainer, "base", seed, model_dir)
+        self.corrected[trainer].append(folders)
 
-    def _test(self, trainer: str, classes: str, seed: int, model_dir: Path | str = "") -> dict:
+    def _test(self, trainer: str, classes: str, seed: int, model_dir: Path | str = "") -> Path:
         request = self._request(trainer, classes, "test", seed)
         self._announce(f"test {trainer} on {'novel' if classes == 'new' else classes} classes, "
                        f"seed {seed}")
-        directory = self._run(
+        return self._run(
             lambda overwrite: run_test(
                 request, ModelFlags(str(model_dir)), save_logits=True, overwrite=overwrite
             )
         )
-        return json.loads((directory / RESULT_FILE).read_text())
 
     def _run(self, run: Callable[[bool], Path]) -> Path:
         """`run`, and once more with overwriting where the settings have changed since last time."""

@@ -176,7 +176,8 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
         "looked_at": nerp.looked_at,
         "thresholds": tested.cfg.NERP.THRESHOLDS,  # of a flip
         "strength": tested.cfg.NERP.STRENGTH,  # of a shift
-        "on_base": tested.cfg.NERP.ON_BASE,
+        # Whether other classes of the same model are corrected too, trained on or not.
+        "on_base": tested.cfg.NERP.ON_BASE or tested.checkpoint is None,
         "by_pair": _by_pair(labels, correction, classnames),
         "by_class": {
             classnames[c]: flip_effect(labels[of], before[of], after[of])

@@ -148,7 +148,10 @@ def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
 
 
 def is_seen(cfg: CfgNode, source: str) -> bool:
-    """Whether the tested classes are the ones that were trained on, by the protocol."""
+    """Whether the tested classes are the ones that were trained on, by the protocol. A method that
+    learns nothing has seen none."""
+    if not TRAINERS[plain_name(cfg.TRAINER.NAME)].folder:
+        return False
     if cfg.TASK == "CD":
         return source == cfg.DATASET.NAME
     return cfg.DATASET.SUBSAMPLE_CLASSES != "new"

@@ -30,8 +30,8 @@ def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_sa
     nerp, small, tmp_path
 ):
     text = demo(nerp, tmp_path, *SHORT)
-    for line in ("[1/6] test ZeroshotCLIP on base classes, seed 1", "[4/6] train MMRL, seed 1",
-                 "[6/6] test MMRL_NeRP on novel classes, seed 1"):
+    for line in ("[1/7] test ZeroshotCLIP on base classes, seed 1", "[5/7] train MMRL, seed 1",
+                 "[7/7] test MMRL_NeRP on novel classes, seed 1"):
         assert line in text
     results = {
         (r["trainer"], r["classes"]): r
@@ -39,31 +39,47 @@ def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_sa
     }
     corrected, plain = results["MMRL_NeRP", "new"], results["MMRL", "new"]
     assert corrected["uncorrected_accuracy"] == plain["accuracy"]
-    (row,) = (line for line in text.splitlines() if line.startswith("MMRL + NeRP"))
+    (row,) = (line for line in text.splitlines() if line.startswith("MMRL + NeRP (shift)"))
     base, novel = results["MMRL", "base"]["accuracy"], corrected["accuracy"]
-    flips = "{flips} ({helped} / {hurt} / {neutral})".format(**corrected)
-    harmonic = f"{2 * base * novel / (base + novel):.2f}"
-    cells = ["MMRL", "+", "NeRP", f"{base:.2f}", f"{novel:.2f}", harmonic]
-    assert row.split()[:6] == cells and row.rstrip().endswith(flips)
-    assert "not evidence about CLIP" in text
+    assert row.split()[4:7] == cells(base, novel)
+    assert row.rstrip().endswith("{flips} ({helped} / {hurt} / {neutral})".format(**corrected))
+    assert "not evidence about CLIP" in text and "Next, a page about" in text
+    assert "standard deviation" not in text, "of one seed"
 
     again = demo(nerp, tmp_path, *SHORT)  # everything is there already
-    assert [x for x in again.splitlines() if x.startswith("MMRL + NeRP")] == [row]
+    assert [x for x in again.splitlines() if x.startswith("MMRL + NeRP (shift)")] == [row]
     assert "replaced" not in again
     changed = demo(nerp, tmp_path, *SHORT, "NERP.THRES", "0.1")
-    assert changed.count("it is replaced") == 2, "only what NeRP corrects"
+    assert changed.count("it is replaced") == 3, "only what NeRP corrects"
+    assert "MMRL + NeRP (flip)" in changed
     (line,) = (x for x in changed.splitlines() if "MMRL_NeRP/tiny/seed1 holds a finished run" in x)
     assert "NERP.THRES: 2.0 -> 0.1" in line
 
 
+def cells(base, novel):
+    return [f"{base:.2f}", f"{novel:.2f}", f"{2 * base * novel / (base + novel):.2f}"]
+
+
+def test_the_released_rule_is_what_a_run_of_it_gives(nerp, small, tmp_path):
+    """On novel classes, and on the base classes of zero-shot CLIP, which was trained on nothing."""
+    text = demo(nerp, tmp_path, *SHORT)
+    released = demo(nerp, tmp_path, *SHORT, "NERP.THRESHOLDS", "default")
+    for name in ("zero-shot CLIP", "MMRL"):
+        (row,) = (x for x in text.splitlines() if x.startswith(f"{name} + NeRP (released rule)"))
+        (own,) = (x for x in released.splitlines() if x.startswith(f"{name} + NeRP (flip)"))
+        assert row.split(")", 1)[1].split() == own.split(")", 1)[1].split()
+    assert "(released rule)" not in released.split("Accuracy")[1].split("released rule:")[0]
+
+
 def test_the_demo_and_nerp_table_agree_on_base_classes(nerp, small, tmp_path):
     """Left alone by NeRP, the plain run's accuracy; corrected too, that of a run of its own."""
-    for arguments in ([], ["NERP.ON_BASE", "True", "NERP.TAU", "-99"]):
+    for rule, arguments in (("shift", []),
+                            ("flip", ["NERP.ON_BASE", "True", "NERP.TAU", "-99"])):
         printed = demo(nerp, tmp_path, *SHORT, *arguments)
         _, table, _ = nerp("table", tmp_path / "out", "--format", "csv")
         for line in csv.DictReader(io.StringIO(table)):
             name = line["method"].replace("ZeroshotCLIP", "zero-shot CLIP")
-            name = name.replace("_NeRP", " + NeRP")
+            name = name.replace("_NeRP", f" + NeRP ({rule})")
             (row,) = (x for x in printed.splitlines() if x.startswith(f"{name}  "))
             assert f"{float(line['mean']):.2f}" in row.split(), (name, line)
     assert "test MMRL_NeRP on base classes" in printed
