@@ -10,9 +10,9 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.model import Clip
-from nerp.clip.unpickle import load_inert
 from nerp.config import put
 from nerp.errors import NerpError
+from nerp.files.tensors import load_inert
 from nerp.paths import replacing, write_text
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS

@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from nerp.clip.unpickle import load_inert
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import ImageSet, Normalise, train_loader, train_transform
 from nerp.engine.checkpoint import checkpoint_file, save_checkpoint
@@ -24,6 +23,7 @@ from nerp.engine.distributed import (
 )
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.errors import NerpError, OtherRunError
+from nerp.files.tensors import load_inert
 from nerp.log import say
 from nerp.paths import replacing
 from nerp.trainers.base import Trainer
