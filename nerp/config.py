@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode as CN
 
 from nerp.defaults import dataset_defaults, default_config, key
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.log import say
 from nerp.paths import shipped
 from nerp.printable import brief
@@ -109,30 +109,11 @@ def _merge(cfg: CN, name: str, value, source: str) -> None:
         put(cfg, name, value, source)
 
 
-def mapping(value: object, source: str) -> Mapping:
-    """`value`, which must be a mapping. Raises NerpError, beginning with `source`, if it is not."""
-    if not isinstance(value, Mapping):
-        raise NerpError(f"{source}: expected KEY: value lines, found {brief(value)}")
-    return value
-
-
 def _unknown_key(name: str, node: CN, path: str, source: str) -> NerpError:
     if name in _ELSEWHERE:
         return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
     error = unknown("configuration key", name, [path + leaf for leaf in node])
     return NerpError(f"{source}: {error}")
-
-
-def load_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises NerpError for a file that is missing or is not one."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NerpError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise NerpError(f"{path}: not a readable YAML file: {reason}") from None
-    return dict(mapping(content, str(path)))
 
 
 def shipped_cards() -> dict[str, Path]:

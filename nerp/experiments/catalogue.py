@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from nerp.config import find_card, load_yaml
+from nerp.config import find_card
+from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
 from nerp.protocols import NERP_SUFFIX, plain_name, protocol
 from nerp.registry import unknown

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, load_yaml
+from nerp.config import find_card, find_method_file
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
@@ -16,6 +16,7 @@ from nerp.experiments.catalogue import (
     learns,
     published_methods,
 )
+from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
 from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
 from nerp.registry import unknown

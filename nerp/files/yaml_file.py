@@ -15,7 +15,7 @@ _MOST_VALUES = 100_000  # with every alias written out
 _DEEPEST = 50
 
 
-def read_yaml(path: str | Path) -> dict:
+def load_yaml(path: str | Path) -> dict:
     """The KEY: value lines of a YAML file: names, numbers, truth values, texts, lists of them.
 
     Raises NerpError, naming the file, for one that is missing or is not one, and for aliases that

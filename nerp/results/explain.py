@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.config import load_yaml, merge, put
+from nerp.config import merge, put
 from nerp.correction.correction import ENTROPY, MARGIN, PROB, REASONS, SHIFT, CorrectionRule
 from nerp.correction.flipping import PROB_THRES, top_entropy
 from nerp.correction.shifting import Shifted
@@ -29,6 +29,7 @@ from nerp.engine.metrics import (
 from nerp.engine.record import CONFIG_FILE, PREDICTIONS_FILE
 from nerp.engine.saved import SavedRun, load_run
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
 
 KINDS = ("helped", "hurt", "neutral")
 _THUMBNAIL = 96  # pixels, the longer side

@@ -280,7 +280,7 @@ def test_two_at_once_are_kept_apart(server, said, tmp_path):
     answer = server.answer
 
     def second(request):
-        with pytest.raises(NerpError, match="another nerp data prepare is at work in .*eurosat"):
+        with pytest.raises(NerpError, match="another command is at work in .*eurosat"):
             prepare(cfg)
         answer(request)
 
