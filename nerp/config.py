@@ -159,7 +159,7 @@ def open_card(file: Path, root: str) -> CN:
     Cheaper than `build_config`, which knows every method. Raises NerpError as that does.
     """
     cfg = CN({"DATASET": dataset_defaults()})
-    merge(cfg, {"DATASET": load_yaml(file).get("DATASET", {})}, str(file))
+    merge(cfg, {"DATASET": _read_card(file).get("DATASET", {})}, str(file))
     put(cfg, "DATASET.ROOT", root, "command line")
     _check_card(cfg, file)
     cfg.freeze()
@@ -169,6 +169,18 @@ def open_card(file: Path, root: str) -> CN:
 def _check_card(cfg: CN, file: Path) -> None:
     if not cfg.DATASET.NAME:
         raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
+
+
+def _read_card(file: Path) -> dict:
+    """A card's content. Raises NerpError for one that says where this machine has its files: that
+    is for the command line, whoever wrote the card."""
+    content = load_yaml(file)
+    node = content.get("DATASET")
+    said = {*content, *(f"DATASET.{name}" for name in node or () if isinstance(node, Mapping))}
+    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
+        if name in said:
+            raise NerpError(f"{file}: {name}: a dataset card does not say this; {flag} does")
+    return content
 
 
 def find_method_file(file: str) -> Path:
@@ -211,7 +223,7 @@ def build_config(request: Request) -> CN:
     options = _pairs(request.opts)
 
     card = card_file(request)
-    merge(cfg, load_yaml(card), str(card))
+    merge(cfg, _read_card(card), str(card))
     _check_card(cfg, card)
     given = set(options)
     if request.config_file:
