@@ -33,9 +33,12 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise NerpError(f"{name}: {what}") from None
     except (OSError, ValueError) as error:
         raise NerpError(f"{name}: {reason(error)}") from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise NerpError(f"{name}: {what}, not a file")
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise NerpError(f"{name}: a folder, a pipe or a device, not a file")
         yield file
 
 
