@@ -340,6 +340,11 @@ def difference(old: Mapping, new: Mapping) -> list[str]:
     ]
 
 
+def input_files(cfg: Mapping) -> dict[str, str]:
+    """Key -> path, for every key that names a file whose content decides about the numbers."""
+    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
+
+
 def _decisive(cfg: Mapping) -> dict[str, object]:
     """The keys that a run's numbers depend on; NeRP's do not decide about a run without it."""
     corrected = get(cfg, "TRAINER.NAME").endswith(NERP_SUFFIX)

@@ -47,3 +47,9 @@ def printable(text: str, keep: str = "") -> str:
     if is_printable(text):
         return text
     return "".join(c if c in keep or is_printable(c) else ascii(c)[1:-1] for c in text)
+
+
+def csv_cell(text: str) -> str:
+    """A text for a cell of a CSV file: a spreadsheet must not take it for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

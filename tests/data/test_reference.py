@@ -54,7 +54,7 @@ def test_read_only_data_keep_it_elsewhere(items, tmp_path):
     folders = [tmp_path / "a file, not a folder", tmp_path / "output"]
     _, file = cached_mean_image(items[:2], tmp_path, "Apes", folders)
     assert file.parent == tmp_path / "output"
-    with pytest.raises(NerpError, match="the reference image cannot be kept: .*a file, not a folder"):
+    with pytest.raises(NerpError, match="cannot be kept: .*a file, not a folder"):
         cached_mean_image(items[:2], tmp_path, "Apes", folders[:1])
 
 
