@@ -25,7 +25,7 @@ class CoCoOp(CoOp):
     defaults = {
         "N_CTX": whole(16, 1, CONTEXT_LENGTH), "CTX_INIT": "", "PREC": precision("fp16")
     }
-    signature = ("ctx", r"meta_net\.linear1\.weight")
+    signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
     shape_settings = ("N_CTX", "CTX_INIT")
     class_specific = False
     position = "end"

@@ -148,6 +148,7 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
         trainer = SimpleNamespace(
             folder=TRAINERS[method].folder, shape_settings=TRAINERS[method].shape_settings,
             settings=cfg.TRAINER[TRAINERS[method].node], clip=SimpleNamespace(name="ViT-B/16"),
+            substitute="",
         )
         path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit
