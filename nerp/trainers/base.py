@@ -233,6 +233,12 @@ class Trainer:
         """A learned tensor by its name in a checkpoint."""
         return self.learned.get_parameter(name)
 
+    def apply_linear(self, name: str, x: Tensor) -> Tensor:
+        """x [..., in] through the learned Linear called `name`."""
+        return nn.functional.linear(
+            x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        )
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())
 

@@ -40,12 +40,8 @@ class CoCoOp(CoOp):
 
     def conditional_features(self, image_features):
         """t [B, C, D] of images whose features are [B, D]."""
-        weight1, bias1, weight2, bias2 = (
-            self.parameter(f"meta_net.linear{i}.{kind}")
-            for i in (1, 2)
-            for kind in ("weight", "bias")
-        )
-        shift = F.linear(F.relu(F.linear(image_features, weight1, bias1)), weight2, bias2)
+        hidden = F.relu(self.apply_linear("meta_net.linear1", image_features))
+        shift = self.apply_linear("meta_net.linear2", hidden)
         return self.text_features(self.prompts, self.parameter("ctx") + shift[:, None])
 
     def class_features(self, images=None):
