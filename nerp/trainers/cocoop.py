@@ -30,6 +30,10 @@ class CoCoOp(CoOp):
     class_specific = False
     position = "end"
 
+    @classmethod
+    def fits(cls, tensors):
+        return len(tensors["meta_net.linear2.weight"]) == tensors["ctx"].shape[-1]
+
     def initial(self):
         width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 16
         return {
