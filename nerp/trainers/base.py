@@ -78,6 +78,7 @@ class Trainer:
             say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
+        views: how many augmented views of an image `loss` takes, one after the other.
     """
 
     node: str
@@ -87,6 +88,7 @@ class Trainer:
     signature: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
+    views: int = 1
 
     def __init__(
         self,
@@ -161,6 +163,10 @@ class Trainer:
     def tuned_neutral(self) -> Tensor:
         """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
         raise NotImplementedError
+
+    def prepare_training(self) -> None:
+        """Read and compute what only training needs, before anything is written. Raises NerpError
+        for files that cannot be used."""
 
     def start_epoch(self, epoch: int) -> None:
         """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
@@ -241,6 +247,11 @@ class Trainer:
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - the mean cosine of rows [N, D] that are normalised, a scalar."""
+    return 1 - (a * b).sum(1).mean()
 
 
 def context_words(words: str) -> str:

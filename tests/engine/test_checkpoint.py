@@ -19,7 +19,7 @@ from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "KgCoOp", "TCP")
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "KgCoOp", "TCP", "MaPLe", "CoPrompt")
 
 
 def published(method):
@@ -55,6 +55,7 @@ def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     if method == "CoCoOp":
         wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
     cfg.TRAINER.MMADAPTER.ADAPTER_SCALE = wanted.get("ADAPTER_SCALE", 1.0)  # no tensor tells
+    cfg.TRAINER.TCP.CLASS_LAYER = 3  # nor this
     trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
     for key in trainer.shape_settings:
         if key != "CTX_INIT":
