@@ -33,6 +33,9 @@ GOLDEN_SETTINGS = {
     "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
+    "TCP": {"CLASS_LAYER": 3},
+    "MaPLe": {"PROMPT_DEPTH": 3},
+    "CoPrompt": {"PROMPT_DEPTH": 3},
 }
 
 
@@ -75,6 +78,7 @@ def golden_config(**changes):
 
     for name, settings in GOLDEN_SETTINGS.items():
         cfg.TRAINER[TRAINERS[name].node].update(settings)
+    cfg.TRAINER.W = 2.0  # CoPrompt's
     for node, settings in changes.items():
         cfg[node].update(settings)
     return cfg

@@ -22,6 +22,7 @@ from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer
 
 _LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
+_MOST_PREFIXES = 16  # that one method's tensors are looked for under
 _LONGEST_NAME = 500  # characters of a tensor's name
 
 
@@ -35,6 +36,7 @@ class Checkpoint:
         tensors: by name, as `Trainer.initial` names them.
         settings: the method's shape settings, where the file carries them.
         source: the dataset it was trained on, "" where the file does not say.
+        substitute: what stood in for files that were not given (`Trainer.substitute`).
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     settings: dict[str, object]
     source: str
+    substitute: str
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -90,7 +93,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
     state = {n: t for n, t in state.items()
              if isinstance(n, str) and len(n) <= _LONGEST_NAME and isinstance(t, Tensor)}
-    trainer, prefix = _identify(state)
+    with reading(path, "a checkpoint"):
+        trainer, prefix = _identify(state, content.get("trainer"))
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
@@ -99,7 +103,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     tensors = {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}
     settings = content.get("settings")
     epoch = content.get("epoch")
-    source = content.get("dataset")
+    source, substitute = content.get("dataset"), content.get("substitute")
     return Checkpoint(
         path=path,
         epoch=epoch if type(epoch) is int else 0,
@@ -108,25 +112,47 @@ def read_checkpoint(path: Path) -> Checkpoint:
         settings={n: v for n, v in settings.items() if isinstance(n, str)}
         if isinstance(settings, dict) else {},
         source=source if isinstance(source, str) else "",
+        substitute=printable(substitute) if isinstance(substitute, str) else "",
     )
 
 
-def _identify(state: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """The method whose signature is in `state`, and what its names are prefixed with there.
+def _identify(state: Mapping[str, Tensor], said: object) -> tuple[str | None, str]:
+    """The method that `state` is of, and what its names are prefixed with there.
 
-    Of several methods the one with the longest signature: CoCoOp's names include CoOp's.
+    Our files say the trainer; that counts where its signature is there. Otherwise the method whose
+    signature and marks are there and whose shapes fit; of several the one with most of both:
+    CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes.
     """
+    own = plain_name(said) if isinstance(said, str) else ""
+    if own in TRAINERS.names():
+        prefix = _prefix(state, TRAINERS[own], TRAINERS[own].signature)
+        if prefix is not None:
+            return own, prefix
     best: tuple[int, str | None, str] = (0, None, "")
     for name in TRAINERS.names():
-        patterns = TRAINERS[name].signature
-        found = [
-            {hit[1] for key in state if (hit := re.fullmatch(rf"(|.*?\.){pattern}", key))}
-            for pattern in patterns
-        ]
-        prefixes = set.intersection(*found) if found else ()
-        if prefixes and len(patterns) > best[0]:
-            best = (len(patterns), name, min(prefixes, key=lambda prefix: (len(prefix), prefix)))
+        method = TRAINERS[name]
+        patterns = method.signature + method.marks
+        prefix = _prefix(state, method, patterns)
+        if prefix is not None and len(patterns) > best[0]:
+            best = (len(patterns), name, prefix)
     return best[1], best[2]
+
+
+def _prefix(
+    state: Mapping[str, Tensor], method: type[Trainer], patterns: tuple[str, ...]
+) -> str | None:
+    """What stands before the names that `patterns` match, the shortest; None where one matches no
+    name, or the shapes are not the method's."""
+    found = [
+        {hit[1] for key in state if (hit := re.fullmatch(rf"(|.*?\.){pattern}", key))}
+        for pattern in patterns
+    ]
+    shared = set.intersection(*found) if found else set()
+    for prefix in sorted(shared, key=lambda prefix: (len(prefix), prefix))[:_MOST_PREFIXES]:
+        inner = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+        if method.fits(inner):
+            return prefix
+    return None
 
 
 def load_trainer(
@@ -188,6 +214,7 @@ def save_checkpoint(
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},
         "dataset": cfg.DATASET.NAME,
         "backbone": trainer.clip.name,
+        "substitute": trainer.substitute,
     }
     save_tensors(path, content)
     write_text(path.parent / "checkpoint", f"{path.name}\n")

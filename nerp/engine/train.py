@@ -12,7 +12,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import ImageSet, Normalise, train_loader, train_transform
+from nerp.data.images import Normalise, train_loader, train_set
 from nerp.engine.checkpoint import (
     check_finite,
     checkpoint_file,
@@ -64,8 +64,8 @@ class _Step(nn.Module):
         self.learned = trainer.learned
         self._trainer = trainer
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self._trainer.loss(images, labels)
+    def forward(self, images: Tensor, labels: Tensor, *views: Tensor) -> Tensor:
+        return self._trainer.loss(images, labels, *views)
 
 
 class TrainingRun:
@@ -83,9 +83,11 @@ class TrainingRun:
         self.directory = directory
         self.identity = dict(identity)
         self.device = trainer.clip.device
-        self.dataset = ImageSet(
-            bench.train, bench.image_dir, train_transform(cfg, trainer.clip.size), cfg.SEED
-        )
+        if trainer.views > cfg.DATALOADER.K_TRANSFORMS:
+            raise NerpError(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; "
+                            f"{cfg.TRAINER.NAME} learns from {trainer.views} views of an image")
+        trainer.prepare_training()
+        self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
         self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size())
         self.normalise = Normalise(cfg, self.device)
         self.optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
@@ -134,6 +136,7 @@ class TrainingRun:
         losses = torch.zeros(steps, device=self.device)
         checked = 0
         self.loader.batch_sampler.epoch = epoch
+        self.trainer.start_epoch(epoch)
         for step, (pixels, labels) in enumerate(self.loader):
             losses[step] = self._step(pixels, labels)
             bar.update()
@@ -151,10 +154,10 @@ class TrainingRun:
                 say(line, file_only=not bar.disable)
 
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        images = self.normalise(pixels)
+        images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
-            loss = self.step(images, labels)
+            loss = self.step(images, labels, *others)
         # Gradients are averaged over the processes: each loss counts by its share of the batch.
         share = len(images) * world_size() / self.batch
         self.optimizer.zero_grad(set_to_none=True)
