@@ -16,7 +16,7 @@ from nerp.engine.checkpoint import checkpoint_file, read_checkpoint
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp")
 
 
 def settings(method):

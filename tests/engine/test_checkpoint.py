@@ -19,12 +19,21 @@ from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp")
 
 
 def published(method):
     folder = TRAINERS[method].folder
     return read_checkpoint(checkpoint_file(GOLDEN / "checkpoints" / method, folder))
+
+
+def expected(method, which):
+    """The published logits of the golden images; fused ones where prediction is."""
+    file = GOLDEN / "checkpoints" / f"expected_{method}.npz"
+    prefix = "" if file.is_file() else f"{method}/"
+    z = np.load(file if file.is_file() else file.with_name("expected.npz"))
+    fused = f"{prefix}{which}/fusion"
+    return z[fused if which == "base" and fused in z else prefix + which]
 
 
 def load(method, clip, checkpoint, which="new", cfg=None):
@@ -36,13 +45,11 @@ def load(method, clip, checkpoint, which="new", cfg=None):
 @pytest.mark.parametrize("which", ["base", "new"])
 @pytest.mark.parametrize("method", METHODS)
 def test_published_checkpoints_give_the_published_logits(method, which, golden_clip, inputs):
-    expected = np.load(GOLDEN / "checkpoints" / "expected.npz")
     trainer, _ = load(method, golden_clip, published(method), which)
-    key = f"{method}/{which}"
-    if method == "MMRL" and which == "base":
-        key += "/fusion"
     with torch.no_grad():
-        np.testing.assert_allclose(trainer.logits(inputs[0]), expected[key], atol=1e-3)
+        np.testing.assert_allclose(
+            trainer.logits(inputs[0]), expected(method, which), atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -51,7 +58,9 @@ def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     wanted = golden_config().TRAINER[TRAINERS[method].node]
     if method == "CoCoOp":
         wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
-    cfg.TRAINER.MMADAPTER.ADAPTER_SCALE = wanted.get("ADAPTER_SCALE", 1.0)  # no tensor tells
+    for key in ("ADAPTER_SCALE", "BETA"):  # no tensor tells
+        if key in wanted:
+            cfg.TRAINER[TRAINERS[method].node][key] = wanted[key]
     trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
     for key in trainer.shape_settings:
         if key != "CTX_INIT":
@@ -120,6 +129,18 @@ def test_what_is_no_checkpoint(tmp_path):
     torch.save({"state_dict": {"fc.weight": torch.zeros(1)}}, path)
     with pytest.raises(NerpError, match="not a checkpoint of a registered method.*fc.weight"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(("task", "beta"), [("B2N", 0.6), ("FS", 0.6), ("CD", 0.3)])
+def test_beta_is_the_one_trained_with_but_across_datasets(task, beta, golden_clip, tmp_path):
+    cfg = golden_config()
+    cfg.TRAINER.NAME, cfg.TASK = "MMRLpp", task
+    trainer = TRAINERS["MMRLpp"](cfg, golden_clip, eurosat_classes("base"))
+    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    cfg.TRAINER.MMRLpp.BETA = 0.3
+    again, _ = load("MMRLpp", golden_clip, read_checkpoint(path), cfg=cfg)
+    kept = again.settings.BETA
+    assert kept == beta
 
 
 def test_class_specific_contexts_belong_to_their_classes(golden_clip):

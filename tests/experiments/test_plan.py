@@ -18,7 +18,7 @@ from nerp.experiments.plan import Selection, check_data, plan, read_selection
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-LEARNING = ["CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL"]
+LEARNING = ["CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp"]
 TESTED = ["ZeroshotCLIP", *LEARNING, *(f"{name}_NeRP" for name in LEARNING)]
 
 

@@ -25,6 +25,9 @@ VARIANTS = [
     ("MMRL", {}),
     ("MMRL", {"REP_LAYERS": [1, 2, 3, 4], "N_REP_TOKENS": 2}),
     ("MMRL", {"REP_LAYERS": [4]}),
+    ("MMRLpp", {}),
+    ("MMRLpp", {"REP_LAYERS": [1, 2, 3, 4], "N_REP_TOKENS": 2, "RES_LORA_DIM": 1}),
+    ("MMRLpp", {"REP_LAYERS": [2, 4], "BETA": 0.0}),
 ]
 
 

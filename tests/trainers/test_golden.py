@@ -13,7 +13,8 @@ from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.registry import TRAINERS
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp")
+FUSING = ("MMRL", "MMRLpp")  # on classes they were trained on
 # What published checkpoints leave off the front of a name.
 PREFIX = {"CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner."}
 OPTIM = {
@@ -22,6 +23,7 @@ OPTIM = {
     "PromptSRC": {"LR": 0.0025, "WARMUP_EPOCH": 1},
     "MMA": {"LR": 0.0015},
     "MMRL": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
+    "MMRLpp": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
 }
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
 
@@ -77,10 +79,11 @@ def test_forward(method, which, golden_clip, inputs):
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-def test_mmrl_predicts_from_fused_logits_on_base_classes_alone(which, golden_clip, inputs):
-    z = golden("MMRL")
+@pytest.mark.parametrize("method", FUSING)
+def test_prediction_is_fused_on_base_classes_alone(method, which, golden_clip, inputs):
+    z = golden(method)
     with torch.no_grad():
-        logits = build("MMRL", golden_clip, which).logits(inputs[0])
+        logits = build(method, golden_clip, which).logits(inputs[0])
     wanted = z[f"{which}/logits_fusion" if which == "base" else f"{which}/logits"]
     torch.testing.assert_close(logits, torch.tensor(wanted), **LOGIT)
 
@@ -131,7 +134,7 @@ def test_priors(method, kind, golden_clip, inputs):
     text, image = priors(trainer, reference, cfg.NERP)
     np.testing.assert_allclose(text, z[f"nerp/{kind}/text_prior"], atol=1e-3)
     np.testing.assert_allclose(image, z[f"nerp/{kind}/image_prior"], atol=1e-3)
-    if method == "MMRL":
+    if method in FUSING:
         seen = trainer.for_classes(replace(trainer.classes, seen=True))
         _, fused = priors(seen, reference, cfg.NERP)
         np.testing.assert_allclose(fused, z[f"nerp/{kind}/image_prior_fusion"], atol=1e-3)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nerp.registry import TRAINERS
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"}
-METHODS = ["ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL"]
+METHODS = ["ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp"]
 
 
 class Watch(TorchDispatchMode):
