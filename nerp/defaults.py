@@ -73,13 +73,14 @@ KEYS: dict[str, Key] = {
     "MODEL.BACKBONE.NAME": text("ViT-B/16"),
     "MODEL.BACKBONE.PATH": file(""),  # weights instead of the published ones
     "MODEL.BACKBONE.ACTIVATION": choice("auto", "quick_gelu", "gelu"),
-    "OPTIM.NAME": choice("sgd", "adamw"),
+    "OPTIM.NAME": choice("sgd", "adam", "adamw"),
     "OPTIM.LR": number(0.002, least=0),
     "OPTIM.MAX_EPOCH": whole(10, 1, 10**6),
     "OPTIM.WEIGHT_DECAY": number(5e-4, least=0),
     "OPTIM.MOMENTUM": number(0.9, least=0, below=1),
     "OPTIM.ADAM_BETA1": number(0.9, least=0, below=1),
     "OPTIM.ADAM_BETA2": number(0.999, least=0, below=1),
+    "OPTIM.ADAM_EPS": number(1e-8, above=0),
     "OPTIM.LR_SCHEDULER": choice("cosine"),
     "OPTIM.WARMUP_EPOCH": whole(0, -1),  # 0 or -1: none; at most MAX_EPOCH
     "OPTIM.WARMUP_TYPE": choice("constant", "linear"),  # linear only where there is none

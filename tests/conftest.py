@@ -34,6 +34,7 @@ GOLDEN_SETTINGS = {
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
     "MMRLpp": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48, "BETA": 0.6, "PROJ_LORA_DIM": 8},
+    "TCP": {"CLASS_LAYER": 3},
 }
 
 

@@ -1,9 +1,9 @@
 """CLIP's two transformers, run block by block, with one place where a method may reach in.
 
 Every prompt-learning method changes a frozen transformer in one of three ways: other input
-embeddings, tokens put in at the input of a layer, a branch added to a layer's output. An `Edit`
-says which; the towers do the rest, for the tuned and the frozen model alike. Layers are numbered
-from 1.
+embeddings, tokens put in at the input of a layer (the same for all classes, or each class's own),
+a branch added to a layer's output. An `Edit` says which; the towers do the rest, for the tuned and
+the frozen model alike. Layers are numbered from 1.
 
 What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
 prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
@@ -38,6 +38,11 @@ class Edit:
     def enter(self, layer: int, x: Tensor) -> Tensor:
         """The input of `layer`. x: vision [B, N, W]; text, the shared start [G, P, W]."""
         return x
+
+    def by_class(self, layer: int) -> Tensor | None:
+        """Text: tokens [C, K, W], K for each of C classes, that then stand over positions 1..K of
+        the input of `layer`."""
+        return None
 
     def branch(self, layer: int, h: Tensor) -> Tensor | None:
         """What is added to the output of `layer`; h [T, W] is its input after `ln_1`."""
@@ -89,6 +94,20 @@ class PromptTokens(Edit):
         return torch.cat([before, tokens, after], dim=1)
 
 
+class ClassTokens(Edit):
+    """Text tokens of each class's own over positions 1..K of the input of one layer.
+
+    Args: tokens: [C, K, W].
+    """
+
+    def __init__(self, tokens: Tensor, layer: int):
+        self.tokens = tokens
+        self.first_layer = layer
+
+    def by_class(self, layer: int) -> Tensor | None:
+        return self.tokens if layer == self.first_layer else None
+
+
 @dataclass(frozen=True)
 class State:
     """The input of a layer, for G groups that share a start of P tokens and have M ends of S each.
@@ -114,6 +133,19 @@ class State:
         tail = self.x[groups * start :]
         x = torch.cat([starts.flatten(0, 1), tail]) if len(tail) else starts.flatten(0, 1)
         return replace(self, x=x, sizes=(groups, starts.shape[1], ends, length))
+
+    def with_class_tokens(self, tokens: Tensor) -> "State":
+        """Tokens [M, K, W] over positions 1..K; what the sequences still share is their first
+        token, the rest of the start (it has at least 1 + K tokens) is now each end's own."""
+        groups, start, ends, length = self.sizes
+        tokens = tokens.to(self.x.dtype).expand(groups, -1, -1, -1)
+        first, rest = self.starts()[:, :1], self.starts()[:, 1 + tokens.shape[2] :]
+        if not ends:
+            return self.with_starts(torch.cat([first, tokens[:, 0], rest], dim=1))
+        own = self.x[groups * start :].view(groups, ends, length, -1)
+        own = torch.cat([tokens, rest[:, None].expand(-1, ends, -1, -1), own], dim=2)
+        x = torch.cat([first.flatten(0, 1), own.flatten(0, 2)])
+        return replace(self, x=x, sizes=(groups, 1, ends, own.shape[2]))
 
 
 def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -206,7 +238,9 @@ class Tower:
     def _enter(self, state: State, edit: Edit) -> State:
         before = state.starts()
         after = edit.enter(state.layer, before)
-        return state if after is before else state.with_starts(after)
+        state = state if after is before else state.with_starts(after)
+        tokens = edit.by_class(state.layer)
+        return state if tokens is None else state.with_class_tokens(tokens)
 
     def _rows(self, state: State, edit: Edit) -> Tensor:
         """Which rows of state.x are read after the last layer: vision [B, keep], text [G, M]."""

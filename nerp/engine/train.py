@@ -129,6 +129,7 @@ class TrainingRun:
         losses = torch.zeros(steps, device=self.device)
         checked = 0
         self.loader.batch_sampler.epoch = epoch
+        self.trainer.start_epoch(epoch)
         for step, (pixels, labels) in enumerate(self.loader):
             losses[step] = self._step(pixels, labels)
             bar.update()

@@ -23,12 +23,14 @@ class Classes:
         names: C class names in label order, underscores already spaces.
         template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
         seen: whether the model was trained on these classes.
+        dataset: its registry name, for methods with prompts of their own a dataset.
     """
 
     names: tuple[str, ...]
     template: str
     neutral: str
     seen: bool = True
+    dataset: str = ""
 
     @property
     def prompts(self) -> list[str]:
@@ -71,7 +73,9 @@ class Trainer:
             states the range of a number, or a plain text or truth value.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
-        signature: patterns; a checkpoint is this method's where each matches a tensor's name.
+        signature: patterns; a checkpoint can be this method's where each matches a tensor's name.
+        marks: further ones, of what a published file also holds; needed of a file that does not
+            say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
     """
@@ -81,6 +85,7 @@ class Trainer:
     paper: str
     defaults: Mapping[str, object]
     signature: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
 
     def __init__(
@@ -94,6 +99,7 @@ class Trainer:
         cfg: the whole configuration. clip: the backbone. classes: what to tell apart.
         tensors: learned tensors by name; by default freshly initialised from torch's generator.
         """
+        self.cfg = cfg
         self.settings = cfg.TRAINER[self.node]
         self.clip = clip
         self.classes = classes
@@ -113,6 +119,11 @@ class Trainer:
         self.prepare()
 
     # What a method defines.
+
+    @classmethod
+    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether tensors with the signature's names have this method's shapes."""
+        return True
 
     @classmethod
     def infer(
@@ -157,11 +168,20 @@ class Trainer:
         """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
         raise NotImplementedError
 
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
+        run's seed and this alone, so that a resumed run draws the same."""
+
     def epoch_weights(self, epochs: int) -> Tensor | None:
         """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
         return None
 
     # What follows for every method.
+
+    @property
+    def substitute(self) -> str:
+        """What training uses in place of files that a method has and was not given, in words."""
+        return ""
 
     @property
     def scale(self) -> float:
@@ -218,6 +238,12 @@ class Trainer:
     def parameter(self, name: str) -> Tensor:
         """A learned tensor by its name in a checkpoint."""
         return self.learned.get_parameter(name)
+
+    def apply_linear(self, name: str, x: Tensor) -> Tensor:
+        """x [..., in] through the learned Linear called `name`."""
+        return nn.functional.linear(
+            x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        )
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())

@@ -19,7 +19,7 @@ from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp")
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "KgCoOp", "TCP", "MMRLpp")
 
 
 def published(method):
@@ -58,7 +58,7 @@ def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     wanted = golden_config().TRAINER[TRAINERS[method].node]
     if method == "CoCoOp":
         wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
-    for key in ("ADAPTER_SCALE", "BETA"):  # no tensor tells
+    for key in ("ADAPTER_SCALE", "BETA", "CLASS_LAYER"):  # no tensor tells
         if key in wanted:
             cfg.TRAINER[TRAINERS[method].node][key] = wanted[key]
     trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
@@ -169,6 +169,7 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
         trainer = SimpleNamespace(
             folder=TRAINERS[method].folder, shape_settings=TRAINERS[method].shape_settings,
             settings=cfg.TRAINER[TRAINERS[method].node], clip=SimpleNamespace(name="ViT-B/16"),
+            substitute="",
         )
         path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit

@@ -8,15 +8,22 @@ import torch
 from conftest import GOLDEN, eurosat_classes, golden_config
 from PIL import Image
 
+from nerp.config import find_card, load_yaml
 from nerp.correction.wrapper import priors
 from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.registry import TRAINERS
+from nerp.trainers.base import Classes
+from nerp.trainers.kgcoop import KgCoOp
+from nerp.trainers.tcp import TCP
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp")
+METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "KgCoOp", "TCP", "MMRLpp")
 FUSING = ("MMRL", "MMRLpp")  # on classes they were trained on
 # What published checkpoints leave off the front of a name.
-PREFIX = {"CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner."}
+PREFIX = {
+    "CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner.",
+    "KgCoOp": "prompt_learner.", "TCP": "prompt_learner.",
+}
 OPTIM = {
     "CoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
     "CoCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
@@ -24,6 +31,8 @@ OPTIM = {
     "MMA": {"LR": 0.0015},
     "MMRL": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
     "MMRLpp": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
+    "KgCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
+    "TCP": {"NAME": "adam", "LR": 0.002, "ADAM_EPS": 1e-3, "WARMUP_EPOCH": 1},
 }
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
 
@@ -62,6 +71,10 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
         found["logits_rep"] = trainer.similarity(rep, text)
         found["logits_fusion"] = 0.7 * found["logits"] + 0.3 * found["logits_rep"]
         found["image_features_rep"] = rep
+    if isinstance(trainer, KgCoOp):
+        found["score"] = trainer.pull(found["text_features"])
+    if isinstance(trainer, TCP):
+        found["class_prompts"] = trainer.class_tokens(trainer.frozen_class_features())
     return found
 
 
@@ -86,6 +99,26 @@ def test_prediction_is_fused_on_base_classes_alone(method, which, golden_clip, i
         logits = build(method, golden_clip, which).logits(inputs[0])
     wanted = z[f"{which}/logits_fusion" if which == "base" else f"{which}/logits"]
     torch.testing.assert_close(logits, torch.tensor(wanted), **LOGIT)
+
+
+@pytest.mark.parametrize("dataset", [
+    key.split("/")[1] for key in golden("KgCoOp") if key.endswith("/zero_shot_text_features")
+    and key.startswith("templates/")
+])
+@pytest.mark.parametrize("method", ["KgCoOp", "TCP"])
+def test_a_dataset_has_its_own_templates(method, dataset, golden_clip):
+    z = golden(method)
+    card = load_yaml(find_card(dataset))["DATASET"]
+    names = tuple(name.replace("_", " ") for name in z["templates/classnames"])
+    classes = Classes(names, card["TEMPLATE"], card["NEUTRAL"], dataset=dataset)
+    trainer = TRAINERS[method](golden_config(), golden_clip, classes, tensors(method, "param"))
+    key = "text_features" if method == "KgCoOp" else f"{dataset}/text_features"
+    for found, wanted in (
+        (trainer.frozen_class_features(), f"{dataset}/zero_shot_text_features"),
+        (trainer.class_features(), key),
+    ):
+        torch.testing.assert_close(found.detach(), torch.tensor(z[f"templates/{wanted}"]),
+                                   **FEATURE)
 
 
 @pytest.mark.parametrize("method", METHODS)
