@@ -164,7 +164,7 @@ def load_trainer(
     settings = cfg.TRAINER[method.node]
     found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
     notes = [f"{wanted} from {path}, epoch {checkpoint.epoch}"]
-    for key in method.shape_settings:
+    for key in method.carried(cfg.TASK):
         if key in found and found[key] != settings[key]:
             full = f"TRAINER.{method.node}.{key}"
             notes.append(f"{full} is {found[key]!r} in the checkpoint, not {settings[key]!r}")
