@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import gc
 import os
+import shlex
 import sys
 
 from nerp.commands import add_arguments, command_module
 from nerp.errors import NerpError
 from nerp.files.opening import last_opened, reason
+from nerp.log import command_line
 from nerp.printable import printable
 
 COMMANDS = {
@@ -67,6 +69,7 @@ def run(argv: list[str]) -> int:
     )
     add_arguments(parser, module)
     debug = "--debug" in rest
+    command_line.set(shlex.join(["nerp", *argv]))
     try:
         status = module.main(parser.parse_intermixed_args(rest)) or 0
         sys.stdout.flush()  # so that a full disk is noticed here

@@ -88,6 +88,8 @@ KEYS: dict[str, Key] = {
     "OPTIM.WARMUP_CONS_LR": number(1e-5, least=0),
     "TRAIN.PRINT_FREQ": whole(10, 0),
     "TRAIN.CHECKPOINT_FREQ": whole(0, 0),
+    "TRAIN.TENSORBOARD": flag(False),  # the history for TensorBoard too, in the run's folder
+    "TRAIN.WANDB": name(""),  # and to this project of Weights & Biases
     "TEST.NO_TEST": flag(False),
     "TEST.SPLIT": choice("test", "val"),
     "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift

@@ -355,41 +355,73 @@ class PlainMMA(PlainMethod):
             tensor.grad /= self.settings["ADAPTER_SCALE"]
 
 
-class PlainMMRL(PlainMethod):
-    """Representation tokens in both towers' upper layers; a second image feature."""
+class PlainInserted(PlainMethod):
+    """Tokens after the first position of both towers' upper layers; a second image feature."""
+
+    layers_key = "REP_LAYERS"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.scale = 100.0
-        self.layers = list(self.settings["REP_LAYERS"])
+        self.layers = list(self.settings[self.layers_key])
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        """[K, W] of the i-th layer."""
+        raise NotImplementedError
+
+    def over(self, tokens: Tensor, there: Tensor) -> Tensor:
+        """What `there` becomes at a later layer."""
+        return tokens
+
+    @property
+    def projection(self) -> Tensor:
+        """[W_v, D] of the second feature."""
+        raise NotImplementedError
 
     def enter(self, kind: str):
-        base = "representation_learner.compound_rep_tokens"
-        tokens = self.tensors[base]
-        count = len(tokens)
-
         def run(layer, x):
             if layer not in self.layers:
                 return x
             i = self.layers.index(layer)
-            name = f"{base}_r2{kind}proj.{i}"
-            rep = F.linear(tokens, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
-            over = 0 if i == 0 else count
-            return torch.cat([x[:, :1], rep.expand(len(x), -1, -1), x[:, 1 + over :]], 1)
+            tokens = self.tokens_of(kind, i).expand(len(x), -1, -1)
+            if i == 0:
+                return torch.cat([x[:, :1], tokens, x[:, 1:]], 1)
+            count = tokens.shape[1]
+            tokens = self.over(tokens, x[:, 1 : 1 + count])
+            return torch.cat([x[:, :1], tokens, x[:, 1 + count :]], 1)
 
         return run
 
     def text(self) -> Tensor:
         ids = padded(self.prompts)
-        eot = ids.argmax(1) + len(self.tensors["representation_learner.compound_rep_tokens"])
+        eot = ids.argmax(1) + len(self.tokens_of("t", 0))
         return unit(self.text_tower(self.embed(ids) + self.positions, eot, self.enter("t")))
 
     def images(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """f and f_rep."""
+        """f and the second feature."""
         x = self.image_tower(images, self.enter("v"))
-        count = len(self.tensors["representation_learner.compound_rep_tokens"])
-        rep = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
-        return unit(self.image_head(x)), unit(rep @ self.tensors["image_encoder.proj_rep"])
+        count = len(self.tokens_of("v", 0))
+        second = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
+        return unit(self.image_head(x)), unit(second @ self.projection)
+
+    def drift(self, images: Tensor, f: Tensor, t: Tensor) -> Tensor:
+        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
+        return image + 1 - F.cosine_similarity(t, self.frozen_text()).mean()
+
+
+class PlainMMRL(PlainInserted):
+    """Representation tokens with a map a tower and layer."""
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        base = "representation_learner.compound_rep_tokens"
+        name = f"{base}_r2{kind}proj.{i}"
+        return F.linear(
+            self.tensors[base], self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        )
+
+    @property
+    def projection(self) -> Tensor:
+        return self.tensors["image_encoder.proj_rep"]
 
     def logits(self, images: Tensor) -> Tensor:
         t = self.text()
@@ -403,9 +435,26 @@ class PlainMMRL(PlainMethod):
         entropy, entropy_rep = (
             F.cross_entropy(self.scale * x @ t.t(), labels) for x in (f, f_rep)
         )
-        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
-        text = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
-        return alpha * entropy + (1 - alpha) * entropy_rep + weight * (image + text)
+        return alpha * entropy + (1 - alpha) * entropy_rep + weight * self.drift(images, f, t)
+
+
+class PlainMMRLpp(PlainMMRL):
+    """MMRL whose maps are a shared weight plus a product of two, its later tokens blended."""
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        t, base = self.tensors, f"representation_learner.srra_r2{kind}proj"
+        weight = t[f"{base}.weight"] + t[f"{base}.srra.{i}.A"] @ t[f"{base}.srra.{i}.B"]
+        tokens = t["representation_learner.compound_rep_tokens"]
+        return F.linear(tokens, weight, t[f"{base}.srra.{i}.bias"])
+
+    def over(self, tokens: Tensor, there: Tensor) -> Tensor:
+        beta = self.settings["BETA"]
+        return beta * tokens + (1 - beta) * there
+
+    @property
+    def projection(self) -> Tensor:
+        low_rank = self.tensors["image_encoder.A"] @ self.tensors["image_encoder.B"]
+        return self.model.visual.proj + low_rank
 
 
 PLAIN = {
@@ -419,4 +468,5 @@ PLAIN = {
     "CoPrompt": PlainCoPrompt,
     "MMA": PlainMMA,
     "MMRL": PlainMMRL,
+    "MMRLpp": PlainMMRLpp,
 }

@@ -65,6 +65,7 @@ class PromptTokens(Edit):
         at_end: whether they stand at the end of the sequence, or after its first token.
         insert: whether the first of those layers gets K positions more; otherwise, and at every
             later layer, the tokens stand over what was there.
+        keep_share: s, of what stood there; tokens over it become (1 - s) tokens + s what it was.
         keep, shift, output: see Edit.
     """
 
@@ -74,6 +75,7 @@ class PromptTokens(Edit):
         *,
         at_end: bool = False,
         insert: bool = True,
+        keep_share: float = 0.0,
         keep: int = 1,
         shift: int = 0,
         output: Callable[[Tensor], Tensor] | None = None,
@@ -81,6 +83,7 @@ class PromptTokens(Edit):
         self.tokens = tokens
         self.at_end = at_end
         self.insert = insert
+        self.keep_share = keep_share
         self.keep = keep
         self.shift = shift
         self.output = output or super().output
@@ -91,9 +94,11 @@ class PromptTokens(Edit):
             return x
         tokens = self.tokens[layer].to(x.dtype).expand(len(x), -1, -1)
         over = 0 if self.insert and layer == self.first_layer else tokens.shape[1]
-        if self.at_end:
-            return torch.cat([x[:, : x.shape[1] - over], tokens], dim=1)
-        return torch.cat([x[:, :1], tokens, x[:, 1 + over :]], dim=1)
+        begin = x.shape[1] - over if self.at_end else 1
+        before, there, after = x[:, :begin], x[:, begin : begin + over], x[:, begin + over :]
+        if over and self.keep_share:
+            tokens = (1 - self.keep_share) * tokens + self.keep_share * there
+        return torch.cat([before, tokens, after], dim=1)
 
 
 class ClassTokens(Edit):

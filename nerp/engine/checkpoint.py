@@ -177,7 +177,7 @@ def load_trainer(
     with reading(path, f"a checkpoint of {wanted}"):
         found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
     notes = [f"{wanted} from {path}, epoch {checkpoint.epoch}"]
-    for key in method.shape_settings:
+    for key in method.carried(cfg.TASK):
         if key in found:
             full, before = f"TRAINER.{method.node}.{key}", settings[key]
             put(cfg, full, found[key], str(path))

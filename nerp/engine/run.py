@@ -35,6 +35,7 @@ from nerp.engine.tested import (
 )
 from nerp.engine.train import TrainingRun, forget_state
 from nerp.errors import NerpError
+from nerp.experiments.catalogue import complete
 from nerp.log import RunLog, say
 from nerp.paths import file_digest
 from nerp.protocols import NERP_SUFFIX, plain_name
@@ -52,6 +53,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
                         "--model-dir")
     with RunLog() as log:
+        request = complete(request)
         cfg = run_config(request, anew=overwrite)
         if not TRAINERS[request.trainer].folder:
             raise NerpError(f"{request.trainer} learns nothing: nerp test --trainer "
@@ -90,7 +92,8 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
             )
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))
-        record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH)
+        record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH,
+                      checkpoint=str(path.relative_to(directory)))
         if trainer.substitute:
             record["substitute"] = trainer.substitute
     if is_main():
@@ -107,6 +110,7 @@ def run_test(
     is written before the work can begin.
     """
     with RunLog() as log:
+        request = complete(request, flags.model_dir)
         cfg = run_config(request, anew=overwrite)
         directory = output_dir(cfg, request, "test")
         tested = Tested(cfg, flags, directory)

@@ -134,6 +134,12 @@ class Trainer:
         """The settings that a checkpoint's tensors imply."""
         return {}
 
+    @classmethod
+    def carried(cls, task: str) -> tuple[str, ...]:
+        """The settings that a checkpoint decides, where it knows them, in a test under the
+        protocol `task`: its shape settings."""
+        return cls.shape_settings
+
     def check(self) -> None:
         """Raise NerpError for settings that do not fit the backbone."""
 

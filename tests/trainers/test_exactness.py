@@ -36,6 +36,9 @@ VARIANTS = [
     ("MaPLe", {"N_CTX": 5, "PROMPT_DEPTH": 1}),
     ("MaPLe", {"N_CTX": 4, "PROMPT_DEPTH": 6}),
     ("CoPrompt", {}),
+    ("MMRLpp", {}),
+    ("MMRLpp", {"REP_LAYERS": [1, 2, 3, 4], "N_REP_TOKENS": 2, "RES_LORA_DIM": 1}),
+    ("MMRLpp", {"REP_LAYERS": [2, 4], "BETA": 0.0}),
 ]
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, eurosat_classes, golden_config
+from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
 from PIL import Image
 
 from nerp.config import find_card, load_yaml
@@ -19,8 +19,7 @@ from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.tcp import TCP
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "KgCoOp", "TCP", "MaPLe",
-           "CoPrompt")
+FUSING = ("MMRL", "MMRLpp")  # on classes they were trained on
 # What published checkpoints leave off the front of a name.
 PREFIX = {
     "CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner.",
@@ -32,6 +31,7 @@ OPTIM = {
     "PromptSRC": {"LR": 0.0025, "WARMUP_EPOCH": 1},
     "MMA": {"LR": 0.0015},
     "MMRL": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
+    "MMRLpp": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
     "KgCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
     "MaPLe": {"LR": 0.0035, "WARMUP_EPOCH": 1},
     "CoPrompt": {"LR": 0.0035, "WARMUP_EPOCH": 1},
@@ -90,7 +90,7 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_forward(method, which, golden_clip, inputs):
     z = golden(method)
     wanted = [k.split("/")[1] for k in z.files if k.startswith(which) and "classnames" not in k]
@@ -103,10 +103,11 @@ def test_forward(method, which, golden_clip, inputs):
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-def test_mmrl_predicts_from_fused_logits_on_base_classes_alone(which, golden_clip, inputs):
-    z = golden("MMRL")
+@pytest.mark.parametrize("method", FUSING)
+def test_prediction_is_fused_on_base_classes_alone(method, which, golden_clip, inputs):
+    z = golden(method)
     with torch.no_grad():
-        logits = build("MMRL", golden_clip, which).logits(inputs[0])
+        logits = build(method, golden_clip, which).logits(inputs[0])
     wanted = z[f"{which}/logits_fusion" if which == "base" else f"{which}/logits"]
     torch.testing.assert_close(logits, torch.tensor(wanted), **LOGIT)
 
@@ -153,7 +154,7 @@ def test_coprompts_sentences_and_its_other_distance(golden_clip, inputs):
         torch.testing.assert_close(features, wanted, **FEATURE)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_six_training_steps(method, golden_clip, inputs):
     images, labels, _ = inputs
     z = golden(method)
@@ -189,7 +190,7 @@ def test_six_training_steps(method, golden_clip, inputs):
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", [name for name in LEARNING if name != "CoOp"])
 def test_priors(method, kind, golden_clip, inputs):
     z = golden(method)
     residual = kind == "residual"
@@ -203,13 +204,13 @@ def test_priors(method, kind, golden_clip, inputs):
     text, image = priors(trainer, reference, cfg.NERP)
     np.testing.assert_allclose(text, z[f"nerp/{kind}/text_prior"], atol=1e-3)
     np.testing.assert_allclose(image, z[f"nerp/{kind}/image_prior"], atol=1e-3)
-    if method == "MMRL":
+    if method in FUSING:
         seen = trainer.for_classes(replace(trainer.classes, seen=True))
         _, fused = priors(seen, reference, cfg.NERP)
         np.testing.assert_allclose(fused, z[f"nerp/{kind}/image_prior_fusion"], atol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_fresh_tensors_have_the_published_names_and_shapes(method, golden_clip):
     trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
     published = {name: tensor.shape for name, tensor in tensors(method, "param").items()}
