@@ -77,6 +77,8 @@ def parse(values: Mapping, where: str) -> dict:
             raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
         if name != "options":
             parts = " ".join(parts).replace(",", " ").split()
+            if not parts and value != [] and kinds[name] is not str:
+                raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
         if kinds[name] is str:
             parsed[name] = str(value)
         elif kinds[name] == tuple[str, ...]:
