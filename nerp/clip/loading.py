@@ -32,7 +32,7 @@ SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-bia
 HEAD_WIDTH = 64
 
 # Far above any published CLIP: what is larger is no model but a file made to fill the memory.
-_WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 16_384
+_WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
 
 
 def weights_file(name: str, path: str = "") -> Path:
@@ -184,11 +184,13 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
         raise NerpError(f"{file}: not CLIP weights: there is no tensor {error}; expected OpenAI's "
                         f"names, found {_some(sorted(tensors)) or 'no tensors'}") from None
     depths = vision["layers"] if isinstance(vision["layers"], tuple) else (vision["layers"],)
-    if max(*widths, embed) > _WIDEST or max(*depths, text["layers"]) > _DEEPEST or \
-            text["context_length"] > _LONGEST:
-        raise NerpError(f"{file}: not CLIP weights: its tensors are of a model larger than any")
+    sizes = ((*widths, embed), _WIDEST), ((*depths, text["layers"]), _DEEPEST), (
+        (text["context_length"], text["vocab_size"], vision["image_size"]), _LONGEST)
+    if not all(0 < size <= most for found, most in sizes for size in found):
+        raise NerpError(f"{file}: not CLIP weights: its tensors are of a model larger than any, or "
+                        "of none")
     for width in widths:
-        if width % HEAD_WIDTH or not width:
+        if width % HEAD_WIDTH:
             raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "
                             "an attention head in CLIP")
     return vision, text, embed

@@ -44,7 +44,9 @@ COLUMNS = [field.name for field in fields(Row)]
 def read_history(file: Path) -> list[Row]:
     """The rows of a metrics.csv. Raises NerpError for a file that is none."""
     with reading(file, f"a training's history with the columns {','.join(COLUMNS)}"):
-        reader = csv.DictReader(io.StringIO(read_text(file)))
+        reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
+        if reader.fieldnames != COLUMNS:
+            raise ValueError("it begins otherwise")
         return [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
                     float(row["rate"]), float(row["seconds"])) for row in reader]
 

@@ -63,13 +63,12 @@ def load_run(directory: str | Path) -> SavedRun:
     optional = _OPTIONAL | {f"{name}_prior": _PRIOR for name in REFERENCES.names()}
     try:
         record = read_record(result)
+        if "rule" not in record.get("nerp", {}):
+            raise NerpError(f"{directory}: not a corrected run")
         arrays = read_arrays(predictions, _ARRAYS, optional)
     except NerpError as error:
         raise NerpError(f"{error}; nerp test <method>_NeRP on novel classes with --save-logits "
                         "--overwrite makes it anew") from None
-    if "nerp" not in record:
-        raise NerpError(f"{directory}: not a corrected run: test <method>_NeRP on novel classes "
-                        "with --save-logits")
     arrays = {name: array.astype(_TYPES.get(array.dtype.kind, array.dtype), copy=False)
               for name, array in arrays.items()}
     _check_agreement(arrays, predictions)

@@ -60,11 +60,10 @@ _OPTIONAL = {
 _LOOKED_AT = ("nothing", "training images", "training labels", "test images", "unknown",
               "test labels")
 _NERP = {
-    "rule": _NODE,
     "looked_at": (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}"),
 }
 _NERP_OPTIONAL = {
-    "on_base": _FLAG, "references": _TEXTS, "pairs": _LINE, "n_pairs": _COUNT,
+    "rule": _NODE, "on_base": _FLAG, "references": _TEXTS, "pairs": _LINE, "n_pairs": _COUNT,
     "thresholds": _LINE, "strength": _LINE, "calibration": _LINE,
 }
 
