@@ -38,9 +38,11 @@ def stand_in(name):
 def read(args):
     from nerp.commands.common import request
     from nerp.config import build_config
+    from nerp.engine.record import output_dir
     from nerp.experiments.catalogue import complete
-    build_config(complete(request(args), getattr(args, "model_dir", "")))
-    sys.argv[1:] = cli.argv
+    asked = complete(request(args), getattr(args, "model_dir", ""))
+    directory = output_dir(build_config(asked), asked, cli.argv[0])
+    sys.argv[1:] = [*cli.argv, "--output-dir", str(directory)]
     runpy.run_path({str(STUB)!r}, run_name="__main__")
 
 def quick(argv):
