@@ -67,6 +67,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, class_set(cfg, bench, seen=True))
         say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
             f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
+        if trainer.substitute:
+            say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
         training = TrainingRun(trainer, bench, cfg, directory, identity)
         with recording(log, directory, cfg) as record:
             path = training.run()
@@ -82,6 +84,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
                 record.update(_measured(labels, logits, bench.classnames, None))
             record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH,
                           checkpoint=str(path.relative_to(directory)))
+            if trainer.substitute:
+                record["substitute"] = trainer.substitute
     return directory
 
 
@@ -120,6 +124,8 @@ def run_test(
             record.update(
                 kind="test", identity=identity, epoch=checkpoint.epoch if checkpoint else 0
             )
+            if tested.substitute:
+                record["substitute"] = tested.substitute
             if save_logits and is_main():
                 save_predictions(tested, nerp, correction)
             if save_confusion and is_main():

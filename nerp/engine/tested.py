@@ -69,7 +69,14 @@ class Tested:
         trainer, notes = load_trainer(self.cfg, clip, classes, self.checkpoint)
         for note in notes:
             say(note)
+        if self.substitute:
+            say(f"trained with a substitute: {self.substitute}")
         return trainer
+
+    @property
+    def substitute(self) -> str:
+        """What stood in for files that were not given when the model was trained, in words."""
+        return self.checkpoint.substitute if self.checkpoint else ""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -145,7 +152,8 @@ def open_clip_model(cfg: CfgNode) -> Clip:
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
     """The benchmark's classes with its prompts."""
-    return Classes(tuple(bench.classnames), cfg.DATASET.TEMPLATE, cfg.DATASET.NEUTRAL, seen)
+    node = cfg.DATASET
+    return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME)
 
 
 def is_seen(cfg: CfgNode, source: str) -> bool:

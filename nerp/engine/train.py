@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from nerp.clip.unpickle import load_inert
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import ImageSet, Normalise, train_loader, train_transform
+from nerp.data.images import Normalise, train_loader, train_set
 from nerp.engine.checkpoint import checkpoint_file, save_checkpoint
 from nerp.engine.distributed import (
     is_main,
@@ -67,8 +67,8 @@ class _Step(nn.Module):
         self.learned = trainer.learned
         self._trainer = trainer
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self._trainer.loss(images, labels)
+    def forward(self, images: Tensor, labels: Tensor, *views: Tensor) -> Tensor:
+        return self._trainer.loss(images, labels, *views)
 
 
 class TrainingRun:
@@ -86,9 +86,11 @@ class TrainingRun:
         self.directory = directory
         self.identity = dict(identity)
         self.device = trainer.clip.device
-        self.dataset = ImageSet(
-            bench.train, bench.image_dir, train_transform(cfg, trainer.clip.size), cfg.SEED
-        )
+        if trainer.views > cfg.DATALOADER.K_TRANSFORMS:
+            raise NerpError(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; "
+                            f"{cfg.TRAINER.NAME} learns from {trainer.views} views of an image")
+        trainer.prepare_training()
+        self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
         self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size())
         self.normalise = Normalise(cfg, self.device)
         self.optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
@@ -144,6 +146,7 @@ class TrainingRun:
         known: list[float] = []
         start = time.monotonic()
         self.loader.batch_sampler.epoch = epoch
+        self.trainer.start_epoch(epoch)
         for step, (pixels, labels) in enumerate(self.loader, 1):
             losses[step - 1] = self._step(pixels, labels)
             bar.update()
@@ -163,10 +166,10 @@ class TrainingRun:
             f"{time.monotonic() - start:.1f} s, {duration(clock.left())} left")
 
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        images = self.normalise(pixels)
+        images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
-            loss = self.step(images, labels)
+            loss = self.step(images, labels, *others)
         # Gradients are averaged over the processes: each loss counts by its share of the batch.
         share = len(images) * world_size() / self.batch
         self.optimizer.zero_grad(set_to_none=True)
