@@ -120,7 +120,6 @@ def environment(device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "nerp": __version__,
-        "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -133,7 +132,7 @@ def environment(device) -> dict[str, str]:
 
 
 @cache
-def _revision() -> str:
+def revision() -> str:
     """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
     package is installed without one."""
     package = Path(__file__).resolve().parent

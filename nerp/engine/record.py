@@ -30,7 +30,7 @@ from nerp.files.digest import content_digest
 from nerp.files.json_file import read_json
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
-from nerp.log import RunLog, command_line, environment, say
+from nerp.log import RunLog, command_line, environment, revision, say
 from nerp.paths import clear_partials, holding, write_bytes, write_text
 from nerp.printable import csv_cell, duration
 from nerp.protocols import CONFIG_FILE, RESULT_FILE, run_dir
@@ -174,8 +174,10 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
         return
     device = pick_device(cfg.USE_CUDA)
     versions = environment(device)
-    when = {"command": command_line.get(), "start": _clock_time(log.start)}
-    listing = "\n".join(f"{name}: {value}" for name, value in {**versions, **when}.items())
+    origin = {
+        "command": command_line.get(), "revision": revision(), "start": _clock_time(log.start)
+    }
+    listing = "\n".join(f"{name}: {value}" for name, value in {**versions, **origin}.items())
     log.write_to(directory, f"** Configuration **\n{cfg.dump()}\n** Environment **\n{listing}\n")
     write_text(directory / CONFIG_FILE, cfg.dump())
     record: dict = {
@@ -193,7 +195,7 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
             say(f"error: {error}", file_only=True)
         raise
     end = time.time()
-    record |= {**when, "end": _clock_time(end), "seconds": round(end - log.start, 2)}
+    record |= {**origin, "end": _clock_time(end), "seconds": round(end - log.start, 2)}
     record["peak_memory_mib"] = _peak_memory(device)
     record["versions"] = versions
     write_text(directory / RESULT_FILE, json.dumps(record, indent=1) + "\n")
