@@ -89,7 +89,8 @@ class Tested:
             return compute()
         path = self.checkpoint.path if self.checkpoint else None
         key = logits_key(self.trainer, path, self.bench, self.items, self.cfg)
-        return cached_logits(cache_file(self._cache_folder, self.cfg), key, compute)
+        shape = len(self.items), len(self.bench.classnames)
+        return cached_logits(cache_file(self._cache_folder, self.cfg), key, shape, compute)
 
     @property
     def _cache_folder(self) -> Path:

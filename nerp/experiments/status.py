@@ -37,7 +37,7 @@ def remembered(output: str) -> list[Run]:
         raise NerpError(f"no sweep has been started below {output}; --output names another folder")
     runs = {}
     for file in files:
-        selection = replace(Selection(**read_selection(file)), output=output)
+        selection = replace(Selection(**{"protocol": "", **read_selection(file)}), output=output)
         runs.update((run.directory, run) for run in plan(selection))
     return list(runs.values())
 
