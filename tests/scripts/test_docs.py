@@ -48,7 +48,7 @@ def read(args):
 
 def quick(argv):
     if argv[0] in ("train", "demo"):
-        return [*argv, "OPTIM.MAX_EPOCH", "1"]
+        return [argv[0], "OPTIM.MAX_EPOCH", "1", *argv[1:]]
     return argv
 
 def run(argv):
