@@ -50,12 +50,7 @@ def read_sentences(
     Raises NerpError for a file that is missing or not such an object, or lacks a class.
     """
     file = _file(Path(path).expanduser(), what, dataset)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NerpError(f"{what}: {file}: not a readable JSON file ({brief(str(error))})") from None
-    if not isinstance(content, dict):
-        raise NerpError(f"{what}: {file}: expected a JSON object, class name -> list of sentences")
+    content = read_object(file, what, "class name -> list of sentences")
     loosely = {comparable(name): sentences for name, sentences in content.items()}
     found = []
     for name in classnames:
@@ -67,6 +62,22 @@ def read_sentences(
                             "a list of sentences, at least one")
         found.append(sentences)
     return found
+
+
+def read_object(file: Path, what: str, holds: str) -> dict:
+    """The JSON object in a file.
+
+    Args: what: the key that names the file, holds: what is in it, for messages.
+
+    Raises NerpError for a file that is missing or is none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise NerpError(f"{what}: {file}: not a readable JSON file ({brief(str(error))})") from None
+    if not isinstance(content, dict):
+        raise NerpError(f"{what}: {file}: expected a JSON object, {holds}")
+    return content
 
 
 def substitute_sentences(classnames: Sequence[str]) -> list[list[str]]:

@@ -7,7 +7,7 @@ import torch
 
 from nerp.config import Request, digest
 from nerp.correction.correction import Correction
-from nerp.data.benchmark import split_digest
+from nerp.data.benchmark import open_benchmark, split_digest
 from nerp.engine.cache import cache_file, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
@@ -34,7 +34,7 @@ from nerp.engine.train import TrainingRun
 from nerp.errors import NerpError
 from nerp.log import RunLog, say
 from nerp.paths import file_digest
-from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.protocols import NERP_SUFFIX, trained_name
 from nerp.registry import TRAINERS
 
 
@@ -45,9 +45,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
     the request that cannot be done; nothing is written before the work can begin.
     """
     if request.trainer.endswith(NERP_SUFFIX):
-        plain = plain_name(request.trainer)
-        raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
-                        "--model-dir")
+        raise NerpError(f"NeRP trains nothing: train {trained_name(request.trainer)}, then test "
+                        f"{request.trainer} with --model-dir")
     with RunLog() as log:
         cfg = run_config(request, anew=overwrite)
         if not TRAINERS[request.trainer].folder:
@@ -83,6 +82,9 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
             record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH)
             if trainer.substitute:
                 record["substitute"] = trainer.substitute
+            record.update(trainer.account(
+                lambda: set(open_benchmark(cfg).classnames).difference(bench.classnames)
+            ))
     return directory
 
 

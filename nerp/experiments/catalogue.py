@@ -4,8 +4,8 @@ from functools import cache
 
 from nerp.config import find_card, load_yaml
 from nerp.paths import shipped
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol
-from nerp.registry import unknown
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, trained_name
+from nerp.registry import TRAINERS, unknown
 
 
 @cache
@@ -26,14 +26,17 @@ def published_methods() -> list[str]:
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without NeRP."""
+    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP, or
+    SAR does not fit it."""
     if plain_name(name) not in methods():
         raise unknown("method", plain_name(name), methods())
+    if trained_name(name) != plain_name(name):
+        TRAINERS[trained_name(name)]
 
 
-def learns(plain: str) -> bool:
+def learns(name: str) -> bool:
     """Whether a method is trained; one that is not has no configuration either."""
-    return bool(catalogue()["methods"][plain])
+    return bool(catalogue()["methods"][plain_name(name)])
 
 
 def is_drawn(dataset: str) -> bool:
@@ -47,11 +50,14 @@ def drawn_names() -> set[str]:
             for name in catalogue()["drawn"]["datasets"]}
 
 
-def config_name(plain: str, task: str, trained_on: str, shots: int) -> str:
-    """The configuration's name, such as vit_b16; "" for zero-shot CLIP on a downloaded dataset."""
+def config_name(name: str, task: str, trained_on: str, shots: int) -> str:
+    """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
+    zero-shot CLIP on a downloaded dataset."""
     if is_drawn(trained_on):
         return catalogue()["drawn"]["config"]
-    if not learns(plain):
+    if not learns(name):
         return ""
-    rows = catalogue()["methods"][plain][protocol(task).name]
+    own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
+    protocols = {**catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {})}
+    rows = protocols[protocol(task).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
