@@ -62,12 +62,13 @@ KEYS: dict[str, Key] = {
     "INPUT.PIXEL_STD": listing([0.26862954, 0.26130258, 0.27577711], number(0.3, above=0), 3, 3),
     "INPUT.TRANSFORMS": listing(
         ["random_resized_crop", "random_flip", "normalize"],
-        choice("random_resized_crop", "random_flip", "center_crop", "normalize"),
+        choice("random_resized_crop", "random_flip", "center_crop", "randaugment", "normalize"),
     ),
     "INPUT.RRCROP_SCALE": listing((0.08, 1.0), number(1.0, above=0, most=1), 2, 2),
     "INPUT.EXACT_JPEG": flag(True),  # False: draft decoding of test images; faster, other pixels
     "DATALOADER.TRAIN_X.BATCH_SIZE": whole(32, 1, _IMAGES_AT_ONCE),
     "DATALOADER.TEST.BATCH_SIZE": whole(100, 1, _IMAGES_AT_ONCE),
+    "DATALOADER.K_TRANSFORMS": whole(1, 1, 64),  # views of a training image; most methods see one
     "DATALOADER.NUM_WORKERS": whole(8, 0, 1024),  # no more than the machine has cores
     "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
     "MODEL.BACKBONE.NAME": text("ViT-B/16"),
@@ -87,6 +88,8 @@ KEYS: dict[str, Key] = {
     "OPTIM.WARMUP_CONS_LR": number(1e-5, least=0),
     "TRAIN.PRINT_FREQ": whole(10, 0),
     "TRAIN.CHECKPOINT_FREQ": whole(0, 0),
+    "TRAIN.TENSORBOARD": flag(False),  # the history for TensorBoard too, in the run's folder
+    "TRAIN.WANDB": name(""),  # and to this project of Weights & Biases
     "TEST.NO_TEST": flag(False),
     "TEST.SPLIT": choice("test", "val"),
     "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
@@ -115,6 +118,8 @@ KEYS: dict[str, Key] = {
     "TRAINER.SAR.SAMPLES": whole(64, 1, 10**6),  # other classes that each is compared with
     "TRAINER.SAR.N_NOVEL": whole(200, 0, 10**6),
     "TRAINER.SAR.NOVEL_FILE": file(""),  # the shipped lists
+    "TRAINER.W": number(8.0, least=0),  # CoPrompt's, which has these two outside its node
+    "TRAINER.DISTILL": choice("cosine", "mse"),
 }
 
 

@@ -2,8 +2,8 @@
 
 Every prompt-learning method changes a frozen transformer in one of three ways: other input
 embeddings, tokens put in at the input of a layer (the same for all classes, or each class's own),
-a branch added to a layer's output. An `Edit` says which; the towers do the rest, for the tuned and
-the frozen model alike. Layers are numbered from 1.
+a branch added to a layer's output; and it may adapt what comes out at the end. An `Edit` says
+which; the towers do the rest, for the tuned and the frozen model alike. Layers are numbered from 1.
 
 What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
 prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
@@ -11,6 +11,7 @@ for the tuned and the frozen model, and for text once for all (`advance`); the l
 computed only at the positions whose output is used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +49,10 @@ class Edit:
         """What is added to the output of `layer`; h [T, W] is its input after `ln_1`."""
         return None
 
+    def output(self, u: Tensor) -> Tensor:
+        """What the tower's projected features u [..., D] become, before they are normalised."""
+        return u
+
 
 FROZEN = Edit()
 
@@ -61,7 +66,7 @@ class PromptTokens(Edit):
         insert: whether the first of those layers gets K positions more; otherwise, and at every
             later layer, the tokens stand over what was there.
         keep_share: s, of what stood there; tokens over it become (1 - s) tokens + s what it was.
-        keep, shift: see Edit.
+        keep, shift, output: see Edit.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class PromptTokens(Edit):
         keep_share: float = 0.0,
         keep: int = 1,
         shift: int = 0,
+        output: Callable[[Tensor], Tensor] | None = None,
     ):
         self.tokens = tokens
         self.at_end = at_end
@@ -80,6 +86,7 @@ class PromptTokens(Edit):
         self.keep_share = keep_share
         self.keep = keep
         self.shift = shift
+        self.output = output or super().output
         self.first_layer = min(tokens, default=1)
 
     def enter(self, layer: int, x: Tensor) -> Tensor:
@@ -316,7 +323,7 @@ class TextTower(Tower):
     def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """Text features [G, C, D] at end-of-text, not normalised."""
         x = layer_norm(self.model.ln_final, self.run(state, edit))
-        return x @ self.model.text_projection
+        return edit.output(x @ self.model.text_projection)
 
 
 def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
@@ -354,4 +361,4 @@ class VisionTower(Tower):
 
     def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """Image features [B, D] of the class token, not normalised."""
-        return self.tokens(state, edit)[:, 0] @ self.visual.proj
+        return edit.output(self.tokens(state, edit)[:, 0] @ self.visual.proj)

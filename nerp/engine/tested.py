@@ -17,6 +17,7 @@ from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, re
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.seed import run_config
 from nerp.errors import NerpError
+from nerp.experiments.catalogue import complete
 from nerp.log import say
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
@@ -88,7 +89,8 @@ class Tested:
             return compute()
         path = self.checkpoint.path if self.checkpoint else None
         key = logits_key(self.trainer, path, self.bench, self.items, self.cfg)
-        return cached_logits(cache_file(self._cache_folder, self.cfg), key, compute)
+        shape = len(self.items), len(self.bench.classnames)
+        return cached_logits(cache_file(self._cache_folder, self.cfg), key, shape, compute)
 
     @property
     def _cache_folder(self) -> Path:
@@ -101,7 +103,7 @@ class Tested:
 
 def open_tested(request: Request, flags: ModelFlags) -> Tested:
     """The model and images that a command line means, for a command that records no run."""
-    cfg = run_config(request)
+    cfg = run_config(complete(request, flags.model_dir))
     return Tested(cfg, flags, Path(cfg.OUTPUT_DIR or "."))
 
 

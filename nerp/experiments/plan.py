@@ -5,19 +5,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, load_yaml
+from nerp.config import find_card, find_method_file
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
     catalogue,
     check_method,
+    config_file,
     config_name,
     is_drawn,
     learns,
     published_methods,
 )
+from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
-from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, run_dir, trained_name
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, protocol, run_dir, trained_name
 from nerp.registry import unknown
 
 PHASES = ("all", "train", "test")
@@ -75,6 +77,8 @@ def parse(values: Mapping, where: str) -> dict:
             raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
         if name != "options":
             parts = " ".join(parts).replace(",", " ").split()
+            if not parts and value != [] and kinds[name] is not str:
+                raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
         if kinds[name] is str:
             parsed[name] = str(value)
         elif kinds[name] == tuple[str, ...]:
@@ -232,7 +236,7 @@ class _Setting:
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         if config:
-            file = f"configs/trainers/{plain_name(self.plain)}/{config}.yaml"
+            file = config_file(self.plain, config)
             inputs.append(find_method_file(file))
             argv += ["--config-file", file]
         if training:

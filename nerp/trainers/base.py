@@ -79,6 +79,7 @@ class Trainer:
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
         text_by_image: whether a class has another feature for each image.
+        views: how many augmented views of an image `loss` takes, one after the other.
     """
 
     node: str
@@ -89,6 +90,7 @@ class Trainer:
     marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
     text_by_image: bool = False
+    views: int = 1
 
     def __init__(
         self,
@@ -169,6 +171,10 @@ class Trainer:
     def tuned_neutral(self) -> Tensor:
         """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
         raise NotImplementedError
+
+    def prepare_training(self) -> None:
+        """Read and compute what only training needs, before anything is written. Raises NerpError
+        for files that cannot be used."""
 
     def start_epoch(self, epoch: int) -> None:
         """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
@@ -257,6 +263,11 @@ class Trainer:
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - the mean cosine of rows [N, D] that are normalised, a scalar."""
+    return 1 - (a * b).sum(1).mean()
 
 
 def context_words(words: str) -> str:

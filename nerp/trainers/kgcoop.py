@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.keys import number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import precision
+from nerp.trainers.base import cosine_distance, precision
 from nerp.trainers.coop import CoOp
 
 
@@ -46,7 +46,7 @@ class KgCoOp(CoOp):
 
     def pull(self, text):
         """1 - the mean cosine of class features [C, D] and t*."""
-        return 1 - (text * self.frozen_class_features()).sum(1).mean()
+        return cosine_distance(text, self.frozen_class_features())
 
     def loss(self, images, labels):
         text = self.class_features()

@@ -16,8 +16,9 @@ from yacs.config import CfgNode
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.data.benchmark import comparable
-from nerp.data.sentences import read_object
 from nerp.errors import NerpError
+from nerp.files.json_file import read_json
+from nerp.files.opening import read_text
 from nerp.log import say
 from nerp.printable import brief, is_printable
 from nerp.protocols import SAR_SUFFIX
@@ -99,16 +100,15 @@ def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
 def _read_names(path: Path, dataset: str) -> list[str] | None:
     """The names for a dataset in a JSON object, dataset -> names, or in a text file of one name a
     line; None where the object has none."""
-    if path.suffix == ".json":
-        listed = read_object(path, _KEY, "dataset -> list of class names").get(dataset)
-        if listed is None:
-            return None
-    else:
-        try:
-            listed = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise NerpError(f"{_KEY}: {path}: not a readable text file ({error})") from None
-        listed = [line for line in listed if line]
+    try:
+        if path.suffix == ".json":
+            listed = read_json(path).get(dataset)
+        else:
+            listed = [line for line in map(str.strip, read_text(path).splitlines()) if line]
+    except NerpError as error:
+        raise NerpError(f"{_KEY}: {error}") from None
+    if listed is None:
+        return None
     fits = isinstance(listed, list) and listed
     if not fits or not all(isinstance(n, str) and n.strip() and is_printable(n) for n in listed):
         raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, eurosat_classes, golden_config
+from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
 
 from nerp.defaults import default_config
 from nerp.engine.checkpoint import (
@@ -18,8 +18,6 @@ from nerp.engine.checkpoint import (
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
-
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "KgCoOp", "TCP", "MMRLpp")
 
 
 def published(method):
@@ -43,7 +41,7 @@ def load(method, clip, checkpoint, which="new", cfg=None):
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_published_checkpoints_give_the_published_logits(method, which, golden_clip, inputs):
     trainer, _ = load(method, golden_clip, published(method), which)
     with torch.no_grad():
@@ -52,7 +50,7 @@ def test_published_checkpoints_give_the_published_logits(method, which, golden_c
         )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     cfg = default_config()
     wanted = golden_config().TRAINER[TRAINERS[method].node]
@@ -68,7 +66,7 @@ def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     assert published(method).epoch == 2 and "epoch 2" in notes[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, inputs, tmp_path):
     cfg = golden_config()
     cfg.TRAINER.NAME, cfg.DATASET.NAME = method, "EuroSAT"
@@ -95,9 +93,9 @@ def test_names_with_the_whole_models_prefix(golden_clip, inputs, tmp_path):
         assert torch.equal(trainer.parameter("ctx"), source.tensors["ctx"])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_each_method_is_told_from_the_others(method, golden_clip):
-    for other in METHODS:
+    for other in LEARNING:
         if other != method:
             with pytest.raises(NerpError, match=f"a checkpoint of {method}, the trainer is"):
                 load(other, golden_clip, published(method))
