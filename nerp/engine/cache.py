@@ -1,13 +1,17 @@
-"""Logits kept beside a checkpoint: testing X_NeRP after X encodes no image twice.
+"""What is computed once: logits, kept beside their checkpoint, so that X_NeRP after X encodes no
+image; and frozen image features, kept beside the data for every method that uses them as they are.
 
-An entry is used only where everything that its numbers depend on is the same (`logits_key`) and
-its content is whole; anything else is computed anew and replaces it.
+An entry is used only where everything that its numbers depend on is the same (`logits_key`,
+`features_key`) and its content is whole; anything else is computed anew and replaces it. Of several
+processes that want the same entry one computes it.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +19,17 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item
+from nerp.data.images import eval_identity
 from nerp.engine.distributed import agree, is_main
+from nerp.engine.evaluate import FEATURE_BATCH
 from nerp.log import environment, say
 from nerp.paths import file_digest, replacing
 from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
+FEATURES_FOLDER = "features_cache"
 
 
 def cache_file(folder: Path, cfg: CfgNode) -> Path:
@@ -31,32 +39,85 @@ def cache_file(folder: Path, cfg: CfgNode) -> Path:
 
 
 def cached_logits(file: Path, key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """The logits [N, C] kept in `file` under `key`, or `compute()`, which is then kept.
+    """The logits [N, C] kept in `file` under `key`, or `compute()`, which is then kept."""
+    return _kept([file], key, "logits", compute)
 
-    A folder that cannot be written keeps nothing; the numbers are the same either way.
+
+def cached_features(
+    bench: Benchmark, items: list[Item], cfg: CfgNode, clip: Clip, directory: Path,
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    """The frozen image features [N, D] of `items`, kept in the dataset's folder, or, where that
+    cannot be written, where the runs on this dataset are (`directory` is the run's folder)."""
+    key = features_key(clip, bench, items, cfg)
+    dataset = cfg.DATASET
+    matrices = str(clip.precision.weights).removeprefix("torch.")
+    name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, cfg.TEST.SPLIT,
+                     clip.name.replace("/", "-"), matrices))
+    runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
+    files = [folder / FEATURES_FOLDER / f"{name}.npz" for folder in (bench.directory, runs)]
+    return _kept(files, key, "features", compute)
+
+
+def _kept(files: Sequence[Path], key: str, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """The array `name` kept under `key` in one of `files`, or `compute()`, which is then kept in
+    the first that can be written.
+
+    Where none can, nothing is kept; the numbers are the same either way.
     """
-    kept = _read(file, key)
-    if agree(kept is not None):
-        say(f"logits from {file}, computed by an earlier test (--no-cache computes them again)")
-        return kept
-    logits = compute()
-    if not is_main():
-        return logits
-    try:
-        with replacing(file) as partial, open(partial, "wb") as content:
-            np.savez(content, logits=logits.numpy(), key=key, digest=_digest(logits.numpy()))
-    except OSError as error:
-        say(f"the logits are not kept for later tests: {error}")
-    return logits
+    with _alone(files) if is_main() else contextlib.nullcontext():
+        found = [_read(file, key, name) for file in files] if is_main() else []
+        place = next((i for i, array in enumerate(found) if array is not None), None)
+        place = agree(place)
+        if place is not None:
+            say(f"{name} from {files[place]}, computed by an earlier run (nerp test --no-cache "
+                "computes them again)")
+            return found[place] if is_main() else _read(files[place], key, name)
+        computed = compute()
+        if is_main():
+            _write(files, key, name, computed)
+    return computed
 
 
-def _read(file: Path, key: str) -> Tensor | None:
+def _write(files: Sequence[Path], key: str, name: str, tensor: Tensor) -> None:
+    array = tensor.numpy()
+    for file in files:
+        try:
+            with replacing(file) as partial, open(partial, "wb") as content:
+                np.savez(content, **{name: array}, key=key, digest=_digest(array))
+            return
+        except OSError as error:
+            reason = error
+    say(f"the {name} are not kept for later runs: {reason}")
+
+
+@contextlib.contextmanager
+def _alone(files: Sequence[Path]) -> Iterator[None]:
+    """Wait until no other process reads or computes what is kept in `files`; without locks where
+    no folder can be written or the file system has none."""
+    with contextlib.ExitStack() as stack:
+        for file in files:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(file.with_suffix(".lock"), "wb"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"waiting for another process that computes {file}")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                break
+            except OSError:
+                continue
+        yield
+
+
+def _read(file: Path, key: str, name: str) -> Tensor | None:
     try:
         with np.load(file, allow_pickle=False) as content:
             if str(content["key"]) != key:
                 return None
-            logits = content["logits"]
-            return torch.from_numpy(logits) if str(content["digest"]) == _digest(logits) else None
+            array = content[name]
+            return torch.from_numpy(array) if str(content["digest"]) == _digest(array) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -83,6 +144,22 @@ def logits_key(
         "images": _images_digest(bench.image_dir, items),
         "input": dict(cfg.INPUT),
         "batch": cfg.DATALOADER.TEST.BATCH_SIZE,
+        "machine": environment(clip.device),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) -> str:
+    """A digest of all that frozen image features depend on: backbone, images, transform, machine.
+
+    Images count as in `logits_key`.
+    """
+    parts = {
+        "backbone": clip.digest,
+        "description": clip.description,
+        "images": _images_digest(bench.image_dir, items),
+        "input": eval_identity(cfg),
+        "batch": FEATURE_BATCH,
         "machine": environment(clip.device),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

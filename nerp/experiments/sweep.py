@@ -1,5 +1,7 @@
 """Driving a plan: each run when what it needs has finished, and an account of it all."""
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -7,6 +9,7 @@ from pathlib import Path
 
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
+from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
 
 DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
@@ -47,6 +50,8 @@ class Sweep:
         except BaseException:
             self.workers.stop()
             raise
+        finally:
+            self.workers.close()
         self.tell(account(self.runs, self.state, time.monotonic() - start))
         return not {FAILED, NOT_RUN} & set(self.state.values())
 
@@ -88,6 +93,25 @@ class Sweep:
         seconds = receipt(run).get("seconds")
         took = "" if state == NOT_RUN or seconds is None else f" in {seconds:.0f} s"
         self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}: {run.label}")
+
+
+def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]) -> bool:
+    """Carry out runs one after the other, what they say going where this process's output goes;
+    whether all have finished. The first that fails is the last."""
+    try:
+        for run in runs:
+            tell(run.command)
+            child = server.start(run.argv, None, {})
+            try:
+                if child.wait():
+                    return False
+            except KeyboardInterrupt:
+                os.kill(child.pid, signal.SIGINT)
+                child.wait()
+                raise
+    finally:
+        server.close()
+    return True
 
 
 def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:

@@ -158,6 +158,14 @@ class Trainer:
     # What follows for every method.
 
     @property
+    def frozen_images(self) -> bool:
+        """Whether images have frozen CLIP's features whatever was learned, which all such methods
+        share. It follows from what a method defines: neither `image_features` nor `classifier`."""
+        method = type(self)
+        own = method.image_features, method.classifier
+        return own == (Trainer.image_features, Trainer.classifier)
+
+    @property
     def scale(self) -> float:
         """What cosines are multiplied by."""
         return self.clip.scale
@@ -175,8 +183,13 @@ class Trainer:
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """`logits` with the class features computed once: call it for batch after batch."""
+        classify = self.feature_classifier()
+        return lambda images: classify(self.image_features(images))
+
+    def feature_classifier(self) -> Callable[[Tensor], Tensor]:
+        """`classifier` of image features f [B, D] instead of images."""
         text = self.class_features()
-        return lambda images: self.similarity(self.image_features(images), text)
+        return lambda features: self.similarity(features, text)
 
     def frozen_class_features(self) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once."""

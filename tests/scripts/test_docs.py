@@ -20,10 +20,12 @@ from nerp import cli
 from nerp.experiments import workers
 
 real = cli.run
-workers.COMMAND = (sys.executable, {str(STUB)!r})
+workers.FRESH = (sys.executable, {str(STUB)!r})
 
 def run(argv):
-    if argv[0] in ("sweep", "table", "plot"):
+    if argv[0] == "sweep":
+        return real(["sweep", "--fresh", *argv[1:]])
+    if argv[0] in ("table", "plot"):
         return real(argv)
     if argv[0] in ("train", "test"):
         sys.argv[1:] = argv
