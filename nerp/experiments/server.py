@@ -270,15 +270,18 @@ def _import_everything() -> int:
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "torchvision.transforms", "torch._dynamo", "safetensors.torch"):
+                 "torchvision.transforms", "torch._dynamo", "safetensors.torch",
+                 "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch
+    from PIL import Image
 
     from nerp.clip.tokenizer import encode
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     encode("")
+    Image.preinit()
     gc.collect()
     gc.freeze()
     return threads

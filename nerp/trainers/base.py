@@ -110,7 +110,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         self._frozen_class_features = None
-        self.prepare()
+        with self.clip.autocast():
+            self.prepare()
 
     # What a method defines.
 
