@@ -3,10 +3,12 @@
 import argparse
 import gc
 import os
+import shlex
 import sys
 
 from nerp.commands import add_arguments, command_module
 from nerp.errors import NerpError
+from nerp.log import command_line
 
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
@@ -64,6 +66,7 @@ def run(argv: list[str]) -> int:
     )
     add_arguments(parser, module)
     debug = "--debug" in rest
+    command_line.set(shlex.join(["nerp", *argv]))
     try:
         return module.main(parser.parse_intermixed_args(rest)) or 0
     except NerpError as error:

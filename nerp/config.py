@@ -31,6 +31,8 @@ _VOLATILE = (
     "DATALOADER.CACHE_MB",
     "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.TENSORBOARD",
+    "TRAIN.WANDB",
     "DATASET.CITATION",
     "DATASET.LICENCE",
     "DATASET.SOURCES",
@@ -227,7 +229,7 @@ def build_config(request: Request) -> CN:
     plain = plain_name(request.trainer)
     canonical = TRAINERS.canonical(plain)
     cfg = default_config()
-    options = _pairs(request.opts)
+    options = options_of(request.opts)
 
     card = card_file(request)
     merge(cfg, load_yaml(card), str(card))
@@ -267,7 +269,8 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
         put(cfg, name, value, "command line")
 
 
-def _pairs(opts: list[str]) -> dict[str, str]:
+def options_of(opts: list[str]) -> dict[str, str]:
+    """Key -> value of KEY VALUE pairs, by our names. Raises NerpError for half a pair."""
     if len(opts) % 2:
         raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
     names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])

@@ -4,12 +4,18 @@ import contextlib
 import logging
 import os
 import platform
+import subprocess
 import sys
+import time
+from contextvars import ContextVar
+from functools import cache
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
 logger = logging.getLogger("nerp")
+# The command line that is being carried out, for the records of the runs that it makes.
+command_line: ContextVar[str] = ContextVar("command_line", default="")
 # torchrun's variable, not torch.distributed's answer: commands without torch talk too.
 logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
@@ -39,11 +45,13 @@ def say_on_terminal() -> None:
 class RunLog(MemoryHandler):
     """Keeps the log of a run in memory until its folder is known, then in log.txt.
 
-    A run that fails before it has begun to work so leaves no folder behind.
+    A run that fails before it has begun to work so leaves no folder behind. `start` is when the
+    run began, in seconds since 1970.
     """
 
     def __init__(self):
         super().__init__(capacity=0, flushLevel=logging.CRITICAL)
+        self.start = time.time()
 
     def shouldFlush(self, record) -> bool:
         return self.target is not None
@@ -82,6 +90,7 @@ def environment(device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "nerp": __version__,
+        "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         # Of those that a run may do without as they are installed: importing them takes seconds.
@@ -92,6 +101,21 @@ def environment(device) -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "platform": platform.platform(),
     }
+
+
+@cache
+def _revision() -> str:
+    """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
+    package is installed without one."""
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return ""
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip()
 
 
 def _processor() -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerp.data.benchmark import comparable
 from nerp.errors import NerpError
 from nerp.paths import replacing
 from nerp.registry import unknown
@@ -86,15 +87,11 @@ def match_names(pairs: Sequence[tuple[str, str]], classnames: Sequence[str]) -> 
 
     A pair of which either name is unknown is left out.
     """
-    index = {_plain(name): i for i, name in enumerate(classnames)}
+    index = {comparable(name): i for i, name in enumerate(classnames)}
     matched, missing = [], {}
     for pair in pairs:
-        found = [index.get(_plain(name)) for name in pair]
+        found = [index.get(comparable(name)) for name in pair]
         missing.update((name, None) for name, i in zip(pair, found, strict=True) if i is None)
         if None not in found:
             matched.append(tuple(found))
     return MatchedPairs(matched, list(missing))
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").lower().split())

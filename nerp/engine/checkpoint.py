@@ -14,6 +14,7 @@ from nerp.clip.unpickle import load_inert
 from nerp.config import put
 from nerp.errors import NerpError
 from nerp.paths import replacing, write_text
+from nerp.printable import printable
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer
@@ -29,6 +30,7 @@ class Checkpoint:
         tensors: by name, as `Trainer.initial` names them.
         settings: the method's shape settings, where the file carries them.
         source: the dataset it was trained on, "" where the file does not say.
+        substitute: what stood in for files that were not given (`Trainer.substitute`).
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     settings: dict[str, object]
     source: str
+    substitute: str
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -83,7 +86,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(state, dict):
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
     state = {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, Tensor)}
-    trainer, prefix = _identify(state)
+    trainer, prefix = _identify(state, content.get("trainer"))
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
@@ -98,30 +101,46 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors=tensors,
         settings=dict(settings) if isinstance(settings, dict) else {},
         source=str(content.get("dataset") or ""),
+        substitute=printable(str(content.get("substitute") or "")),
     )
 
 
-def _identify(state: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """The method whose signature is in `state`, and what its names are prefixed with there.
+def _identify(state: Mapping[str, Tensor], said: object) -> tuple[str | None, str]:
+    """The method that `state` is of, and what its names are prefixed with there.
 
-    Of several methods the one with the longest signature: CoCoOp's names include CoOp's.
+    Our files say the trainer; that counts where its signature is there. Otherwise the method whose
+    signature and marks are there and whose shapes fit; of several the one with most of both:
+    CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes.
     """
+    own = plain_name(said) if isinstance(said, str) else ""
+    if own in TRAINERS.names():
+        prefix = _prefix(state, TRAINERS[own], TRAINERS[own].signature)
+        if prefix is not None:
+            return own, prefix
     best: tuple[int, str | None, str] = (0, None, "")
     for name in TRAINERS.names():
-        patterns = TRAINERS[name].signature
-        if not patterns:
-            continue
-        hits = [re.fullmatch(rf"(.*?){patterns[0]}", key) for key in state]
-        for prefix in sorted({hit[1] for hit in hits if hit}, key=len):
-            if prefix and not prefix.endswith("."):
-                continue
-            whole = all(
-                any(re.fullmatch(re.escape(prefix) + pattern, key) for key in state)
-                for pattern in patterns
-            )
-            if whole and len(patterns) > best[0]:
-                best = (len(patterns), name, prefix)
+        method = TRAINERS[name]
+        patterns = method.signature + method.marks
+        prefix = _prefix(state, method, patterns)
+        if prefix is not None and len(patterns) > best[0]:
+            best = (len(patterns), name, prefix)
     return best[1], best[2]
+
+
+def _prefix(
+    state: Mapping[str, Tensor], method: type[Trainer], patterns: tuple[str, ...]
+) -> str | None:
+    """What stands before the names that `patterns` match, the shortest; None where one matches no
+    name, or the shapes are not the method's."""
+    hits = [re.fullmatch(rf"(.*?){pattern}", key) for pattern in patterns[:1] for key in state]
+    for prefix in sorted({hit[1] for hit in hits if hit}, key=len):
+        inner = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+        whole = (not prefix or prefix.endswith(".")) and all(
+            any(re.fullmatch(pattern, key) for key in inner) for pattern in patterns
+        )
+        if whole and method.fits(inner):
+            return prefix
+    return None
 
 
 def load_trainer(
@@ -145,7 +164,7 @@ def load_trainer(
     settings = cfg.TRAINER[method.node]
     found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
     notes = [f"{wanted} from {path}, epoch {checkpoint.epoch}"]
-    for key in method.shape_settings:
+    for key in method.carried(cfg.TASK):
         if key in found and found[key] != settings[key]:
             full = f"TRAINER.{method.node}.{key}"
             notes.append(f"{full} is {found[key]!r} in the checkpoint, not {settings[key]!r}")
@@ -180,6 +199,7 @@ def save_checkpoint(
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},
         "dataset": cfg.DATASET.NAME,
         "backbone": trainer.clip.name,
+        "substitute": trainer.substitute,
     }
     with replacing(path) as partial:
         torch.save(content, partial)

@@ -73,8 +73,11 @@ def gather_material(tested: Tested) -> Material:
     @cache
     def seen() -> Trainer:
         node, bench = seen_bench()
-        classes = Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
-                          seen=trainer.classes.seen)  # calibrate the head that is under test
+        classes = Classes(
+            tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
+            seen=trainer.classes.seen,  # calibrate the head that is under test
+            dataset=node.NAME,
+        )
         return trainer.for_classes(classes)
 
     @cache

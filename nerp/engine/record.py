@@ -6,6 +6,7 @@ import json
 import resource
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ from nerp.config import Request, card_file, difference
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
+from nerp.engine.history import METRICS_FILE
 from nerp.engine.metrics import confusion_matrix
-from nerp.engine.seed import CONFIG_FILE
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE
 from nerp.errors import NerpError, OtherRunError
-from nerp.log import RunLog, environment, say
+from nerp.log import RunLog, command_line, environment, say
 from nerp.paths import replacing, write_text
-from nerp.protocols import RESULT_FILE, run_dir
+from nerp.printable import duration
+from nerp.protocols import CONFIG_FILE, RESULT_FILE, run_dir
 
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
@@ -94,8 +96,8 @@ def is_finished(
     """
     result = directory / RESULT_FILE
     if overwrite:
-        for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, CONFUSION_FILE, "log.txt",
-                     CONFIG_FILE):
+        for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, CONFUSION_FILE, METRICS_FILE,
+                     "log.txt", CONFIG_FILE):
             (directory / name).unlink(missing_ok=True)
         return False
     if not result.is_file():
@@ -136,10 +138,10 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
         return
     device = pick_device(cfg.USE_CUDA)
     versions = environment(device)
-    listing = "\n".join(f"{name}: {value}" for name, value in versions.items())
+    when = {"command": command_line.get(), "start": _clock_time(log.start)}
+    listing = "\n".join(f"{name}: {value}" for name, value in {**versions, **when}.items())
     log.write_to(directory, f"** Configuration **\n{cfg.dump()}\n** Environment **\n{listing}\n")
     write_text(directory / CONFIG_FILE, cfg.dump())
-    start = time.monotonic()
     record: dict = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
@@ -153,10 +155,19 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
     except NerpError as error:
         say(f"error: {error}", file_only=True)
         raise
-    record["seconds"] = round(time.monotonic() - start, 2)
+    end = time.time()
+    record |= {**when, "end": _clock_time(end), "seconds": round(end - log.start, 2)}
     record["peak_memory_mib"] = _peak_memory(device)
     record["versions"] = versions
     write_text(directory / RESULT_FILE, json.dumps(record, indent=1) + "\n")
+    say(f"end: {record['end']}, after {duration(end - log.start)}", file_only=True)
+    checkpoint = f", checkpoint: {record['checkpoint']}" if "checkpoint" in record else ""
+    say(f"results in {directory}{checkpoint}")
+
+
+def _clock_time(seconds: float) -> str:
+    """Seconds since 1970 as the local date and time, with its distance from UTC."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -33,6 +33,7 @@ from nerp.engine.tested import (
 )
 from nerp.engine.train import TrainingRun
 from nerp.errors import NerpError
+from nerp.experiments.catalogue import complete
 from nerp.log import RunLog, say
 from nerp.paths import file_digest
 from nerp.protocols import NERP_SUFFIX, plain_name
@@ -50,6 +51,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
                         "--model-dir")
     with RunLog() as log:
+        request = complete(request)
         cfg = run_config(request, anew=overwrite)
         if not TRAINERS[request.trainer].folder:
             raise NerpError(f"{request.trainer} learns nothing: nerp test --trainer "
@@ -66,6 +68,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, class_set(cfg, bench, seen=True))
         say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
             f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
+        if trainer.substitute:
+            say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
         training = TrainingRun(trainer, bench, cfg, directory, identity)
         with recording(log, directory, cfg) as record:
             path = training.run()
@@ -80,7 +84,10 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
                 )
                 labels = np.array([item.label for item in items])
                 record.update(_measured(labels, logits, bench.classnames, None))
-            record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH)
+            record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH,
+                          checkpoint=str(path.relative_to(directory)))
+            if trainer.substitute:
+                record["substitute"] = trainer.substitute
     return directory
 
 
@@ -94,6 +101,7 @@ def run_test(
     is written before the work can begin.
     """
     with RunLog() as log:
+        request = complete(request, flags.model_dir)
         cfg = run_config(request, anew=overwrite)
         directory = output_dir(cfg, request, "test")
         tested = Tested(cfg, flags, directory)
@@ -118,6 +126,8 @@ def run_test(
             record.update(
                 kind="test", identity=identity, epoch=checkpoint.epoch if checkpoint else 0
             )
+            if tested.substitute:
+                record["substitute"] = tested.substitute
             if save_logits and is_main():
                 save_predictions(tested, nerp, correction)
             if save_confusion and is_main():

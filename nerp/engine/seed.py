@@ -10,8 +10,7 @@ from nerp.defaults import key
 from nerp.engine.distributed import agree
 from nerp.errors import NerpError
 from nerp.log import say
-
-CONFIG_FILE = "config.yaml"  # a run's whole configuration, in its folder
+from nerp.protocols import CONFIG_FILE
 
 
 def run_config(request: Request, anew: bool = False) -> CfgNode:

@@ -11,6 +11,7 @@ from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
     catalogue,
     check_method,
+    config_file,
     config_name,
     is_drawn,
     learns,
@@ -229,7 +230,7 @@ class _Setting:
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         if config:
-            file = f"configs/trainers/{self.plain}/{config}.yaml"
+            file = config_file(self.plain, config)
             inputs.append(find_method_file(file))
             argv += ["--config-file", file]
         if training:

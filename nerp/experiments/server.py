@@ -277,11 +277,13 @@ def _import_everything() -> int:
     from PIL import Image
 
     from nerp.clip.tokenizer import encode
+    from nerp.log import environment
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     encode("")
     Image.preinit()
+    environment(torch.device("cpu"))
     gc.collect()
     gc.freeze()
     return threads

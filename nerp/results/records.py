@@ -19,6 +19,7 @@ class Record:
         accuracy: percent.
         looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
         on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
+        substitute: what stood in for files that a method has and was not given, in words.
         digest: of the run's configuration, "" where the record has none.
     """
 
@@ -33,6 +34,7 @@ class Record:
     accuracy: float
     looked_at: str
     on_base: bool
+    substitute: str
     digest: str
 
     @property
@@ -78,6 +80,7 @@ def _read(path: Path) -> Record | None:
             accuracy=float(content["accuracy"]),
             looked_at=content.get("nerp", {}).get("looked_at", ""),
             on_base=content.get("nerp", {}).get("on_base", False),
+            substitute=str(content.get("substitute") or ""),
             digest=content.get("identity", {}).get("config", ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

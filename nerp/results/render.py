@@ -12,8 +12,8 @@ from nerp.results.tables import Column, Row, Table
 
 MISSING = "–"  # a run that is not there
 _PAGE_COLUMNS = 12  # of a Markdown or LaTeX table: four datasets of three, as papers have them
-_LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "*": "$^*$", "±": r"$\pm$",
-          "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
+_LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$",
+          "*": "$^*$", "±": r"$\pm$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
 
 
 def terminal(tables: Iterable[Table], width: int) -> str:

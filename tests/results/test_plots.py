@@ -10,6 +10,7 @@ from nerp.experiments.catalogue import published_methods
 from nerp.results.grid import split
 from nerp.results.plots import figures
 from nerp.results.records import collect
+from nerp.results.training import training_curves
 
 
 @pytest.fixture
@@ -167,3 +168,27 @@ def test_the_command_writes_png_and_svg(tmp_path, nerp):
     assert out.splitlines() == [str(png), str(svg)]
     assert Image.open(png).format == "PNG"
     assert xml.parse(svg).getroot().tag.endswith("svg")
+
+
+def test_trainings_are_drawn_by_the_means_of_their_epochs(tmp_path, nerp):
+    for name, first in (("a", 2.0), ("b", 4.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text(
+            "epoch,step,loss,rate,seconds\n"
+            f"1,10,{first},0.1,1\n1,15,{first + 3},0.1,2\n2,25,1.0,0.05,3\n2,30,1.0,0.05,4\n"
+        )
+    figure = training_curves([tmp_path / "a", tmp_path / "b"])
+    losses, rates = figure.axes
+    steps, means, *_ = losses.lines
+    assert steps.get_xdata() == pytest.approx([2 / 3, 1, 5 / 3, 2])
+    assert (list(means.get_xdata()), list(means.get_ydata())) == ([1, 2], [3.0, 1.0])
+    assert means.get_label() == str(tmp_path / "a")
+    assert [len(axes.lines) for axes in (losses, rates)] == [4, 2]
+    status, printed, _ = nerp("plot", tmp_path / "a", "--output-dir", tmp_path / "figures")
+    assert status == 0 and [line.split(".")[-1] for line in printed.split()] == ["png", "svg"]
+
+
+def test_a_history_that_is_none_is_one_line(tmp_path, nerp):
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,2\n")
+    status, _, error = nerp("plot", tmp_path)
+    assert status == 1 and len(error.splitlines()) == 1 and "not a training's history" in error

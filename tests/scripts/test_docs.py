@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nerp.config import load_yaml, shipped_cards
+from nerp.experiments.catalogue import methods
 
 REPO = Path(__file__).parents[2]
 STUB = REPO / "tests" / "experiments" / "stub.py"
@@ -82,7 +83,11 @@ def test_the_experiments_run_from_top_to_bottom(run, tmp_path):
     printed = run(page)
     assert (tmp_path / "table.tex").is_file()
     assert len(list((tmp_path / "figures").iterdir())) == 4
-    assert "\n54\n" in printed  # 2 datasets of 11, 1 seed of 3: of the 891 it speaks of
+    # A method takes training, two tests, and both with NeRP; zero-shot CLIP two tests.
+    runs = 2 + 5 * (len(methods()) - 1)
+    assert f"\n{2 * runs}\n" in printed  # 2 datasets, 1 seed
+    text = (REPO / "docs" / "experiments.md").read_text()
+    assert f"those of all methods: {11 * 3 * runs}." in text
 
 
 def test_the_readme_runs_from_top_to_bottom(run, tmp_path):
