@@ -32,7 +32,14 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / part)
 
 import numpy as np
 import test_golden
-from conftest import GOLDEN, GOLDEN_SETTINGS, eurosat_classes, golden_config, write_eurosat
+from conftest import (
+    GOLDEN,
+    GOLDEN_SETTINGS,
+    LEARNING,
+    eurosat_classes,
+    golden_config,
+    write_eurosat,
+)
 from tiny_clip import random_clip
 
 from nerp.clip.loading import load_model
@@ -102,9 +109,6 @@ class Report:
     def clip(self, precision: str = "fp32", device: torch.device | None = None) -> Clip:
         return Clip(load_model(self.weights), precision, device or self.device, "golden")
 
-    def methods(self) -> list[str]:
-        return [name for name in test_golden.METHODS if TRAINERS[name].folder]
-
     def checks(self) -> list[Callable[[], Iterator[Line]]]:
         return [self.golden, self.steps, self.loss_scale, self.waits, self.transfers,
                 self.forked_run, self.parallel, self.speed, self.compiled]
@@ -112,7 +116,7 @@ class Report:
     def golden(self) -> Iterator[Line]:
         """The published implementations' numbers, in float32."""
         images = self.images()
-        for method in self.methods():
+        for method in LEARNING:
             z = test_golden.golden(method)
             worst = dict.fromkeys(GOLDEN_TOLERANCE, 0.0)
             for which in ("base", "new"):
@@ -130,7 +134,7 @@ class Report:
 
     def steps(self) -> Iterator[Line]:
         """A training step in float32 against the CPU's, and in less against float32."""
-        for method in self.methods():
+        for method in LEARNING:
             wanted = self.step(method, "fp32", torch.device("cpu"))
             published = str(TRAINERS[method].defaults["PREC"].default)
             for precision in dict.fromkeys(("fp32", published, "bf16")):
@@ -146,8 +150,10 @@ class Report:
         """The loss and the gradient, as one vector, of a batch of the golden images."""
         clip = self.clip(precision, device)
         trainer = test_golden.build(method, clip, "base")
+        trainer.prepare_training()
+        views = [self.images(device)] * trainer.views
         with clip.autocast():
-            loss = trainer.loss(self.images(device), self.input("labels", device))
+            loss = trainer.loss(views[0], self.input("labels", device), *views[1:])
         scale = 1024.0 if clip.precision.scaled else 1.0
         (scale * loss).backward()
         gradient = torch.cat([p.grad.flatten().float() for p in trainer.parameters()]) / scale
@@ -172,7 +178,7 @@ class Report:
 
     def waits(self) -> Iterator[Line]:
         """How often the host waits for the device in a step and in an evaluation batch."""
-        for method in self.methods():
+        for method in LEARNING:
             if not self.cuda:
                 yield absent("no host wait", method, "tests/trainers/test_no_waiting.py looks at "
                              "the operations instead")
@@ -276,6 +282,7 @@ class Report:
         test on."""
         cfg = golden_config(DATALOADER={"NUM_WORKERS": 2})
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
+        cfg.DATALOADER.K_TRANSFORMS = TRAINERS[method].views
         classes = eurosat_classes("base")
         folder = self.root / "eurosat" / "2750"
         items = [Item(f"{name.replace(' ', '')}/{name.replace(' ', '')}_{i}.jpg", label, name)
