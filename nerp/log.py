@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import platform
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +13,10 @@ from functools import cache
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
+
+from nerp.errors import NerpError
+from nerp.paths import disk_error
+from nerp.printable import printable
 
 logger = logging.getLogger("nerp")
 # The command line that is being carried out, for the records of the runs that it makes.
@@ -26,7 +31,7 @@ class _Terminal(logging.StreamHandler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(printable(self.format(record), keep="\n\t"), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -40,6 +45,29 @@ def say_on_terminal() -> None:
         handler.addFilter(lambda record: not getattr(record, "file_only", False))
         logger.addHandler(handler)
     logger.propagate = False
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a regular file, and stops the run where that cannot be done."""
+
+    def __init__(self, path: Path):
+        try:
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise NerpError(f"{path}: not a regular file, and a log is appended to; move it "
+                                "away")
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise disk_error(path, error) from None
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            raise error
+        raise disk_error(self.baseFilename, error, len(self.format(record))) from None
+
+    def close(self):
+        with contextlib.suppress(OSError):  # what a full disk did not take has been said
+            super().close()
 
 
 class RunLog(MemoryHandler):
@@ -59,7 +87,7 @@ class RunLog(MemoryHandler):
     def write_to(self, directory: Path, header: str) -> None:
         """Append `header`, what was said so far and what will be, to `directory`/log.txt."""
         directory.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(directory / "log.txt", encoding="utf-8")
+        file = _LogFile(directory / "log.txt")
         file.emit(logging.makeLogRecord({"msg": header}))
         self.setTarget(file)
         self.flush()
@@ -90,7 +118,6 @@ def environment(device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "nerp": __version__,
-        "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         # Of those that a run may do without as they are installed: importing them takes seconds.
@@ -104,7 +131,7 @@ def environment(device) -> dict[str, str]:
 
 
 @cache
-def _revision() -> str:
+def revision() -> str:
     """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
     package is installed without one."""
     package = Path(__file__).resolve().parent

@@ -50,6 +50,12 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c in keep or is_printable(c) else ascii(c)[1:-1] for c in text)
 
 
+def csv_cell(text: str) -> str:
+    """A text for a cell of a CSV file: a spreadsheet must not take it for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def duration(seconds: float) -> str:
     """A span of time in its two largest units: 9 s, 4 min 5 s, 3 h 20 min."""
     minutes, rest = divmod(round(seconds), 60)

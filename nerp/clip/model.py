@@ -12,7 +12,7 @@ from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.errors import NerpError
-from nerp.paths import file_digest
+from nerp.files.digest import content_digest
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def read_ahead(name: str, path: str, activation: str) -> None:
     key = _state(file, activation)
     if key not in _ahead:
         _ahead.clear()
-        _ahead[key] = load_model(file, activation), file_digest(file)
+        _ahead[key] = load_model(file, activation), content_digest(file)
 
 
 def _state(file: Path, activation: str) -> tuple:
@@ -193,6 +193,6 @@ def build_clip(
         precision = "fp32"
     file = weights_file(name, path)
     ready = _ahead.pop(_state(file, activation), None)  # a Clip changes its model
-    model, digest = ready or (load_model(file, activation), file_digest(file))
+    model, digest = ready or (load_model(file, activation), content_digest(file))
     clip = Clip(model, precision, device, Path(path).name or name, digest)
     return clip, [*notes, clip.description]

@@ -10,8 +10,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from nerp.data.benchmark import Benchmark, Item
 from nerp.data.images import eval_identity
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import FEATURE_BATCH
+from nerp.errors import DiskError, NerpError
+from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.log import environment, say
 from nerp.paths import file_digest, replacing
 from nerp.trainers.base import Trainer
@@ -38,9 +40,12 @@ def cache_file(folder: Path, cfg: CfgNode) -> Path:
     return folder / FOLDER / f"{dataset.NAME}-{dataset.SUBSAMPLE_CLASSES}-{cfg.TEST.SPLIT}.npz"
 
 
-def cached_logits(file: Path, key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """The logits [N, C] kept in `file` under `key`, or `compute()`, which is then kept."""
-    return _kept([file], key, "logits", compute)
+def cached_logits(
+    file: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+) -> Tensor:
+    """The logits [N, C] of that shape kept in `file` under `key`, or `compute()`, which is then
+    kept."""
+    return cached([file], key, "logits", shape, compute)
 
 
 def cached_features(
@@ -56,39 +61,30 @@ def cached_features(
                      clip.name.replace("/", "-"), matrices))
     runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
     files = [folder / FEATURES_FOLDER / f"{name}.npz" for folder in (bench.directory, runs)]
-    return _kept(files, key, "features", compute)
+    return cached(files, key, "features", (len(items), clip.embed_dim), compute)
 
 
-def _kept(files: Sequence[Path], key: str, name: str, compute: Callable[[], Tensor]) -> Tensor:
-    """The array `name` kept under `key` in one of `files`, or `compute()`, which is then kept in
-    the first that can be written.
+def cached(
+    files: Sequence[Path], key: str, name: str, shape: tuple[int, ...],
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    """The tensor `name` of that shape kept under `key` in one of `files`, or `compute()`, which is
+    then kept in the first that can be written.
 
     Where none can, nothing is kept; the numbers are the same either way.
     """
     with _alone(files) if is_main() else contextlib.nullcontext():
-        found = [_read(file, key, name) for file in files] if is_main() else []
-        place = next((i for i, array in enumerate(found) if array is not None), None)
-        place = agree(place)
+        kept = [read_kept(file, key, {name: shape}) for file in files] if is_main() else []
+        place = agree(next((i for i, found in enumerate(kept) if found), None))
         if place is not None:
             say(f"{name} from {files[place]}, computed by an earlier run (nerp test --no-cache "
                 "computes them again)")
-            return found[place] if is_main() else _read(files[place], key, name)
+            found = kept[place] if is_main() else read_kept(files[place], key, {name: shape})
+            return found[name]
         computed = compute()
         if is_main():
-            _write(files, key, name, computed)
+            keep(files, key, {name: computed})
     return computed
-
-
-def _write(files: Sequence[Path], key: str, name: str, tensor: Tensor) -> None:
-    array = tensor.numpy()
-    for file in files:
-        try:
-            with replacing(file) as partial, open(partial, "wb") as content:
-                np.savez(content, **{name: array}, key=key, digest=_digest(array))
-            return
-        except OSError as error:
-            reason = error
-    say(f"the {name} are not kept for later runs: {reason}")
 
 
 @contextlib.contextmanager
@@ -111,19 +107,45 @@ def _alone(files: Sequence[Path]) -> Iterator[None]:
         yield
 
 
-def _read(file: Path, key: str, name: str) -> Tensor | None:
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            if str(content["key"]) != key:
-                return None
-            array = content[name]
-            return torch.from_numpy(array) if str(content["digest"]) == _digest(array) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+def read_kept(file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> dict | None:
+    """The float tensors of these shapes that `keep` wrote under `key`; None where that is not what
+    the file holds, whole and undamaged."""
+    kinds = {name: Kind(FLOATS, len(shape)) for name, shape in shapes.items()}
+    note = Kind(TEXTS, 0)
+    if not os.path.lexists(file):
         return None
+    try:
+        arrays = read_arrays(file, {"key": note, "digest": note, **kinds})
+    except NerpError:
+        return None
+    says, digest = (str(arrays.pop(name)) for name in ("key", "digest"))
+    fits = {name: array.shape for name, array in arrays.items()} == {**shapes}
+    if says != key or not fits or digest != _digest(arrays):
+        return None
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
+def keep(files: Sequence[Path], key: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors for `read_kept` to the first of `files` that can be written. Where none can,
+    it says so and goes on."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    for file in files:
+        try:
+            with replacing(file) as partial, open(partial, "wb") as content:
+                np.savez(content, **arrays, key=key, digest=_digest(arrays))
+            return
+        except DiskError as error:
+            reason = error
+    say(f"not kept for later runs: {reason}")
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        content.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
 
 
 def logits_key(

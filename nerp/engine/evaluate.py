@@ -13,6 +13,7 @@ from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
 from nerp.engine.distributed import interleave, rank, world_size
 from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
+from nerp.errors import NerpError
 from nerp.progress import progress
 from nerp.trainers.base import Trainer
 
@@ -34,7 +35,8 @@ def compute_logits(
         keep: asked for the frozen features [N, D] of the images, where the method uses those, with
             a function that computes them.
 
-    Raises NerpError, naming the file, for an image that cannot be decoded.
+    Raises NerpError, naming the file, for an image that cannot be decoded, or whose logits are not
+    finite.
     """
     clip = trainer.clip
     with clip.autocast():
@@ -42,14 +44,23 @@ def compute_logits(
     if not items:
         return torch.zeros(0, len(trainer.classes.names))
     if not trainer.frozen_images:
-        return encode_images(classify, clip, items, image_dir, cfg).cpu()
+        return _finite(encode_images(classify, clip, items, image_dir, cfg).cpu(), items)
 
     def compute() -> Tensor:
         return encode_images(clip.image_features, clip, items, image_dir, cfg, FEATURE_BATCH).cpu()
 
     features = _mine(keep(compute)).to(clip.device)
     batches = features.split(cfg.DATALOADER.TEST.BATCH_SIZE)
-    return _apply(classify, clip, batches, len(items)).cpu()
+    return _finite(_apply(classify, clip, batches, len(items)).cpu(), items)
+
+
+def _finite(logits: Tensor, items: list[Item]) -> Tensor:
+    wrong = ~logits.isfinite().all(dim=1)
+    if wrong.any():
+        raise NerpError(f"the logits of {int(wrong.sum())} of {len(items)} images are not finite "
+                        f"(first: {items[int(wrong.nonzero()[0])].path}): the model's numbers are "
+                        "too large, or its precision too low")
+    return logits
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ import yaml
 from yacs.config import CfgNode
 
 from nerp.errors import NerpError
+from nerp.files.opening import read_text, reading
 from nerp.paths import write_text
 
 METRICS_FILE = "metrics.csv"
@@ -42,14 +43,12 @@ COLUMNS = [field.name for field in fields(Row)]
 
 def read_history(file: Path) -> list[Row]:
     """The rows of a metrics.csv. Raises NerpError for a file that is none."""
-    try:
-        with open(file, newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            return [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
-                        float(row["rate"]), float(row["seconds"])) for row in reader]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise NerpError(f"{file}: not a training's history ({error!r}); it has the columns "
-                        f"{','.join(COLUMNS)}") from None
+    with reading(file, f"a training's history with the columns {','.join(COLUMNS)}"):
+        reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
+        if reader.fieldnames != COLUMNS:
+            raise ValueError("it begins otherwise")
+        return [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
+                    float(row["rate"]), float(row["seconds"])) for row in reader]
 
 
 class History:

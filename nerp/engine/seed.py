@@ -5,10 +5,11 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from nerp.config import Request, build_config, load_yaml
+from nerp.config import Request, build_config
 from nerp.defaults import key
 from nerp.engine.distributed import agree
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.protocols import CONFIG_FILE
 

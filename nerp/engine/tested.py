@@ -89,7 +89,7 @@ class Tested:
         key = logits_key(trainer, path, bench, items, cfg)
         keep = partial(cached_features, bench, items, cfg, trainer.clip, self.directory)
         return cached_logits(
-            cache_file(self._cache_folder, cfg), key,
+            cache_file(self._cache_folder, cfg), key, (len(items), len(bench.classnames)),
             lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
         )
 

@@ -13,10 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from nerp.clip.unpickle import load_inert
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import Normalise, train_loader, train_set
-from nerp.engine.checkpoint import checkpoint_file, save_checkpoint
+from nerp.engine.checkpoint import (
+    check_finite,
+    checkpoint_file,
+    save_checkpoint,
+    save_tensors,
+)
 from nerp.engine.distributed import (
     is_main,
     main_first,
@@ -27,8 +31,9 @@ from nerp.engine.distributed import (
 from nerp.engine.history import History, Row
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.errors import NerpError, OtherRunError
+from nerp.files.opening import reading
+from nerp.files.tensors import load_inert
 from nerp.log import say
-from nerp.paths import replacing
 from nerp.printable import duration
 from nerp.trainers.base import Trainer
 
@@ -112,11 +117,12 @@ class TrainingRun:
         good checkpoint and state then stay as they were.
         """
         self._resume()
-        self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         epochs = self.cfg.OPTIM.MAX_EPOCH
         if is_main():
             self.history.begin(self.done.epoch)
         left = (epochs - self.done.epoch) * len(self.loader)
+        if left:
+            self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         hidden = None if is_main() else True  # None: shown on a terminal
         with (
             tqdm(total=left, desc="train", unit="step", disable=hidden, leave=False) as bar,
@@ -131,7 +137,6 @@ class TrainingRun:
         with main_first():
             if is_main():
                 save_checkpoint(self.directory, self.trainer, final, epochs, self.cfg)
-                (self.directory / STATE_FILE).unlink(missing_ok=True)
         path = checkpoint_file(self.directory, self.trainer.folder, epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
@@ -190,6 +195,9 @@ class TrainingRun:
 
     def _finish_epoch(self, epoch: int) -> None:
         tensors = self.trainer.learned.state_dict()
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, f"training stopped after epoch {epoch + 1}, the last good "
+                         "state is kept; lower OPTIM.LR")
         if self.weights is not None:
             weight = float(self.weights[epoch])
             mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}
@@ -201,8 +209,7 @@ class TrainingRun:
         every = self.cfg.TRAIN.CHECKPOINT_FREQ
         if every and (epoch + 1) % every == 0 and epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
             save_checkpoint(self.directory, self.trainer, tensors, epoch + 1, self.cfg)
-        if epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
-            self._save_state(tensors)
+        self._save_state(tensors)  # after the last epoch too: what is left is to test
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
         content = {
@@ -213,24 +220,54 @@ class TrainingRun:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        with replacing(self.directory / STATE_FILE) as partial:
-            torch.save(content, partial)
+        save_tensors(self.directory / STATE_FILE, content)
 
     def _resume(self) -> None:
         path = self.directory / STATE_FILE
-        if not path.is_file():
+        if not path.exists():
             return
         content = load_inert(path)
-        if content["identity"] != self.identity:
+        if not isinstance(content, dict) or content.get("identity") != self.identity:
             raise OtherRunError(
                 f"{self.directory} holds an interrupted run with other settings: give another "
                 "--output-dir, or --overwrite to begin anew"
             )
-        self.trainer.learned.load_state_dict(content["tensors"])
+        with reading(path, "the state of a training; --overwrite begins anew"):
+            self._restore(content, path)
+        say(f"resuming after epoch {self.done.epoch} of {self.cfg.OPTIM.MAX_EPOCH}")
+
+    def _restore(self, content: Mapping, path: Path) -> None:
+        """Raises NerpError, or whatever content of another form makes Python raise."""
+        epoch, mean, learned = content["epoch"], content["mean"], self.trainer.learned
+        if type(epoch) is not int or not 0 < epoch <= self.cfg.OPTIM.MAX_EPOCH:
+            raise ValueError(f"epoch {epoch!r} of {self.cfg.OPTIM.MAX_EPOCH}")
+        if (mean is None) != (self.weights is None):
+            raise ValueError("the mean of the epochs")
+        wanted = learned.state_dict()
+        for tensors in (content["tensors"], *([] if mean is None else [mean])):
+            if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in wanted.items()}:
+                raise ValueError("tensors of another model")
+            for name, tensor in tensors.items():
+                check_finite(name, tensor, path)
+        self._check_optimizer(content["optimizer"], path)
+        learned.load_state_dict(content["tensors"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        mean = content["mean"]
         if mean is not None:
             mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
-        self.done = _Progress(content["epoch"], mean)
-        say(f"resuming after epoch {self.done.epoch} of {self.cfg.OPTIM.MAX_EPOCH}")
+        self.done = _Progress(epoch, mean)
+
+    def _check_optimizer(self, content: Mapping, path: Path) -> None:
+        """Its tensors are those of the parameters, a number or of the parameter's own shape."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for place, state in content["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    if value.dim() and value.shape != parameters[place].shape:
+                        raise ValueError(f"the optimizer's {name}")
+                    check_finite(f"the optimizer's {name}", value, path)
+
+
+def forget_state(directory: Path) -> None:
+    """Remove what a training that is done was to go on from."""
+    (directory / STATE_FILE).unlink(missing_ok=True)

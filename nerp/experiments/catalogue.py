@@ -5,9 +5,10 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from nerp.config import Request, card_file, find_card, load_yaml, options_of
+from nerp.config import Request, card_file, find_card, options_of
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.paths import shipped
 from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, protocol

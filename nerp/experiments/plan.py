@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, load_yaml
+from nerp.config import find_card, find_method_file
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
@@ -17,6 +17,7 @@ from nerp.experiments.catalogue import (
     learns,
     published_methods,
 )
+from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
 from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
 from nerp.registry import unknown
@@ -76,6 +77,8 @@ def parse(values: Mapping, where: str) -> dict:
             raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
         if name != "options":
             parts = " ".join(parts).replace(",", " ").split()
+            if not parts and value != [] and kinds[name] is not str:
+                raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
         if kinds[name] is str:
             parsed[name] = str(value)
         elif kinds[name] == tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import eurosat_classes, golden_config, write_eurosat
 
-from nerp.engine.cache import _kept
+from nerp.engine.cache import cached
 from nerp.registry import TRAINERS
 
 KEPT = "features from"
@@ -109,7 +109,7 @@ def test_of_two_that_want_the_same_one_computes(tmp_path):
         return torch.ones(2, 3)
 
     def want():
-        got.append(_kept([tmp_path / "x.npz"], "key", "features", compute))
+        got.append(cached([tmp_path / "x.npz"], "key", "features", (2, 3), compute))
 
     both = [threading.Thread(target=want) for _ in range(2)]
     for thread in both:

@@ -67,7 +67,7 @@ def test_the_record_says_what_was_typed_when_and_with_which_code(train, tmp_path
     record = json.loads((tmp_path / "run" / "result.json").read_text())
     assert record["command"].startswith("nerp train --trainer CoOp --root ")
     assert record["start"] <= record["end"] and record["seconds"] > 0
-    assert record["versions"]["nerp"] and "revision" in record["versions"]
+    assert record["versions"]["nerp"] and "revision" in record
     log = (tmp_path / "run" / "log.txt").read_text()
     for line in (f"command: {record['command']}", f"start: {record['start']}",
                  f"end: {record['end']}"):
