@@ -1,7 +1,9 @@
 """Driving a plan: each run when what it needs has finished, and an account of it all."""
 
 import json
+import os
 import re
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -10,6 +12,7 @@ from statistics import fmean
 
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
+from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
 from nerp.printable import duration
 from nerp.protocols import RESULT_FILE
@@ -62,6 +65,8 @@ class Sweep:
         except BaseException:
             self.workers.stop()
             raise
+        finally:
+            self.workers.close()
         self.tell(account(self.runs, self.state, time.monotonic() - start))
         return not {FAILED, NOT_RUN} & set(self.state.values())
 
@@ -139,6 +144,25 @@ def _accuracy(run: Run) -> float | None:
         return json.loads((run.directory / RESULT_FILE).read_text()).get("accuracy")
     except (OSError, ValueError):
         return None
+
+
+def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]) -> bool:
+    """Carry out runs one after the other, what they say going where this process's output goes;
+    whether all have finished. The first that fails is the last."""
+    try:
+        for run in runs:
+            tell(run.command)
+            child = server.start(run.argv, None, {})
+            try:
+                if child.wait():
+                    return False
+            except KeyboardInterrupt:
+                os.kill(child.pid, signal.SIGINT)
+                child.wait()
+                raise
+    finally:
+        server.close()
+    return True
 
 
 def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:

@@ -52,12 +52,14 @@ def quick(argv):
     return argv
 
 def run(argv):
+    if argv[0] == "sweep" and os.environ["DOCS"] == "stub":
+        argv = ["sweep", "--fresh", *argv[1:]]
     cli.argv = argv = quick(argv) if os.environ["DOCS"] == "quick" else argv
     return real(argv)
 
 if os.environ["DOCS"] == "stub":
     cli.command_module = stand_in
-    workers.COMMAND = (sys.executable, {str(STUB)!r})
+    workers.FRESH = (sys.executable, {str(STUB)!r})
 cli.run = run
 """
 NERP = "sys.exit(run(sys.argv[1:]))\n"
