@@ -36,6 +36,11 @@ GOLDEN_SETTINGS = {
     "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
+    "ANPrompt": {
+        "LAYERS": [2, 3, 4], "N_TOKENS": 3, "ALPHA": 0.5, "EPSILON": 0.3, "SIM_WEIGHT": 1.0,
+        "MAIN_TEXTS": str(GOLDEN / "ANPrompt_main.json"),
+        "NOISE_TEXTS": str(GOLDEN / "ANPrompt_noise.json"),
+    },
     "MMRLpp": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48, "BETA": 0.6, "PROJ_LORA_DIM": 8},
     "TCP": {"CLASS_LAYER": 3},
     "MaPLe": {"PROMPT_DEPTH": 3},

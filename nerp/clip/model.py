@@ -125,10 +125,10 @@ class Clip:
         return self.image.advance(self.image.embed(images), layer)
 
     @torch.no_grad()
-    def text_features(self, texts: list[str]) -> Tensor:
-        """Frozen features [C, D] of C texts, float32, not normalised."""
+    def text_features(self, texts: list[str], cut: bool = False) -> Tensor:
+        """Frozen features [C, D] of C texts, float32, not normalised; `cut`: see `tokenize`."""
         with self.autocast():
-            return self.text.features(self.text_state(build_prompts(texts)))[0].float()
+            return self.text.features(self.text_state(build_prompts(texts, cut=cut)))[0].float()
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:

@@ -69,14 +69,19 @@ class Tested:
         trainer, notes = load_trainer(self.cfg, clip, classes, self.checkpoint)
         for note in notes:
             say(note)
-        if self.substitute:
-            say(f"trained with a substitute: {self.substitute}")
+        if self.checkpoint.substitute:
+            say(f"trained with a substitute: {self.checkpoint.substitute}")
+        if trainer.test_substitute:
+            say(f"{trainer.test_substitute}")
         return trainer
 
     @property
     def substitute(self) -> str:
-        """What stood in for files that were not given when the model was trained, in words."""
-        return self.checkpoint.substitute if self.checkpoint else ""
+        """What stood in for files that were not given, to train the model or to test it, in
+        words."""
+        if not self.checkpoint:
+            return ""
+        return self.checkpoint.substitute or self.trainer.test_substitute
 
     @cached_property
     def logits(self) -> Tensor:

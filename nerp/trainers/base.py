@@ -37,8 +37,9 @@ class Classes:
         return [self.template.format(name) for name in self.names]
 
 
-def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A module whose state dict is `tensors`: dotted names become nested modules."""
+def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:
+    """A module whose state dict is `tensors`: dotted names become nested modules. Those in `fixed`
+    are buffers, the others parameters."""
     root = nn.Module()
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
@@ -47,7 +48,10 @@ def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
             if not hasattr(module, parent):
                 module.add_module(parent, nn.Module())
             module = getattr(module, parent)
-        module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
+        if name in fixed:
+            module.register_buffer(leaf, tensor.detach().clone())
+        else:
+            module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
     return root
 
 
@@ -78,6 +82,7 @@ class Trainer:
             say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
+        fixed: names of tensors in a checkpoint that are not trained.
         text_by_image: whether a class has another feature for each image.
         views: how many augmented views of an image `loss` takes, one after the other.
     """
@@ -89,6 +94,7 @@ class Trainer:
     signature: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     text_by_image: bool = False
     views: int = 1
 
@@ -108,7 +114,8 @@ class Trainer:
         self.clip = clip
         self.classes = classes
         self.check()
-        self.learned = tree(self.initial() if tensors is None else tensors).to(clip.device)
+        tensors = self.initial() if tensors is None else tensors
+        self.learned = tree(tensors, self.fixed).to(clip.device)
         self._prepare()
 
     def for_classes(self, classes: Classes) -> "Trainer":
@@ -206,6 +213,11 @@ class Trainer:
     @property
     def substitute(self) -> str:
         """What training uses in place of files that a method has and was not given, in words."""
+        return ""
+
+    @property
+    def test_substitute(self) -> str:
+        """The same of a test."""
         return ""
 
     @property

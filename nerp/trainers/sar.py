@@ -158,12 +158,12 @@ class Aligned(Trainer):
             return self.shared_features
         return super().class_features(images)
 
-    def loss(self, images, labels):
+    def loss(self, images, labels, *views):
         if not self.sar.WEIGHT:
-            return super().loss(images, labels)
+            return super().loss(images, labels, *views)
         features = self.everyone.class_features()
         self.shared_features = features[: len(self.classes.names)]
-        own = super().loss(images, labels)
+        own = super().loss(images, labels, *views)
         self.shared_features = None
         indices = draw(len(features), self.sar.SAMPLES, self.generator).to(features.device)
         return own + self.sar.WEIGHT * alignment(features, self.frozen, indices, self.clip.scale)

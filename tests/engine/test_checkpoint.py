@@ -78,7 +78,11 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     checkpoint = read_checkpoint(path)
     assert (checkpoint.trainer, checkpoint.epoch, checkpoint.source) == (method, 7, "EuroSAT")
     assert set(checkpoint.tensors) == set(trainer.learned.state_dict())
-    again, _ = load(method, golden_clip, checkpoint, "base", default_config())
+    fresh = default_config()
+    for key in ("MAIN_TEXTS", "NOISE_TEXTS"):  # files stay where they are
+        if key in trainer.settings:
+            fresh.TRAINER[trainer.node][key] = trainer.settings[key]
+    again, _ = load(method, golden_clip, checkpoint, "base", fresh)
     with torch.no_grad():
         assert torch.equal(again.logits(inputs[0]), trainer.logits(inputs[0]))
 
