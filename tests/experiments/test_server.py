@@ -162,7 +162,7 @@ for line in lines:
     assert cli.run(line) == 0
 assert not model._ahead
 new = {{name.split(".")[0] for name in set(sys.modules) - before}}
-assert not new & {{"torch", "torchvision", "sympy", "numpy", "PIL", "nerp", "open_clip"}}, \\
+assert not new & {{"torch", "torchvision", "sympy", "numpy", "PIL", "open_clip"}}, \\
     sorted(set(sys.modules) - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
