@@ -28,6 +28,7 @@ from nerp.errors import DiskError, NerpError
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.log import environment, say
 from nerp.paths import file_digest, replacing
+from nerp.protocols import plain_name
 from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
@@ -157,7 +158,7 @@ def logits_key(
     """
     clip, classes = trainer.clip, trainer.classes
     parts = {
-        "method": type(trainer).__name__,
+        "method": plain_name(cfg.TRAINER.NAME),
         "settings": dict(trainer.settings),
         "checkpoint": file_digest(checkpoint) if checkpoint else "",
         "backbone": clip.digest,

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from nerp.config import Request, digest
 from nerp.correction.correction import Correction
-from nerp.data.benchmark import Benchmark, split_digest
+from nerp.data.benchmark import Benchmark, open_benchmark, split_digest
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
@@ -39,7 +39,7 @@ from nerp.errors import NerpError
 from nerp.experiments.catalogue import complete
 from nerp.log import RunLog, say
 from nerp.paths import file_digest
-from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.protocols import NERP_SUFFIX, trained_name
 from nerp.registry import TRAINERS
 
 
@@ -50,9 +50,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
     the request that cannot be done; nothing is written before the work can begin.
     """
     if request.trainer.endswith(NERP_SUFFIX):
-        plain = plain_name(request.trainer)
-        raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
-                        "--model-dir")
+        raise NerpError(f"NeRP trains nothing: train {trained_name(request.trainer)}, then test "
+                        f"{request.trainer} with --model-dir")
     with RunLog() as log:
         request = complete(request)
         cfg = run_config(request, anew=overwrite)
@@ -98,6 +97,9 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
                       checkpoint=str(path.relative_to(directory)))
         if trainer.substitute:
             record["substitute"] = trainer.substitute
+        record.update(trainer.account(
+            lambda: set(open_benchmark(cfg).classnames).difference(bench.classnames)
+        ))
     if is_main():
         forget_state(directory)
 

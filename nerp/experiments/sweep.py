@@ -45,6 +45,7 @@ class Sweep:
         self.state: dict[Path, str] = {}
         self._active: dict[Path, object] = {}
         self._began: dict[Path, float] = {}
+        self._took: dict[object, list[float]] = defaultdict(list)  # seconds by kind; None: of all
         self._unfinished: set[Path] = set()
         self._taken: set[Path] = set()
 
@@ -104,9 +105,12 @@ class Sweep:
 
     def _settle(self, run: Run, state: str) -> None:
         self.state[run.directory] = state
+        seconds = receipt(run).get("seconds")
+        if state in (DONE, SKIPPED) and seconds is not None:
+            for kind in (_kind(run), None):
+                self._took[kind].append(seconds)
         if state == SKIPPED:  # counted in the account; hundreds of lines would hide the others
             return
-        seconds = receipt(run).get("seconds")
         took = "" if state == NOT_RUN or seconds is None else f" in {duration(seconds)}"
         result = f", {accuracy:.2f}%" if state == DONE and (accuracy := _accuracy(run)) else ""
         self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}{result}: {run.label}")
@@ -120,18 +124,12 @@ class Sweep:
     def time_left(self) -> float | None:
         """Seconds, from what finished runs of the same kind took, this sweep's and earlier ones';
         for want of those, any. None before one has finished."""
-        took: dict[object, list[float]] = defaultdict(list)
-        for run in self.runs:
-            if self.state.get(run.directory) in (DONE, SKIPPED):
-                seconds = receipt(run).get("seconds")
-                for kind in (_kind(run), None) if seconds is not None else ():
-                    took[kind].append(seconds)
-        if not took:
+        if not self._took:
             return None
         left, now = 0.0, time.monotonic()
         for run in self.runs:
             if run.directory not in self.state:
-                expected = fmean(took.get(_kind(run)) or took[None])
+                expected = fmean(self._took.get(_kind(run)) or self._took[None])
                 left += max(0.0, expected - now + self._began.get(run.directory, now))
         return left / max(1, len(self._active))
 

@@ -27,6 +27,7 @@ class CoCoOp(CoOp):
     }
     signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
     shape_settings = ("N_CTX", "CTX_INIT")
+    text_by_image = True
     class_specific = False
     position = "end"
 

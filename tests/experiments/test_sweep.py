@@ -3,8 +3,10 @@
 `stub.py` stands for `nerp`; what it did is in its journal.
 """
 
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +18,11 @@ import pytest
 
 from nerp.errors import NerpError
 from nerp.experiments import workers
-from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, state
+from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, receipt, state
 from nerp.experiments.plan import Selection, plan
 from nerp.experiments.server import Server
 from nerp.experiments.status import overview, remember, remembered
-from nerp.experiments.sweep import Sweep
+from nerp.experiments.sweep import SKIPPED, Sweep
 from nerp.experiments.workers import Local, Slurm
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub.py")))
@@ -260,6 +262,34 @@ def test_status_counts_and_names_what_failed(world, monkeypatch):
     assert rows["MMRL"] == ["2", "0", "1", "0", "0"]  # done, running, failed, interrupted, waiting
     assert rows["MMRL_NeRP"] == ["1", "0", "0", "0", "1"]
     assert str(runs[3].directory / LOG_FILE) in text
+
+
+def test_status_says_how_far_a_training_is(world):
+    run = world.plan()[0]
+    remember(world.selection())
+    run.directory.mkdir(parents=True)
+    with open(run.directory / LOG_FILE, "w") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert f"running: {run.label}" in overview(remembered(str(world.output)))
+        log.write("epoch 181 of 200: loss 0.5000, rate 0.001, 2.0 s, 38 s left\n")
+        log.flush()
+        text = overview(remembered(str(world.output)))
+    assert f"running, epoch 181 of 200: {run.label}" in text
+
+
+def test_a_run_is_one_line_with_its_result_and_the_time_left_is_that_of_its_kind(world):
+    runs, lines, left = world.plan(seeds=(1, 2)), [], []
+    sweep = Sweep(runs, Local(), lines.append, lambda: left.append(sweep.time_left()),
+                  announce=False)
+    assert sweep.time_left() is None and sweep.run()
+    assert len(lines) == len(runs) + 1  # and the account
+    for number, line in enumerate(lines[:-1], 1):
+        assert re.match(rf"\[{number}/10\] done in \d+ s, \d\d\.\d\d%: t", line)
+    assert left[0] is None and left[-1] == 0
+    again = Sweep(runs, Local(), lines.append)
+    again._settle(runs[0], SKIPPED)
+    took = receipt(runs[0])["seconds"]
+    assert again.time_left() == pytest.approx(9 * took)
 
 
 def test_a_failed_run_that_was_mended_by_hand_counts_as_done(world, monkeypatch):
