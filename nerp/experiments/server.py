@@ -280,13 +280,12 @@ def _become(request: dict) -> int:
 
 def _import_everything() -> int:
     """Import what `nerp train` and `nerp test` do. Returns how many threads torch would use."""
-
     import nerp.cli  # noqa: F401  (first: it decides what torch reads when it is imported)
 
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
-                 "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world", "nerp.experiments.catalogue",
-                 "torchvision.transforms", "torch._dynamo", "safetensors.torch",
+                 "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
+                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo", "safetensors.torch",
                  "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch
