@@ -285,8 +285,8 @@ def _import_everything() -> int:
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo", "safetensors.torch",
-                 "multiprocessing.synchronize"):
+                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
+                 "safetensors.torch", "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch
     from PIL import Image
