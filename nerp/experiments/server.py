@@ -161,6 +161,15 @@ def serve(connection: socket.socket) -> dict | None:
     server, lines = os.getpid(), _Lines(connection)
     children: set[int] = set()
     threads = 0
+
+    def end(*_) -> None:
+        if os.getpid() == server:
+            _kill(children)
+        os._exit(1)
+
+    # The end of the connection says the same, but not while everything is being imported.
+    on_term = signal.signal(signal.SIGTERM, end)
+    _end_with_parent(signal.SIGTERM)
     with _child_ends() as ends:
         outputs: list[int] = []
         while True:
@@ -184,13 +193,15 @@ def serve(connection: socket.socket) -> dict | None:
                 sys.stdout.flush()
                 pid = os.fork()
                 if not pid:
+                    signal.signal(signal.SIGTERM, on_term)
                     _leave(server, connection, outputs, request["environment"])
                     return request
                 children.add(pid)
                 for descriptor in outputs:
                     os.close(descriptor)
                 outputs.clear()
-                lines.send({"started": pid})
+                with contextlib.suppress(BrokenPipeError):
+                    lines.send({"started": pid})
             if not open_:
                 _kill(children)
                 return None
@@ -230,15 +241,20 @@ def _kill(children: set[int]) -> None:
         os.waitpid(pid, 0)
 
 
+def _end_with_parent(number: int) -> None:
+    """Have the kernel send a signal when the parent dies, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
+
+
 def _leave(
     server: int, connection: socket.socket, outputs: list[int], environment: dict[str, str]
 ) -> None:
     """In a fork: no longer be part of the server."""
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != server:  # it died before
-            os.kill(os.getpid(), signal.SIGKILL)
+    _end_with_parent(signal.SIGKILL)
+    if os.getppid() != server:  # it died before
+        os.kill(os.getpid(), signal.SIGKILL)
     connection.close()
     for number, output in enumerate(outputs, 1):
         os.dup2(output, number)
@@ -264,26 +280,26 @@ def _become(request: dict) -> int:
 
 def _import_everything() -> int:
     """Import what `nerp train` and `nerp test` do. Returns how many threads torch would use."""
-
     import nerp.cli  # noqa: F401  (first: it decides what torch reads when it is imported)
 
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "torchvision.transforms", "torch._dynamo", "safetensors.torch",
-                 "multiprocessing.synchronize"):
+                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
+                 "safetensors.torch", "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch
     from PIL import Image
 
     from nerp.clip.tokenizer import encode
-    from nerp.log import environment
+    from nerp.log import environment, revision
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     encode("")
     Image.preinit()
     environment(torch.device("cpu"))
+    revision()
     gc.collect()
     gc.freeze()
     return threads
