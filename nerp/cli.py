@@ -65,7 +65,12 @@ def run(argv: list[str]) -> int:
     add_arguments(parser, module)
     debug = "--debug" in rest
     try:
-        return module.main(parser.parse_intermixed_args(rest)) or 0
+        args = parser.parse_intermixed_args(rest)
+        if args.imports:
+            from nerp.plugins import import_modules
+
+            import_modules(args.imports)
+        return module.main(args) or 0
     except NerpError as error:
         if debug:
             raise

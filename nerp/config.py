@@ -141,10 +141,13 @@ def shipped_cards() -> dict[str, Path]:
 
 
 def find_card(name: str) -> Path:
-    """The card called `name` by file or registry name (eurosat, EuroSAT).
+    """The card called `name` by file or registry name (eurosat, EuroSAT), or the file of a card of
+    one's own (mine.yaml).
 
     Raises NerpError, listing the cards, if there is none.
     """
+    if name.endswith((".yaml", ".yml")):
+        return find_card_file(name)
     cards = shipped_cards()
     if name in cards:
         return cards[name]
@@ -177,17 +180,22 @@ def open_card(file: Path, root: str) -> CN:
 
     Cheaper than `build_config`, which knows every method. Raises NerpError as that does.
     """
+    return card_config(load_yaml(file).get("DATASET", {}), root, str(file))
+
+
+def card_config(keys: object, root: str, source: str) -> CN:
+    """`open_card` of a card's keys below DATASET, that are from `source`."""
     cfg = CN({"DATASET": dataset_defaults()})
-    merge(cfg, {"DATASET": load_yaml(file).get("DATASET", {})}, str(file))
+    merge(cfg, {"DATASET": keys}, source)
     put(cfg, "DATASET.ROOT", root, "command line")
-    _check_card(cfg, file)
+    _check_card(cfg, source)
     cfg.freeze()
     return cfg
 
 
-def _check_card(cfg: CN, file: Path) -> None:
+def _check_card(cfg: CN, source: str) -> None:
     if not cfg.DATASET.NAME:
-        raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
+        raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
 
 
 def find_method_file(file: str) -> Path:
@@ -231,7 +239,7 @@ def build_config(request: Request) -> CN:
 
     card = card_file(request)
     merge(cfg, load_yaml(card), str(card))
-    _check_card(cfg, card)
+    _check_card(cfg, str(card))
     given = set(options)
     if request.config_file:
         path = find_method_file(request.config_file)
@@ -274,13 +282,18 @@ def _pairs(opts: list[str]) -> dict[str, str]:
     return dict(zip(names, opts[1::2], strict=True))
 
 
+def is_shipped(card: Path) -> bool:
+    """Whether a card is one of those in `datasets/`."""
+    return shipped_cards().get(card.stem) == card
+
+
 def card_file(request: Request) -> Path:
     """The dataset card a command line asks for. Raises NerpError if it asks for none."""
     if request.dataset_config_file:
         return find_card_file(request.dataset_config_file)
     if request.dataset:
         return find_card(request.dataset)
-    raise NerpError("which dataset? --dataset NAME or --dataset-config-file FILE; there are: "
+    raise NerpError("which dataset? --dataset NAME, or the FILE of a card of your own; there are: "
                     + ", ".join(shipped_cards()))
 
 

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 
 from nerp.errors import NerpError
+from nerp.plugins import load_installed, load_named
 from nerp.printable import brief, printable
 
 _LISTED = 60  # names, in a message
@@ -16,7 +17,8 @@ class Registry:
 
     Args:
         kind: what the entries are, for messages ("trainer").
-        package: the package whose import registers them all; imported at the first look-up.
+        package: the package whose import registers them all, and the entry-point group of
+            others that do (see `nerp.plugins`); imported at the first look-up.
     """
 
     def __init__(self, kind: str, package: str):
@@ -38,9 +40,14 @@ class Registry:
 
         return enter
 
+    def _fill(self) -> None:
+        importlib.import_module(self.package)
+        load_installed(self.package)
+        load_named()
+
     def __getitem__(self, name: str):
         """The entry called `name`. Raises NerpError, listing the names, if there is none."""
-        importlib.import_module(self.package)
+        self._fill()
         if name in self._entries:
             return self._entries[name]
         raise unknown(self.kind, name, self._entries)
@@ -52,7 +59,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every entry's own name, aliases left out."""
-        importlib.import_module(self.package)
+        self._fill()
         return sorted(set(self._canonical.values()))
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from yacs.config import CfgNode
 
 from nerp.errors import NerpError
+from nerp.printable import is_printable
 from nerp.registry import LAYOUTS
 
 SPLITS = ("train", "val", "test")
@@ -120,6 +121,8 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     if card.NUM_CLASSES and len(names) != card.NUM_CLASSES:
         problems.append(f"{len(names)} classes, the card says {card.NUM_CLASSES} "
                         "(DATASET.NUM_CLASSES)")
+    problems += [f"label {label} is called {name!a}, which no prompt can say"
+                 for label, name in names.items() if not name.strip() or not is_printable(name)]
     shown = [name.replace("_", " ") for name in names.values()]
     return Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown), problems
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +18,10 @@ from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer
 
+# What of a card another run needs in order to find the images that a model was trained on.
+_OF_THE_DATASET = ("NAME", "DIRECTORY", "LAYOUT", "IMAGE_FOLDER", "SPLIT_FILE", "CLASS_FILE",
+                   "NUM_CLASSES", "TEMPLATE", "NEUTRAL", "REFERENCE")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -28,7 +32,8 @@ class Checkpoint:
         trainer: the registered method they belong to.
         tensors: by name, as `Trainer.initial` names them.
         settings: the method's shape settings, where the file carries them.
-        source: the dataset it was trained on, "" where the file does not say.
+        source: the dataset it was trained on, "" where the file does not say; card: its card's
+            keys, {} where they are not in the file.
     """
 
     path: Path
@@ -37,6 +42,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     settings: dict[str, object]
     source: str
+    card: dict[str, object] = field(default_factory=dict)
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -89,7 +95,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise NerpError(f"{path}: not a checkpoint of a registered method "
                         f"({', '.join(TRAINERS.names())}); its tensors begin with: {names}")
     tensors = {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}
-    settings = content.get("settings")
+    settings, card = content.get("settings"), content.get("card")
     epoch = content.get("epoch")
     return Checkpoint(
         path=path,
@@ -98,6 +104,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         tensors=tensors,
         settings=dict(settings) if isinstance(settings, dict) else {},
         source=str(content.get("dataset") or ""),
+        card={key: card[key] for key in _OF_THE_DATASET if key in card}
+        if isinstance(card, dict) else {},
     )
 
 
@@ -179,6 +187,7 @@ def save_checkpoint(
         "trainer": cfg.TRAINER.NAME,
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},
         "dataset": cfg.DATASET.NAME,
+        "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},
         "backbone": trainer.clip.name,
     }
     with replacing(path) as partial:

@@ -42,7 +42,8 @@ class Tested:
 
     Attributes:
         bench: the run's classes and images. items: the tested ones. labels: [N].
-        source: the dataset that the model was trained on.
+        source: the dataset that the model was trained on. source_card: its card's keys, as far
+            as the checkpoint has them.
 
     Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split.
     """
@@ -54,6 +55,7 @@ class Tested:
         self.directory = directory
         self.checkpoint = open_checkpoint(cfg, flags)
         self.source = (self.checkpoint and self.checkpoint.source) or CD_SOURCE
+        self.source_card = self.checkpoint.card if self.checkpoint else {}
         self.bench = run_benchmark(cfg, directory)
         self.items = tested_items(self.bench, cfg)
         self.labels = np.array([item.label for item in self.items])
