@@ -264,9 +264,25 @@ def build_config(request: Request) -> CN:
         if value not in (None, ""):
             put(cfg, name, value, "command line")
     merge_options(cfg, {k: v for k, v in options.items() if k not in settled})
+    _follow_backbone(cfg)
     _check(cfg)
     cfg.freeze()
     return cfg
+
+
+def _follow_backbone(cfg: CN) -> None:
+    """Let INPUT say of the images what the backbone was trained with, where open_clip knows it."""
+    if ":" not in cfg.MODEL.BACKBONE.NAME:
+        return
+    from nerp.clip.backbones import find_backbone
+
+    backbone = find_backbone(cfg.MODEL.BACKBONE.NAME)
+    for name, value in backbone.inputs.items():
+        before = get(cfg, name)
+        put(cfg, name, value, f"backbone {backbone.name}")
+        if get(cfg, name) != before:
+            say(f"{name} {before} gives way to {get(cfg, name)}, which {backbone.name} was trained "
+                "with")
 
 
 def merge_options(cfg: CN, options: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def say_on_terminal() -> None:
         handler.addFilter(lambda record: not getattr(record, "file_only", False))
         logger.addHandler(handler)
     logger.propagate = False
+
+
+@contextlib.contextmanager
+def on_terminal() -> Iterator[None]:
+    """`say_on_terminal` for as long as the context lasts."""
+    before, propagates = list(logger.handlers), logger.propagate
+    say_on_terminal()
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before, propagates
 
 
 class RunLog(MemoryHandler):

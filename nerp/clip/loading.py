@@ -9,11 +9,13 @@ from the tensors.
 import urllib.error
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.clip.unpickle import load_inert
 from nerp.errors import NerpError
 from nerp.registry import unknown
@@ -31,10 +33,14 @@ _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
 
 HEAD_WIDTH = 64
+# The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
+# file's tensors do not tell, its width does: none of these widths has been published with 64.
+_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
 
 def weights_file(name: str, path: str = "") -> Path:
-    """The file that MODEL.BACKBONE.NAME and .PATH stand for; downloaded if it must be.
+    """The file that a name of `PUBLISHED` or `SHIPPED`, or a path, stands for; downloaded if it
+    must be.
 
     Raises NerpError for an unknown name, a missing file, or a download that failed.
     """
@@ -47,7 +53,8 @@ def weights_file(name: str, path: str = "") -> Path:
     if name in SHIPPED:
         return SHIPPED[name]
     if name not in PUBLISHED:
-        raise unknown("backbone", name, [*PUBLISHED, *SHIPPED])
+        more = " (nerp backbones lists open_clip's, which have a colon)"
+        raise NerpError(f"{unknown('backbone', name, [*PUBLISHED, *SHIPPED])}{more}")
     return _download(name)
 
 
@@ -65,19 +72,24 @@ def _download(name: str) -> Path:
                         "MODEL.BACKBONE.PATH FILE") from None
 
 
-def load_model(file: Path, activation: str = "auto") -> nn.Module:
+def load_model(
+    file: Path, activation: str = "auto", config: Mapping | None = None, size: int = 0
+) -> nn.Module:
     """An open_clip CLIP model in float32 on the CPU, in evaluation mode, frozen.
 
     Args:
         file: weights, as `weights_file` finds them.
         activation: "quick_gelu", "gelu", or "auto": what the file says of itself, else QuickGELU
             for OpenAI's names and GELU for an open_clip training checkpoint.
+        config: open_clip's configuration of the model; by default it is read from the tensors.
+        size: pixels a side of the images, to which the position embeddings are interpolated as
+            open_clip does; 0: as the weights have it.
 
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
     tensors, says = _read(file)
     quick = (says if activation == "auto" else activation) == "quick_gelu"
-    return _build(tensors, quick, file)
+    return _build(tensors, quick, file, config, size)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
@@ -144,12 +156,25 @@ def _read_torchscript(file: Path) -> dict[str, Tensor]:
                         f"({reason})") from None
 
 
-def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Module:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+def _build(
+    tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Mapping | None, size: int
+) -> nn.Module:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, resize_pos_embed
 
-    vision, text, embed = _architecture(tensors, file)
+    if config is None:
+        vision, text, embed = _architecture(tensors, file)
+    else:
+        vision, text = dict(config["vision_cfg"]), {"context_length": CONTEXT_LENGTH,
+                                                    **config["text_cfg"]}
+        embed = config["embed_dim"]
+    if size:
+        vision["image_size"] = _fitting(size, vision, tensors, file)
     with torch.device("meta"):
         model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    if size:
+        resize_pos_embed(tensors, model)
+    if "logit_scale" in tensors:
+        tensors["logit_scale"] = tensors["logit_scale"].reshape(())  # some have one of length 1
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -157,7 +182,8 @@ def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Modul
     wrong = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
     if wrong:
         found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        raise NerpError(f"{file}: {wrong[0]} is {found}, the other tensors imply {expected}")
+        implied = "the other tensors imply" if config is None else "the backbone's name implies"
+        raise NerpError(f"{file}: {wrong[0]} is {found}, {implied} {expected}")
     for name in wanted:
         if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
             tensors[name] = torch.zeros_like(wanted[name], device="cpu")
@@ -168,6 +194,18 @@ def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Modul
     mask = torch.full((length, length), float("-inf")).triu_(1)
     model.register_buffer("attn_mask", mask, persistent=False)
     return model.eval().requires_grad_(False)
+
+
+def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
+    """`size`, if position embeddings can be interpolated to it."""
+    if "visual.layer1.0.conv1.weight" in tensors:
+        raise NerpError(f"{file}: only a vision transformer takes images of another size than its "
+                        "own; this is a ResNet")
+    patch = vision.get("patch_size", 16)
+    if size % patch:
+        raise NerpError(f"INPUT.SIZE is {size}; this backbone takes multiples of its patches' "
+                        f"{patch} pixels")
+    return size
 
 
 def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
@@ -198,15 +236,20 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "width": width,
                 "patch_size": patch,
                 "image_size": patch * round(tokens**0.5),
-                "head_width": HEAD_WIDTH,
+                "head_width": _HEAD_WIDTHS.get(width, HEAD_WIDTH),
             }
+            first = "visual.transformer.resblocks.0."
+            # A little above: open_clip takes the whole part of width * mlp_ratio.
+            vision["mlp_ratio"] = (tensors[f"{first}mlp.c_fc.weight"].shape[0] + 0.01) / width
+            if f"{first}ls_1.gamma" in tensors:
+                vision["ls_init_value"] = text["ls_init_value"] = 1.0
             widths = [text_width, width]
         embed = tensors["text_projection"].shape[1]
     except KeyError as error:
         raise NerpError(f"{file}: not CLIP weights: there is no tensor {error}; expected OpenAI's "
                         f"names, found {_some(sorted(tensors)) or 'no tensors'}") from None
     for width in widths:
-        if width % HEAD_WIDTH:
+        if width not in _HEAD_WIDTHS and width % HEAD_WIDTH:
             raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "
                             "an attention head in CLIP")
     return vision, text, embed

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nerp.clip.backbones import find_backbone
 from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
@@ -157,9 +158,11 @@ def pick_device(use_cuda: bool) -> torch.device:
 
 
 def build_clip(
-    name: str, path: str, activation: str, precision: str, device: torch.device
+    name: str, path: str, activation: str, precision: str, device: torch.device, size: int = 0
 ) -> tuple[Clip, list[str]]:
     """A `Clip`, and the lines about it that belong in the log.
+
+    Args: size: pixels a side of the images; 0: what the weights are for.
 
     Raises NerpError for weights that cannot be had or read, or an unknown precision.
     """
@@ -169,7 +172,13 @@ def build_clip(
     if device.type == "cpu" and PRECISIONS[precision].weights == torch.float16:
         notes.append(f"precision {precision} needs a CUDA device; on this CPU the run is in fp32")
         precision = "fp32"
-    file = weights_file(name, path)
-    model = load_model(file, activation)
+    if ":" in name:
+        backbone = find_backbone(name)
+        file = weights_file(name, path) if path else backbone.fetch()
+        activation = backbone.activation if activation == "auto" else activation
+        model = load_model(file, activation, backbone.config, size)
+    else:
+        file = weights_file(name, path)
+        model = load_model(file, activation, size=size)
     clip = Clip(model, precision, device, Path(path).name or name, file_digest(file))
     return clip, [*notes, clip.description]

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from nerp.errors import NerpError
 from nerp.printable import is_printable
-from nerp.registry import LAYOUTS
+from nerp.registry import DRAWN, LAYOUTS
 
 SPLITS = ("train", "val", "test")
 
@@ -75,17 +75,15 @@ def dataset_folder(cfg: CfgNode) -> Path:
 
 
 def data_directory(cfg: CfgNode) -> Path:
-    """The dataset's folder; a procedural benchmark (`nerp.demo`) is drawn if it is not there.
+    """The dataset's folder; a procedural benchmark is drawn if it is not there.
 
     Raises NerpError if there is none.
     """
     directory = dataset_folder(cfg)
     if directory.is_dir():
         return directory
-    from nerp.demo import world
-
-    if cfg.DATASET.DIRECTORY in world.WORLDS:
-        return world.build(cfg.DATASET.DIRECTORY, directory.parent, sys.stderr.isatty())
+    if cfg.DATASET.DIRECTORY in DRAWN.names():
+        return DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
     what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
     raise NerpError(f"{cfg.DATASET.NAME}: {what} {directory}; --root is the folder that holds "
                     f"{cfg.DATASET.DIRECTORY}/, and DATASETS.md says how to fill it")

@@ -32,7 +32,7 @@ def train_transform(cfg: CfgNode, size: int) -> T.Compose:
             size, scale=cfg.INPUT.RRCROP_SCALE, interpolation=mode
         ),
         "random_flip": T.RandomHorizontalFlip(),
-        "center_crop": T.Compose([T.Resize(size, mode), T.CenterCrop(size)]),
+        "center_crop": _whole_image(cfg, size),
         "normalize": None,
     }
     steps = [known[name] for name in cfg.INPUT.TRANSFORMS if known[name] is not None]
@@ -40,9 +40,16 @@ def train_transform(cfg: CfgNode, size: int) -> T.Compose:
 
 
 def eval_transform(cfg: CfgNode, size: int) -> T.Compose:
-    """Short side to `size`, centre crop, uint8 [3, size, size]."""
+    """The whole image as uint8 [3, size, size]: by INPUT.RESIZE_MODE its short side to `size` and
+    its centre, or all of it squashed."""
+    return T.Compose([_whole_image(cfg, size), T.PILToTensor()])
+
+
+def _whole_image(cfg: CfgNode, size: int) -> T.Compose:
     mode = T.InterpolationMode(cfg.INPUT.INTERPOLATION)
-    return T.Compose([T.Resize(size, mode), T.CenterCrop(size), T.PILToTensor()])
+    if cfg.INPUT.RESIZE_MODE == "squash":
+        return T.Compose([T.Resize((size, size), mode)])
+    return T.Compose([T.Resize(size, mode), T.CenterCrop(size)])
 
 
 class Normalise:

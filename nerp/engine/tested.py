@@ -136,12 +136,27 @@ def open_clip_model(cfg: CfgNode) -> Clip:
         backbone.ACTIVATION,
         cfg.TRAINER[method.node].PREC,
         pick_device(cfg.USE_CUDA),
+        size=_interpolated_size(cfg),
     )
     for note in notes:
         say(note)
-    if max(cfg.INPUT.SIZE) != clip.size:
-        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels")
+    if backbone.INTERPOLATE:
+        say(f"position embeddings for {clip.size} x {clip.size} pixels, interpolated where the "
+            "weights are for others (MODEL.BACKBONE.INTERPOLATE)")
+    elif max(cfg.INPUT.SIZE) != clip.size:
+        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels; "
+            "MODEL.BACKBONE.INTERPOLATE True would fit the backbone to it")
     return clip
+
+
+def _interpolated_size(cfg: CfgNode) -> int:
+    """The pixels that position embeddings are to be interpolated to; 0 for none."""
+    if not cfg.MODEL.BACKBONE.INTERPOLATE:
+        return 0
+    height, width = cfg.INPUT.SIZE
+    if height != width:
+        raise NerpError(f"INPUT.SIZE is {cfg.INPUT.SIZE}; images are square here")
+    return height
 
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
