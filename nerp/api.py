@@ -13,7 +13,6 @@ be done, with one line that says why.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,22 @@ from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.run import run_test, run_training
 from nerp.engine.tested import ModelFlags
+from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
+from nerp.files.record_file import read_record
 from nerp.log import on_terminal
 from nerp.progress import silence
 from nerp.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
+from nerp.registry import REFERENCES
 
 Array = npt.NDArray[Any]
+
+_ITEMS = {"labels": Kind(WHOLE, 1), "paths": Kind(TEXTS, 1), "classnames": Kind(TEXTS, 1)}
+_PREDICTIONS = {"logits": Kind(FLOATS, 2), **_ITEMS}
+_OF_NERP = {"corrected_logits": Kind(FLOATS, 2), "pairs": Kind(WHOLE, 2)}
+_FEATURES = {
+    "image_features": Kind(FLOATS, 2), "class_features": Kind(FLOATS, 2),
+    "frozen_class_features": Kind(FLOATS, 2), **_ITEMS,
+}
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ def train(
                    progress)
     with asked.heard():
         path = run_training(asked.request, overwrite=overwrite)
-    record = _record(path)
+    record = read_record(path / RESULT_FILE)
     return Trained(path, record.get("accuracy"), record.get("macro_f1"),
                    record.get("per_class_accuracy", {}), record)
 
@@ -223,10 +233,11 @@ def features(
                    progress)
     with asked.heard():
         path = save_features(Path(file), asked.request, _flags(model, epoch))
-    with np.load(path, allow_pickle=False) as content:
-        return Features(path, *(content[name] for name in (
-            "image_features", "class_features", "frozen_class_features", "labels")),
-            tuple(content["paths"].tolist()), tuple(content["classnames"].tolist()))
+    arrays = read_arrays(path, _FEATURES)
+    return Features(
+        path, arrays["image_features"], arrays["class_features"], arrays["frozen_class_features"],
+        arrays["labels"], tuple(arrays["paths"].tolist()), tuple(arrays["classnames"].tolist()),
+    )
 
 
 def _asked(
@@ -244,14 +255,10 @@ def _flags(model: Trained | str | Path, epoch: int | None) -> ModelFlags:
     return ModelFlags(str(model.path if isinstance(model, Trained) else model), epoch)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    return dict(json.loads((path / RESULT_FILE).read_text(encoding="utf-8")))
-
-
 def _read(path: Path, corrected: bool) -> Tested:
-    record = _record(path)
-    with np.load(path / PREDICTIONS_FILE, allow_pickle=False) as content:
-        arrays = dict(content)
+    record = read_record(path / RESULT_FILE)
+    priors = {f"{name}_prior": Kind(FLOATS, 1) for name in REFERENCES.names()}
+    arrays = read_arrays(path / PREDICTIONS_FILE, _PREDICTIONS, _OF_NERP | priors)
     common = {
         "path": path, "record": record,
         "accuracy": record["accuracy"], "macro_f1": record["macro_f1"],

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode as CN
 
 from nerp.defaults import dataset_defaults, default_config, key
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.log import say
 from nerp.paths import shipped
 from nerp.printable import brief
@@ -31,6 +31,8 @@ _VOLATILE = (
     "DATALOADER.CACHE_MB",
     "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.TENSORBOARD",
+    "TRAIN.WANDB",
     "DATASET.CITATION",
     "DATASET.LICENCE",
     "DATASET.SOURCES",
@@ -109,30 +111,11 @@ def _merge(cfg: CN, name: str, value, source: str) -> None:
         put(cfg, name, value, source)
 
 
-def mapping(value: object, source: str) -> Mapping:
-    """`value`, which must be a mapping. Raises NerpError, beginning with `source`, if it is not."""
-    if not isinstance(value, Mapping):
-        raise NerpError(f"{source}: expected KEY: value lines, found {brief(value)}")
-    return value
-
-
 def _unknown_key(name: str, node: CN, path: str, source: str) -> NerpError:
     if name in _ELSEWHERE:
         return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
     error = unknown("configuration key", name, [path + leaf for leaf in node])
     return NerpError(f"{source}: {error}")
-
-
-def load_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises NerpError for a file that is missing or is not one."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NerpError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise NerpError(f"{path}: not a readable YAML file: {reason}") from None
-    return dict(mapping(content, str(path)))
 
 
 def shipped_cards() -> dict[str, Path]:
@@ -146,8 +129,10 @@ def find_card(name: str) -> Path:
 
     Raises NerpError, listing the cards, if there is none.
     """
-    if name.endswith((".yaml", ".yml")):
-        return find_card_file(name)
+    return find_card_file(name) if name.endswith((".yaml", ".yml")) else _find_shipped(name)
+
+
+def _find_shipped(name: str) -> Path:
     cards = shipped_cards()
     if name in cards:
         return cards[name]
@@ -172,7 +157,7 @@ def find_card_file(file: str) -> Path:
     node = load_yaml(path).get("DATASET")
     if not isinstance(node, Mapping) or "NAME" not in node:
         raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
-    return find_card(node["NAME"]) if set(node) == {"NAME"} else path
+    return _find_shipped(node["NAME"]) if set(node) == {"NAME"} else path
 
 
 def open_card(file: Path, root: str) -> CN:
@@ -180,7 +165,7 @@ def open_card(file: Path, root: str) -> CN:
 
     Cheaper than `build_config`, which knows every method. Raises NerpError as that does.
     """
-    return card_config(load_yaml(file).get("DATASET", {}), root, str(file))
+    return card_config(_read_card(file).get("DATASET", {}), root, str(file))
 
 
 def card_config(keys: object, root: str, source: str) -> CN:
@@ -196,6 +181,18 @@ def card_config(keys: object, root: str, source: str) -> CN:
 def _check_card(cfg: CN, source: str) -> None:
     if not cfg.DATASET.NAME:
         raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
+
+
+def _read_card(file: Path) -> dict:
+    """A card's content. Raises NerpError for one that says where this machine has its files: that
+    is for the command line, whoever wrote the card."""
+    content = load_yaml(file)
+    node = content.get("DATASET")
+    said = {*content, *(f"DATASET.{name}" for name in node or () if isinstance(node, Mapping))}
+    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
+        if name in said:
+            raise NerpError(f"{file}: {name}: a dataset card does not say this; {flag} does")
+    return content
 
 
 def find_method_file(file: str) -> Path:
@@ -235,10 +232,10 @@ def build_config(request: Request) -> CN:
     plain = plain_name(request.trainer)
     canonical = TRAINERS.canonical(plain)
     cfg = default_config()
-    options = _pairs(request.opts)
+    options = options_of(request.opts)
 
     card = card_file(request)
-    merge(cfg, load_yaml(card), str(card))
+    merge(cfg, _read_card(card), str(card))
     _check_card(cfg, str(card))
     given = set(options)
     if request.config_file:
@@ -291,7 +288,8 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
         put(cfg, name, value, "command line")
 
 
-def _pairs(opts: list[str]) -> dict[str, str]:
+def options_of(opts: list[str]) -> dict[str, str]:
+    """Key -> value of KEY VALUE pairs, by our names. Raises NerpError for half a pair."""
     if len(opts) % 2:
         raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
     names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])
@@ -374,6 +372,11 @@ def difference(old: Mapping, new: Mapping) -> list[str]:
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
+
+
+def input_files(cfg: Mapping) -> dict[str, str]:
+    """Key -> path, for every key that names a file whose content decides about the numbers."""
+    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
 
 
 def _decisive(cfg: Mapping) -> dict[str, object]:

@@ -63,12 +63,13 @@ KEYS: dict[str, Key] = {
     "INPUT.PIXEL_STD": listing([0.26862954, 0.26130258, 0.27577711], number(0.3, above=0), 3, 3),
     "INPUT.TRANSFORMS": listing(
         ["random_resized_crop", "random_flip", "normalize"],
-        choice("random_resized_crop", "random_flip", "center_crop", "normalize"),
+        choice("random_resized_crop", "random_flip", "center_crop", "randaugment", "normalize"),
     ),
     "INPUT.RRCROP_SCALE": listing((0.08, 1.0), number(1.0, above=0, most=1), 2, 2),
     "INPUT.EXACT_JPEG": flag(True),  # False: draft decoding of test images; faster, other pixels
     "DATALOADER.TRAIN_X.BATCH_SIZE": whole(32, 1, _IMAGES_AT_ONCE),
     "DATALOADER.TEST.BATCH_SIZE": whole(100, 1, _IMAGES_AT_ONCE),
+    "DATALOADER.K_TRANSFORMS": whole(1, 1, 64),  # views of a training image; most methods see one
     "DATALOADER.NUM_WORKERS": whole(8, 0, 1024),  # no more than the machine has cores
     "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
     "MODEL.BACKBONE.NAME": text("ViT-B/16"),
@@ -76,19 +77,22 @@ KEYS: dict[str, Key] = {
     "MODEL.BACKBONE.INTERPOLATE": flag(False),  # position embeddings, to INPUT.SIZE; else that
     # gives way to the size that the weights are for
     "MODEL.BACKBONE.ACTIVATION": choice("auto", "quick_gelu", "gelu"),
-    "OPTIM.NAME": choice("sgd", "adamw"),
+    "OPTIM.NAME": choice("sgd", "adam", "adamw"),
     "OPTIM.LR": number(0.002, least=0),
     "OPTIM.MAX_EPOCH": whole(10, 1, 10**6),
     "OPTIM.WEIGHT_DECAY": number(5e-4, least=0),
     "OPTIM.MOMENTUM": number(0.9, least=0, below=1),
     "OPTIM.ADAM_BETA1": number(0.9, least=0, below=1),
     "OPTIM.ADAM_BETA2": number(0.999, least=0, below=1),
+    "OPTIM.ADAM_EPS": number(1e-8, above=0),
     "OPTIM.LR_SCHEDULER": choice("cosine"),
     "OPTIM.WARMUP_EPOCH": whole(0, -1),  # 0 or -1: none; at most MAX_EPOCH
     "OPTIM.WARMUP_TYPE": choice("constant", "linear"),  # linear only where there is none
     "OPTIM.WARMUP_CONS_LR": number(1e-5, least=0),
     "TRAIN.PRINT_FREQ": whole(10, 0),
     "TRAIN.CHECKPOINT_FREQ": whole(0, 0),
+    "TRAIN.TENSORBOARD": flag(False),  # the history for TensorBoard too, in the run's folder
+    "TRAIN.WANDB": name(""),  # and to this project of Weights & Biases
     "TEST.NO_TEST": flag(False),
     "TEST.SPLIT": choice("test", "val"),
     "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
@@ -113,6 +117,8 @@ KEYS: dict[str, Key] = {
     "NERP.REFERENCE_IMAGE": file(""),
     "NERP.ON_BASE": flag(False),  # whether classes that were trained on are corrected too
     "TRAINER.NAME": text(""),
+    "TRAINER.W": number(8.0, least=0),  # CoPrompt's, which has these two outside its node
+    "TRAINER.DISTILL": choice("cosine", "mse"),
 }
 
 

@@ -4,12 +4,23 @@ import contextlib
 import logging
 import os
 import platform
+import stat
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from nerp.errors import NerpError
+from nerp.paths import disk_error
+from nerp.printable import printable
+
 logger = logging.getLogger("nerp")
+# The command line that is being carried out, for the records of the runs that it makes.
+command_line: ContextVar[str] = ContextVar("command_line", default="")
 # torchrun's variable, not torch.distributed's answer: commands without torch talk too.
 logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
@@ -20,7 +31,7 @@ class _Terminal(logging.StreamHandler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(printable(self.format(record), keep="\n\t"), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -47,14 +58,39 @@ def on_terminal() -> Iterator[None]:
         logger.handlers[:], logger.propagate = before, propagates
 
 
+class _LogFile(logging.FileHandler):
+    """Appends to a regular file, and stops the run where that cannot be done."""
+
+    def __init__(self, path: Path):
+        try:
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise NerpError(f"{path}: not a regular file, and a log is appended to; move it "
+                                "away")
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise disk_error(path, error) from None
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            raise error
+        raise disk_error(self.baseFilename, error, len(self.format(record))) from None
+
+    def close(self):
+        with contextlib.suppress(OSError):  # what a full disk did not take has been said
+            super().close()
+
+
 class RunLog(MemoryHandler):
     """Keeps the log of a run in memory until its folder is known, then in log.txt.
 
-    A run that fails before it has begun to work so leaves no folder behind.
+    A run that fails before it has begun to work so leaves no folder behind. `start` is when the
+    run began, in seconds since 1970.
     """
 
     def __init__(self):
         super().__init__(capacity=0, flushLevel=logging.CRITICAL)
+        self.start = time.time()
 
     def shouldFlush(self, record) -> bool:
         return self.target is not None
@@ -62,7 +98,7 @@ class RunLog(MemoryHandler):
     def write_to(self, directory: Path, header: str) -> None:
         """Append `header`, what was said so far and what will be, to `directory`/log.txt."""
         directory.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(directory / "log.txt", encoding="utf-8")
+        file = _LogFile(directory / "log.txt")
         file.emit(logging.makeLogRecord({"msg": header}))
         self.setTarget(file)
         self.flush()
@@ -105,6 +141,21 @@ def environment(device) -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "platform": platform.platform(),
     }
+
+
+@cache
+def revision() -> str:
+    """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
+    package is installed without one."""
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return ""
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip()
 
 
 def _processor() -> str:

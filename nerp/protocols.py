@@ -13,6 +13,7 @@ from nerp.registry import unknown
 
 NERP_SUFFIX = "_NeRP"
 RESULT_FILE = "result.json"  # what a finished run leaves in its folder
+CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
 
 
 @dataclass(frozen=True)

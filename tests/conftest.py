@@ -14,9 +14,12 @@ from nerp import cli
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 from nerp.defaults import default_config
+from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes
 
 GOLDEN = Path(__file__).parent / "golden"
+# The methods that learn something.
+LEARNING = [name for name in TRAINERS.names() if TRAINERS[name].folder]
 
 EUROSAT = (
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
@@ -33,6 +36,10 @@ GOLDEN_SETTINGS = {
     "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
+    "MMRLpp": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48, "BETA": 0.6, "PROJ_LORA_DIM": 8},
+    "TCP": {"CLASS_LAYER": 3},
+    "MaPLe": {"PROMPT_DEPTH": 3},
+    "CoPrompt": {"PROMPT_DEPTH": 3},
 }
 
 
@@ -71,10 +78,9 @@ def inputs():
 def golden_config(**changes):
     """The defaults with the golden settings; changes: NODE={KEY: value}."""
     cfg = default_config()
-    from nerp.registry import TRAINERS
-
     for name, settings in GOLDEN_SETTINGS.items():
         cfg.TRAINER[TRAINERS[name].node].update(settings)
+    cfg.TRAINER.W = 2.0  # CoPrompt's
     for node, settings in changes.items():
         cfg[node].update(settings)
     return cfg

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, GOLDEN_SETTINGS, TEMPLATE, golden_config, write_eurosat
+from conftest import GOLDEN, GOLDEN_SETTINGS, LEARNING, TEMPLATE, golden_config, write_eurosat
 from PIL import Image
 from plain_methods import PLAIN
 from tiny_clip import Sizes, random_clip
@@ -16,13 +16,13 @@ from nerp.engine.checkpoint import checkpoint_file, read_checkpoint
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
-
 
 def settings(method):
-    """The golden settings of a method as KEY VALUE pairs."""
-    node = TRAINERS[method].node
-    return [x for k, v in GOLDEN_SETTINGS[method].items() for x in (f"TRAINER.{node}.{k}", str(v))]
+    """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
+    node = f"TRAINER.{TRAINERS[method].node}."
+    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method, {}).items()}
+    keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
+    return [text for key, value in keys.items() for text in (key, str(value))]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_finished_run_is_skipped_and_another_one_does_not_replace_it(nerp, tra
     status, text, _ = nerp(*command)
     assert status == 0 and "finished already, skipped" in text
     status, _, error = nerp(*command, "OPTIM.LR", "0.5")
-    assert status == 1 and "OPTIM.LR: 0.002 -> 0.5" in error and "--overwrite" in error
+    assert status == 1 and "OPTIM.LR: 0.001 -> 0.5" in error and "--overwrite" in error
     assert (out / "result.json").read_text() == before
     status, _, _ = nerp(*command, "--overwrite", "OPTIM.LR", "0.5")
     assert status == 0 and (out / "result.json").read_text() != before
@@ -123,7 +123,7 @@ def test_interrupted_training_goes_on_to_the_same_numbers(nerp, common, tmp_path
                for n in whole["state_dict"])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_every_method_trains_tests_and_takes_nerp(method, nerp, common, tmp_path):
     flags, opts = common
     opts = [*opts, *settings(method)]
@@ -142,7 +142,7 @@ def test_every_method_trains_tests_and_takes_nerp(method, nerp, common, tmp_path
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_published_checkpoints(method, which, nerp, eurosat_root, golden_weights, golden_model,
                                tmp_path):
     """A published checkpoint on a EuroSAT folder, from the command line to predictions.npz,

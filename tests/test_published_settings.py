@@ -59,7 +59,7 @@ def test_nothing_else_ships_but_the_settings_of_the_drawn_world():
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
     assert there - set(CONFIGS) == {
         f"{method}/tiny.yaml"
-        for method in ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+        for method in ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp")
     }
 
 

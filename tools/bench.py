@@ -42,13 +42,13 @@ from nerp.trainers.base import Classes
 # Published batch sizes: training, evaluation.
 BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
-    "MMRL": (4, 250),
+    "MMRL": (4, 250), "MMRLpp": (4, 250),
 }
 CPU_EVAL_BATCH = 4
-# MMRL keeps its class features for the whole evaluation; the others' code encodes text per batch.
-KEEPS_TEXT = {"MMRL"}
-HAS_FROZEN_COPY = {"MMRL", "PromptSRC"}
-OPTIMISER = {"MMRL": "adamw"}
+# These keep their class features for the whole evaluation; the others' code encodes text per batch.
+KEEPS_TEXT = {"MMRL", "MMRLpp"}
+HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "PromptSRC"}
+OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw"}
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 

@@ -84,8 +84,8 @@ class PlainMethod:
         return x
 
     def image_head(self, x: Tensor) -> Tensor:
-        """Normalised features [B, D] of the class token."""
-        return unit(self.model.visual.ln_post(x[:, 0]) @ self.model.visual.proj)
+        """Features [B, D] of the class token, not normalised."""
+        return self.model.visual.ln_post(x[:, 0]) @ self.model.visual.proj
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.token_embedding(ids.to(self.device))
@@ -151,6 +151,35 @@ class PlainCoOp(PlainMethod):
         return self.encode_context(ctx if ctx.dim() == 3 else ctx.expand(len(self.names), -1, -1))
 
 
+class PlainKgCoOp(PlainCoOp):
+    """CoOp's text; a pull towards frozen CLIP's features of the template."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t = self.text()
+        pull = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
+        logits = self.scale * self.image(images) @ t.t()
+        return F.cross_entropy(logits, labels) + self.settings.get("W", 8.0) * pull
+
+
+class PlainTCP(PlainKgCoOp):
+    """At CLASS_LAYER positions 1..4 of a class are what its frozen feature is mapped to."""
+
+    def text(self) -> Tensor:
+        t = self.tensors
+        h = F.linear(self.frozen_text(), t["meta_net.linear1.weight"], t["meta_net.linear1.bias"])
+        h = h * torch.sigmoid(1.702 * h)
+        h = F.linear(h, t["meta_net.linear2.weight"], t["meta_net.linear2.bias"])
+        own = h.view(len(self.names), 4, -1)
+
+        def enter(layer, x):
+            if layer != self.settings["CLASS_LAYER"]:
+                return x
+            return torch.cat([x[:, :1], own.to(x.dtype), x[:, 5:]], 1)
+
+        x, eot = self.context_embeddings(t["ctx"].expand(len(self.names), -1, -1))
+        return unit(self.text_tower(x + self.positions, eot, enter))
+
+
 class PlainCoCoOp(PlainCoOp):
     """One text pass an image, as published."""
 
@@ -165,11 +194,16 @@ class PlainCoCoOp(PlainCoOp):
         return torch.stack([self.scale * self.text_of(f) @ f for f in features])
 
 
-class PlainPromptSRC(PlainMethod):
-    """Deep prompts in both towers; frozen CLIP beside them for the loss."""
+class PlainDeep(PlainMethod):
+    """Deep prompts in both towers."""
 
     def deep(self, tower: str, layer: int) -> Tensor | None:
-        return self.tensors.get(f"{tower}_encoder.transformer.resblocks.{layer - 1}.VPT_shallow")
+        """The tokens [K, W] of a layer, from 2 on."""
+        raise NotImplementedError
+
+    def first_vision(self) -> Tensor:
+        """The tokens [K, W_v] of layer 1."""
+        raise NotImplementedError
 
     def text(self) -> Tensor:
         ctx = self.tensors["prompt_learner.ctx"]
@@ -187,7 +221,7 @@ class PlainPromptSRC(PlainMethod):
                 return x
             return torch.cat([x[:, :1], tokens.expand(len(x), -1, -1), x[:, 1 + n_ctx :]], 1)
 
-        return unit(self.text_tower(x, ids.argmax(1), enter))
+        return unit(self.adapted("text", self.text_tower(x, ids.argmax(1), enter)))
 
     def image(self, images: Tensor) -> Tensor:
         def enter(layer, x):
@@ -196,8 +230,22 @@ class PlainPromptSRC(PlainMethod):
                 return x
             return torch.cat([x[:, : -len(tokens)], tokens.expand(len(x), -1, -1)], 1)
 
-        extra = self.tensors["image_encoder.VPT"]
-        return self.image_head(self.image_tower(images, enter, extra=extra))
+        x = self.image_tower(images, enter, extra=self.first_vision())
+        return unit(self.adapted("image", self.image_head(x)))
+
+    def adapted(self, tower: str, u: Tensor) -> Tensor:
+        """What becomes of a tower's output [..., D]."""
+        return u
+
+
+class PlainPromptSRC(PlainDeep):
+    """Each tower's own prompts; frozen CLIP beside them for the loss."""
+
+    def deep(self, tower: str, layer: int) -> Tensor | None:
+        return self.tensors.get(f"{tower}_encoder.transformer.resblocks.{layer - 1}.VPT_shallow")
+
+    def first_vision(self) -> Tensor:
+        return self.tensors["image_encoder.VPT"]
 
     @torch.no_grad()
     def frozen_text(self) -> Tensor:
@@ -221,6 +269,48 @@ class PlainPromptSRC(PlainMethod):
             + self.settings["IMAGE_LOSS_WEIGHT"] * (f - f_frozen).abs().mean()
             + kl / logits.numel()
         )
+
+
+class PlainMaPLe(PlainDeep):
+    """The vision tower's prompts are linear maps of the text tower's."""
+
+    def mapped(self, name: str, x: Tensor) -> Tensor:
+        name = f"prompt_learner.{name}"
+        return F.linear(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+
+    def deep(self, tower: str, layer: int) -> Tensor | None:
+        tokens = self.tensors.get(f"prompt_learner.compound_prompts_text.{layer - 2}")
+        if tokens is None or tower == "text":
+            return tokens
+        return self.mapped(f"compound_prompt_projections.{layer - 2}", tokens)
+
+    def first_vision(self) -> Tensor:
+        return self.mapped("proj", self.tensors["prompt_learner.ctx"])
+
+
+class PlainCoPrompt(PlainMaPLe):
+    """Adapters behind the towers; a pull towards the features of sentences and frozen CLIP's of
+    the images. `sentences`, one a class, and `weight` are set from outside."""
+
+    sentences: Sequence[str] = ()
+    weight = 1.0
+
+    def adapted(self, tower: str, u: Tensor) -> Tensor:
+        share = {"image": 0.1, "text": 0.2}[tower]
+        h = F.relu(F.linear(u, self.tensors[f"adapter_{tower}.fc.0.weight"]))
+        h = F.relu(F.linear(h, self.tensors[f"adapter_{tower}.fc.2.weight"]))
+        return share * h + (1 - share) * u
+
+    @torch.no_grad()
+    def sentence_features(self) -> Tensor:
+        return unit(self.frozen.encode_text(padded(self.sentences).to(self.device)))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t, f = self.text(), self.image(images)
+        text = 1 - F.cosine_similarity(t, self.sentence_features()).mean()
+        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
+        entropy = F.cross_entropy(self.scale * f @ t.t(), labels)
+        return entropy + self.weight * (text + image)
 
 
 class PlainMMA(PlainMethod):
@@ -253,7 +343,7 @@ class PlainMMA(PlainMethod):
         return unit(self.text_tower(x, ids.argmax(1), branch=self.branch("text")))
 
     def image(self, images: Tensor) -> Tensor:
-        return self.image_head(self.image_tower(images, branch=self.branch("visual")))
+        return unit(self.image_head(self.image_tower(images, branch=self.branch("visual"))))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Its gradient in the adapters is 1 / ADAPTER_SCALE of autograd's: the published
@@ -265,41 +355,73 @@ class PlainMMA(PlainMethod):
             tensor.grad /= self.settings["ADAPTER_SCALE"]
 
 
-class PlainMMRL(PlainMethod):
-    """Representation tokens in both towers' upper layers; a second image feature."""
+class PlainInserted(PlainMethod):
+    """Tokens after the first position of both towers' upper layers; a second image feature."""
+
+    layers_key = "REP_LAYERS"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.scale = 100.0
-        self.layers = list(self.settings["REP_LAYERS"])
+        self.layers = list(self.settings[self.layers_key])
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        """[K, W] of the i-th layer."""
+        raise NotImplementedError
+
+    def over(self, tokens: Tensor, there: Tensor) -> Tensor:
+        """What `there` becomes at a later layer."""
+        return tokens
+
+    @property
+    def projection(self) -> Tensor:
+        """[W_v, D] of the second feature."""
+        raise NotImplementedError
 
     def enter(self, kind: str):
-        base = "representation_learner.compound_rep_tokens"
-        tokens = self.tensors[base]
-        count = len(tokens)
-
         def run(layer, x):
             if layer not in self.layers:
                 return x
             i = self.layers.index(layer)
-            name = f"{base}_r2{kind}proj.{i}"
-            rep = F.linear(tokens, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
-            over = 0 if i == 0 else count
-            return torch.cat([x[:, :1], rep.expand(len(x), -1, -1), x[:, 1 + over :]], 1)
+            tokens = self.tokens_of(kind, i).expand(len(x), -1, -1)
+            if i == 0:
+                return torch.cat([x[:, :1], tokens, x[:, 1:]], 1)
+            count = tokens.shape[1]
+            tokens = self.over(tokens, x[:, 1 : 1 + count])
+            return torch.cat([x[:, :1], tokens, x[:, 1 + count :]], 1)
 
         return run
 
     def text(self) -> Tensor:
         ids = padded(self.prompts)
-        eot = ids.argmax(1) + len(self.tensors["representation_learner.compound_rep_tokens"])
+        eot = ids.argmax(1) + len(self.tokens_of("t", 0))
         return unit(self.text_tower(self.embed(ids) + self.positions, eot, self.enter("t")))
 
     def images(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """f and f_rep."""
+        """f and the second feature."""
         x = self.image_tower(images, self.enter("v"))
-        count = len(self.tensors["representation_learner.compound_rep_tokens"])
-        rep = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
-        return self.image_head(x), unit(rep @ self.tensors["image_encoder.proj_rep"])
+        count = len(self.tokens_of("v", 0))
+        second = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
+        return unit(self.image_head(x)), unit(second @ self.projection)
+
+    def drift(self, images: Tensor, f: Tensor, t: Tensor) -> Tensor:
+        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
+        return image + 1 - F.cosine_similarity(t, self.frozen_text()).mean()
+
+
+class PlainMMRL(PlainInserted):
+    """Representation tokens with a map a tower and layer."""
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        base = "representation_learner.compound_rep_tokens"
+        name = f"{base}_r2{kind}proj.{i}"
+        return F.linear(
+            self.tensors[base], self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        )
+
+    @property
+    def projection(self) -> Tensor:
+        return self.tensors["image_encoder.proj_rep"]
 
     def logits(self, images: Tensor) -> Tensor:
         t = self.text()
@@ -313,9 +435,26 @@ class PlainMMRL(PlainMethod):
         entropy, entropy_rep = (
             F.cross_entropy(self.scale * x @ t.t(), labels) for x in (f, f_rep)
         )
-        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
-        text = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
-        return alpha * entropy + (1 - alpha) * entropy_rep + weight * (image + text)
+        return alpha * entropy + (1 - alpha) * entropy_rep + weight * self.drift(images, f, t)
+
+
+class PlainMMRLpp(PlainMMRL):
+    """MMRL whose maps are a shared weight plus a product of two, its later tokens blended."""
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        t, base = self.tensors, f"representation_learner.srra_r2{kind}proj"
+        weight = t[f"{base}.weight"] + t[f"{base}.srra.{i}.A"] @ t[f"{base}.srra.{i}.B"]
+        tokens = t["representation_learner.compound_rep_tokens"]
+        return F.linear(tokens, weight, t[f"{base}.srra.{i}.bias"])
+
+    def over(self, tokens: Tensor, there: Tensor) -> Tensor:
+        beta = self.settings["BETA"]
+        return beta * tokens + (1 - beta) * there
+
+    @property
+    def projection(self) -> Tensor:
+        low_rank = self.tensors["image_encoder.A"] @ self.tensors["image_encoder.B"]
+        return self.model.visual.proj + low_rank
 
 
 PLAIN = {
@@ -323,6 +462,11 @@ PLAIN = {
     "CoOp": PlainCoOp,
     "CoCoOp": PlainCoCoOp,
     "PromptSRC": PlainPromptSRC,
+    "KgCoOp": PlainKgCoOp,
+    "TCP": PlainTCP,
+    "MaPLe": PlainMaPLe,
+    "CoPrompt": PlainCoPrompt,
     "MMA": PlainMMA,
     "MMRL": PlainMMRL,
+    "MMRLpp": PlainMMRLpp,
 }

@@ -6,7 +6,6 @@ through open_clip's loader and stay in its caches. What the towers do not comput
 by name, with the reason; a setting of a model that is not known here is one.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from nerp.clip.loading import PUBLISHED, SHIPPED
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.errors import NerpError
+from nerp.files.json_file import read_json
 from nerp.registry import unknown
 
 HUB = "hf-hub:"
@@ -96,11 +96,11 @@ def _from_hub(name: str) -> Backbone:
     where = f"https://huggingface.co/{repository}"
     file = _fetched(name, where, lambda: download_pretrained_from_hf(
         repository, filename="open_clip_config.json"))
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
         reason = reason_against(config)
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, RecursionError):
+    except (LookupError, TypeError, AttributeError):
         raise NerpError(f"backbone {name}: {file} is no open_clip configuration") from None
     if reason:
         raise NerpError(f"backbone {name} cannot be used: {reason}")

@@ -7,8 +7,6 @@ from the tensors.
 """
 
 import urllib.error
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.clip.unpickle import load_inert
 from nerp.errors import NerpError
+from nerp.files.opening import reading
+from nerp.files.tensors import load_inert, load_safetensors
 from nerp.registry import unknown
 
 # NAME in a configuration -> open_clip's name for the published weights.
@@ -36,6 +35,9 @@ HEAD_WIDTH = 64
 # The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
 # file's tensors do not tell, its width does: none of these widths has been published with 64.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+
+# Far above any published CLIP: what is larger is no model but a file made to fill the memory.
+_WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
 
 
 def weights_file(name: str, path: str = "") -> Path:
@@ -89,71 +91,44 @@ def load_model(
     """
     tensors, says = _read(file)
     quick = (says if activation == "auto" else activation) == "quick_gelu"
-    return _build(tensors, quick, file, config, size)
+    with reading(file, "CLIP weights"):
+        return _build(tensors, quick, file, config, size)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     """The named float tensors in a file, and the activation it was trained with."""
     activation = "quick_gelu"
     if file.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(file)
+        tensors, metadata = load_safetensors(file)
         activation = metadata.get("activation", activation)
-    elif _is_torchscript(file):
-        tensors = _read_torchscript(file)
+        if "token_embedding.rows" in tensors:
+            tensors["token_embedding.weight"] = _all_rows(tensors, file)
     else:
-        content = load_inert(file)
-        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-            content, activation = content["state_dict"], "gelu"
-        if not isinstance(content, dict):
-            raise NerpError(f"{file}: holds a {type(content).__name__}, expected named tensors")
-        tensors = content
+        tensors = load_inert(file)
+        if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+            tensors, activation = tensors["state_dict"], "gelu"
+        if not isinstance(tensors, dict):
+            raise NerpError(f"{file}: holds a {type(tensors).__name__}, expected named tensors")
     # DistributedDataParallel prefixes names with module., open_clip's custom-text models with text.
     return {
         name.removeprefix("module.").removeprefix("text."): tensor.detach()
         for name, tensor in tensors.items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if isinstance(name, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
     }, activation
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as content:
-            metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise NerpError(f"{file}: not a readable safetensors file ({error})") from None
-    if "token_embedding.rows" in tensors:
-        tensors["token_embedding.weight"] = _all_rows(tensors)
-    return tensors, metadata
-
-
-def _all_rows(tensors: dict[str, Tensor]) -> Tensor:
+def _all_rows(tensors: dict[str, Tensor], file: Path) -> Tensor:
     """CLIP's whole token table [vocabulary, W] from a file that keeps only the rows it uses."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    rows = tensors["token_embedding.weight"]
-    table = rows.new_zeros(SimpleTokenizer().vocab_size, rows.shape[1])
-    return table.index_copy_(0, tensors.pop("token_embedding.rows").long(), rows)
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_torchscript(file: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its deprecation; OpenAI publishes nothing else
-            return torch.jit.load(file, map_location="cpu").state_dict()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise NerpError(f"{file}: not a readable TorchScript archive, or a damaged one "
-                        f"({reason})") from None
+    rows, places = tensors["token_embedding.weight"], tensors.pop("token_embedding.rows")
+    vocabulary = SimpleTokenizer().vocab_size
+    if rows.dim() != 2 or rows.shape[1] > _WIDEST or places.shape != rows.shape[:1] or (
+            places.is_floating_point() or not ((places >= 0) & (places < vocabulary)).all()):
+        raise NerpError(f"{file}: token_embedding.rows does not name the rows of "
+                        "token_embedding.weight")
+    table = rows.new_zeros(vocabulary, rows.shape[1])
+    return table.index_copy_(0, places.long(), rows)
 
 
 def _build(
@@ -173,8 +148,8 @@ def _build(
         model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
     if size:
         resize_pos_embed(tensors, model)
-    if "logit_scale" in tensors:
-        tensors["logit_scale"] = tensors["logit_scale"].reshape(())  # some have one of length 1
+    if config is not None and tensors.get("logit_scale", torch.empty(0)).shape == (1,):
+        tensors["logit_scale"] = tensors["logit_scale"][0]
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -187,9 +162,12 @@ def _build(
     for name in wanted:
         if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
             tensors[name] = torch.zeros_like(wanted[name], device="cpu")
-    model.load_state_dict(
-        {name: tensors[name].to(wanted[name].dtype) for name in wanted}, assign=True
-    )
+    weights = {name: tensors[name].to(wanted[name].dtype) for name in wanted}
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise NerpError(f"{file}: {name} holds numbers that are not finite: a damaged file, or "
+                            "a model whose training failed")
+    model.load_state_dict(weights, assign=True)
     length = text["context_length"]
     mask = torch.full((length, length), float("-inf")).triu_(1)
     model.register_buffer("attn_mask", mask, persistent=False)
@@ -248,6 +226,12 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
     except KeyError as error:
         raise NerpError(f"{file}: not CLIP weights: there is no tensor {error}; expected OpenAI's "
                         f"names, found {_some(sorted(tensors)) or 'no tensors'}") from None
+    depths = vision["layers"] if isinstance(vision["layers"], tuple) else (vision["layers"],)
+    sizes = ((*widths, embed), _WIDEST), ((*depths, text["layers"]), _DEEPEST), (
+        (text["context_length"], text["vocab_size"], vision["image_size"]), _LONGEST)
+    if not all(0 < size <= most for found, most in sizes for size in found):
+        raise NerpError(f"{file}: not CLIP weights: its tensors are of a model larger than any, or "
+                        "of none")
     for width in widths:
         if width not in _HEAD_WIDTHS and width % HEAD_WIDTH:
             raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "

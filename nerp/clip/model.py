@@ -13,7 +13,7 @@ from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.errors import NerpError
-from nerp.paths import file_digest
+from nerp.files.digest import content_digest
 
 
 @dataclass(frozen=True)
@@ -180,5 +180,5 @@ def build_clip(
     else:
         file = weights_file(name, path)
         model = load_model(file, activation, size=size)
-    clip = Clip(model, precision, device, Path(path).name or name, file_digest(file))
+    clip = Clip(model, precision, device, Path(path).name or name, content_digest(file))
     return clip, [*notes, clip.description]

@@ -1,9 +1,9 @@
 """CLIP's two transformers, run block by block, with one place where a method may reach in.
 
 Every prompt-learning method changes a frozen transformer in one of three ways: other input
-embeddings, tokens put in at the input of a layer, a branch added to a layer's output. An `Edit`
-says which; the towers do the rest, for the tuned and the frozen model alike. Layers are numbered
-from 1.
+embeddings, tokens put in at the input of a layer (the same for all classes, or each class's own),
+a branch added to a layer's output; and it may adapt what comes out at the end. An `Edit` says
+which; the towers do the rest, for the tuned and the frozen model alike. Layers are numbered from 1.
 
 What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
 prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
@@ -11,6 +11,7 @@ for the tuned and the frozen model, and for text once for all (`advance`); the l
 computed only at the positions whose output is used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,9 +40,18 @@ class Edit:
         """The input of `layer`. x: vision [B, N, W]; text, the shared start [G, P, W]."""
         return x
 
+    def by_class(self, layer: int) -> Tensor | None:
+        """Text: tokens [C, K, W], K for each of C classes, that then stand over positions 1..K of
+        the input of `layer`."""
+        return None
+
     def branch(self, layer: int, h: Tensor) -> Tensor | None:
         """What is added to the output of `layer`; h [T, W] is its input after `ln_1`."""
         return None
+
+    def output(self, u: Tensor) -> Tensor:
+        """What the tower's projected features u [..., D] become, before they are normalised."""
+        return u
 
 
 FROZEN = Edit()
@@ -55,7 +65,8 @@ class PromptTokens(Edit):
         at_end: whether they stand at the end of the sequence, or after its first token.
         insert: whether the first of those layers gets K positions more; otherwise, and at every
             later layer, the tokens stand over what was there.
-        keep, shift: see Edit.
+        keep_share: s, of what stood there; tokens over it become (1 - s) tokens + s what it was.
+        keep, shift, output: see Edit.
     """
 
     def __init__(
@@ -64,14 +75,18 @@ class PromptTokens(Edit):
         *,
         at_end: bool = False,
         insert: bool = True,
+        keep_share: float = 0.0,
         keep: int = 1,
         shift: int = 0,
+        output: Callable[[Tensor], Tensor] | None = None,
     ):
         self.tokens = tokens
         self.at_end = at_end
         self.insert = insert
+        self.keep_share = keep_share
         self.keep = keep
         self.shift = shift
+        self.output = output or super().output
         self.first_layer = min(tokens, default=1)
 
     def enter(self, layer: int, x: Tensor) -> Tensor:
@@ -79,9 +94,25 @@ class PromptTokens(Edit):
             return x
         tokens = self.tokens[layer].to(x.dtype).expand(len(x), -1, -1)
         over = 0 if self.insert and layer == self.first_layer else tokens.shape[1]
-        if self.at_end:
-            return torch.cat([x[:, : x.shape[1] - over], tokens], dim=1)
-        return torch.cat([x[:, :1], tokens, x[:, 1 + over :]], dim=1)
+        begin = x.shape[1] - over if self.at_end else 1
+        before, there, after = x[:, :begin], x[:, begin : begin + over], x[:, begin + over :]
+        if over and self.keep_share:
+            tokens = (1 - self.keep_share) * tokens + self.keep_share * there
+        return torch.cat([before, tokens, after], dim=1)
+
+
+class ClassTokens(Edit):
+    """Text tokens of each class's own over positions 1..K of the input of one layer.
+
+    Args: tokens: [C, K, W].
+    """
+
+    def __init__(self, tokens: Tensor, layer: int):
+        self.tokens = tokens
+        self.first_layer = layer
+
+    def by_class(self, layer: int) -> Tensor | None:
+        return self.tokens if layer == self.first_layer else None
 
 
 @dataclass(frozen=True)
@@ -109,6 +140,19 @@ class State:
         tail = self.x[groups * start :]
         x = torch.cat([starts.flatten(0, 1), tail]) if len(tail) else starts.flatten(0, 1)
         return replace(self, x=x, sizes=(groups, starts.shape[1], ends, length))
+
+    def with_class_tokens(self, tokens: Tensor) -> "State":
+        """Tokens [M, K, W] over positions 1..K; what the sequences still share is their first
+        token, the rest of the start (it has at least 1 + K tokens) is now each end's own."""
+        groups, start, ends, length = self.sizes
+        tokens = tokens.to(self.x.dtype).expand(groups, -1, -1, -1)
+        first, rest = self.starts()[:, :1], self.starts()[:, 1 + tokens.shape[2] :]
+        if not ends:
+            return self.with_starts(torch.cat([first, tokens[:, 0], rest], dim=1))
+        own = self.x[groups * start :].view(groups, ends, length, -1)
+        own = torch.cat([tokens, rest[:, None].expand(-1, ends, -1, -1), own], dim=2)
+        x = torch.cat([first.flatten(0, 1), own.flatten(0, 2)])
+        return replace(self, x=x, sizes=(groups, 1, ends, own.shape[2]))
 
 
 def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -206,7 +250,9 @@ class Tower:
     def _enter(self, state: State, edit: Edit) -> State:
         before = state.starts()
         after = edit.enter(state.layer, before)
-        return state if after is before else state.with_starts(after)
+        state = state if after is before else state.with_starts(after)
+        tokens = edit.by_class(state.layer)
+        return state if tokens is None else state.with_class_tokens(tokens)
 
     def _rows(self, state: State, edit: Edit) -> Tensor:
         """Which rows of state.x are read after the last layer: vision [B, keep], text [G, M]."""
@@ -283,7 +329,7 @@ class TextTower(Tower):
     def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """Text features [G, C, D] at end-of-text, not normalised."""
         x = layer_norm(self.model.ln_final, self.run(state, edit))
-        return x @ self.model.text_projection
+        return edit.output(x @ self.model.text_projection)
 
 
 def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
@@ -322,4 +368,4 @@ class VisionTower(Tower):
 
     def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """Image features [B, D] of the class token, not normalised."""
-        return self.tokens(state, edit)[:, 0] @ self.visual.proj
+        return edit.output(self.tokens(state, edit)[:, 0] @ self.visual.proj)

@@ -33,7 +33,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset-config-file", default="", metavar="FILE",
                         help="the file of a dataset card, as CoOp's command lines have it")
     parser.add_argument("--config-file", default="", metavar="FILE",
-                        help="method configuration, such as configs/trainers/MMRL/vit_b16.yaml")
+                        help="method configuration; default: the one that configs/experiments.yaml "
+                             "has for method, protocol, dataset and shots")
     parser.add_argument("--root", default="", metavar="DIR",
                         help="the folder that holds the datasets' folders (default: data)")
     parser.add_argument("--seed", type=argument(KEYS["SEED"]), default=None, metavar="N",

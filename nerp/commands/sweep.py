@@ -11,6 +11,9 @@ and interrupted ones go on. The exit status is 0 if every run has finished."""
 
 import signal
 import sys
+import time
+
+from nerp.commands.common import terminal_width
 
 
 def add_arguments(parser):
@@ -96,15 +99,37 @@ def _sweep(args, selection, runs):
         workers = Local(gpu for gpu in args.gpus.split(",") if gpu)
     remember(selection)
     _end_on_signals()
-    with tqdm(total=len(runs), desc="sweep", unit="run", disable=None, leave=False) as bar:
+    # The bar says all in its description, which is made to fit.
+    with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
+        shown = [0.0]
 
         def tell(line):
             tqdm.write(line)
             sys.stdout.flush()
-            bar.update(len(sweep.state) - bar.n)
 
-        sweep = Sweep(runs, workers, tell)
+        def look():
+            now = time.monotonic()
+            if not bar.disable and now - shown[0] > 1:
+                shown[0] = now
+                bar.set_description_str(_under_way(sweep)[: terminal_width() - 1])
+
+        sweep = Sweep(runs, workers, tell, look, announce=bar.disable)
         return sweep.run()
+
+
+def _under_way(sweep):
+    """One line: how many are through, the time left, the latest run and what it said last."""
+    from nerp.experiments.sweep import current_epoch
+    from nerp.printable import duration
+
+    parts, left = [f"{len(sweep.state)}/{len(sweep.runs)}"], sweep.time_left()
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    if sweep.active:
+        latest = sweep.active[-1]
+        epoch = current_epoch(latest)
+        parts.append(f"{epoch and f'{epoch}, '}{latest.label}")
+    return " | ".join(parts)
 
 
 def _end_on_signals():

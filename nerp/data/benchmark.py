@@ -125,6 +125,11 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     return Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown), problems
 
 
+def comparable(name: str) -> str:
+    """A class name as it is compared with others: case does not matter, underscores are spaces."""
+    return " ".join(name.replace("_", " ").lower().split())
+
+
 def split_digest(items: list[Item]) -> str:
     """16 hex digits of a list of items: paths, labels and names, in order."""
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]

@@ -1,12 +1,20 @@
 """Image files to RGB images."""
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nerp.errors import NerpError
+from nerp.files.opening import opened, reason
+
+# Pillow warns of images from this size on, in several lines; here they are refused in one.
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(path: str | Path, side: int = 0) -> Image.Image:
@@ -31,16 +39,26 @@ def verify_image(path: str | Path) -> None:
     _decode(path, lambda image: image.draft("RGB", (1, 1)))
 
 
-def _decode(path: str | Path, before) -> Image.Image:
+def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) -> Image.Image:
+    """The image in an open file as RGB; `before` is called with it when its size is known.
+
+    Raises NerpError, beginning with `name`, for one that cannot be decoded, or is as large as
+    files are that are made to fill the memory.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(content) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise NerpError(f"{name}: cannot be decoded: {image.width} x {image.height} "
+                                f"pixels, more than {_MOST_PIXELS:,}")
             before(image)
             return _as_rgb(image)
-    except FileNotFoundError:
-        what = "a link that leads nowhere" if os.path.islink(path) else "no such image"
-        raise NerpError(f"{path}: {what}") from None
+    except NerpError:
+        raise
+    except UnidentifiedImageError:
+        what = "not an image file" if content.seek(0, os.SEEK_END) else "the file is empty"
+        raise NerpError(f"{name}: cannot be decoded: {what}") from None
     except Exception as error:  # on damaged files Pillow's plugins raise all sorts
-        raise NerpError(f"{path}: cannot be decoded: {_reason(path, error)}") from None
+        raise NerpError(f"{name}: cannot be decoded: {reason(error)}") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -53,7 +71,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(path: str | Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image file" if os.path.getsize(path) else "the file is empty"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _decode(path: str | Path, before: Callable) -> Image.Image:
+    with opened(path) as file:
+        return decode(file, str(path), before)

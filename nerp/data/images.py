@@ -5,7 +5,7 @@ numbers of ToTensor and Normalize at a quarter of the traffic.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 
 from nerp.data.benchmark import Item
 from nerp.data.decode import open_image
+from nerp.data.randaugment import RandAugment
 from nerp.errors import NerpError
 
 _DECODING_THREADS = 8
@@ -33,6 +34,7 @@ def train_transform(cfg: CfgNode, size: int) -> T.Compose:
         ),
         "random_flip": T.RandomHorizontalFlip(),
         "center_crop": _whole_image(cfg, size),
+        "randaugment": T.Compose([T.Resize((size, size), mode), RandAugment()]),
         "normalize": None,
     }
     steps = [known[name] for name in cfg.INPUT.TRANSFORMS if known[name] is not None]
@@ -67,7 +69,7 @@ class Normalise:
 
 
 class ImageSet(Dataset):
-    """Items as (uint8 [3, S, S], label), asked for by (epoch, index).
+    """Items as (what `transform` makes of the image, label), asked for by (epoch, index).
 
     A random transform depends on the run's seed, the epoch and the index alone, so a resumed run,
     or one with another number of workers, sees the same images.
@@ -77,7 +79,7 @@ class ImageSet(Dataset):
         self,
         items: Sequence[Item],
         image_dir: Path,
-        transform: T.Compose,
+        transform: Callable[[Image.Image], Tensor],
         seed: int = 0,
         draft_side: int = 0,
     ):
@@ -121,6 +123,23 @@ def eval_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) ->
     """Items to test on, at `size` pixels."""
     side = 0 if cfg.INPUT.EXACT_JPEG else size
     return ImageSet(items, image_dir, eval_transform(cfg, size), draft_side=side)
+
+
+class Views:
+    """So many independent draws of a random transform, [K, 3, S, S]."""
+
+    def __init__(self, transform: T.Compose, count: int):
+        self.transform = transform
+        self.count = count
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return torch.stack([self.transform(image) for _ in range(self.count)])
+
+
+def train_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) -> ImageSet:
+    """Items to learn from, each as DATALOADER.K_TRANSFORMS views [K, 3, size, size]."""
+    views = Views(train_transform(cfg, size), cfg.DATALOADER.K_TRANSFORMS)
+    return ImageSet(items, image_dir, views, cfg.SEED)
 
 
 class EpochBatches(Sampler):

@@ -4,7 +4,6 @@ What is listed from folders is sorted by name, so that draws do not depend on th
 Files are listed, never opened.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,7 +14,10 @@ from yacs.config import CfgNode
 from nerp.data.benchmark import SPLITS, Item, Listing
 from nerp.data.listing import Row, read_rows
 from nerp.errors import NerpError
-from nerp.printable import is_printable
+from nerp.files.json_file import read_json
+from nerp.files.opening import read_text
+from nerp.paths import is_inside
+from nerp.printable import brief, is_printable
 from nerp.registry import LAYOUTS
 
 IMAGE_SUFFIXES = (
@@ -24,6 +26,7 @@ IMAGE_SUFFIXES = (
 
 _WNID = re.compile(r"n\d{8}")  # WordNet's identifier of a noun: n01440764
 _NUMBER = re.compile(r"\d+")
+_MOST_CLASSES = 10**6
 VISIBLE = re.compile(r"[^.].*")
 
 
@@ -32,10 +35,8 @@ def json_split(card: CfgNode, directory: Path) -> Listing:
     """`SPLIT_FILE` holds train, val and test: lists of [path, label, class name], with paths
     below `IMAGE_FOLDER`."""
     file = directory / card.SPLIT_FILE
-    try:
-        content = json.loads(_read(file, card))
-    except (ValueError, RecursionError) as error:
-        raise NerpError(f"{file}: not a readable JSON file ({error})") from None
+    _require(file, card)
+    content = read_json(file)
     return Listing(directory / card.IMAGE_FOLDER,
                    {split: _json_items(content, split, file) for split in SPLITS})
 
@@ -50,7 +51,17 @@ def _json_items(content, split: str, file: Path) -> list[Item]:
         for i in items
     ):
         raise NerpError(f"{file}: {split!r} must be a list of [path, label, class name]")
+    for item in items:
+        _check_item(item, file)
     return items
+
+
+def _check_item(item: Item, file: Path) -> None:
+    """Raise NerpError for an image outside the image folder, or a name that cannot be printed."""
+    if not is_inside(item.path) or not is_printable(item.path):
+        raise NerpError(f"{file}: {brief(item.path)}: not a path inside the image folder")
+    if not is_printable(item.classname) or not 0 <= item.label < _MOST_CLASSES:
+        raise NerpError(f"{file}: label {item.label}, {brief(item.classname)}: not a class")
 
 
 @LAYOUTS.register("text_lists")
@@ -69,6 +80,7 @@ def text_lists(card: CfgNode, directory: Path) -> Listing:
             if name not in labels:
                 raise NerpError(f"{file}: {line!r} names no class of {card.CLASS_FILE}")
             splits[split].append(Item(f"{image}.jpg", labels[name], name))
+            _check_item(splits[split][-1], file)
     return Listing(directory / card.IMAGE_FOLDER, splits, classnames)
 
 
@@ -274,11 +286,11 @@ def _lines(file: Path, card: CfgNode) -> list[str]:
 
 
 def _read(file: Path, card: CfgNode) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    _require(file, card)
+    return read_text(file)
+
+
+def _require(file: Path, card: CfgNode) -> None:
+    if not file.exists():
         raise NerpError(f"{card.NAME}: no file {file}; DATASETS.md says where it is from "
-                        "(nerp data prepare)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise NerpError(f"{file}: {reason}") from None
+                        "(nerp data prepare)")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nerp.errors import NerpError
+from nerp.files.opening import read_text
 from nerp.paths import is_inside
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -28,10 +29,7 @@ class Row(NamedTuple):
 
 def read_rows(file: Path) -> list[Row]:
     """The lines of a table. Raises NerpError, naming file and line, for what is not one."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the beginning
-    except (OSError, UnicodeDecodeError) as error:
-        raise NerpError(f"{file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+    text = read_text(file).removeprefix("\ufeff")  # spreadsheets put a mark at the beginning
     rows = _json_lines(text, file) if file.suffix == ".jsonl" else _csv_lines(text, file)
     return [_row(values, f"{file}, line {number}") for number, values in rows]
 

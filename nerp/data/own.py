@@ -12,6 +12,8 @@ from nerp.data.benchmark import SPLITS, Benchmark, Item
 from nerp.data.layouts import images_below, listed_rows, subfolders
 from nerp.data.listing import SUFFIXES
 from nerp.errors import NerpError
+from nerp.files.json_file import read_json
+from nerp.files.opening import read_text
 from nerp.paths import write_text
 
 SPLIT_FILE = "split.json"
@@ -53,10 +55,10 @@ def look(directory: Path, anew: bool = False) -> tuple[dict[str, str], bool]:
 
 
 def _split_json(file: Path) -> dict[str, str]:
+    content = read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         paths = [str(entry[0]) for split in SPLITS for entry in content[split]]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (LookupError, TypeError):
         raise NerpError(f"{file}: not a split, {{train, val, test: [[path, label, class name], "
                         "...]}") from None
     return {"LAYOUT": "json_split", "IMAGE_FOLDER": _place(file, paths), "SPLIT_FILE": file.name}
@@ -123,7 +125,7 @@ def split_folder(
 
 
 def _write(file: Path, text: str, overwrite: bool, loss: str) -> None:
-    if file.exists() and not overwrite and file.read_text(encoding="utf-8") != text:
+    if file.exists() and not overwrite and read_text(file) != text:
         raise NerpError(f"{file} is there already and differs; --overwrite replaces it, {loss}")
     write_text(file, text)
 

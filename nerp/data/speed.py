@@ -11,11 +11,10 @@ from yacs.config import CfgNode
 
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import (
-    ImageSet,
     eval_loader,
     eval_set,
     train_loader,
-    train_transform,
+    train_set,
     worker_count,
 )
 from nerp.errors import NerpError
@@ -46,7 +45,7 @@ def measure(
     if not (bench.train and bench.test):
         raise NerpError(f"{bench.name}: no training images, or none to test on")
     workers = worker_count(cfg, device)
-    training = ImageSet(bench.train, bench.image_dir, train_transform(cfg, size), cfg.SEED)
+    training = train_set(bench.train, bench.image_dir, cfg, size)
     start = time.perf_counter()
     decoded = training.decode(cfg.DATALOADER.CACHE_MB)
     yield Rate("decoding training images", decoded, time.perf_counter() - start, 1, 0)

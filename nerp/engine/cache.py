@@ -6,8 +6,8 @@ its content is whole; anything else is computed anew and replaces it.
 
 import hashlib
 import json
-import zipfile
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from yacs.config import CfgNode
 
 from nerp.data.benchmark import Benchmark, Item
 from nerp.engine.distributed import agree, is_main
+from nerp.errors import DiskError, NerpError
+from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.log import environment, say
 from nerp.paths import file_digest, replacing
 from nerp.trainers.base import Trainer
@@ -30,39 +32,59 @@ def cache_file(folder: Path, cfg: CfgNode) -> Path:
     return folder / FOLDER / f"{dataset.NAME}-{dataset.SUBSAMPLE_CLASSES}-{cfg.TEST.SPLIT}.npz"
 
 
-def cached_logits(file: Path, key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """The logits [N, C] kept in `file` under `key`, or `compute()`, which is then kept.
+def cached_logits(
+    file: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+) -> Tensor:
+    """The logits [N, C] of that shape kept in `file` under `key`, or `compute()`, which is then
+    kept.
 
     A folder that cannot be written keeps nothing; the numbers are the same either way.
     """
-    kept = _read(file, key)
+    kept = read_kept(file, key, {"logits": shape})
     if agree(kept is not None):
         say(f"logits from {file}, computed by an earlier test (--no-cache computes them again)")
-        return kept
+        return kept["logits"]
     logits = compute()
-    if not is_main():
-        return logits
-    try:
-        with replacing(file) as partial, open(partial, "wb") as content:
-            np.savez(content, logits=logits.numpy(), key=key, digest=_digest(logits.numpy()))
-    except OSError as error:
-        say(f"the logits are not kept for later tests: {error}")
+    if is_main():
+        keep(file, key, {"logits": logits})
     return logits
 
 
-def _read(file: Path, key: str) -> Tensor | None:
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            if str(content["key"]) != key:
-                return None
-            logits = content["logits"]
-            return torch.from_numpy(logits) if str(content["digest"]) == _digest(logits) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+def read_kept(file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> dict | None:
+    """The float tensors of these shapes that `keep` wrote under `key`; None where that is not what
+    the file holds, whole and undamaged."""
+    kinds = {name: Kind(FLOATS, len(shape)) for name, shape in shapes.items()}
+    note = Kind(TEXTS, 0)
+    if not os.path.lexists(file):
         return None
+    try:
+        arrays = read_arrays(file, {"key": note, "digest": note, **kinds})
+    except NerpError:
+        return None
+    says, digest = (str(arrays.pop(name)) for name in ("key", "digest"))
+    fits = {name: array.shape for name, array in arrays.items()} == {**shapes}
+    if says != key or not fits or digest != _digest(arrays):
+        return None
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
+def keep(file: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors for `read_kept`. Where that cannot be done, it says so and goes on."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    try:
+        with replacing(file) as partial, open(partial, "wb") as content:
+            np.savez(content, **arrays, key=key, digest=_digest(arrays))
+    except DiskError as error:
+        say(f"not kept for later tests: {error}")
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        content.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
 
 
 def logits_key(

@@ -1,5 +1,6 @@
 """Checkpoints: learned tensors only, written whole, and readers of the published layouts."""
 
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +11,19 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.model import Clip
-from nerp.clip.unpickle import load_inert
 from nerp.config import put
 from nerp.errors import NerpError
-from nerp.paths import replacing, write_text
+from nerp.files.opening import read_text, reading
+from nerp.files.tensors import load_inert
+from nerp.paths import write_bytes, write_text
+from nerp.printable import printable
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer
 
+_LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
+_MOST_PREFIXES = 16  # that one method's tensors are looked for under
+_LONGEST_NAME = 500  # characters of a tensor's name
 # What of a card another run needs in order to find the images that a model was trained on.
 _OF_THE_DATASET = ("NAME", "DIRECTORY", "LAYOUT", "IMAGE_FOLDER", "SPLIT_FILE", "CLASS_FILE",
                    "NUM_CLASSES", "TEMPLATE", "NEUTRAL", "REFERENCE")
@@ -32,8 +38,9 @@ class Checkpoint:
         trainer: the registered method they belong to.
         tensors: by name, as `Trainer.initial` names them.
         settings: the method's shape settings, where the file carries them.
-        source: the dataset it was trained on, "" where the file does not say; card: its card's
-            keys, {} where they are not in the file.
+        source: the dataset it was trained on, "" where the file does not say.
+        substitute: what stood in for files that were not given (`Trainer.substitute`).
+        card: the keys of that dataset's card, {} where they are not in the file.
     """
 
     path: Path
@@ -42,6 +49,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     settings: dict[str, object]
     source: str
+    substitute: str
     card: dict[str, object] = field(default_factory=dict)
 
 
@@ -69,9 +77,9 @@ def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None
                         f"there are: {', '.join(map(str, sorted(epochs))) or 'none'}")
     note = inside / "checkpoint"
     if note.is_file():
-        named = inside / note.read_text().strip()
-        if named.is_file():
-            return named
+        named = read_text(note, _LONGEST_NOTE).strip()
+        if named in (path.name for path in inside.glob("model*")):
+            return inside / named
     best = inside / "model-best.pth.tar"
     if not epochs and not best.is_file():
         raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>; --model-dir is the "
@@ -88,48 +96,70 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
-    state = {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, Tensor)}
-    trainer, prefix = _identify(state)
+    state = {n: t for n, t in state.items()
+             if isinstance(n, str) and len(n) <= _LONGEST_NAME and isinstance(t, Tensor)}
+    with reading(path, "a checkpoint"):
+        trainer, prefix = _identify(state, content.get("trainer"))
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
-                        f"({', '.join(TRAINERS.names())}); its tensors begin with: {names}")
+                        f"({', '.join(TRAINERS.names())}); its tensors begin with: "
+                        f"{printable(names)}")
     tensors = {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}
     settings, card = content.get("settings"), content.get("card")
     epoch = content.get("epoch")
+    source, substitute = content.get("dataset"), content.get("substitute")
     return Checkpoint(
         path=path,
-        epoch=epoch if isinstance(epoch, int) else 0,
+        epoch=epoch if type(epoch) is int else 0,
         trainer=trainer,
         tensors=tensors,
-        settings=dict(settings) if isinstance(settings, dict) else {},
-        source=str(content.get("dataset") or ""),
+        settings={n: v for n, v in settings.items() if isinstance(n, str)}
+        if isinstance(settings, dict) else {},
+        source=source if isinstance(source, str) else "",
+        substitute=printable(substitute) if isinstance(substitute, str) else "",
         card={key: card[key] for key in _OF_THE_DATASET if key in card}
         if isinstance(card, dict) else {},
     )
 
 
-def _identify(state: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """The method whose signature is in `state`, and what its names are prefixed with there.
+def _identify(state: Mapping[str, Tensor], said: object) -> tuple[str | None, str]:
+    """The method that `state` is of, and what its names are prefixed with there.
 
-    Of several methods the one with the longest signature: CoCoOp's names include CoOp's.
+    Our files say the trainer; that counts where its signature is there. Otherwise the method whose
+    signature and marks are there and whose shapes fit; of several the one with most of both:
+    CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes.
     """
+    own = plain_name(said) if isinstance(said, str) else ""
+    if own in TRAINERS.names():
+        prefix = _prefix(state, TRAINERS[own], TRAINERS[own].signature)
+        if prefix is not None:
+            return own, prefix
     best: tuple[int, str | None, str] = (0, None, "")
     for name in TRAINERS.names():
-        patterns = TRAINERS[name].signature
-        if not patterns:
-            continue
-        hits = [re.fullmatch(rf"(.*?){patterns[0]}", key) for key in state]
-        for prefix in sorted({hit[1] for hit in hits if hit}, key=len):
-            if prefix and not prefix.endswith("."):
-                continue
-            whole = all(
-                any(re.fullmatch(re.escape(prefix) + pattern, key) for key in state)
-                for pattern in patterns
-            )
-            if whole and len(patterns) > best[0]:
-                best = (len(patterns), name, prefix)
+        method = TRAINERS[name]
+        patterns = method.signature + method.marks
+        prefix = _prefix(state, method, patterns)
+        if prefix is not None and len(patterns) > best[0]:
+            best = (len(patterns), name, prefix)
     return best[1], best[2]
+
+
+def _prefix(
+    state: Mapping[str, Tensor], method: type[Trainer], patterns: tuple[str, ...]
+) -> str | None:
+    """What stands before the names that `patterns` match, the shortest; None where one matches no
+    name, or the shapes are not the method's."""
+    found = [
+        {hit[1] for key in state if (hit := re.fullmatch(rf"(|.*?\.){pattern}", key))}
+        for pattern in patterns
+    ]
+    shared = set.intersection(*found) if found else set()
+    for prefix in sorted(shared, key=lambda prefix: (len(prefix), prefix))[:_MOST_PREFIXES]:
+        inner = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+        if method.fits(inner):
+            return prefix
+    return None
 
 
 def load_trainer(
@@ -151,13 +181,15 @@ def load_trainer(
     cfg = cfg.clone()
     cfg.defrost()
     settings = cfg.TRAINER[method.node]
-    found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
+    with reading(path, f"a checkpoint of {wanted}"):
+        found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
     notes = [f"{wanted} from {path}, epoch {checkpoint.epoch}"]
-    for key in method.shape_settings:
-        if key in found and found[key] != settings[key]:
-            full = f"TRAINER.{method.node}.{key}"
-            notes.append(f"{full} is {found[key]!r} in the checkpoint, not {settings[key]!r}")
+    for key in method.carried(cfg.TASK):
+        if key in found:
+            full, before = f"TRAINER.{method.node}.{key}", settings[key]
             put(cfg, full, found[key], str(path))
+            if settings[key] != before:
+                notes.append(f"{full} is {settings[key]!r} in the checkpoint, not {before!r}")
     trainer = method(cfg, clip, classes)
     learned = trainer.learned.state_dict()
     missing = [name for name in learned if name not in checkpoint.tensors]
@@ -169,6 +201,7 @@ def load_trainer(
         if theirs.shape != tensor.shape:
             raise NerpError(f"{path}: {name} is {tuple(theirs.shape)}, this run needs "
                             f"{tuple(tensor.shape)}: another backbone, class count or setting")
+        check_finite(name, theirs, path)
     trainer.learned.load_state_dict({name: checkpoint.tensors[name] for name in learned})
     return trainer, notes
 
@@ -189,8 +222,21 @@ def save_checkpoint(
         "dataset": cfg.DATASET.NAME,
         "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},
         "backbone": trainer.clip.name,
+        "substitute": trainer.substitute,
     }
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    save_tensors(path, content)
     write_text(path.parent / "checkpoint", f"{path.name}\n")
     return path
+
+
+def save_tensors(path: Path, content: dict) -> None:
+    """Write a torch file, whole or not at all. Raises DiskError where it cannot be written."""
+    written = io.BytesIO()  # torch's own writer says of a full disk no more than that it failed
+    torch.save(content, written)
+    write_bytes(path, written.getvalue())
+
+
+def check_finite(name: str, tensor: Tensor, where: Path | str) -> None:
+    """Raise NerpError, beginning with `where`, for a tensor whose numbers are not finite."""
+    if not tensor.isfinite().all():
+        raise NerpError(f"{where}: {name} holds numbers that are not finite")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from yacs.config import CfgNode
 
-from nerp.config import find_card, load_yaml, merge
+from nerp.config import find_card, merge
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import CAVEATS
 from nerp.correction.pairs import Labelled
@@ -24,6 +24,7 @@ from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.protocols import NERP_SUFFIX
 from nerp.trainers.base import Classes, Trainer
@@ -75,8 +76,11 @@ def gather_material(tested: Tested) -> Material:
     @cache
     def seen() -> Trainer:
         node, bench = seen_bench()
-        classes = Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
-                          seen=trainer.classes.seen)  # calibrate the head that is under test
+        classes = Classes(
+            tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
+            seen=trainer.classes.seen,  # calibrate the head that is under test
+            dataset=node.NAME,
+        )
         return trainer.for_classes(classes)
 
     @cache

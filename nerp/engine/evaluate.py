@@ -13,6 +13,7 @@ from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
 from nerp.engine.distributed import interleave, rank, world_size
 from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
+from nerp.errors import NerpError
 from nerp.progress import progress
 from nerp.trainers.base import Trainer
 
@@ -22,13 +23,20 @@ def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode)
 
     Several processes share the images, and each returns all logits.
 
-    Raises NerpError, naming the file, for an image that cannot be decoded.
+    Raises NerpError, naming the file, for an image that cannot be decoded, or whose logits are not
+    finite.
     """
     with torch.inference_mode(), trainer.clip.autocast():
         classify = trainer.classifier()
     if not items:
         return torch.zeros(0, len(trainer.classes.names))
-    return encode_images(classify, trainer.clip, items, image_dir, cfg).cpu()
+    logits = encode_images(classify, trainer.clip, items, image_dir, cfg).cpu()
+    wrong = ~logits.isfinite().all(dim=1)
+    if wrong.any():
+        raise NerpError(f"the logits of {int(wrong.sum())} of {len(items)} images are not finite "
+                        f"(first: {items[int(wrong.nonzero()[0])].path}): the model's numbers are "
+                        "too large, or its precision too low")
+    return logits
 
 
 @torch.inference_mode()

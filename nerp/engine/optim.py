@@ -7,14 +7,17 @@ from yacs.config import CfgNode
 
 
 def build_optimizer(parameters: list[torch.nn.Parameter], optim: CfgNode) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW, from the config node OPTIM. The rate is set every epoch."""
+    """SGD with momentum, AdamW, or Adam (the decay an L2 term in its gradient), from the config
+    node OPTIM. The rate is set every epoch."""
     # On a GPU the fused step: it also skips a scaled step that overflowed without asking the host.
     fused = parameters[0].device.type == "cuda"
-    if optim.NAME == "adamw":
-        return torch.optim.AdamW(
+    adams = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if optim.NAME in adams:
+        return adams[optim.NAME](
             parameters,
             lr=optim.LR,
             betas=(optim.ADAM_BETA1, optim.ADAM_BETA2),
+            eps=optim.ADAM_EPS,
             weight_decay=optim.WEIGHT_DECAY,
             fused=fused,
         )

@@ -17,6 +17,7 @@ from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, re
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.seed import run_config
 from nerp.errors import NerpError
+from nerp.experiments.catalogue import complete
 from nerp.log import say
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
@@ -70,7 +71,14 @@ class Tested:
         trainer, notes = load_trainer(self.cfg, clip, classes, self.checkpoint)
         for note in notes:
             say(note)
+        if self.substitute:
+            say(f"trained with a substitute: {self.substitute}")
         return trainer
+
+    @property
+    def substitute(self) -> str:
+        """What stood in for files that were not given when the model was trained, in words."""
+        return self.checkpoint.substitute if self.checkpoint else ""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -83,7 +91,8 @@ class Tested:
             return compute()
         path = self.checkpoint.path if self.checkpoint else None
         key = logits_key(self.trainer, path, self.bench, self.items, self.cfg)
-        return cached_logits(cache_file(self._cache_folder, self.cfg), key, compute)
+        shape = len(self.items), len(self.bench.classnames)
+        return cached_logits(cache_file(self._cache_folder, self.cfg), key, shape, compute)
 
     @property
     def _cache_folder(self) -> Path:
@@ -96,7 +105,7 @@ class Tested:
 
 def open_tested(request: Request, flags: ModelFlags) -> Tested:
     """The model and images that a command line means, for a command that records no run."""
-    cfg = run_config(request)
+    cfg = run_config(complete(request, flags.model_dir))
     return Tested(cfg, flags, Path(cfg.OUTPUT_DIR or "."))
 
 
@@ -161,7 +170,8 @@ def _interpolated_size(cfg: CfgNode) -> int:
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
     """The benchmark's classes with its prompts."""
-    return Classes(tuple(bench.classnames), cfg.DATASET.TEMPLATE, cfg.DATASET.NEUTRAL, seen)
+    node = cfg.DATASET
+    return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME)
 
 
 def is_seen(cfg: CfgNode, source: str) -> bool:

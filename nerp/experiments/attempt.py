@@ -16,7 +16,10 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nerp.errors import NerpError
 from nerp.experiments.plan import Run
+from nerp.files.json_file import is_number, read_json
+from nerp.files.opening import opened
 from nerp.paths import write_text
 from nerp.protocols import RESULT_FILE
 
@@ -46,9 +49,11 @@ def fingerprint(run: Run) -> str:
 def receipt(run: Run) -> dict:
     """How the last attempt ended: exit_status, fingerprint, seconds; {} if none ended."""
     try:
-        return json.loads((run.directory / RECEIPT_FILE).read_text())
-    except (OSError, ValueError):
+        content = read_json(run.directory / RECEIPT_FILE)
+    except NerpError:
         return {}
+    status, seconds = content.get("exit_status"), content.get("seconds", 0)
+    return content if type(status) is int and is_number(seconds) else {}
 
 
 def is_finished(run: Run) -> bool:
@@ -77,9 +82,9 @@ def state(run: Run) -> str:
 
 def _is_locked(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             _lock(file)
-    except FileNotFoundError:
+    except NerpError:
         return False
     except TakenError:
         return True

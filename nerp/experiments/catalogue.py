@@ -1,12 +1,17 @@
 """What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from nerp.config import find_card, is_shipped, load_yaml
+from nerp.config import Request, card_file, find_card, options_of
+from nerp.defaults import KEYS
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
+from nerp.log import say
 from nerp.paths import shipped
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol
+from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, protocol
 from nerp.registry import TRAINERS, unknown
 
 
@@ -43,9 +48,9 @@ def learns(plain: str) -> bool:
     return bool(TRAINERS[plain].folder)
 
 
-def is_drawn(card: Path) -> bool:
-    """Whether a card is of those datasets that the package draws on first use."""
-    return is_shipped(card) and card.stem in catalogue()["drawn"]["datasets"]
+def is_drawn(dataset: str) -> bool:
+    """Whether a dataset is one of those that the package draws on first use."""
+    return dataset in catalogue()["drawn"]["datasets"]
 
 
 def drawn_names() -> set[str]:
@@ -61,12 +66,60 @@ def config_name(plain: str, task: str, trained_on: str, shots: int) -> str:
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
-    if not learns(plain) and not (plain in methods() and is_drawn(find_card(trained_on))):
+    if is_drawn(trained_on) and plain in methods():
+        return catalogue()["drawn"]["config"]
+    if not learns(plain):
         return ""
     if plain not in methods():
         raise NerpError(f"{plain} does not ship, so no configuration of it is known: --config "
                         f"{plain}=FILE.yaml")
-    if is_drawn(find_card(trained_on)):
-        return catalogue()["drawn"]["config"]
     rows = catalogue()["methods"][plain][protocol(task).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
+
+
+def config_file(plain: str, config: str) -> str:
+    """What --config-file takes for a method's configuration of that name."""
+    return f"configs/trainers/{plain}/{config}.yaml"
+
+
+def complete(request: Request, model_dir: str = "") -> Request:
+    """`request` with the configuration that configs/experiments.yaml has for its method, protocol,
+    shots and the dataset trained on, where it names none; which one is said.
+
+    Args:
+        model_dir: of the tested checkpoint, whose run says what it was trained on.
+    """
+    plain = TRAINERS.canonical(plain_name(request.trainer))
+    if request.config_file:
+        return request
+    if plain not in methods():
+        say(f"no --config-file, and configs/experiments.yaml has none for {plain}: the defaults")
+        return request
+    options = options_of(request.opts)
+    task, shots = (
+        KEYS[key].read(options.get(key, KEYS[key].default), f"command line: {key}")
+        for key in ("TASK", "DATASET.NUM_SHOTS")
+    )
+    config = config_name(plain, task, _trained_on(request, task, model_dir), shots)
+    if not config:
+        return request
+    file = config_file(plain, config)
+    say(f"no --config-file: {file}")
+    return replace(request, config_file=file)
+
+
+def _trained_on(request: Request, task: str, model_dir: str) -> str:
+    """The card of the dataset trained on: as the run in `model_dir` says, else by the protocol."""
+    tested = card_file(request).stem
+    if not model_dir:
+        return tested
+    there = Path(model_dir).expanduser()
+    for folder in (there, *there.parents[:2]):  # a run's, its checkpoints', or one of these
+        if (folder / CONFIG_FILE).is_file():
+            node = load_yaml(folder / CONFIG_FILE).get("DATASET")
+            try:
+                return find_card(str(node.get("NAME"))).stem if isinstance(node, Mapping) else ""
+            except NerpError:  # a card of one's own
+                return ""
+    crossing = protocol(task).task == "CD" and not is_drawn(tested)
+    return catalogue()["protocols"]["cross_dataset"]["source"] if crossing else tested

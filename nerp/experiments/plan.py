@@ -5,18 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, is_shipped, load_yaml, open_card
+from nerp.config import find_card, find_method_file, is_shipped, open_card
 from nerp.data.benchmark import dataset_folder
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
     catalogue,
     check_method,
+    config_file,
     config_name,
     is_drawn,
     learns,
     published_methods,
 )
+from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
 from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
 from nerp.registry import unknown
@@ -81,6 +83,8 @@ def parse(values: Mapping, where: str) -> dict:
             raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
         if name != "options":
             parts = " ".join(parts).replace(",", " ").split()
+            if not parts and value != [] and kinds[name] is not str:
+                raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
         if kinds[name] is str:
             parsed[name] = str(value)
         elif kinds[name] == tuple[str, ...]:
@@ -142,7 +146,8 @@ def plan(selection: Selection) -> list[Run]:
 def check_data(root: str, runs: Iterable[Run]) -> None:
     """Raise NerpError, naming them, if folders of datasets are missing below `root`; without them
     every run would fail by itself. Drawn benchmarks need none."""
-    cards = dict.fromkeys(run.card for run in runs if not is_drawn(run.card))
+    cards = dict.fromkeys(run.card for run in runs
+                          if not (is_shipped(run.card) and is_drawn(run.card.stem)))
     folders = [dataset_folder(open_card(card, root)) for card in cards]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
@@ -248,7 +253,7 @@ class _Setting:
         for module in chosen.imports:
             argv += ["--import", module]
         if config:
-            file = config if own_file else f"configs/trainers/{self.plain}/{config}.yaml"
+            file = config if own_file else config_file(self.plain, config)
             inputs.append(find_method_file(file))
             argv += ["--config-file", file]
         if training:

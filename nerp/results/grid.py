@@ -14,12 +14,16 @@ from nerp.results.records import Record
 BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
 _SHOT = "-shot"
-# What a number that looked at test data, or may have, is marked with.
+SUBSTITUTE = "substitute"
+# What a number that looked at test data, or may have, or has other training texts than the
+# published method's is marked with.
 MARKS = {
     "test images": ("†", "transductive: NeRP looked at the unlabelled test images"),
     "test labels": ("‡", "upper bound: NeRP looked at the test labels"),
     "unknown": ("§", "NeRP's class pairs come from a file that does not say what they were found "
                      "with"),
+    SUBSTITUTE: ("¶", "trained with templates in place of sentence files that were not given: not "
+                      "the published method"),
 }
 INCOMPLETE = "*"  # what a number is marked with that some seeds are missing from
 # What has to be said where a NeRP row has base accuracies without runs of its own.
@@ -111,12 +115,13 @@ class Grid:
 
     def marks(self, row: str, datasets: Iterable[str], parts: Iterable[str]) -> str:
         """What numbers made of these places are marked with, wherever they are shown."""
-        looked_at = {
-            record.looked_at
-            for dataset in datasets for part in parts
+        records = [
+            record for dataset in datasets for part in parts
             for record in self.records(row, dataset, part).values()
-        }
-        return "".join(mark for name, (mark, _) in MARKS.items() if name in looked_at)
+        ]
+        said = {record.looked_at for record in records}
+        said |= {SUBSTITUTE for record in records if record.substitute}
+        return "".join(mark for name, (mark, _) in MARKS.items() if name in said)
 
     def missing(self, rows: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
         """What `rows` lack: datasets and `parts` (all by default) with the seeds that are not

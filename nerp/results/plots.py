@@ -4,6 +4,7 @@ Readable in print and by colour-blind readers: the colours are Okabe and Ito's, 
 colour says a marker says too. NeRP is drawn like its plain method, hollow and dashed.
 """
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from nerp.experiments.catalogue import methods
-from nerp.paths import replacing
+from nerp.paths import write_bytes
 from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, meanings
 from nerp.results.published import AVERAGE
@@ -36,6 +37,7 @@ SETTINGS = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "lines.markersize": 5, "errorbar.capsize": 1.5, "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold a $
     "svg.fonttype": "none", "svg.hashsalt": "nerp", "savefig.dpi": 200,
 }
 
@@ -45,8 +47,10 @@ def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
     paths = [directory / f"{name}.{kind}" for kind in ("png", "svg")]
     for path in paths:
         undated = {"Date": None} if path.suffix == ".svg" else None
-        with matplotlib.rc_context(SETTINGS), replacing(path) as partial:
-            figure.savefig(partial, format=path.suffix[1:], metadata=undated)
+        content = io.BytesIO()
+        with matplotlib.rc_context(SETTINGS):
+            figure.savefig(content, format=path.suffix[1:], metadata=undated)
+        write_bytes(path, content.getvalue())
     return paths
 
 

@@ -23,12 +23,14 @@ class Classes:
         names: C class names in label order, underscores already spaces.
         template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
         seen: whether the model was trained on these classes.
+        dataset: its registry name, for methods with prompts of their own a dataset.
     """
 
     names: tuple[str, ...]
     template: str
     neutral: str
     seen: bool = True
+    dataset: str = ""
 
     @property
     def prompts(self) -> list[str]:
@@ -71,9 +73,12 @@ class Trainer:
             states the range of a number, or a plain text or truth value.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
-        signature: patterns; a checkpoint is this method's where each matches a tensor's name.
+        signature: patterns; a checkpoint can be this method's where each matches a tensor's name.
+        marks: further ones, of what a published file also holds; needed of a file that does not
+            say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
+        views: how many augmented views of an image `loss` takes, one after the other.
     """
 
     node: str
@@ -81,7 +86,9 @@ class Trainer:
     paper: str
     defaults: Mapping[str, object]
     signature: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
+    views: int = 1
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class Trainer:
         cfg: the whole configuration. clip: the backbone. classes: what to tell apart.
         tensors: learned tensors by name; by default freshly initialised from torch's generator.
         """
+        self.cfg = cfg
         self.settings = cfg.TRAINER[self.node]
         self.clip = clip
         self.classes = classes
@@ -115,11 +123,22 @@ class Trainer:
     # What a method defines.
 
     @classmethod
+    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether tensors with the signature's names have this method's shapes."""
+        return True
+
+    @classmethod
     def infer(
         cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
     ) -> dict[str, object]:
         """The settings that a checkpoint's tensors imply."""
         return {}
+
+    @classmethod
+    def carried(cls, task: str) -> tuple[str, ...]:
+        """The settings that a checkpoint decides, where it knows them, in a test under the
+        protocol `task`: its shape settings."""
+        return cls.shape_settings
 
     def check(self) -> None:
         """Raise NerpError for settings that do not fit the backbone."""
@@ -151,11 +170,24 @@ class Trainer:
         """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
         raise NotImplementedError
 
+    def prepare_training(self) -> None:
+        """Read and compute what only training needs, before anything is written. Raises NerpError
+        for files that cannot be used."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
+        run's seed and this alone, so that a resumed run draws the same."""
+
     def epoch_weights(self, epochs: int) -> Tensor | None:
         """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
         return None
 
     # What follows for every method.
+
+    @property
+    def substitute(self) -> str:
+        """What training uses in place of files that a method has and was not given, in words."""
+        return ""
 
     @property
     def scale(self) -> float:
@@ -213,8 +245,19 @@ class Trainer:
         """A learned tensor by its name in a checkpoint."""
         return self.learned.get_parameter(name)
 
+    def apply_linear(self, name: str, x: Tensor) -> Tensor:
+        """x [..., in] through the learned Linear called `name`."""
+        return nn.functional.linear(
+            x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias")
+        )
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - the mean cosine of rows [N, D] that are normalised, a scalar."""
+    return 1 - (a * b).sum(1).mean()
 
 
 def context_words(words: str) -> str:

@@ -25,10 +25,14 @@ class CoCoOp(CoOp):
     defaults = {
         "N_CTX": whole(16, 1, CONTEXT_LENGTH), "CTX_INIT": "", "PREC": precision("fp16")
     }
-    signature = ("ctx", r"meta_net\.linear1\.weight")
+    signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
     shape_settings = ("N_CTX", "CTX_INIT")
     class_specific = False
     position = "end"
+
+    @classmethod
+    def fits(cls, tensors):
+        return len(tensors["meta_net.linear2.weight"]) == tensors["ctx"].shape[-1]
 
     def initial(self):
         width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 16
@@ -40,12 +44,8 @@ class CoCoOp(CoOp):
 
     def conditional_features(self, image_features):
         """t [B, C, D] of images whose features are [B, D]."""
-        weight1, bias1, weight2, bias2 = (
-            self.parameter(f"meta_net.linear{i}.{kind}")
-            for i in (1, 2)
-            for kind in ("weight", "bias")
-        )
-        shift = F.linear(F.relu(F.linear(image_features, weight1, bias1)), weight2, bias2)
+        hidden = F.relu(self.apply_linear("meta_net.linear1", image_features))
+        shift = self.apply_linear("meta_net.linear2", hidden)
         return self.text_features(self.prompts, self.parameter("ctx") + shift[:, None])
 
     def class_features(self, images=None):

@@ -34,7 +34,7 @@ class AdapterEdit(Edit):
     """
 
     def __init__(self, trainer: "MMA", tower: str):
-        self.parameter = trainer.parameter
+        self.linear = trainer.apply_linear
         self.tower = tower
         self.first_layer = trainer.settings.ADAPTER_START
         self.last_layer = trainer.settings.ADAPTER_END
@@ -44,13 +44,9 @@ class AdapterEdit(Edit):
         if not self.first_layer <= layer <= self.last_layer:
             return None
         h = _Scale.apply(h, 1.0, self.scale)
-        h = F.relu(self.linear(h, f"{self.tower}_adapter.{layer}.down.0"))
-        h = F.relu(self.linear(h, f"shared_adapter.{layer}.0"))
-        h = self.linear(h, f"{self.tower}_adapter.{layer}.up")
-        return _Scale.apply(h, self.scale, 1.0)
-
-    def linear(self, x, name):
-        return F.linear(x, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias"))
+        h = F.relu(self.linear(f"{self.tower}_adapter.{layer}.down.0", h))
+        h = F.relu(self.linear(f"shared_adapter.{layer}.0", h))
+        return _Scale.apply(self.linear(f"{self.tower}_adapter.{layer}.up", h), self.scale, 1.0)
 
 
 @TRAINERS.register("MMA", "MultiModalAdapter")

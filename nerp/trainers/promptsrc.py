@@ -4,27 +4,18 @@ import torch
 import torch.nn.functional as F
 
 from nerp.clip.model import normalise
-from nerp.clip.templates import ENSEMBLE_60
-from nerp.clip.tokenizer import CONTEXT_LENGTH, build_prompts
-from nerp.clip.towers import PromptTokens, layer_norm
+from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.errors import NerpError
 from nerp.keys import number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import (
-    EMBEDDING_STD,
-    Trainer,
-    context_prompts,
-    context_start,
-    context_words,
-    mean_templates,
-    precision,
-)
+from nerp.trainers.base import precision
+from nerp.trainers.deep import DeepPrompts, random_tokens
 
 _DEEP = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
 
 
 @TRAINERS.register("PromptSRC")
-class PromptSRC(Trainer):
+class PromptSRC(DeepPrompts):
     """Text: ctx at positions 1..K, replaced at the input of layers 2..J. Vision: K tokens at the
     end, likewise. The final tensors are a Gaussian-weighted mean over the epochs.
 
@@ -77,57 +68,37 @@ class PromptSRC(Trainer):
                                 f"backbone's tower has {tower.depth} layers")
 
     def initial(self):
-        settings = self.settings
-        words = context_words(settings.CTX_INIT)
-        n_text, n_vision = settings.N_CTX_TEXT, settings.N_CTX_VISION
-
-        def random(count, tower):
-            return EMBEDDING_STD * torch.randn(count, tower.width)
-
-        fits = words and n_text <= len(words.split())
+        settings, text, image = self.settings, self.clip.text.width, self.clip.image.width
         tensors = {
-            "prompt_learner.ctx": context_start(self.clip, words, n_text)
-            if fits
-            else random(n_text, self.clip.text),
-            "image_encoder.VPT": random(n_vision, self.clip.image),
+            "prompt_learner.ctx": self.first_context(),
+            "image_encoder.VPT": random_tokens(settings.N_CTX_VISION, image),
         }
         for layer in range(2, settings.PROMPT_DEPTH_TEXT + 1):
-            tensors[_DEEP.format("text", layer - 1)] = random(n_text, self.clip.text)
+            tensors[_DEEP.format("text", layer - 1)] = random_tokens(self.n_ctx, text)
         for layer in range(2, settings.PROMPT_DEPTH_VISION + 1):
-            tensors[_DEEP.format("image", layer - 1)] = random(n_vision, self.clip.image)
+            tensors[_DEEP.format("image", layer - 1)] = random_tokens(settings.N_CTX_VISION, image)
         return tensors
 
-    def prepare(self):
-        n_ctx = self.settings.N_CTX_TEXT
-        words = context_words(self.settings.CTX_INIT)
-        prefix = words if len(words.split()) >= n_ctx else " ".join(["X"] * n_ctx)
-        self.prompts = context_prompts(self.classes, prefix, n_ctx=n_ctx).to(self.clip.device)
+    @property
+    def n_ctx(self):
+        return self.settings.N_CTX_TEXT
 
     def deep(self, tower, depth):
         return {
             layer: self.parameter(_DEEP.format(tower, layer - 1)) for layer in range(2, depth + 1)
         }
 
-    def text_edit(self):
-        return PromptTokens(self.deep("text", self.settings.PROMPT_DEPTH_TEXT), insert=False)
+    def text_tokens(self):
+        return self.deep("text", self.settings.PROMPT_DEPTH_TEXT)
 
-    def vision_edit(self):
-        first = layer_norm(self.clip.image.visual.ln_pre, self.parameter("image_encoder.VPT"))
+    def vision_tokens(self):
         deep = self.deep("image", self.settings.PROMPT_DEPTH_VISION)
-        return PromptTokens({1: first, **deep}, at_end=True)
-
-    def class_features(self, images=None):
-        state = self.clip.text_state(self.prompts, self.parameter("prompt_learner.ctx"))
-        return normalise(self.clip.text.features(state, self.text_edit()))[0]
-
-    def image_features(self, images):
-        state = self.clip.image_state(images)
-        return normalise(self.clip.image.features(state, self.vision_edit()))
+        return {1: self.parameter("image_encoder.VPT"), **deep}
 
     def loss(self, images, labels):
         text, frozen_text = self.class_features(), self.frozen_class_features()
         state = self.clip.image_state(images)
-        image = normalise(self.clip.image.features(state, self.vision_edit()))
+        image = self.tuned_image(state)
         with torch.no_grad():
             frozen_image = normalise(self.clip.image.features(state))
         logits = self.similarity(image, text)
@@ -141,15 +112,6 @@ class PromptSRC(Trainer):
             + self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(image, frozen_image)
             + divergence / logits.numel()
         )
-
-    def frozen_prompts(self):
-        return mean_templates(self.classes, ENSEMBLE_60)
-
-    def tuned_neutral(self):
-        """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
-        length = 1 + self.settings.N_CTX_TEXT
-        state = self.clip.text_state(build_prompts([self.classes.neutral], min_length=length))
-        return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
 
     def epoch_weights(self, epochs):
         """Gaussian over epochs 1..E. (PromptSRC, section 3.2.)"""

@@ -22,18 +22,26 @@ usage() {
         [[ ! ${2:-} =~ ^[0-9]+$ ]] || meant="SEEDS=$2 $meant"
         die "$1 is a dataset; the method comes first: $meant"
     fi
-    [ $# -ge "$count" ] && return
+    local given=0 argument
+    for argument in "${@:1:count}"; do
+        [ -z "${argument//[[:space:],]/}" ] || given=$((given + 1))
+    done
+    [ "$given" = "$count" ] && return
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
     die "usage: bash $0 $names"
 }
 
 # The options of `nerp sweep` that the environment sets, in $SELECTION.
 selection() {
-    SELECTION=(--root "${DATA:-data}" --output "${OUTPUT:-output}")
     local name words
+    for name in DATA OUTPUT; do
+        [[ ${!name:-} != *[[:cntrl:]]* ]] || die "$name holds a line break or a control character"
+    done
+    SELECTION=(--root "${DATA:-data}" --output "${OUTPUT:-output}")
     for name in SEEDS SHOTS DATASETS SOURCE CONFIG; do
         [ -n "${!name:-}" ] || continue
-        read -ra words <<<"${!name//,/ }"
+        read -rd "" -a words <<<"${!name//,/ }" || true  # words on several lines, too
+        [ "${#words[@]}" -gt 0 ] || die "$name is empty; leave it out for the published choice"
         SELECTION+=("--${name,,}" "${words[@]}")
     done
 }

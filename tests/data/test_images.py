@@ -40,7 +40,7 @@ def test_decoded_images_are_held_up_to_the_limit(items, tmp_path):
             if index < held:
                 assert images[0, index][1] == index
             else:
-                with pytest.raises(NerpError, match=f"{index}.png: no such image"):
+                with pytest.raises(NerpError, match=f"{index}.png: no such file"):
                     images[0, index]
         for item in items:
             (tmp_path / f"away_{item.path}").rename(tmp_path / item.path)

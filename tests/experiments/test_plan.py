@@ -18,7 +18,7 @@ from nerp.experiments.plan import Selection, check_data, plan, read_selection
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-LEARNING = ["CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL"]
+LEARNING = [name for name in methods() if name != "ZeroshotCLIP"]
 TESTED = ["ZeroshotCLIP", *LEARNING, *(f"{name}_NeRP" for name in LEARNING)]
 
 
@@ -93,6 +93,11 @@ def test_every_run_has_what_its_command_line_names(protocol):
     ("MMRL", "CD", "imagenet", 16, "vit_b16_cross_datasets"),
     ("MMRL", "FS", "imagenet", 1, "vit_b16_few_shot"),
     ("MMA", "B2N", "dtd", 16, "vit_b16_ep5"),
+    ("KgCoOp", "FS", "eurosat", 4, "vit_b16_ep100_ctxv1"),
+    ("MaPLe", "B2N", "imagenet", 16, "vit_b16_c2_ep5_batch4_2ctx"),
+    ("MaPLe", "CD", "imagenet", 16, "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
+    ("TCP", "B2N", "sun397", 16, "vit_b16_ep100_ctxv1"),
+    ("CoPrompt", "B2N", "eurosat", 16, "coprompt"),
     ("MMA", "B2N", "imagenet", 16, "vit_b16_ep5_imnet"),
     ("MMA", "CD", "imagenet", 16, "vit_b16_ep1_cross_datasets"),
     ("PromptSRC", "B2N", "imagenet", 16, "vit_b16_c2_ep20_batch4_4+4ctx"),

@@ -11,20 +11,21 @@ import pytest
 
 from nerp.errors import NerpError
 from nerp.results import render
-from nerp.results.grid import MARKS
+from nerp.results.grid import MARKS, SUBSTITUTE
 from nerp.results.published import published, rows_of
 from nerp.results.records import collect
 from nerp.results.tables import AVERAGE, build_tables
 
 
 def write(output, trainer, dataset, classes, seed, accuracy, *, task="B2N", kind="test", shots=16,
-          config="vit_b16", looked_at=None, on_base=False):
-    """One run's result.json."""
+          config="vit_b16", looked_at=None, on_base=False, **more):
+    """One run's result.json; more: what else stands in it."""
     folder = Path(output, task, f"{kind}_{classes}", dataset, f"shots_{shots}", trainer, config,
                   f"seed{seed}")
     folder.mkdir(parents=True)
     content = {"trainer": trainer, "dataset": dataset, "task": task, "classes": classes,
-               "shots": shots, "seed": seed, "kind": kind, "accuracy": accuracy}
+               "shots": shots, "seed": seed, "kind": kind, "accuracy": accuracy,
+               **more}
     if looked_at:
         content["nerp"] = {"pairs": "x", "looked_at": looked_at, "on_base": on_base}
     (folder / "result.json").write_text(json.dumps(content))
@@ -151,8 +152,16 @@ def test_each_configuration_of_nerp_borrows_from_its_own(output):
 def test_marks_are_those_of_what_may_be_looked_at():
     from nerp.correction.looked_at import CAVEATS, UNKNOWN
 
-    assert set(MARKS) == {*CAVEATS, UNKNOWN}
+    assert set(MARKS) == {*CAVEATS, UNKNOWN, SUBSTITUTE}
     assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())
+
+
+def test_what_was_trained_with_a_substitute_is_marked_in_every_table(output):
+    write(output, "CoOp", "EuroSAT", "new", 1, 50.0, substitute="templates stand in for sentences")
+    (table,) = tables(output)
+    assert row(table, "CoOp").cells["EuroSAT", "Novel"].marks == "¶*"
+    assert any(note.startswith("¶ trained with templates in place of") for note in table.notes)
+    assert "¶" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
 
 
 def test_rows_follow_the_order_of_the_methods_each_before_its_nerp(output):

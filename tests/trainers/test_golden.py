@@ -1,27 +1,41 @@
 """Every method against the numbers of the published implementations (tests/golden)."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, eurosat_classes, golden_config
+from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
 from PIL import Image
 
+from nerp.config import find_card, load_yaml
 from nerp.correction.wrapper import priors
 from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.registry import TRAINERS
+from nerp.trainers.base import Classes
+from nerp.trainers.kgcoop import KgCoOp
+from nerp.trainers.maple import MaPLe
+from nerp.trainers.tcp import TCP
 
-METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
+FUSING = ("MMRL", "MMRLpp")  # on classes they were trained on
 # What published checkpoints leave off the front of a name.
-PREFIX = {"CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner."}
+PREFIX = {
+    "CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner.",
+    "KgCoOp": "prompt_learner.", "TCP": "prompt_learner.",
+}
 OPTIM = {
     "CoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
     "CoCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
     "PromptSRC": {"LR": 0.0025, "WARMUP_EPOCH": 1},
     "MMA": {"LR": 0.0015},
     "MMRL": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
+    "MMRLpp": {"NAME": "adamw", "LR": 0.001, "WARMUP_EPOCH": 1},
+    "KgCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
+    "MaPLe": {"LR": 0.0035, "WARMUP_EPOCH": 1},
+    "CoPrompt": {"LR": 0.0035, "WARMUP_EPOCH": 1},
+    "TCP": {"NAME": "adam", "LR": 0.002, "ADAM_EPS": 1e-3, "WARMUP_EPOCH": 1},
 }
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
 
@@ -60,11 +74,23 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
         found["logits_rep"] = trainer.similarity(rep, text)
         found["logits_fusion"] = 0.7 * found["logits"] + 0.3 * found["logits_rep"]
         found["image_features_rep"] = rep
+    if isinstance(trainer, KgCoOp):
+        found["score"] = trainer.pull(found["text_features"])
+    if isinstance(trainer, MaPLe):
+        found["vision_prompts"] = torch.stack(list(trainer.vision_tokens().values()))
+        trainer.adapted = lambda kind, u: u
+        found["image_features_tower"] = trainer.clip.image.features(
+            trainer.clip.image_state(images), trainer.vision_edit())
+        found["text_features_tower"] = trainer.clip.text.features(
+            trainer.clip.text_state(trainer.prompts, trainer.parameter("prompt_learner.ctx")),
+            trainer.text_edit())[0]
+    if isinstance(trainer, TCP):
+        found["class_prompts"] = trainer.class_tokens(trainer.frozen_class_features())
     return found
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_forward(method, which, golden_clip, inputs):
     z = golden(method)
     wanted = [k.split("/")[1] for k in z.files if k.startswith(which) and "classnames" not in k]
@@ -77,15 +103,58 @@ def test_forward(method, which, golden_clip, inputs):
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-def test_mmrl_predicts_from_fused_logits_on_base_classes_alone(which, golden_clip, inputs):
-    z = golden("MMRL")
+@pytest.mark.parametrize("method", FUSING)
+def test_prediction_is_fused_on_base_classes_alone(method, which, golden_clip, inputs):
+    z = golden(method)
     with torch.no_grad():
-        logits = build("MMRL", golden_clip, which).logits(inputs[0])
+        logits = build(method, golden_clip, which).logits(inputs[0])
     wanted = z[f"{which}/logits_fusion" if which == "base" else f"{which}/logits"]
     torch.testing.assert_close(logits, torch.tensor(wanted), **LOGIT)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dataset", [
+    key.split("/")[1] for key in golden("KgCoOp") if key.endswith("/zero_shot_text_features")
+    and key.startswith("templates/")
+])
+@pytest.mark.parametrize("method", ["KgCoOp", "TCP"])
+def test_a_dataset_has_its_own_templates(method, dataset, golden_clip):
+    z = golden(method)
+    card = load_yaml(find_card(dataset))["DATASET"]
+    names = tuple(name.replace("_", " ") for name in z["templates/classnames"])
+    classes = Classes(names, card["TEMPLATE"], card["NEUTRAL"], dataset=dataset)
+    trainer = TRAINERS[method](golden_config(), golden_clip, classes, tensors(method, "param"))
+    key = "text_features" if method == "KgCoOp" else f"{dataset}/text_features"
+    for found, wanted in (
+        (trainer.frozen_class_features(), f"{dataset}/zero_shot_text_features"),
+        (trainer.class_features(), key),
+    ):
+        torch.testing.assert_close(found.detach(), torch.tensor(z[f"templates/{wanted}"]),
+                                   **FEATURE)
+
+
+def settle_draws(trainer, z):
+    """Give CoPrompt the sentences of a golden file, drawn as it says."""
+    indices = iter(z["train/sentence_index"].tolist())
+    trainer.sentences = z["train/sentences"].tolist()
+    trainer.draws = SimpleNamespace(randrange=lambda count: next(indices))
+
+
+def test_coprompts_sentences_and_its_other_distance(golden_clip, inputs):
+    images, labels, _ = inputs
+    z = golden("CoPrompt")
+    cfg = golden_config(TRAINER={"DISTILL": "mse"})
+    trainer = build("CoPrompt", golden_clip, "base", cfg)
+    settle_draws(trainer, z)
+    second = torch.tensor(z["train/images2"])
+    loss = trainer.loss(images[:4], labels[:4], second[:4])
+    np.testing.assert_allclose(loss.item(), z["train/mse_loss"], atol=1e-3)
+    assert list(trainer.encoded) == [z["train/sentence_index"][0]]
+    for index, features in trainer.encoded.items():
+        wanted = torch.tensor(z["train/sentence_features"][index])
+        torch.testing.assert_close(features, wanted, **FEATURE)
+
+
+@pytest.mark.parametrize("method", LEARNING)
 def test_six_training_steps(method, golden_clip, inputs):
     images, labels, _ = inputs
     z = golden(method)
@@ -93,12 +162,16 @@ def test_six_training_steps(method, golden_clip, inputs):
     trainer = build(method, golden_clip, "base", cfg)
     optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
     weights = trainer.epoch_weights(3)
+    if method == "CoPrompt":
+        settle_draws(trainer, z)
+    second = torch.tensor(z["train/images2"]) if trainer.views == 2 else None
     losses, rates, mean = [], [], None
     for epoch in range(3):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(cfg.OPTIM, epoch)
         for batch in (slice(0, 4), slice(4, 8)):
-            loss = trainer.loss(images[batch], labels[batch])
+            views = [images[batch]] if second is None else [images[batch], second[batch]]
+            loss = trainer.loss(views[0], labels[batch], *views[1:])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -117,7 +190,7 @@ def test_six_training_steps(method, golden_clip, inputs):
 
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", [name for name in LEARNING if name != "CoOp"])
 def test_priors(method, kind, golden_clip, inputs):
     z = golden(method)
     residual = kind == "residual"
@@ -131,13 +204,13 @@ def test_priors(method, kind, golden_clip, inputs):
     text, image = priors(trainer, reference, cfg.NERP)
     np.testing.assert_allclose(text, z[f"nerp/{kind}/text_prior"], atol=1e-3)
     np.testing.assert_allclose(image, z[f"nerp/{kind}/image_prior"], atol=1e-3)
-    if method == "MMRL":
+    if method in FUSING:
         seen = trainer.for_classes(replace(trainer.classes, seen=True))
         _, fused = priors(seen, reference, cfg.NERP)
         np.testing.assert_allclose(fused, z[f"nerp/{kind}/image_prior_fusion"], atol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING)
 def test_fresh_tensors_have_the_published_names_and_shapes(method, golden_clip):
     trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
     published = {name: tensor.shape for name, tensor in tensors(method, "param").items()}

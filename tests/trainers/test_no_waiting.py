@@ -6,13 +6,12 @@ depends on values. The same operations run on every device, so a CPU shows them.
 
 import pytest
 import torch
-from conftest import eurosat_classes, golden_config
+from conftest import LEARNING, eurosat_classes, golden_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nerp.registry import TRAINERS
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"}
-METHODS = ["ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL"]
 
 
 class Watch(TorchDispatchMode):
@@ -44,7 +43,7 @@ def test_the_watch_sees_what_waits(wait):
     assert watch.seen
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINERS.names())
 def test_an_evaluation_batch(method, golden_clip, inputs):
     trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
     with torch.inference_mode():
@@ -54,7 +53,7 @@ def test_an_evaluation_batch(method, golden_clip, inputs):
     assert watch.seen == []
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", LEARNING)
 def test_a_loss_and_its_gradients(method, golden_clip, inputs):
     images, labels, _ = inputs
     trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))

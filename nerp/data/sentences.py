@@ -1,0 +1,94 @@
+"""Sentence files: what a language model wrote about each class, for methods that learn from it.
+
+One JSON object a dataset, class name -> list of sentences. CoPrompt's release has such files under
+names of its own (`gpt_file/dtd_prompt.json`); a folder may hold those, or `<Dataset>.json`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nerp.clip.templates import ENSEMBLE_60
+from nerp.data.benchmark import comparable
+from nerp.errors import NerpError
+from nerp.files.json_file import read_json
+from nerp.printable import brief
+
+# What a run, its record and the tables say of training without a sentence file.
+SUBSTITUTE = "60 templates filled with the class name stand in for sentences; no file was given"
+
+# What the released files call a dataset.
+_RELEASED = {
+    "Caltech101": "caltech",
+    "DescribableTextures": "dtd",
+    "EuroSAT": "eurosat",
+    "FGVCAircraft": "fgvc",
+    "Food101": "food101",
+    "ImageNet": "imagenet",
+    "ImageNetA": "imagenet_a",
+    "ImageNetR": "imagenet_r",
+    "ImageNetSketch": "imagenet_sketch",
+    "ImageNetV2": "imagenetv2",
+    "OxfordFlowers": "oxford_flowers",
+    "OxfordPets": "oxford_pets",
+    "StanfordCars": "stanford_cars",
+    "SUN397": "sun397",
+    "UCF101": "ucf101",
+}
+
+
+def read_sentences(
+    path: str | Path, classnames: Sequence[str], what: str, dataset: str = ""
+) -> list[list[str]]:
+    """The sentences of each class, in the order of `classnames`; every class has some.
+
+    Args:
+        path: a file, or a folder with `<dataset>.json` or the released file of that dataset.
+        classnames: a name is looked for as it is, then without case, underscores as spaces.
+        what: the key that names the path, for messages.
+        dataset: the registry name (EuroSAT), needed where `path` is a folder.
+
+    Raises NerpError for a file that is missing or not such an object, or lacks a class.
+    """
+    file = _file(Path(path).expanduser(), what, dataset)
+    try:
+        content = read_json(file)
+    except NerpError as error:
+        raise NerpError(f"{what}: {error}") from None
+    loosely = {comparable(name): sentences for name, sentences in content.items()}
+    found = []
+    for name in classnames:
+        sentences = content.get(name, loosely.get(comparable(name)))
+        if sentences is None:
+            raise NerpError(f"{what}: {file} has no sentences for the class {name!r}")
+        if not _are_sentences(sentences):
+            raise NerpError(f"{what}: {file}: the class {name!r} has {brief(sentences)}; it takes "
+                            "a list of sentences, at least one")
+        found.append(sentences)
+    return found
+
+
+def substitute_sentences(classnames: Sequence[str]) -> list[list[str]]:
+    """Where no file is given: for each class its name in 60 general templates (`ENSEMBLE_60`).
+
+    Needs no labels and no download, and is not what a method that reads sentences publishes."""
+    return [[template.format(name) for template in ENSEMBLE_60] for name in classnames]
+
+
+def _file(path: Path, what: str, dataset: str) -> Path:
+    if not path.is_dir():
+        if not path.is_file():
+            raise NerpError(f"{what}: no file or folder {path}")
+        return path
+    names = [f"{dataset}.json"]
+    if dataset in _RELEASED:
+        names.append(f"{_RELEASED[dataset]}_prompt.json")
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    raise NerpError(f"{what}: the folder {path} has no {' or '.join(names)}")
+
+
+def _are_sentences(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(
+        isinstance(sentence, str) and sentence.strip() for sentence in value
+    )

@@ -1,0 +1,107 @@
+"""CoPrompt: MaPLe's coupled prompts, an adapter behind each tower, and a pull towards frozen CLIP's
+features of another view of the image and of sentences about the class."""
+
+import random
+
+import torch.nn.functional as F
+from torch import nn
+
+from nerp.clip.model import normalise
+from nerp.clip.tokenizer import tokenize
+from nerp.data.sentences import SUBSTITUTE, read_sentences, substitute_sentences
+from nerp.errors import NerpError
+from nerp.keys import file
+from nerp.registry import TRAINERS
+from nerp.trainers.base import cosine_distance
+from nerp.trainers.maple import MaPLe
+
+# How much of a feature is the adapter's, in training and in testing.
+_SHARE = {"image": 0.1, "text": 0.2}
+_ADAPTER = "adapter_{}.fc.{}.weight"
+_DISTANCE = {"cosine": cosine_distance, "mse": F.mse_loss}
+
+
+@TRAINERS.register("CoPrompt")
+class CoPrompt(MaPLe):
+    """CE(s f t^T, y) + W [(1 - mean_c cos(t_c, g_c)) + (1 - mean_b cos(f_b, f*_b))], f* frozen
+    CLIP's features of a second view, g of one sentence a class, drawn anew in every step.
+
+    Learned: MaPLe's, and adapter_{image,text}.fc.{0,2} (D -> D / 4 -> D, no bias). See
+    docs/methods/coprompt.md.
+    """
+
+    node = "CoPrompt"
+    paper = "Roy and Etemad, Consistency-guided Prompt Learning, ICLR 2024"
+    defaults = {**MaPLe.defaults, "TEXTS": file("")}  # a sentence file, or a folder of them
+    signature = (*MaPLe.signature, r"adapter_image\.fc\.0\.weight")
+    views = 2
+
+    @property
+    def substitute(self):
+        return "" if self.settings.TEXTS else SUBSTITUTE
+
+    def initial(self):
+        width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 4
+        tensors = super().initial()
+        for kind in _SHARE:
+            tensors[_ADAPTER.format(kind, 0)] = nn.Linear(width, bottleneck, bias=False).weight
+            tensors[_ADAPTER.format(kind, 2)] = nn.Linear(bottleneck, width, bias=False).weight
+        return tensors
+
+    def prepare(self):
+        super().prepare()
+        self.sentences = None
+        self.encoded = {}
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch):
+        self.draws = random.Random(1_000_003 * self.cfg.SEED + epoch)
+
+    def adapted(self, kind, u):
+        hidden = F.relu(F.linear(u, self.parameter(_ADAPTER.format(kind, 0))))
+        adapter = F.relu(F.linear(hidden, self.parameter(_ADAPTER.format(kind, 2))))
+        return _SHARE[kind] * adapter + (1 - _SHARE[kind]) * u
+
+    def text_output(self, u):
+        return self.adapted("text", u)
+
+    def image_output(self, u):
+        return self.adapted("image", u)
+
+    def prepare_training(self):
+        """Reads the sentences: S a class, the same number for all. Raises NerpError."""
+        names, path = self.classes.names, self.settings.TEXTS
+        key = f"TRAINER.{self.node}.TEXTS"
+        if not path:
+            self.sentences = substitute_sentences(names)
+            return
+        sentences = read_sentences(path, names, key, self.classes.dataset)
+        for name, own in zip(names, sentences, strict=True):
+            if len(own) != len(sentences[0]):
+                raise NerpError(f"{key}: {path}: {len(own)} sentences for the class {name!r}, "
+                                f"{len(sentences[0])} for {names[0]!r}; it takes equally many")
+            for sentence in own:
+                tokenize(sentence)
+        self.sentences = sentences
+
+    def sentence_features(self):
+        """g [C, D] of the sentences of this step; each set is encoded once a run."""
+        if self.sentences is None:
+            self.prepare_training()
+        index = self.draws.randrange(len(self.sentences[0]))
+        if index not in self.encoded:
+            texts = [own[index] for own in self.sentences]
+            self.encoded[index] = normalise(self.clip.text_features(texts))
+        return self.encoded[index]
+
+    def loss(self, images, labels, second=None):
+        """second: another view of the images [B, 3, H, W]; the same one where there is none."""
+        text, image = self.class_features(), self.image_features(images)
+        frozen = self.clip.image_features(images if second is None else second)
+        distance = _DISTANCE[self.cfg.TRAINER.DISTILL]
+        consistency = distance(text, self.sentence_features()) + distance(image, frozen)
+        entropy = F.cross_entropy(self.similarity(image, text), labels)
+        return entropy + self.cfg.TRAINER.W * consistency
+
+    def frozen_prompts(self):
+        return [[prompt] for prompt in self.classes.prompts]

@@ -1,0 +1,101 @@
+"""What methods with deep prompts in both towers share: PromptSRC, MaPLe and what builds on them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nerp.clip.model import normalise
+from nerp.clip.templates import ENSEMBLE_60
+from nerp.clip.tokenizer import build_prompts
+from nerp.clip.towers import PromptTokens, layer_norm
+from nerp.trainers.base import (
+    EMBEDDING_STD,
+    Trainer,
+    context_prompts,
+    context_start,
+    context_words,
+    mean_templates,
+)
+
+_MOST_WORDS = 4  # a longer context never starts from CTX_INIT, in the published code
+
+
+class DeepPrompts(Trainer):
+    """Text: ctx at positions 1..K, replaced at the input of deeper layers. Vision: K tokens at the
+    end, likewise; those of layer 1 stand before `ln_pre`."""
+
+    # What a method defines.
+
+    @property
+    def n_ctx(self) -> int:
+        """K of the text tower."""
+        return self.settings.N_CTX
+
+    def text_tokens(self) -> Mapping[int, Tensor]:
+        """Layer >= 2 -> [K, W_t]."""
+        raise NotImplementedError
+
+    def vision_tokens(self) -> Mapping[int, Tensor]:
+        """Layer >= 1 -> [K_v, W_v]."""
+        raise NotImplementedError
+
+    def text_output(self, u: Tensor) -> Tensor:
+        """What the text tower's projected output u [..., D] becomes."""
+        return u
+
+    def image_output(self, u: Tensor) -> Tensor:
+        """The same of the vision tower."""
+        return u
+
+    # What follows.
+
+    @property
+    def words(self) -> str:
+        """CTX_INIT as text; "" where the context does not start from it."""
+        words = context_words(self.settings.CTX_INIT)
+        return words if self.n_ctx <= min(_MOST_WORDS, len(words.split())) else ""
+
+    def first_context(self) -> Tensor:
+        """A fresh ctx [K, W_t]."""
+        if self.words:
+            return context_start(self.clip, self.words, self.n_ctx)
+        return random_tokens(self.n_ctx, self.clip.text.width)
+
+    def prepare(self):
+        prefix = self.words or " ".join(["X"] * self.n_ctx)
+        prompts = context_prompts(self.classes, prefix, n_ctx=self.n_ctx)
+        self.prompts = prompts.to(self.clip.device)
+
+    def text_edit(self):
+        return PromptTokens(self.text_tokens(), insert=False, output=self.text_output)
+
+    def vision_edit(self):
+        tokens = dict(self.vision_tokens())
+        tokens[1] = layer_norm(self.clip.image.visual.ln_pre, tokens[1])
+        return PromptTokens(tokens, at_end=True, output=self.image_output)
+
+    def class_features(self, images=None):
+        state = self.clip.text_state(self.prompts, self.parameter("prompt_learner.ctx"))
+        return normalise(self.clip.text.features(state, self.text_edit()))[0]
+
+    def image_features(self, images):
+        return self.tuned_image(self.clip.image_state(images))
+
+    def tuned_image(self, state):
+        """f [B, D] of images whose input of layer 1 is `state`."""
+        return normalise(self.clip.image.features(state, self.vision_edit()))
+
+    def frozen_prompts(self):
+        return mean_templates(self.classes, ENSEMBLE_60)
+
+    def tuned_neutral(self):
+        """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
+        prompts = build_prompts([self.classes.neutral], min_length=1 + self.n_ctx)
+        state = self.clip.text_state(prompts)
+        return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
+
+
+def random_tokens(count: int, width: int) -> Tensor:
+    """[count, width] from N(0, 0.02^2)."""
+    return EMBEDDING_STD * torch.randn(count, width)

@@ -1,0 +1,125 @@
+"""What MMRL, MMRL++ and ANPrompt share: tokens of one space, mapped into both towers' layers."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nerp.clip.model import Clip, normalise
+from nerp.clip.tokenizer import build_prompts
+from nerp.clip.towers import PromptTokens
+from nerp.errors import NerpError
+from nerp.trainers.base import Trainer, linear
+
+SCALE = 100.0  # of the cosines, whatever the backbone learned
+
+
+class InsertedTokens(Trainer):
+    """K tokens enter both towers after the first position, at the input of each of some layers.
+
+    The first of those layers gets K positions more, at later ones the tokens take their place. A
+    second image feature is read at the vision tokens.
+
+    Class attributes:
+        layers_key: the setting that lists the layers.
+    """
+
+    layers_key: str
+    keep_share = 0.0  # of what a later layer finds in the tokens' place; see PromptTokens
+
+    # What a method defines besides.
+
+    def mapped(self, kind: str) -> list[Tensor]:
+        """The tokens [K, W] of each layer, in the vision ("v") or the text tower ("t")."""
+        raise NotImplementedError
+
+    def project_mean(self, mean: Tensor) -> Tensor:
+        """The second image feature [B, D], not normalised, of the mean vision token [B, W_v]."""
+        raise NotImplementedError
+
+    # What follows.
+
+    @property
+    def layers(self) -> list[int]:
+        return list(self.settings[self.layers_key])
+
+    @property
+    def scale(self):
+        return SCALE
+
+    def check(self):
+        layers = self.layers
+        depth = min(self.clip.image.depth, self.clip.text.depth)
+        if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
+            raise NerpError(f"TRAINER.{self.node}.{self.layers_key} is {layers}; it takes "
+                            f"ascending layers within this backbone's {depth}")
+
+    def prepare(self):
+        self.text_state = self.constant_text(self.classes.prompts)
+
+    def constant_text(self, texts):
+        """The input of the first of the layers, which no learned tensor can change."""
+        return self.clip.text_state(build_prompts(texts), layer=self.layers[0])
+
+    def edit(self, kind):
+        tokens = self.mapped(kind)
+        count = len(tokens[0])
+        return PromptTokens(
+            dict(zip(self.layers, tokens, strict=True)),
+            keep=1 + count,
+            shift=count,
+            keep_share=self.keep_share,
+        )
+
+    def class_features(self, images=None):
+        return normalise(self.clip.text.features(self.text_state, self.edit("t")))[0]
+
+    def image_state(self, images):
+        return self.clip.image_state(images, self.layers[0])
+
+    def both_features(self, state):
+        """f and the second feature, [B, D] each: the class token's, the mean vision token's."""
+        tokens = self.clip.image.tokens(state, self.edit("v"))
+        image = normalise(tokens[:, 0] @ self.clip.image.visual.proj)
+        return image, normalise(self.project_mean(tokens[:, 1:].mean(1)))
+
+    def image_features(self, images):
+        return self.both_features(self.image_state(images))[0]
+
+    def drift(self, state, image, text):
+        """(1 - mean cos(f, f*)) + (1 - mean cos(t, t*)): how far f [B, D] and t [C, D] are from
+        frozen CLIP's features of the same images and of the dataset's template."""
+        with torch.no_grad():
+            frozen_image = normalise(self.clip.image.features(state))
+        frozen_text = self.frozen_class_features()
+        return 2 - (image * frozen_image).sum(1).mean() - (text * frozen_text).sum(1).mean()
+
+    def tuned_neutral(self):
+        state = self.constant_text([self.classes.neutral])
+        return normalise(self.clip.text.features(state, self.edit("t")))[0, 0]
+
+
+def equal_maps(clip: Clip, dim: int, count: int, name: str) -> dict[str, Tensor]:
+    """`count` maps d -> W a tower, copies of one Linear each: weights and biases by name.
+
+    Args: name: with {} for the tower (v or t) and for the map's number.
+    """
+    tensors = {}
+    for kind, tower in (("v", clip.image), ("t", clip.text)):
+        first = linear(tower.width, dim, "")
+        for i in range(count):
+            tensors |= {name.format(kind, i) + leaf: tensor for leaf, tensor in first.items()}
+    return tensors
+
+
+def last_layers(
+    configured: Sequence[int], names: Sequence[str], pattern: str, clip: Clip
+) -> list[int]:
+    """The layers of a checkpoint: the configured ones, where it has as many tensors whose names
+    match `pattern` and the backbone is deep enough; else the last ones, as published."""
+    count = sum(re.fullmatch(pattern, name) is not None for name in names)
+    depth = min(clip.image.depth, clip.text.depth)
+    if len(configured) == count and configured[-1] <= depth:
+        return list(configured)
+    return list(range(depth - count + 1, depth + 1))

@@ -1,0 +1,58 @@
+"""KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
+
+import torch.nn.functional as F
+
+from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.keys import number, whole
+from nerp.registry import TRAINERS
+from nerp.trainers.base import cosine_distance, precision
+from nerp.trainers.coop import CoOp
+
+
+@TRAINERS.register("KgCoOp")
+class KgCoOp(CoOp):
+    """CE(s f t^T, y) + W (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template.
+
+    Learned: ctx [K, W_t]; with CSC and a random start [C, K, W_t]. See docs/methods/kgcoop.md.
+    """
+
+    node = "KGCOOP"
+    paper = "Yao et al., Knowledge-guided Context Optimization, CVPR 2023"
+    defaults = {
+        "N_CTX": whole(4, 1, CONTEXT_LENGTH),
+        "CTX_INIT": "a photo of a",
+        "CSC": False,
+        "W": number(8.0, least=0),
+        "PREC": precision("fp16"),
+    }
+    marks = ("bias_vectors",)
+    shape_settings = ("N_CTX", "CTX_INIT", "CSC")
+    position = "end"
+    # Dataset -> the template of t*, where it is not the one in the dataset's card.
+    templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        inferred = super().infer(tensors, settings, clip)
+        return {**inferred, "CTX_INIT": ""} if inferred["CSC"] else inferred
+
+    @property
+    def class_specific(self):
+        return self.settings.CSC and not self.words
+
+    @property
+    def pull_weight(self) -> float:
+        return self.settings.W
+
+    def pull(self, text):
+        """1 - the mean cosine of class features [C, D] and t*."""
+        return cosine_distance(text, self.frozen_class_features())
+
+    def loss(self, images, labels):
+        text = self.class_features()
+        logits = self.similarity(self.image_features(images), text)
+        return F.cross_entropy(logits, labels) + self.pull_weight * self.pull(text)
+
+    def frozen_prompts(self):
+        template = self.templates.get(self.classes.dataset, self.classes.template)
+        return [[template.format(name)] for name in self.classes.names]

@@ -1,0 +1,74 @@
+"""MaPLe: deep prompts in the text tower, and linear maps of them in the vision tower."""
+
+import re
+
+from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.errors import NerpError
+from nerp.keys import whole
+from nerp.registry import TRAINERS
+from nerp.trainers.base import linear, precision
+from nerp.trainers.deep import DeepPrompts, random_tokens
+
+_CTX, _PROJ = "prompt_learner.ctx", "prompt_learner.proj"
+_TEXT = "prompt_learner.compound_prompts_text.{}"
+_MAP = "prompt_learner.compound_prompt_projections.{}"
+
+
+@TRAINERS.register("MaPLe")
+class MaPLe(DeepPrompts):
+    """CE(s f t^T, y). The vision prompts of layer 1 are proj(ctx), those of layer l = 2..J
+    compound_prompt_projections.(l - 2) of compound_prompts_text.(l - 2).
+
+    Learned, below prompt_learner: ctx [K, W_t], proj, compound_prompts_text.i [K, W_t] and
+    compound_prompt_projections.i, Linears W_t -> W_v. See docs/methods/maple.md.
+    """
+
+    node = "MAPLE"
+    folder = "MultiModalPromptLearner"
+    paper = "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023"
+    defaults = {
+        "N_CTX": whole(2, 1, CONTEXT_LENGTH),
+        "CTX_INIT": "a photo of a",
+        "PROMPT_DEPTH": whole(9, 1, 512),
+        "PREC": precision("fp16"),
+    }
+    signature = (re.escape(_CTX), re.escape(_PROJ) + r"\.weight")
+    shape_settings = ("N_CTX", "CTX_INIT", "PROMPT_DEPTH")
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        deep = re.compile(re.escape(_TEXT.format("")) + r"\d+")
+        return {
+            "N_CTX": len(tensors[_CTX]),
+            "PROMPT_DEPTH": 1 + sum(deep.fullmatch(name) is not None for name in tensors),
+        }
+
+    def check(self):
+        if not self.clip.image.depth:
+            raise NerpError(f"{self.node}: this method edits a vision transformer; the backbone "
+                            "is a ResNet")
+
+    @property
+    def deep_layers(self) -> range:
+        """2..J; those that a tower does not have are nothing to it."""
+        return range(2, self.settings.PROMPT_DEPTH + 1)
+
+    def initial(self):
+        text, image = self.clip.text.width, self.clip.image.width
+        tensors = {_CTX: self.first_context(), **linear(image, text, _PROJ)}
+        for layer in self.deep_layers:
+            tensors[_TEXT.format(layer - 2)] = random_tokens(self.n_ctx, text)
+        first = linear(image, text, "")  # every deep map starts as a copy of it
+        for layer in self.deep_layers:
+            tensors |= {_MAP.format(layer - 2) + name: t for name, t in first.items()}
+        return tensors
+
+    def text_tokens(self):
+        return {layer: self.parameter(_TEXT.format(layer - 2)) for layer in self.deep_layers}
+
+    def vision_tokens(self):
+        deep = {
+            layer: self.apply_linear(_MAP.format(layer - 2), tokens)
+            for layer, tokens in self.text_tokens().items()
+        }
+        return {1: self.apply_linear(_PROJ, self.parameter(_CTX)), **deep}

@@ -1,0 +1,97 @@
+"""TCP: KgCoOp whose context gives way, half-way up, to tokens made from a class's feature."""
+
+from open_clip.transformer import QuickGELU
+
+from nerp.clip.model import normalise
+from nerp.clip.tokenizer import build_prompts
+from nerp.clip.towers import ClassTokens
+from nerp.errors import NerpError
+from nerp.keys import whole
+from nerp.registry import TRAINERS
+from nerp.trainers.base import linear, precision
+from nerp.trainers.kgcoop import KgCoOp
+
+_COUNT = 4  # context vectors, and tokens of a class
+# Dataset -> what follows the context in a class's prompt; elsewhere "{}.".
+_PROMPTS = {
+    "OxfordPets": "{}, a type of pet.",
+    "OxfordFlowers": "{}, a type of flower.",
+    "FGVCAircraft": "{}, a type of aircraft.",
+    "DescribableTextures": "{} texture.",
+    "StanfordCars": "{}, a type of car",
+    "Food101": "{}, a type of food.",
+    "UCF101": "person doing {}.",
+}
+
+
+@TRAINERS.register("TCP")
+class TCP(KgCoOp):
+    """CE(s f t^T, y) + 8 (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template;
+    class c's context is linear2(QuickGELU(linear1(t*_c))) from CLASS_LAYER on.
+
+    Learned: ctx [4, W_t], meta_net (D -> D / 4 -> 4 W_t). See docs/methods/tcp.md.
+    """
+
+    node = "TCP"
+    paper = "Yao et al., Textual-based Class-aware Prompt Tuning, CVPR 2024"
+    defaults = {"CTX_INIT": "", "CLASS_LAYER": whole(9, 2), "PREC": precision("fp16")}
+    signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
+    marks = ()
+    shape_settings = ("CTX_INIT", "CLASS_LAYER")
+    class_specific = False
+    n_ctx = _COUNT
+    pull_weight = 8.0
+    templates = {
+        **KgCoOp.templates,
+        "FGVCAircraft": "a photo of an aircraft {}.",
+        "Food101": "a photo of a {}, a type of food.",
+    }
+
+    @classmethod
+    def fits(cls, tensors):
+        return len(tensors["meta_net.linear2.weight"]) == tensors["ctx"].numel()
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        return {}
+
+    def check(self):
+        layer, depth = self.settings.CLASS_LAYER, self.clip.text.depth
+        if layer > depth:
+            raise NerpError(f"TRAINER.TCP.CLASS_LAYER is {layer}; this backbone's text tower has "
+                            f"{depth} layers")
+        if self.words and len(self.words.split()) != _COUNT:
+            raise NerpError(f"TRAINER.TCP.CTX_INIT is {self.words!r}; it takes {_COUNT} words, or "
+                            "none for a random start")
+
+    def initial(self):
+        width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 4
+        return {
+            **super().initial(),
+            **linear(bottleneck, width, "meta_net.linear1"),
+            **linear(_COUNT * self.clip.text.width, bottleneck, "meta_net.linear2"),
+        }
+
+    def prepare(self):
+        template = " ".join(["X"] * _COUNT + [_PROMPTS.get(self.classes.dataset, "{}.")])
+        texts = [template.format(name) for name in self.classes.names]
+        self.prompts = build_prompts(texts, n_ctx=_COUNT).to(self.clip.device)
+
+    def class_tokens(self, frozen):
+        """P [C, 4, W_t] of frozen features [C, D]."""
+        hidden = QuickGELU()(self.apply_linear("meta_net.linear1", frozen))
+        return self.apply_linear("meta_net.linear2", hidden).view(len(frozen), _COUNT, -1)
+
+    def encode(self, prompts, frozen):
+        """Normalised features [C, D] of prompts whose frozen features are [C, D]."""
+        state = self.clip.text_state(prompts, self.parameter("ctx"))
+        edit = ClassTokens(self.class_tokens(frozen), self.settings.CLASS_LAYER)
+        return normalise(self.clip.text.features(state, edit))[0]
+
+    def class_features(self, images=None):
+        return self.encode(self.prompts, self.frozen_class_features())
+
+    def tuned_neutral(self):
+        """The neutral prompt stands for a class."""
+        frozen = normalise(self.clip.text_features([self.classes.neutral]))
+        return self.encode(build_prompts([self.classes.neutral], n_ctx=_COUNT), frozen)[0]
