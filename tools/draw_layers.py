@@ -2,12 +2,13 @@
 
     python tools/draw_layers.py --output-dir docs
 
-`LAYERS` is what a test holds: a module imports from its own part of the package and from layers
-below it alone, wherever in the module the import stands. The lines are the imports that there are.
+`LAYERS` is what a test holds: a module imports from its own layer and from those below it alone,
+wherever in the module the import stands. The lines are the imports that there are.
 """
 
 import argparse
 import ast
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -26,14 +27,16 @@ LAYERS = (
     ("config", "trainers"),
     ("clip", "data"),
     ("defaults",),
-    ("keys", "protocols"),
-    ("plugins", "progress", "registry"),
-    ("files",),
-    ("log", "paths"),
+    ("keys", "progress"),
+    ("log",),
+    ("files", "paths"),
+    ("protocols",),
+    ("plugins", "registry"),
     ("errors", "printable", "nerp"),
 )
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Part -> the other parts that its modules import, at their beginning or within."""
     found: dict[str, set[str]] = {}
