@@ -59,6 +59,7 @@ def _import_module(name: str) -> None:
 
 def _import_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # a name in .py has a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

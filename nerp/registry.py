@@ -2,7 +2,8 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from nerp.errors import NerpError
 from nerp.plugins import load_installed, load_named
@@ -10,6 +11,9 @@ from nerp.printable import brief, printable
 
 _LISTED = 60  # names, in a message
 _COMPARED = 1000  # names, and characters of one: what is unknown may come from a stranger
+
+
+Entry = TypeVar("Entry")
 
 
 class Registry:
@@ -27,10 +31,10 @@ class Registry:
         self._entries: dict[str, object] = {}
         self._canonical: dict[str, str] = {}
 
-    def register(self, *names: str) -> Callable:
+    def register(self, *names: str) -> Callable[[Entry], Entry]:
         """Decorator: enter a class or function under `names`; the first one is its own name."""
 
-        def enter(entry):
+        def enter(entry: Entry) -> Entry:
             for name in names:
                 if name in self._entries:
                     raise ValueError(f"{self.kind} {name!r} is registered twice")
@@ -45,7 +49,7 @@ class Registry:
         load_installed(self.package)
         load_named()
 
-    def __getitem__(self, name: str):
+    def __getitem__(self, name: str) -> Any:
         """The entry called `name`. Raises NerpError, listing the names, if there is none."""
         self._fill()
         if name in self._entries:
@@ -63,7 +67,7 @@ class Registry:
         return sorted(set(self._canonical.values()))
 
 
-def unknown(kind: str, name: str, known) -> NerpError:
+def unknown(kind: str, name: str, known: Iterable[str]) -> NerpError:
     """The error for a name that is not there: what was meant, and what exists."""
     known = sorted(known)
     lowered = {entry.lower(): entry for entry in known[:_COMPARED]}

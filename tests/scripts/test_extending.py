@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import NEUTRAL, eurosat_classes, golden_config
-from made import write
+from data.made import write
 from scripts.test_docs import blocks
 
 import nerp
