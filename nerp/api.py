@@ -144,7 +144,7 @@ class _Asked:
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
         """Say what a run says, or nothing."""
-        with on_terminal() if self.progress else silence():
+        with on_terminal(self.progress), contextlib.nullcontext() if self.progress else silence():
             yield
 
 

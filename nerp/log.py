@@ -48,10 +48,13 @@ def say_on_terminal() -> None:
 
 
 @contextlib.contextmanager
-def on_terminal() -> Iterator[None]:
-    """`say_on_terminal` for as long as the context lasts."""
+def on_terminal(wanted: bool) -> Iterator[None]:
+    """Send the log to standard output, or keep it off, for as long as the context lasts."""
     before, propagates = list(logger.handlers), logger.propagate
-    say_on_terminal()
+    if wanted:
+        say_on_terminal()
+    else:
+        logger.handlers[:] = [handler for handler in before if not isinstance(handler, _Terminal)]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 
 import pytest
 import torch
@@ -142,6 +143,7 @@ def test_an_installed_package_names_its_module(own, monkeypatch):
     (info / "entry_points.txt").write_text(blocks(PAGE, "toml")[0].replace(
         '[project.entry-points."nerp.trainers"]', "[nerp.trainers]").replace('"', ""))
     monkeypatch.syspath_prepend(str(own))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     plugins.load_installed.cache_clear()
     try:
         assert "Mine" in TRAINERS.names()
