@@ -19,7 +19,7 @@ from nerp.files.yaml_file import load_yaml, mapping
 from nerp.log import say
 from nerp.paths import shipped
 from nerp.printable import brief
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, trained_name
 from nerp.registry import TRAINERS, unknown
 
 # What does not change a run's numbers, and so is left out of its digest.
@@ -58,6 +58,10 @@ _OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
 _OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
 # What is settled before the rest of a command line counts.
 _CHOICES = ("TASK", "NERP.RULE", "NERP.THRESHOLDS")
+# λ of SAR: the key, the file with the values by method and dataset, what they were chosen with.
+_SAR_WEIGHT = "TRAINER.SAR.WEIGHT"
+_SAR_FILE = "sar.yaml"
+_SAR_SHOTS = 16
 
 
 def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
@@ -229,8 +233,8 @@ def build_config(request: Request) -> CN:
     Raises NerpError for an unknown trainer, dataset, file or key, or a value that a key does not
     take.
     """
-    plain = plain_name(request.trainer)
-    canonical = TRAINERS.canonical(plain)
+    trained = trained_name(request.trainer)
+    canonical = TRAINERS.canonical(trained)
     cfg = default_config()
     options = options_of(request.opts)
 
@@ -252,7 +256,7 @@ def build_config(request: Request) -> CN:
     if settled:
         _settle_rule(cfg, canonical, given)
 
-    cfg.TRAINER.NAME = canonical + request.trainer[len(plain):]
+    cfg.TRAINER.NAME = canonical + request.trainer[len(trained):]
     for name, value in (
         ("SEED", request.seed),
         ("OUTPUT_DIR", request.output_dir),
@@ -261,6 +265,8 @@ def build_config(request: Request) -> CN:
         if value not in (None, ""):
             put(cfg, name, value, "command line")
     merge_options(cfg, {k: v for k, v in options.items() if k not in settled})
+    if canonical.endswith(SAR_SUFFIX) and _SAR_WEIGHT not in given:
+        _settle_weight(cfg, plain_name(canonical))
     _follow_backbone(cfg)
     _check(cfg)
     cfg.freeze()
@@ -344,6 +350,17 @@ def _settle_rule(cfg: CN, trainer: str, given: set[str]) -> None:
             say(f"NeRP: no published settings for {where}; the defaults apply")
 
 
+def _settle_weight(cfg: CN, method: str) -> None:
+    """Fill in SAR's weight for this method, dataset and number of training images."""
+    file = shipped("configs") / _SAR_FILE
+    tables = load_yaml(file)
+    row = tables.get(method, tables["default"])
+    few = 0 < cfg.DATASET.NUM_SHOTS < _SAR_SHOTS and row.get("fewer_shots")
+    weight = few or row.get(cfg.DATASET.NAME)
+    if weight:
+        put(cfg, _SAR_WEIGHT, weight, str(file))
+
+
 def _check(cfg: CN) -> None:
     """What keys must be to each other; what each takes by itself is in `nerp.defaults`."""
     optim = cfg.OPTIM
@@ -380,10 +397,14 @@ def input_files(cfg: Mapping) -> dict[str, str]:
 
 
 def _decisive(cfg: Mapping) -> dict[str, object]:
-    """The keys that a run's numbers depend on; NeRP's do not decide about a run without it."""
-    corrected = get(cfg, "TRAINER.NAME").endswith(NERP_SUFFIX)
+    """The keys that a run's numbers depend on; NeRP's and SAR's do not decide about a run without
+    them."""
+    trainer = get(cfg, "TRAINER.NAME")
+    idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
+    if not trained_name(trainer).endswith(SAR_SUFFIX):
+        idle = (*idle, "TRAINER.SAR.")
     return {
         name: get(cfg, name)
         for name in keys(cfg)
-        if name not in _VOLATILE and (corrected or not name.startswith("NERP."))
+        if name not in _VOLATILE and not name.startswith(idle)
     }

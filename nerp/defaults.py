@@ -117,6 +117,10 @@ KEYS: dict[str, Key] = {
     "NERP.REFERENCE_IMAGE": file(""),
     "NERP.ON_BASE": flag(False),  # whether classes that were trained on are corrected too
     "TRAINER.NAME": text(""),
+    "TRAINER.SAR.WEIGHT": number(0.1, least=0),  # λ of a method's training with SAR (<method>_SAR)
+    "TRAINER.SAR.SAMPLES": whole(64, 1, 10**6),  # other classes that each is compared with
+    "TRAINER.SAR.N_NOVEL": whole(200, 0, 10**6),
+    "TRAINER.SAR.NOVEL_FILE": file(""),  # the shipped lists
     "TRAINER.W": number(8.0, least=0),  # CoPrompt's, which has these two outside its node
     "TRAINER.DISTILL": choice("cosine", "mse"),
 }

@@ -30,6 +30,7 @@ class Registry:
         self.package = package
         self._entries: dict[str, object] = {}
         self._canonical: dict[str, str] = {}
+        self._suffixes: dict[str, Callable[..., Any]] = {}
 
     def register(self, *names: str) -> Callable[[Entry], Entry]:
         """Decorator: enter a class or function under `names`; the first one is its own name."""
@@ -44,6 +45,15 @@ class Registry:
 
         return enter
 
+    def suffix(self, suffix: str) -> Callable[[Entry], Entry]:
+        """Decorator: what a function makes of an entry is called by its name and `suffix`."""
+
+        def enter(make: Entry) -> Entry:
+            self._suffixes[suffix] = make  # type: ignore[assignment]
+            return make
+
+        return enter
+
     def _fill(self) -> None:
         importlib.import_module(self.package)
         load_installed(self.package)
@@ -52,14 +62,22 @@ class Registry:
     def __getitem__(self, name: str) -> Any:
         """The entry called `name`. Raises NerpError, listing the names, if there is none."""
         self._fill()
-        if name in self._entries:
-            return self._entries[name]
-        raise unknown(self.kind, name, self._entries)
+        base, suffix = self._parts(name)
+        if base not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        entry = self._entries[base]
+        return self._suffixes[suffix](entry) if suffix else entry
 
     def canonical(self, name: str) -> str:
         """The own name of the entry that `name` stands for: MultiModalAdapter -> MMA."""
         self[name]
-        return self._canonical[name]
+        base, suffix = self._parts(name)
+        return self._canonical[base] + suffix
+
+    def _parts(self, name: str) -> tuple[str, str]:
+        """The entry's name and the suffix, "" for none, that `name` is made of."""
+        found = [suffix for suffix in self._suffixes if name.endswith(suffix)]
+        return (name.removesuffix(found[0]), found[0]) if found else (name, "")
 
     def names(self) -> list[str]:
         """Every entry's own name, aliases left out."""

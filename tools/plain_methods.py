@@ -457,6 +457,17 @@ class PlainMMRLpp(PlainMMRL):
         return self.model.visual.proj + low_rank
 
 
+def plain_alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """SAR's term, row by row."""
+    learned, frozen = unit(learned), unit(frozen)
+    rows = []
+    for i, others in enumerate(indices):
+        own = (scale * learned[others] @ learned[i]).log_softmax(0)
+        target = (scale * frozen[others] @ frozen[i]).log_softmax(0)
+        rows.append((target.exp() * (target - own)).sum())
+    return torch.stack(rows).mean()
+
+
 PLAIN = {
     "ZeroshotCLIP": PlainMethod,
     "CoOp": PlainCoOp,

@@ -1,4 +1,4 @@
-"""Loading a CLIP backbone as an open_clip model, whatever file its weights come in.
+"""Loading a CLIP backbone, whatever file its weights come in.
 
 The published OpenAI weights go through open_clip's own download and cache (`~/.cache/clip`, where
 OpenAI's package keeps them too). A file may be an OpenAI TorchScript archive, a plain state dict
@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.clip.modules import CLIP, HEAD_WIDTH
+from nerp.clip.tokenizer import VOCABULARY
 from nerp.errors import NerpError
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
@@ -31,7 +32,6 @@ _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
 
-HEAD_WIDTH = 64
 # The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
 # file's tensors do not tell, its width does: none of these widths has been published with 64.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
@@ -77,7 +77,8 @@ def _download(name: str) -> Path:
 def load_model(
     file: Path, activation: str = "auto", config: Mapping | None = None, size: int = 0
 ) -> nn.Module:
-    """An open_clip CLIP model in float32 on the CPU, in evaluation mode, frozen.
+    """A CLIP in float32 on the CPU, in evaluation mode, frozen. Where it is no plain one (a ResNet,
+    by open_clip's name, with other heads, for another size) it is open_clip's.
 
     Args:
         file: weights, as `weights_file` finds them.
@@ -119,34 +120,35 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
 
 def _all_rows(tensors: dict[str, Tensor], file: Path) -> Tensor:
     """CLIP's whole token table [vocabulary, W] from a file that keeps only the rows it uses."""
-    from open_clip.tokenizer import SimpleTokenizer
-
     rows, places = tensors["token_embedding.weight"], tensors.pop("token_embedding.rows")
-    vocabulary = SimpleTokenizer().vocab_size
     if rows.dim() != 2 or rows.shape[1] > _WIDEST or places.shape != rows.shape[:1] or (
-            places.is_floating_point() or not ((places >= 0) & (places < vocabulary)).all()):
+            places.is_floating_point() or not ((places >= 0) & (places < VOCABULARY)).all()):
         raise NerpError(f"{file}: token_embedding.rows does not name the rows of "
                         "token_embedding.weight")
-    table = rows.new_zeros(vocabulary, rows.shape[1])
+    table = rows.new_zeros(VOCABULARY, rows.shape[1])
     return table.index_copy_(0, places.long(), rows)
 
 
 def _build(
     tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Mapping | None, size: int
 ) -> nn.Module:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, resize_pos_embed
-
-    if config is None:
-        vision, text, embed = _architecture(tensors, file)
-    else:
-        vision, text = dict(config["vision_cfg"]), {"context_length": CONTEXT_LENGTH,
-                                                    **config["text_cfg"]}
+    build = _open_clips
+    if config is not None:
+        vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
         embed = config["embed_dim"]
+    else:
+        vision, text, embed = _architecture(tensors, file)
+        unusual = _unusual(tensors, vision)
+        vision |= unusual
+        if "patch_size" in vision and not unusual and not size:
+            build = CLIP
     if size:
         vision["image_size"] = _fitting(size, vision, tensors, file)
     with torch.device("meta"):
-        model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+        model = build(embed, vision, text, quick_gelu)
     if size:
+        from open_clip.model import resize_pos_embed
+
         resize_pos_embed(tensors, model)
     if config is not None and tensors.get("logit_scale", torch.empty(0)).shape == (1,):
         tensors["logit_scale"] = tensors["logit_scale"][0]
@@ -168,10 +170,30 @@ def _build(
             raise NerpError(f"{file}: {name} holds numbers that are not finite: a damaged file, or "
                             "a model whose training failed")
     model.load_state_dict(weights, assign=True)
-    length = text["context_length"]
-    mask = torch.full((length, length), float("-inf")).triu_(1)
-    model.register_buffer("attn_mask", mask, persistent=False)
     return model.eval().requires_grad_(False)
+
+
+def _open_clips(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    text = {"heads": text.get("width", 512) // HEAD_WIDTH, **text}
+    model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    del model.attn_mask  # on the meta device, and the towers have their own
+    return model
+
+
+def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
+    """What of a vision transformer's blocks is not as OpenAI's are, as open_clip calls it."""
+    width, found = vision["width"], {}
+    if "patch_size" not in vision:
+        return found
+    if width in _HEAD_WIDTHS:
+        found["head_width"] = _HEAD_WIDTHS[width]
+    hidden = tensors.get("visual.transformer.resblocks.0.mlp.c_fc.bias")
+    if hidden is not None and hidden.shape != (4 * width,) and hidden.dim() == 1:
+        # A little above: open_clip takes the whole part of width * mlp_ratio.
+        found["mlp_ratio"] = (len(hidden) + 0.01) / width
+    return found
 
 
 def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
@@ -187,14 +209,13 @@ def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
 
 
 def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
-    """open_clip's vision and text settings and the joint width, from the tensors' shapes."""
+    """The sizes of both towers and the joint width, from the tensors' shapes."""
     try:
         text_width = tensors["ln_final.weight"].shape[0]
         text = {
             "context_length": tensors["positional_embedding"].shape[0],
             "vocab_size": tensors["token_embedding.weight"].shape[0],
             "width": text_width,
-            "heads": text_width // HEAD_WIDTH,
             "layers": _count(tensors, "transformer.resblocks."),
         }
         if "visual.layer1.0.conv1.weight" in tensors:
@@ -203,7 +224,6 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "layers": tuple(_count(tensors, f"visual.layer{i}.") for i in range(1, 5)),
                 "width": tensors["visual.layer1.0.conv1.weight"].shape[0],
                 "image_size": 32 * round(tokens**0.5),
-                "patch_size": None,
             }
             widths = [text_width]
         else:
@@ -214,13 +234,7 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "width": width,
                 "patch_size": patch,
                 "image_size": patch * round(tokens**0.5),
-                "head_width": _HEAD_WIDTHS.get(width, HEAD_WIDTH),
             }
-            first = "visual.transformer.resblocks.0."
-            # A little above: open_clip takes the whole part of width * mlp_ratio.
-            vision["mlp_ratio"] = (tensors[f"{first}mlp.c_fc.weight"].shape[0] + 0.01) / width
-            if f"{first}ls_1.gamma" in tensors:
-                vision["ls_init_value"] = text["ls_init_value"] = 1.0
             widths = [text_width, width]
         embed = tensors["text_projection"].shape[1]
     except KeyError as error:

@@ -217,7 +217,7 @@ def save_checkpoint(
     content = {
         "state_dict": {name: tensor.detach().cpu() for name, tensor in tensors.items()},
         "epoch": epoch,
-        "trainer": cfg.TRAINER.NAME,
+        "trainer": plain_name(cfg.TRAINER.NAME),
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},
         "dataset": cfg.DATASET.NAME,
         "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},

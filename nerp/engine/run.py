@@ -1,5 +1,6 @@
 """One run from its command line to its record: `nerp train` and `nerp test`."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ from yacs.config import CfgNode
 
 from nerp.config import Request, digest
 from nerp.correction.correction import Correction
-from nerp.data.benchmark import Benchmark, split_digest
-from nerp.engine.cache import cache_file, cached_logits, logits_key
+from nerp.data.benchmark import Benchmark, open_benchmark, split_digest
+from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
@@ -38,7 +39,7 @@ from nerp.errors import NerpError
 from nerp.experiments.catalogue import complete
 from nerp.log import RunLog, say
 from nerp.paths import file_digest
-from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.protocols import NERP_SUFFIX, trained_name
 from nerp.registry import TRAINERS
 
 
@@ -49,9 +50,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
     the request that cannot be done; nothing is written before the work can begin.
     """
     if request.trainer.endswith(NERP_SUFFIX):
-        plain = plain_name(request.trainer)
-        raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
-                        "--model-dir")
+        raise NerpError(f"NeRP trains nothing: train {trained_name(request.trainer)}, then test "
+                        f"{request.trainer} with --model-dir")
     with RunLog() as log:
         request = complete(request)
         cfg = run_config(request, anew=overwrite)
@@ -84,11 +84,12 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
         say("Finish training")
         if not cfg.TEST.NO_TEST:
             items = tested_items(bench, cfg)
+            keep = partial(cached_features, bench, items, cfg, clip, directory)
             logits = cached_logits(
                 cache_file(path.parent, cfg),
                 logits_key(trainer, path, bench, items, cfg),
                 (len(items), len(bench.classnames)),
-                lambda: compute_logits(trainer, items, bench.image_dir, cfg),
+                lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
             )
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))
@@ -96,6 +97,9 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
                       checkpoint=str(path.relative_to(directory)))
         if trainer.substitute:
             record["substitute"] = trainer.substitute
+        record.update(trainer.account(
+            lambda: set(open_benchmark(cfg).classnames).difference(bench.classnames)
+        ))
     if is_main():
         forget_state(directory)
 

@@ -11,7 +11,14 @@ from nerp.errors import NerpError
 from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.paths import shipped
-from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, protocol
+from nerp.protocols import (
+    CONFIG_FILE,
+    NERP_SUFFIX,
+    SAR_SUFFIX,
+    plain_name,
+    protocol,
+    trained_name,
+)
 from nerp.registry import TRAINERS, unknown
 
 
@@ -34,15 +41,18 @@ def published_methods() -> list[str]:
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without NeRP: neither one
-    that ships nor one that is registered."""
+    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP:
+    neither one that ships nor one that is registered; or if SAR does not fit it."""
     plain = plain_name(name)
     if plain not in methods() and plain not in (registered := TRAINERS.names()):
         raise unknown("method", plain, {*methods(), *registered})
+    if trained_name(name) != plain:
+        TRAINERS[trained_name(name)]
 
 
-def learns(plain: str) -> bool:
+def learns(name: str) -> bool:
     """Whether a method is trained; one that is not has no configuration either."""
+    plain = plain_name(name)
     if plain in methods():
         return bool(catalogue()["methods"][plain])
     return bool(TRAINERS[plain].folder)
@@ -59,27 +69,31 @@ def drawn_names() -> set[str]:
             for name in catalogue()["drawn"]["datasets"]}
 
 
-def config_name(plain: str, task: str, trained_on: str, shots: int) -> str:
-    """The configuration's name, such as vit_b16; "" for zero-shot CLIP on a downloaded dataset.
+def config_name(name: str, task: str, trained_on: str, shots: int) -> str:
+    """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
+    zero-shot CLIP on a downloaded dataset.
 
     Args: trained_on: a card by name, or the file of one.
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
-    if is_drawn(trained_on) and plain in methods():
+    ships = plain_name(name) in methods()
+    if is_drawn(trained_on) and ships:
         return catalogue()["drawn"]["config"]
-    if not learns(plain):
+    if not learns(name):
         return ""
-    if plain not in methods():
-        raise NerpError(f"{plain} does not ship, so no configuration of it is known: --config "
-                        f"{plain}=FILE.yaml")
-    rows = catalogue()["methods"][plain][protocol(task).name]
+    if not ships:
+        raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
+                        f"{name}=FILE.yaml")
+    own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
+    protocols = {**catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {})}
+    rows = protocols[protocol(task).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
 
 
-def config_file(plain: str, config: str) -> str:
+def config_file(name: str, config: str) -> str:
     """What --config-file takes for a method's configuration of that name."""
-    return f"configs/trainers/{plain}/{config}.yaml"
+    return f"configs/trainers/{plain_name(name)}/{config}.yaml"
 
 
 def complete(request: Request, model_dir: str = "") -> Request:
@@ -89,21 +103,21 @@ def complete(request: Request, model_dir: str = "") -> Request:
     Args:
         model_dir: of the tested checkpoint, whose run says what it was trained on.
     """
-    plain = TRAINERS.canonical(plain_name(request.trainer))
+    name = TRAINERS.canonical(trained_name(request.trainer))
     if request.config_file:
         return request
-    if plain not in methods():
-        say(f"no --config-file, and configs/experiments.yaml has none for {plain}: the defaults")
+    if plain_name(name) not in methods():
+        say(f"no --config-file, and configs/experiments.yaml has none for {name}: the defaults")
         return request
     options = options_of(request.opts)
     task, shots = (
         KEYS[key].read(options.get(key, KEYS[key].default), f"command line: {key}")
         for key in ("TASK", "DATASET.NUM_SHOTS")
     )
-    config = config_name(plain, task, _trained_on(request, task, model_dir), shots)
+    config = config_name(name, task, _trained_on(request, task, model_dir), shots)
     if not config:
         return request
-    file = config_file(plain, config)
+    file = config_file(name, config)
     say(f"no --config-file: {file}")
     return replace(request, config_file=file)
 

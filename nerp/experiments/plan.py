@@ -20,7 +20,7 @@ from nerp.experiments.catalogue import (
 )
 from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, run_dir, trained_name
 from nerp.registry import unknown
 
 PHASES = ("all", "train", "test")
@@ -32,8 +32,8 @@ class Selection:
     """What is to be run. An empty list stands for the published one (configs/experiments.yaml).
 
     Attributes:
-        protocol: by any of its names. methods: with or without _NeRP. datasets: cards, by name or
-            file; in cross_dataset the ones tested on. seeds, shots: whole numbers.
+        protocol: by any of its names. methods: with or without _SAR and _NeRP. datasets: cards, by
+            name or file; in cross_dataset the ones tested on. seeds, shots: whole numbers.
         source: the card that cross_dataset trains on; "" for the published one.
         phase: "all": everything the methods need, baselines included; "train" or "test": only
             those runs of the named methods.
@@ -191,7 +191,10 @@ def _card_name(dataset: str) -> str:
 
 @dataclass(frozen=True)
 class _Setting:
-    """One method, trained on one dataset with one number of shots and one seed."""
+    """One method, trained on one dataset with one number of shots and one seed.
+
+    Attributes: plain: its name without NeRP; SAR is a part of it.
+    """
 
     selection: Selection
     plain: str
@@ -260,6 +263,8 @@ class _Setting:
             argv += ["--model-dir", training.directory]
         argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
                  "DATASET.SUBSAMPLE_CLASSES", classes]
+        if self.plain.endswith(SAR_SUFFIX):
+            inputs.append(shipped("configs") / "sar.yaml")
         if trainer != self.plain:
             table = f"{chosen.protocol}.yaml"
             inputs.append(shipped("configs") / "nerp" / self.plain / table)
@@ -280,7 +285,7 @@ class _Setting:
         """The configuration's name or file; "" for none."""
         for entry in reversed(self.selection.config):
             method, _, config = entry.rpartition("=")
-            if method in ("", self.plain) and learns(self.plain):
+            if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
                 return config
         return config_name(self.plain, task, self.trained_on, self.shots)
 
@@ -288,7 +293,7 @@ class _Setting:
 def _settings(selection: Selection) -> Iterator[_Setting]:
     crossing = selection.protocol == "cross_dataset"
     sources = (selection.source,) if crossing else selection.datasets
-    for plain in dict.fromkeys(map(plain_name, selection.methods)):
+    for plain in dict.fromkeys(map(trained_name, selection.methods)):
         for trained_on in sources:
             for shots in selection.shots:
                 for seed in selection.seeds:

@@ -21,12 +21,13 @@ from matplotlib.ticker import MultipleLocator
 from nerp.experiments.catalogue import methods
 from nerp.paths import write_bytes
 from nerp.protocols import NERP_SUFFIX, plain_name
-from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, meanings
+from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, cautions, meanings
 from nerp.results.published import AVERAGE
 
 STYLES = (  # colour, marker
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),
-    ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"),
+    ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"), ("#7F7F7F", "<"), ("#8C564B", ">"),
+    ("#332288", "p"), ("#AA4499", "h"),
 )
 _PANEL = (2.6, 2.2)  # inches
 _ONLY_PANEL = (4.0, 3.2)
@@ -280,7 +281,7 @@ def _finish(
     if len(grid.seeds) > 1:
         seeds = ", ".join(map(str, grid.seeds))
         lines.append(f"Means and, as bars, standard deviations over seeds {seeds}.")
-    lines += [*notes, *meanings(shown)]
+    lines += [*notes, *cautions(part.name, names), *meanings(shown)]
     if INCOMPLETE in shown:
         lines.append(f"{INCOMPLETE} runs are missing: nerp table lists them.")
     lines = [line for note in lines for line in textwrap.wrap(note, int(width / _NOTE[0]))]

@@ -1,7 +1,7 @@
 """What a method is: learned tensors, an edit per tower, a loss; and what it must answer."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +78,7 @@ class Trainer:
             say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
+        text_by_image: whether a class has another feature for each image.
         views: how many augmented views of an image `loss` takes, one after the other.
     """
 
@@ -88,6 +89,7 @@ class Trainer:
     signature: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
+    text_by_image: bool = False
     views: int = 1
 
     def __init__(
@@ -118,7 +120,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         self._frozen_class_features = None
-        self.prepare()
+        with self.clip.autocast():
+            self.prepare()
 
     # What a method defines.
 
@@ -184,6 +187,22 @@ class Trainer:
 
     # What follows for every method.
 
+    def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
+        """What the record of a training run holds besides.
+
+        Args: untrained: names the dataset's classes that are not trained on, which a test may be
+            of.
+        """
+        return {}
+
+    @property
+    def frozen_images(self) -> bool:
+        """Whether images have frozen CLIP's features whatever was learned, which all such methods
+        share. It follows from what a method defines: neither `image_features` nor `classifier`."""
+        method = type(self)
+        own = method.image_features, method.classifier
+        return own == (Trainer.image_features, Trainer.classifier)
+
     @property
     def substitute(self) -> str:
         """What training uses in place of files that a method has and was not given, in words."""
@@ -207,8 +226,13 @@ class Trainer:
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """`logits` with the class features computed once: call it for batch after batch."""
+        classify = self.feature_classifier()
+        return lambda images: classify(self.image_features(images))
+
+    def feature_classifier(self) -> Callable[[Tensor], Tensor]:
+        """`classifier` of image features f [B, D] instead of images."""
         text = self.class_features()
-        return lambda images: self.similarity(self.image_features(images), text)
+        return lambda features: self.similarity(features, text)
 
     def frozen_class_features(self) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once."""
@@ -275,6 +299,12 @@ def context_prompts(classes: Classes, prefix: str, **kwargs):
     """Prompts "{prefix} {name}." (see `build_prompts` for the rest)."""
     texts = [f"{prefix} {name}." for name in classes.names]
     return build_prompts(texts, names=classes.names, **kwargs)
+
+
+def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str]) -> Tensor:
+    """Frozen features [C, D] of C names: each template's normalised, their mean normalised."""
+    texts = ([template.format(name) for name in names] for template in templates)
+    return normalise(sum(normalise(clip.text_features(column)) for column in texts))
 
 
 def mean_templates(classes: Classes, templates: Iterable[str]) -> list[list[str]]:

@@ -208,7 +208,7 @@ def test_a_tag_and_a_repository_come_through_open_clips_loader(monkeypatch, tmp_
     (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
     with pytest.raises(NerpError, match="hf-hub:owner/name cannot be used: its vision_cfg.pool"):
         find_backbone("hf-hub:owner/name")
-    (tmp_path / "open_clip_config.json").write_text("[]")
+    (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(NerpError, match="is no open_clip configuration"):
         find_backbone("hf-hub:owner/name")
 
