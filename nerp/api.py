@@ -86,7 +86,7 @@ class Tested:
     @property
     def predictions(self) -> Array:
         """[N] predicted labels."""
-        return self.logits.argmax(1)
+        return np.argmax(self.logits, axis=1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Corrected(Tested):
     @property
     def predictions(self) -> Array:
         """[N] predicted labels, corrected."""
-        return self.corrected_logits.argmax(1)
+        return np.argmax(self.corrected_logits, axis=1)
 
 
 @dataclass(frozen=True)
