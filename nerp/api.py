@@ -86,7 +86,8 @@ class Tested:
     @property
     def predictions(self) -> Array:
         """[N] predicted labels."""
-        return np.argmax(self.logits, axis=1)
+        predicted: Array = np.argmax(self.logits, axis=1)
+        return predicted
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Corrected(Tested):
     @property
     def predictions(self) -> Array:
         """[N] predicted labels, corrected."""
-        return np.argmax(self.corrected_logits, axis=1)
+        predicted: Array = np.argmax(self.corrected_logits, axis=1)
+        return predicted
 
 
 @dataclass(frozen=True)
