@@ -21,7 +21,9 @@ COMMANDS = {
     "study": "measure NeRP where the true class frequencies are known, on the drawn world",
     "bench-data": "measure how many images a second the loaders deliver",
     "methods": "list the methods with their learned parameters and papers",
+    "backbones": "list the backbones with their sizes, weights and the methods that fit",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
+    "features": "write a model's image and text features of a split, for probes and plots",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
     "explain": "write one HTML page about a corrected run: what was flipped, and why",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
@@ -71,7 +73,12 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in rest
     command_line.set(shlex.join(["nerp", *argv]))
     try:
-        status = module.main(parser.parse_intermixed_args(rest)) or 0
+        args = parser.parse_intermixed_args(rest)
+        if args.imports:
+            from nerp.plugins import import_modules
+
+            import_modules(args.imports)
+        status = module.main(args) or 0
         sys.stdout.flush()  # so that a full disk is noticed here
         return status
     except KeyboardInterrupt:

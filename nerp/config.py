@@ -128,10 +128,15 @@ def shipped_cards() -> dict[str, Path]:
 
 
 def find_card(name: str) -> Path:
-    """The card called `name` by file or registry name (eurosat, EuroSAT).
+    """The card called `name` by file or registry name (eurosat, EuroSAT), or the file of a card of
+    one's own (mine.yaml).
 
     Raises NerpError, listing the cards, if there is none.
     """
+    return find_card_file(name) if name.endswith((".yaml", ".yml")) else _find_shipped(name)
+
+
+def _find_shipped(name: str) -> Path:
     cards = shipped_cards()
     if name in cards:
         return cards[name]
@@ -156,7 +161,7 @@ def find_card_file(file: str) -> Path:
     node = load_yaml(path).get("DATASET")
     if not isinstance(node, Mapping) or "NAME" not in node:
         raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
-    return find_card(node["NAME"]) if set(node) == {"NAME"} else path
+    return _find_shipped(node["NAME"]) if set(node) == {"NAME"} else path
 
 
 def open_card(file: Path, root: str) -> CN:
@@ -164,17 +169,22 @@ def open_card(file: Path, root: str) -> CN:
 
     Cheaper than `build_config`, which knows every method. Raises NerpError as that does.
     """
+    return card_config(_read_card(file).get("DATASET", {}), root, str(file))
+
+
+def card_config(keys: object, root: str, source: str) -> CN:
+    """`open_card` of a card's keys below DATASET, that are from `source`."""
     cfg = CN({"DATASET": dataset_defaults()})
-    merge(cfg, {"DATASET": _read_card(file).get("DATASET", {})}, str(file))
+    merge(cfg, {"DATASET": keys}, source)
     put(cfg, "DATASET.ROOT", root, "command line")
-    _check_card(cfg, file)
+    _check_card(cfg, source)
     cfg.freeze()
     return cfg
 
 
-def _check_card(cfg: CN, file: Path) -> None:
+def _check_card(cfg: CN, source: str) -> None:
     if not cfg.DATASET.NAME:
-        raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
+        raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
 
 
 def _read_card(file: Path) -> dict:
@@ -230,7 +240,7 @@ def build_config(request: Request) -> CN:
 
     card = card_file(request)
     merge(cfg, _read_card(card), str(card))
-    _check_card(cfg, card)
+    _check_card(cfg, str(card))
     given = set(options)
     if request.config_file:
         path = find_method_file(request.config_file)
@@ -257,9 +267,25 @@ def build_config(request: Request) -> CN:
     merge_options(cfg, {k: v for k, v in options.items() if k not in settled})
     if canonical.endswith(SAR_SUFFIX) and _SAR_WEIGHT not in given:
         _settle_weight(cfg, plain_name(canonical))
+    _follow_backbone(cfg)
     _check(cfg)
     cfg.freeze()
     return cfg
+
+
+def _follow_backbone(cfg: CN) -> None:
+    """Let INPUT say of the images what the backbone was trained with, where open_clip knows it."""
+    if ":" not in cfg.MODEL.BACKBONE.NAME:
+        return
+    from nerp.clip.backbones import find_backbone
+
+    backbone = find_backbone(cfg.MODEL.BACKBONE.NAME)
+    for name, value in backbone.inputs.items():
+        before = get(cfg, name)
+        put(cfg, name, value, f"backbone {backbone.name}")
+        if get(cfg, name) != before:
+            say(f"{name} {before} gives way to {get(cfg, name)}, which {backbone.name} was trained "
+                "with")
 
 
 def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
@@ -276,13 +302,18 @@ def options_of(opts: list[str]) -> dict[str, str]:
     return dict(zip(names, opts[1::2], strict=True))
 
 
+def is_shipped(card: Path) -> bool:
+    """Whether a card is one of those in `datasets/`."""
+    return shipped_cards().get(card.stem) == card
+
+
 def card_file(request: Request) -> Path:
     """The dataset card a command line asks for. Raises NerpError if it asks for none."""
     if request.dataset_config_file:
         return find_card_file(request.dataset_config_file)
     if request.dataset:
         return find_card(request.dataset)
-    raise NerpError("which dataset? --dataset NAME or --dataset-config-file FILE; there are: "
+    raise NerpError("which dataset? --dataset NAME, or the FILE of a card of your own; there are: "
                     + ", ".join(shipped_cards()))
 
 

@@ -58,6 +58,7 @@ KEYS: dict[str, Key] = {
     **_DATASET,
     "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
     "INPUT.INTERPOLATION": choice("bicubic", "bilinear", "nearest"),
+    "INPUT.RESIZE_MODE": choice("shortest", "squash"),  # squash: to a square, nothing cut off
     "INPUT.PIXEL_MEAN": listing([0.48145466, 0.4578275, 0.40821073], number(0.5), 3, 3),
     "INPUT.PIXEL_STD": listing([0.26862954, 0.26130258, 0.27577711], number(0.3, above=0), 3, 3),
     "INPUT.TRANSFORMS": listing(
@@ -73,6 +74,8 @@ KEYS: dict[str, Key] = {
     "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
     "MODEL.BACKBONE.NAME": text("ViT-B/16"),
     "MODEL.BACKBONE.PATH": file(""),  # weights instead of the published ones
+    "MODEL.BACKBONE.INTERPOLATE": flag(False),  # position embeddings, to INPUT.SIZE; else that
+    # gives way to the size that the weights are for
     "MODEL.BACKBONE.ACTIVATION": choice("auto", "quick_gelu", "gelu"),
     "OPTIM.NAME": choice("sgd", "adam", "adamw"),
     "OPTIM.LR": number(0.002, least=0),

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
@@ -45,6 +46,20 @@ def say_on_terminal() -> None:
         handler.addFilter(lambda record: not getattr(record, "file_only", False))
         logger.addHandler(handler)
     logger.propagate = False
+
+
+@contextlib.contextmanager
+def on_terminal(wanted: bool) -> Iterator[None]:
+    """Send the log to standard output, or keep it off, for as long as the context lasts."""
+    before, propagates = list(logger.handlers), logger.propagate
+    if wanted:
+        say_on_terminal()
+    else:
+        logger.handlers[:] = [handler for handler in before if not isinstance(handler, _Terminal)]
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before, propagates
 
 
 class _LogFile(logging.FileHandler):

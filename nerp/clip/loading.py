@@ -7,6 +7,7 @@ from the tensors.
 """
 
 import urllib.error
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,12 +32,17 @@ _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
 
+# The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
+# file's tensors do not tell, its width does: none of these widths has been published with 64.
+_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+
 # Far above any published CLIP: what is larger is no model but a file made to fill the memory.
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
 
 
 def weights_file(name: str, path: str = "") -> Path:
-    """The file that MODEL.BACKBONE.NAME and .PATH stand for; downloaded if it must be.
+    """The file that a name of `PUBLISHED` or `SHIPPED`, or a path, stands for; downloaded if it
+    must be.
 
     Raises NerpError for an unknown name, a missing file, or a download that failed.
     """
@@ -49,7 +55,8 @@ def weights_file(name: str, path: str = "") -> Path:
     if name in SHIPPED:
         return SHIPPED[name]
     if name not in PUBLISHED:
-        raise unknown("backbone", name, [*PUBLISHED, *SHIPPED])
+        more = " (nerp backbones lists open_clip's, which have a colon)"
+        raise NerpError(f"{unknown('backbone', name, [*PUBLISHED, *SHIPPED])}{more}")
     return _download(name)
 
 
@@ -67,20 +74,26 @@ def _download(name: str) -> Path:
                         "MODEL.BACKBONE.PATH FILE") from None
 
 
-def load_model(file: Path, activation: str = "auto") -> nn.Module:
-    """A CLIP in float32 on the CPU, in evaluation mode, frozen; a ResNet is open_clip's.
+def load_model(
+    file: Path, activation: str = "auto", config: Mapping | None = None, size: int = 0
+) -> nn.Module:
+    """A CLIP in float32 on the CPU, in evaluation mode, frozen. Where it is no plain one (a ResNet,
+    by open_clip's name, with other heads, for another size) it is open_clip's.
 
     Args:
         file: weights, as `weights_file` finds them.
         activation: "quick_gelu", "gelu", or "auto": what the file says of itself, else QuickGELU
             for OpenAI's names and GELU for an open_clip training checkpoint.
+        config: open_clip's configuration of the model; by default it is read from the tensors.
+        size: pixels a side of the images, to which the position embeddings are interpolated as
+            open_clip does; 0: as the weights have it.
 
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
     tensors, says = _read(file)
     quick = (says if activation == "auto" else activation) == "quick_gelu"
     with reading(file, "CLIP weights"):
-        return _build(tensors, quick, file)
+        return _build(tensors, quick, file, config, size)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
@@ -116,11 +129,29 @@ def _all_rows(tensors: dict[str, Tensor], file: Path) -> Tensor:
     return table.index_copy_(0, places.long(), rows)
 
 
-def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Module:
-    vision, text, embed = _architecture(tensors, file)
+def _build(
+    tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Mapping | None, size: int
+) -> nn.Module:
+    build = _open_clips
+    if config is not None:
+        vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
+        embed = config["embed_dim"]
+    else:
+        vision, text, embed = _architecture(tensors, file)
+        unusual = _unusual(tensors, vision)
+        vision |= unusual
+        if "patch_size" in vision and not unusual and not size:
+            build = CLIP
+    if size:
+        vision["image_size"] = _fitting(size, vision, tensors, file)
     with torch.device("meta"):
-        build = CLIP if "patch_size" in vision else _with_resnet
         model = build(embed, vision, text, quick_gelu)
+    if size:
+        from open_clip.model import resize_pos_embed
+
+        resize_pos_embed(tensors, model)
+    if config is not None and tensors.get("logit_scale", torch.empty(0)).shape == (1,):
+        tensors["logit_scale"] = tensors["logit_scale"][0]
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -128,7 +159,8 @@ def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Modul
     wrong = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
     if wrong:
         found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        raise NerpError(f"{file}: {wrong[0]} is {found}, the other tensors imply {expected}")
+        implied = "the other tensors imply" if config is None else "the backbone's name implies"
+        raise NerpError(f"{file}: {wrong[0]} is {found}, {implied} {expected}")
     for name in wanted:
         if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
             tensors[name] = torch.zeros_like(wanted[name], device="cpu")
@@ -141,11 +173,39 @@ def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Modul
     return model.eval().requires_grad_(False)
 
 
-def _with_resnet(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
+def _open_clips(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    text = text | {"heads": text["width"] // HEAD_WIDTH}
-    return CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    text = {"heads": text.get("width", 512) // HEAD_WIDTH, **text}
+    model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    del model.attn_mask  # on the meta device, and the towers have their own
+    return model
+
+
+def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
+    """What of a vision transformer's blocks is not as OpenAI's are, as open_clip calls it."""
+    width, found = vision["width"], {}
+    if "patch_size" not in vision:
+        return found
+    if width in _HEAD_WIDTHS:
+        found["head_width"] = _HEAD_WIDTHS[width]
+    hidden = tensors.get("visual.transformer.resblocks.0.mlp.c_fc.bias")
+    if hidden is not None and hidden.shape != (4 * width,) and hidden.dim() == 1:
+        # A little above: open_clip takes the whole part of width * mlp_ratio.
+        found["mlp_ratio"] = (len(hidden) + 0.01) / width
+    return found
+
+
+def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
+    """`size`, if position embeddings can be interpolated to it."""
+    if "visual.layer1.0.conv1.weight" in tensors:
+        raise NerpError(f"{file}: only a vision transformer takes images of another size than its "
+                        "own; this is a ResNet")
+    patch = vision.get("patch_size", 16)
+    if size % patch:
+        raise NerpError(f"INPUT.SIZE is {size}; this backbone takes multiples of its patches' "
+                        f"{patch} pixels")
+    return size
 
 
 def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
@@ -187,7 +247,7 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
         raise NerpError(f"{file}: not CLIP weights: its tensors are of a model larger than any, or "
                         "of none")
     for width in widths:
-        if width % HEAD_WIDTH:
+        if width not in _HEAD_WIDTHS and width % HEAD_WIDTH:
             raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "
                             "an attention head in CLIP")
     return vision, text, embed

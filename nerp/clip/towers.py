@@ -173,6 +173,12 @@ def feed_forward(mlp: nn.Sequential, x: Tensor) -> Tensor:
     return torch.addmm(mlp.c_proj.bias, hidden, mlp.c_proj.weight.t(), alpha=1 / 1.702)
 
 
+def layer_scale(block: nn.Module, name: str, x: Tensor) -> Tensor:
+    """x [T, W] times a LayerScale [W] of a block, where it has one; some of open_clip's have."""
+    gamma = getattr(getattr(block, name, None), "gamma", None)
+    return x if gamma is None else x * gamma.to(x.dtype)
+
+
 class Tower:
     """A frozen transformer. `stem` and `head` differ between vision and text."""
 
@@ -262,8 +268,9 @@ class Tower:
         return groups * start + (group * ends + end) * length + (position - start)
 
     def _finish(self, block, layer: int, x: Tensor, out: Tensor, h: Tensor, edit: Edit) -> Tensor:
-        x = x + F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
-        x = x + feed_forward(block.mlp, layer_norm(block.ln_2, x))
+        out = F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
+        x = x + layer_scale(block, "ls_1", out)
+        x = x + layer_scale(block, "ls_2", feed_forward(block.mlp, layer_norm(block.ln_2, x)))
         branch = edit.branch(layer, h)
         return x if branch is None else x + branch
 
@@ -351,7 +358,8 @@ class VisionTower(Tower):
         patches = F.linear(patches, visual.conv1.weight.flatten(1))
         token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
         x = torch.cat([token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-        x = layer_norm(visual.ln_pre, x)
+        if not isinstance(visual.ln_pre, nn.Identity):
+            x = layer_norm(visual.ln_pre, x)
         return State(x.flatten(0, 1), (*x.shape[:2], 0, 0))
 
     def tokens(self, state: State, edit: Edit = FROZEN) -> Tensor:

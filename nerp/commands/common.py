@@ -31,9 +31,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--trainer, --dataset, --root ... and KEY VALUE pairs."""
     parser.add_argument("--trainer", required=True, metavar="NAME", help="see `nerp methods`")
     parser.add_argument("--dataset", default="", metavar="NAME",
-                        help="a card in datasets/, such as eurosat")
+                        help="a card in datasets/, such as eurosat, or the file of your own, such "
+                             "as mine.yaml")
     parser.add_argument("--dataset-config-file", default="", metavar="FILE",
-                        help="a dataset card of your own, instead of --dataset")
+                        help="the file of a dataset card, as CoOp's command lines have it")
     parser.add_argument("--config-file", default="", metavar="FILE",
                         help="method configuration; default: the one that configs/experiments.yaml "
                              "has for method, protocol, dataset and shots")

@@ -24,15 +24,17 @@ def add_arguments(parser):
                              "alone: show what is done, running, failed and waiting")
     parser.add_argument("--protocol", help="base_to_novel, cross_dataset or few_shot")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="such as MMRL,MMRL_NeRP")
-    parser.add_argument("--datasets", nargs="+", metavar="CARD", help="such as eurosat,dtd")
+    parser.add_argument("--datasets", nargs="+", metavar="CARD",
+                        help="such as eurosat,dtd, or files of your own: mine.yaml")
     parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 1,2,3")
     parser.add_argument("--shots", nargs="+", metavar="N", help="such as 1,2,4,8,16")
     parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
                              "of the named methods")
-    parser.add_argument("--config", metavar="NAME",
-                        help="configs/trainers/<method>/NAME.yaml instead of the published one")
+    parser.add_argument("--config", nargs="+", metavar="[METHOD=]NAME",
+                        help="configs/trainers/<method>/NAME.yaml, or a file of your own such as "
+                             "mine.yaml, instead of the published one; for every method, or one")
     parser.add_argument("--root", metavar="DIR", help="the data (default: data)")
     parser.add_argument("--output", metavar="DIR", help="the runs (default: output)")
     parser.add_argument("--options", nargs="+", metavar="KEY VALUE",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nerp.errors import NerpError
@@ -19,10 +20,13 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def open_image(path: str | Path, side: int = 0) -> Image.Image:
     """The image as RGB, converted as Pillow converts; EXIF orientation is not applied.
 
+    Of 16-bit grey, which Pillow would turn all white, the upper 8 bits are taken.
+
     With `side` a large JPEG is decoded at a half, a quarter or an eighth of its size, no side of
     it below `side` pixels: faster, and other pixels.
 
-    Raises NerpError, naming the file, for one that is missing or cannot be decoded.
+    Raises NerpError, naming the file, for one that is missing, cannot be decoded, or has grey
+    values without a stated range (32-bit integers and floats).
     """
     return _decode(path, lambda image: image.draft("RGB", (side, side)) if side else None)
 
@@ -47,7 +51,7 @@ def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) 
                 raise NerpError(f"{name}: cannot be decoded: {image.width} x {image.height} "
                                 f"pixels, more than {_MOST_PIXELS:,}")
             before(image)
-            return image.convert("RGB")
+            return _as_rgb(image)
     except NerpError:
         raise
     except UnidentifiedImageError:
@@ -55,6 +59,16 @@ def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) 
         raise NerpError(f"{name}: cannot be decoded: {what}") from None
     except Exception as error:  # on damaged files Pillow's plugins raise all sorts
         raise NerpError(f"{name}: cannot be decoded: {reason(error)}") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = {"I": "32-bit integers", "F": "floats"}[image.mode]
+        raise ValueError(f"its grey values are {kind}, of a range that is not stated; save it with "
+                         "8 or 16 bits")
+    return image.convert("RGB")
 
 
 def _decode(path: str | Path, before: Callable) -> Image.Image:

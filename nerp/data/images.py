@@ -36,7 +36,9 @@ def train_transform(cfg: CfgNode, size: int) -> Transform:
             size, scale=cfg.INPUT.RRCROP_SCALE, interpolation=mode
         ),
         "random_flip": T.RandomHorizontalFlip(),
-        "center_crop": T.Compose([T.Resize(size, mode), T.CenterCrop(size)]),
+        "center_crop": T.Compose([T.Resize((size, size), mode)])
+        if cfg.INPUT.RESIZE_MODE == "squash" else
+        T.Compose([T.Resize(size, mode), T.CenterCrop(size)]),
         "randaugment": T.Compose([T.Resize((size, size), mode), RandAugment()]),
         "normalize": None,
     }
@@ -45,13 +47,15 @@ def train_transform(cfg: CfgNode, size: int) -> Transform:
 
 
 def eval_transform(cfg: CfgNode, size: int) -> Transform:
-    """Short side to `size`, centre crop, uint8 [3, size, size]: to the bit what torchvision's
-    Resize, CenterCrop and PILToTensor make of it, without importing it."""
+    """The whole image as uint8 [3, size, size]: by INPUT.RESIZE_MODE its short side to `size` and
+    its centre, or all of it squashed; to the bit what torchvision's Resize, CenterCrop and
+    PILToTensor make of it, without importing it."""
+    squash = cfg.INPUT.RESIZE_MODE == "squash"
     mode = Image.Resampling[cfg.INPUT.INTERPOLATION.upper()]
 
     def transform(image: Image.Image) -> Tensor:
         short = min(image.size)
-        width, height = (int(size * side / short) for side in image.size)
+        width, height = (size if squash else int(size * side / short) for side in image.size)
         if image.size != (width, height):
             image = image.resize((width, height), mode)
         left, top = round((width - size) / 2), round((height - size) / 2)
@@ -64,7 +68,8 @@ def eval_transform(cfg: CfgNode, size: int) -> Transform:
 def eval_identity(cfg: CfgNode) -> dict:
     """What decides about the pixels of a test image, besides the backbone's size."""
     normalised = "normalize" in cfg.INPUT.TRANSFORMS
-    names = ["INTERPOLATION", "EXACT_JPEG", *(["PIXEL_MEAN", "PIXEL_STD"] if normalised else [])]
+    names = ["INTERPOLATION", "RESIZE_MODE", "EXACT_JPEG",
+             *(["PIXEL_MEAN", "PIXEL_STD"] if normalised else [])]
     return {name: cfg.INPUT[name] for name in names}
 
 

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ from nerp.trainers.base import Classes, Trainer
 _LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
 _MOST_PREFIXES = 16  # that one method's tensors are looked for under
 _LONGEST_NAME = 500  # characters of a tensor's name
+# What of a card another run needs in order to find the images that a model was trained on.
+_OF_THE_DATASET = ("NAME", "DIRECTORY", "LAYOUT", "IMAGE_FOLDER", "SPLIT_FILE", "CLASS_FILE",
+                   "NUM_CLASSES", "TEMPLATE", "NEUTRAL", "REFERENCE")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Checkpoint:
         settings: the method's shape settings, where the file carries them.
         source: the dataset it was trained on, "" where the file does not say.
         substitute: what stood in for files that were not given (`Trainer.substitute`).
+        card: the keys of that dataset's card, {} where they are not in the file.
     """
 
     path: Path
@@ -46,6 +50,7 @@ class Checkpoint:
     settings: dict[str, object]
     source: str
     substitute: str
+    card: dict[str, object] = field(default_factory=dict)
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -101,7 +106,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                         f"({', '.join(TRAINERS.names())}); its tensors begin with: "
                         f"{printable(names)}")
     tensors = {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}
-    settings = content.get("settings")
+    settings, card = content.get("settings"), content.get("card")
     epoch = content.get("epoch")
     source, substitute = content.get("dataset"), content.get("substitute")
     return Checkpoint(
@@ -113,6 +118,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if isinstance(settings, dict) else {},
         source=source if isinstance(source, str) else "",
         substitute=printable(substitute) if isinstance(substitute, str) else "",
+        card={key: card[key] for key in _OF_THE_DATASET if key in card}
+        if isinstance(card, dict) else {},
     )
 
 
@@ -213,6 +220,7 @@ def save_checkpoint(
         "trainer": plain_name(cfg.TRAINER.NAME),
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},
         "dataset": cfg.DATASET.NAME,
+        "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},
         "backbone": trainer.clip.name,
         "substitute": trainer.substitute,
     }

@@ -1,6 +1,8 @@
 """NeRP in a run: the images it may look at, and the record of what it did."""
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -69,7 +71,7 @@ def gather_material(tested: Tested) -> Material:
 
     @cache
     def seen_bench() -> tuple[CfgNode, Benchmark]:
-        return seen_benchmark(cfg, tested.source)
+        return seen_benchmark(cfg, tested.source, tested.source_card)
 
     @cache
     def seen() -> Trainer:
@@ -128,12 +130,14 @@ def gather_material(tested: Tested) -> Material:
     )
 
 
-def seen_benchmark(cfg: CfgNode, source: str) -> tuple[CfgNode, Benchmark]:
+def seen_benchmark(
+    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({})
+) -> tuple[CfgNode, Benchmark]:
     """The card and the few-shot selection of the classes that the model was trained on.
 
     Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
     """
-    cfg = other_dataset(cfg, source) if cfg.TASK == "CD" else cfg
+    cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
     bench = open_benchmark(cfg)
     classes = "base" if cfg.TASK == "B2N" else "all"
     return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
@@ -155,14 +159,22 @@ def reference_image(tested: Tested) -> Image.Image:
     return image
 
 
-def other_dataset(cfg: CfgNode, name: str) -> CfgNode:
-    """The configuration with the card of the dataset called `name`, below the same root."""
+def other_dataset(
+    cfg: CfgNode, name: str, card: Mapping = MappingProxyType({})
+) -> CfgNode:
+    """The configuration with the card of the dataset called `name`, below the same root.
+
+    Args: card: the keys of a card that may be the one; else it is a shipped one.
+    """
     if name == cfg.DATASET.NAME:
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    card = find_card(name)
-    merge(cfg, load_yaml(card), str(card))
+    if card.get("NAME") == name:
+        merge(cfg, {"DATASET": card}, f"the checkpoint's card of {name}")
+    else:
+        file = find_card(name)
+        merge(cfg, load_yaml(file), str(file))
     return cfg
 
 

@@ -12,7 +12,7 @@ from nerp.correction.correction import Correction
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
 from nerp.engine.distributed import interleave, rank, world_size
-from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
+from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
 from nerp.errors import NerpError
 from nerp.progress import progress
 from nerp.trainers.base import Trainer
@@ -109,7 +109,7 @@ def result_record(
     after = before if correction is None else correction.predictions.numpy()
     record = accuracy_record(confusion_matrix(labels, after, len(classnames)))
     per_class = record.pop("per_class_accuracy")
-    record["per_class_accuracy"] = dict(zip(classnames, per_class, strict=True))
+    record["per_class_accuracy"] = dict(zip(distinct(classnames), per_class, strict=True))
     if correction is not None:
         uncorrected = accuracy_record(confusion_matrix(labels, before, len(classnames)))
         record["uncorrected_accuracy"] = uncorrected["accuracy"]

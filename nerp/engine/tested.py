@@ -43,7 +43,8 @@ class Tested:
 
     Attributes:
         bench: the run's classes and images. items: the tested ones. labels: [N].
-        source: the dataset that the model was trained on.
+        source: the dataset that the model was trained on. source_card: its card's keys, as far
+            as the checkpoint has them.
 
     Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split.
     """
@@ -55,6 +56,7 @@ class Tested:
         self.directory = directory
         self.checkpoint = open_checkpoint(cfg, flags)
         self.source = (self.checkpoint and self.checkpoint.source) or CD_SOURCE
+        self.source_card = self.checkpoint.card if self.checkpoint else {}
         self.bench = run_benchmark(cfg, directory)
         self.items = tested_items(self.bench, cfg)
         self.labels = np.array([item.label for item in self.items])
@@ -149,12 +151,27 @@ def open_clip_model(cfg: CfgNode) -> Clip:
         backbone.ACTIVATION,
         cfg.TRAINER[method.node].PREC,
         pick_device(cfg.USE_CUDA),
+        size=_interpolated_size(cfg),
     )
     for note in notes:
         say(note)
-    if max(cfg.INPUT.SIZE) != clip.size:
-        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels")
+    if backbone.INTERPOLATE:
+        say(f"position embeddings for {clip.size} x {clip.size} pixels, interpolated where the "
+            "weights are for others (MODEL.BACKBONE.INTERPOLATE)")
+    elif max(cfg.INPUT.SIZE) != clip.size:
+        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels; "
+            "MODEL.BACKBONE.INTERPOLATE True would fit the backbone to it")
     return clip
+
+
+def _interpolated_size(cfg: CfgNode) -> int:
+    """The pixels that position embeddings are to be interpolated to; 0 for none."""
+    if not cfg.MODEL.BACKBONE.INTERPOLATE:
+        return 0
+    height, width = cfg.INPUT.SIZE
+    if height != width:
+        raise NerpError(f"INPUT.SIZE is {cfg.INPUT.SIZE}; images are square here")
+    return height
 
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:

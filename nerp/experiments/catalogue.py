@@ -29,7 +29,8 @@ def catalogue() -> dict:
 
 
 def methods() -> list[str]:
-    """The methods, in the order of tables. The one list that needs no trainer to be imported."""
+    """The methods that ship, in the order of tables. The one list that needs no trainer to be
+    imported."""
     return list(catalogue()["methods"])
 
 
@@ -40,17 +41,21 @@ def published_methods() -> list[str]:
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP, or
-    SAR does not fit it."""
-    if plain_name(name) not in methods():
-        raise unknown("method", plain_name(name), methods())
-    if trained_name(name) != plain_name(name):
+    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP:
+    neither one that ships nor one that is registered; or if SAR does not fit it."""
+    plain = plain_name(name)
+    if plain not in methods() and plain not in (registered := TRAINERS.names()):
+        raise unknown("method", plain, {*methods(), *registered})
+    if trained_name(name) != plain:
         TRAINERS[trained_name(name)]
 
 
 def learns(name: str) -> bool:
     """Whether a method is trained; one that is not has no configuration either."""
-    return bool(catalogue()["methods"][plain_name(name)])
+    plain = plain_name(name)
+    if plain in methods():
+        return bool(catalogue()["methods"][plain])
+    return bool(TRAINERS[plain].folder)
 
 
 def is_drawn(dataset: str) -> bool:
@@ -66,11 +71,20 @@ def drawn_names() -> set[str]:
 
 def config_name(name: str, task: str, trained_on: str, shots: int) -> str:
     """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
-    zero-shot CLIP on a downloaded dataset."""
-    if is_drawn(trained_on):
+    zero-shot CLIP on a downloaded dataset.
+
+    Args: trained_on: a card by name, or the file of one.
+
+    Raises NerpError for a method that has no row in configs/experiments.yaml.
+    """
+    ships = plain_name(name) in methods()
+    if is_drawn(trained_on) and ships:
         return catalogue()["drawn"]["config"]
     if not learns(name):
         return ""
+    if not ships:
+        raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
+                        f"{name}=FILE.yaml")
     own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
     protocols = {**catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {})}
     rows = protocols[protocol(task).name]

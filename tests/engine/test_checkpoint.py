@@ -15,6 +15,7 @@ from nerp.engine.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from nerp.engine.correct import other_dataset
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
@@ -175,3 +176,19 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
         )
         path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit
+
+
+def test_a_checkpoint_tells_where_the_images_of_an_own_dataset_are(golden_clip, tmp_path):
+    cfg = golden_config(DATASET={"NAME": "Birds", "DIRECTORY": "birds", "LAYOUT": "folders"})
+    cfg.TRAINER.NAME = "CoOp"
+    trainer = TRAINERS["CoOp"](cfg, golden_clip, eurosat_classes("base"))
+    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    card = read_checkpoint(path).card
+    other = golden_config(DATASET={"NAME": "EuroSAT", "ROOT": "/data"})
+    source = other_dataset(other, "Birds", card).DATASET
+    assert (source.NAME, source.DIRECTORY, source.LAYOUT, source.ROOT) == (
+        "Birds", "birds", "folders", "/data")
+    with pytest.raises(NerpError, match="unknown dataset 'Bees'"):
+        other_dataset(other, "Bees", card)
+    with pytest.raises(NerpError, match="DIRECTORY is '../x'"):
+        other_dataset(other, "Birds", {**card, "DIRECTORY": "../x"})
