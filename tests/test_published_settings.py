@@ -1,7 +1,7 @@
 """The shipped configurations hold the published values; tests/published has those to compare with.
 
-`trainer_configs.json`, `nerp_settings.json` and `prompts.json` are transcribed from the
-configuration files and settings tables of the methods' public releases.
+What is there is transcribed from the configuration files and settings tables of the methods'
+public releases.
 """
 
 import ast
@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from nerp.config import Request, build_config, load_yaml, shipped_cards
+from nerp.config import Request, build_config, find_card, get, load_yaml, shipped_cards
+from nerp.experiments.catalogue import config_name, methods
 from nerp.paths import shipped
+from nerp.registry import TRAINERS
 
 PUBLISHED = Path(__file__).parent / "published"
-CONFIGS = json.loads((PUBLISHED / "trainer_configs.json").read_text())
-COMMON_INPUT = CONFIGS.pop("COMMON_INPUT")
+FILES = [
+    json.loads((PUBLISHED / f"{name}.json").read_text())
+    for name in ("trainer_configs", "configs_maple_kgcoop_tcp", "configs_coprompt_mmrlpp")
+]
+COMMON_INPUT = FILES[0]["COMMON_INPUT"]
+CONFIGS = {file: tree for part in FILES for file, tree in part.items() if "/" in file}
+OVERRIDES = FILES[1]["OVERRIDES"] | FILES[2]["OVERRIDES"]
+PROTOCOLS = FILES[1]["PROTOCOLS"]
 SETTINGS = json.loads((PUBLISHED / "nerp_settings.json").read_text())
 PROMPTS = json.loads((PUBLISHED / "prompts.json").read_text())
 
@@ -38,6 +46,28 @@ def plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
+def ours(method, path, value):
+    """The key and value of ours that a published one stands for; None where nothing reads it.
+
+    KgCoOp and TCP keep theirs in CoOp's node, and CTX_INIT there is a switch.
+    """
+    if method not in ("KgCoOp", "TCP") or "COOP" not in path:
+        return path, value
+    leaf, node = path[-1], TRAINERS[method].node
+    if leaf not in TRAINERS[method].defaults:
+        return None
+    if leaf == "CTX_INIT":
+        value = "a photo of a" if value else ""
+    return ("TRAINER", node, leaf), value
+
+
+def check(cfg, method, path, value):
+    found = ours(method, path, value)
+    if found is not None:
+        name = ".".join(found[0])
+        assert plain(get(cfg, name)) == plain(found[1]), name
+
+
 @pytest.mark.parametrize("file", CONFIGS)
 def test_every_published_configuration_ships_under_its_name(file):
     # A dataset without a row of its own in any of them.
@@ -48,18 +78,50 @@ def test_every_published_configuration_ships_under_its_name(file):
     if published["INPUT"] == "COMMON":
         published["INPUT"] = COMMON_INPUT
     for path, value in leaves(published):
-        node = cfg
-        for key in path:
-            node = node[key]
-        assert plain(node) == plain(value), ".".join(path)
+        check(cfg, file.split("/")[0], path, value)
+
+
+@pytest.mark.parametrize(("method", "task"), [
+    (method, task) for method in ("KgCoOp", "TCP", "CoPrompt") for task in OVERRIDES[method]
+])
+def test_what_is_set_over_a_published_file_stands_in_ours(method, task):
+    rows = OVERRIDES[method][task]
+    datasets = {load_yaml(path)["DATASET"]["NAME"] for path in shipped_cards().values()}
+    for dataset in sorted(datasets):
+        config = config_name(method, task, find_card(dataset).stem, 16)
+        cfg = build_config(Request(
+            trainer=method, dataset=dataset,
+            config_file=f"configs/trainers/{method}/{config}.yaml",
+        ))
+        if config != "tiny":
+            for name, value in (rows.get("all", {}) | rows.get(dataset, {})).items():
+                check(cfg, method, tuple(name.split(".")), value)
+
+
+@pytest.mark.parametrize(("method", "task"), [
+    (method, task) for method, tasks in PROTOCOLS.items() for task in tasks
+])
+def test_a_protocol_runs_with_the_published_file_and_epochs(method, task):
+    published = PROTOCOLS[method][task]
+    epochs = published["load_epoch"]
+    for dataset in ("imagenet", "sun397", "eurosat"):
+        file = f"{method}/{config_name(method, task, dataset, published['shots'])}.yaml"
+        assert file == published["config"]
+        cfg = build_config(Request(
+            trainer=method, dataset=dataset, config_file=f"configs/trainers/{file}"
+        ))
+        wanted = epochs
+        if isinstance(epochs, dict):
+            wanted = epochs.get(cfg.DATASET.NAME, epochs["all"])
+        assert wanted == cfg.OPTIM.MAX_EPOCH
 
 
 def test_nothing_else_ships_but_the_settings_of_the_drawn_world():
     folder = shipped("configs") / "trainers"
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
-    assert there - set(CONFIGS) == {
-        f"{method}/tiny.yaml"
-        for method in ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "MMRLpp", "ANPrompt")
+    of_the_paper = {f"ANPrompt/{path.name}" for path in (folder / "ANPrompt").glob("vit_b16*")}
+    assert there - set(CONFIGS) - of_the_paper == {
+        f"{method}/tiny.yaml" for method in methods()
     }
 
 
@@ -104,3 +166,28 @@ def test_prompts(name):
     (node,) = [node for node in nodes if node["NAME"] == name]
     assert node["TEMPLATE"] == PROMPTS["template"][name]
     assert node["NEUTRAL"] == PROMPTS["neutral"][name]
+
+
+# ANPrompt has no published files; its paper and repository state these.
+SIM_WEIGHTS = {
+    "StanfordCars": 7, "FGVCAircraft": 6, "SUN397": 6, "DescribableTextures": 6, "Food101": 5,
+    "OxfordFlowers": 4, "UCF101": 3, "Caltech101": 0.5, "OxfordPets": 0.2, "EuroSAT": 0.001,
+    "ImageNetV2": 1,
+}
+
+
+@pytest.mark.parametrize("dataset", SIM_WEIGHTS)
+@pytest.mark.parametrize(("name", "batch", "epochs"), [
+    ("vit_b16", 4, 10), ("vit_b16_few_shot", 32, 50), ("vit_b16_imagenet", 32, 5),
+    ("vit_b16_cross_datasets", 32, 1),
+])
+def test_anprompt_has_the_values_of_its_paper(name, batch, epochs, dataset):
+    cfg = build_config(Request(
+        trainer="ANPrompt", dataset=dataset, config_file=f"configs/trainers/ANPrompt/{name}.yaml"
+    ))
+    weight = {"vit_b16_imagenet": 0.5, "vit_b16_cross_datasets": 0.2}.get(name)
+    node, optim = cfg.TRAINER.ANPROMPT, cfg.OPTIM
+    found = [node.SIM_WEIGHT, node.N_TOKENS, node.THETA, optim.NAME, optim.LR, optim.MAX_EPOCH,
+             cfg.DATALOADER.TRAIN_X.BATCH_SIZE]
+    wanted = [weight or SIM_WEIGHTS[dataset], 5, 0.7, "adamw", 0.001, epochs, batch]
+    assert found == wanted

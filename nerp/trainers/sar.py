@@ -131,6 +131,7 @@ class Aligned(Trainer):
     shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
 
     def __init__(self, cfg, clip, classes, tensors=None):
+        self.generator = torch.Generator()
         super().__init__(cfg, clip, classes, tensors)
         self.sar = cfg.TRAINER.SAR
         self.novel = novel_names(cfg, classes.names)
@@ -139,7 +140,6 @@ class Aligned(Trainer):
         template = _TEMPLATES.get(classes.dataset, classes.template)
         with clip.autocast():
             self.frozen = mean_of_normalised(clip, names, [*ENSEMBLE_7, template])
-        self.generator = torch.Generator()
         self.start_epoch(0)
 
     def check(self):
