@@ -10,6 +10,7 @@ import sys
 import time
 from contextvars import ContextVar
 from functools import cache
+from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -110,10 +111,7 @@ def say(text: str, *, file_only: bool = False) -> None:
 
 def environment(device) -> dict[str, str]:
     """What the numbers of a run may depend on besides its configuration."""
-    import open_clip
-    import PIL
     import torch
-    import torchvision
 
     from nerp import __version__
 
@@ -122,9 +120,10 @@ def environment(device) -> dict[str, str]:
         "nerp": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "open_clip": open_clip.__version__,
-        "pillow": PIL.__version__,
+        # Of those that a run may do without as they are installed: importing them takes seconds.
+        "torchvision": version("torchvision"),
+        "open_clip": version("open_clip_torch"),
+        "pillow": version("pillow"),
         "device": name,
         "cpus": str(os.cpu_count()),
         "platform": platform.platform(),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_clip import random_clip
+from tiny_clip import open_clip_model, random_clip
 
 from nerp import cli
 from nerp.clip.loading import load_model
@@ -65,12 +65,12 @@ def golden_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def golden_model(golden_weights):
     """The golden CLIP as an open_clip model."""
-    return load_model(golden_weights)
+    return open_clip_model(random_clip(0))
 
 
 @pytest.fixture
-def golden_clip(golden_model) -> Clip:
-    return Clip(golden_model, "fp32", torch.device("cpu"), "golden")
+def golden_clip(golden_weights) -> Clip:
+    return Clip(load_model(golden_weights), "fp32", torch.device("cpu"), "golden")
 
 
 @pytest.fixture

@@ -119,10 +119,8 @@ def test_a_protocol_runs_with_the_published_file_and_epochs(method, task):
 def test_nothing_else_ships_but_the_settings_of_the_drawn_world():
     folder = shipped("configs") / "trainers"
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
-    of_the_paper = {f"ANPrompt/{path.name}" for path in (folder / "ANPrompt").glob("vit_b16*")}
-    assert there - set(CONFIGS) - of_the_paper == {
-        f"{method}/tiny.yaml" for method in methods()
-    }
+    of_a_paper = {name for name in there if name.startswith("ANPrompt/vit_b16")}  # without code
+    assert there - set(CONFIGS) - of_a_paper == {f"{method}/tiny.yaml" for method in methods()}
 
 
 # METHODS: the weight of MMRL's regularisation by dataset.

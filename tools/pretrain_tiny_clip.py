@@ -28,6 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import trange
 
 from nerp.clip.loading import load_model
+from nerp.clip.model import Clip
 from nerp.demo.world import PRETRAINING_SEED, WORLDS, build, class_frequency, draw, draw_many
 from nerp.engine.metrics import spearman
 
@@ -295,15 +296,15 @@ def zero_shot(path, exponent):
     the classes only, `all` and `per_class` among all. `frequency_correlation` is Spearman's, of
     the class shares in pre-training with how often a class is predicted (test sets are balanced).
     """
-    model = load_model(path)
+    clip = Clip(load_model(path), "fp32", torch.device("cpu"), str(path))
     results = {}
     with tempfile.TemporaryDirectory() as root:
         for name, world in WORLDS.items():
             images, labels = read_test_split(build(name, root), world)
             texts = [world.template.format(classname) for classname in world.classnames]
-            t = model.encode_text(open_clip.tokenize(texts), normalize=True)
+            t = F.normalize(clip.text_features(texts), dim=-1)
             parts = normalise(images).split(250)
-            f = torch.cat([model.encode_image(part, normalize=True) for part in parts])
+            f = torch.cat([clip.image_features(part) for part in parts])
             results[name] = _summary(
                 f @ t.T, labels, world.classnames, class_frequency(name, exponent)
             )

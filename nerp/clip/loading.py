@@ -1,4 +1,4 @@
-"""Loading a CLIP backbone as an open_clip model, whatever file its weights come in.
+"""Loading a CLIP backbone, whatever file its weights come in.
 
 The published OpenAI weights go through open_clip's own download and cache (`~/.cache/clip`, where
 OpenAI's package keeps them too). A file may be an OpenAI TorchScript archive, a plain state dict
@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nerp.clip.modules import CLIP, HEAD_WIDTH
+from nerp.clip.tokenizer import VOCABULARY
 from nerp.errors import NerpError
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
@@ -28,8 +30,6 @@ PUBLISHED = {
 _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
-
-HEAD_WIDTH = 64
 
 # Far above any published CLIP: what is larger is no model but a file made to fill the memory.
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
@@ -68,7 +68,7 @@ def _download(name: str) -> Path:
 
 
 def load_model(file: Path, activation: str = "auto") -> nn.Module:
-    """An open_clip CLIP model in float32 on the CPU, in evaluation mode, frozen.
+    """A CLIP in float32 on the CPU, in evaluation mode, frozen; a ResNet is open_clip's.
 
     Args:
         file: weights, as `weights_file` finds them.
@@ -107,24 +107,20 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
 
 def _all_rows(tensors: dict[str, Tensor], file: Path) -> Tensor:
     """CLIP's whole token table [vocabulary, W] from a file that keeps only the rows it uses."""
-    from open_clip.tokenizer import SimpleTokenizer
-
     rows, places = tensors["token_embedding.weight"], tensors.pop("token_embedding.rows")
-    vocabulary = SimpleTokenizer().vocab_size
     if rows.dim() != 2 or rows.shape[1] > _WIDEST or places.shape != rows.shape[:1] or (
-            places.is_floating_point() or not ((places >= 0) & (places < vocabulary)).all()):
+            places.is_floating_point() or not ((places >= 0) & (places < VOCABULARY)).all()):
         raise NerpError(f"{file}: token_embedding.rows does not name the rows of "
                         "token_embedding.weight")
-    table = rows.new_zeros(vocabulary, rows.shape[1])
+    table = rows.new_zeros(VOCABULARY, rows.shape[1])
     return table.index_copy_(0, places.long(), rows)
 
 
 def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Module:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
     vision, text, embed = _architecture(tensors, file)
     with torch.device("meta"):
-        model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+        build = CLIP if "patch_size" in vision else _with_resnet
+        model = build(embed, vision, text, quick_gelu)
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -142,21 +138,24 @@ def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Modul
             raise NerpError(f"{file}: {name} holds numbers that are not finite: a damaged file, or "
                             "a model whose training failed")
     model.load_state_dict(weights, assign=True)
-    length = text["context_length"]
-    mask = torch.full((length, length), float("-inf")).triu_(1)
-    model.register_buffer("attn_mask", mask, persistent=False)
     return model.eval().requires_grad_(False)
 
 
+def _with_resnet(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    text = text | {"heads": text["width"] // HEAD_WIDTH}
+    return CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+
+
 def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
-    """open_clip's vision and text settings and the joint width, from the tensors' shapes."""
+    """The sizes of both towers and the joint width, from the tensors' shapes."""
     try:
         text_width = tensors["ln_final.weight"].shape[0]
         text = {
             "context_length": tensors["positional_embedding"].shape[0],
             "vocab_size": tensors["token_embedding.weight"].shape[0],
             "width": text_width,
-            "heads": text_width // HEAD_WIDTH,
             "layers": _count(tensors, "transformer.resblocks."),
         }
         if "visual.layer1.0.conv1.weight" in tensors:
@@ -165,7 +164,6 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "layers": tuple(_count(tensors, f"visual.layer{i}.") for i in range(1, 5)),
                 "width": tensors["visual.layer1.0.conv1.weight"].shape[0],
                 "image_size": 32 * round(tokens**0.5),
-                "patch_size": None,
             }
             widths = [text_width]
         else:
@@ -176,7 +174,6 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "width": width,
                 "patch_size": patch,
                 "image_size": patch * round(tokens**0.5),
-                "head_width": HEAD_WIDTH,
             }
             widths = [text_width, width]
         embed = tensors["text_projection"].shape[1]

@@ -82,7 +82,7 @@ class Clip:
         digest: str = "",
     ):
         """Args:
-        model: an open_clip model; it is moved and cast in place.
+        model: of `loading.load_model`, or open_clip's; it is moved and cast in place.
         digest: of its weights, where results are to be kept under it.
         """
         self.name = name
@@ -156,6 +156,28 @@ def pick_device(use_cuda: bool) -> torch.device:
     return torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
 
 
+# Backbones read ahead: (file, its state, activation) -> model, digest.
+_ahead: dict[tuple, tuple[nn.Module, str]] = {}
+
+
+def read_ahead(name: str, path: str, activation: str) -> None:
+    """Read a backbone for the `build_clip` of processes that are yet to be forked from this one.
+
+    Only the last one is kept. Raises NerpError as `build_clip` does.
+    """
+    file = weights_file(name, path)
+    key = _state(file, activation)
+    if key not in _ahead:
+        _ahead.clear()
+        _ahead[key] = load_model(file, activation), content_digest(file)
+
+
+def _state(file: Path, activation: str) -> tuple:
+    """What is the same for two readings of a file that give the same model."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, activation
+
+
 def build_clip(
     name: str, path: str, activation: str, precision: str, device: torch.device
 ) -> tuple[Clip, list[str]]:
@@ -170,6 +192,7 @@ def build_clip(
         notes.append(f"precision {precision} needs a CUDA device; on this CPU the run is in fp32")
         precision = "fp32"
     file = weights_file(name, path)
-    model = load_model(file, activation)
-    clip = Clip(model, precision, device, Path(path).name or name, content_digest(file))
+    ready = _ahead.pop(_state(file, activation), None)  # a Clip changes its model
+    model, digest = ready or (load_model(file, activation), content_digest(file))
+    clip = Clip(model, precision, device, Path(path).name or name, digest)
     return clip, [*notes, clip.description]

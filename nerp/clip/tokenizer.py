@@ -1,9 +1,11 @@
 """Prompts as token ids: cut to what can matter, and split where they begin to differ."""
 
 import functools
+import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,14 +13,20 @@ from torch import Tensor
 from nerp.errors import NerpError
 
 CONTEXT_LENGTH = 77
+VOCABULARY = 49408
 CONTEXT_POSITIONS = ("end", "middle", "front")
 
 
 @functools.cache
 def _tokenizer():
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
+    """open_clip's tokenizer, from its own file: importing the package takes seconds."""
+    (folder,) = importlib.util.find_spec("open_clip").submodule_search_locations
+    spec = importlib.util.spec_from_file_location(
+        f"{__name__}.open_clip", Path(folder) / "tokenizer.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
 
 
 def encode(text: str) -> list[int]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from nerp.clip.tokenizer import Prompts
@@ -167,7 +166,7 @@ def feed_forward(mlp: nn.Sequential, x: Tensor) -> Tensor:
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
     products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
     """
-    if not isinstance(mlp.gelu, QuickGELU):
+    if type(mlp.gelu).__name__ != "QuickGELU":  # ours, or open_clip's
         return mlp(x)
     hidden = torch.addmm(mlp.c_fc.bias, x, mlp.c_fc.weight.t(), beta=1.702, alpha=1.702)
     hidden = F.silu(hidden, inplace=not hidden.requires_grad)
@@ -285,7 +284,7 @@ def _ends_mask(start: int, length: int, device: torch.device) -> Tensor:
 
 
 class TextTower(Tower):
-    """CLIP's text transformer over an open_clip model."""
+    """CLIP's text transformer."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model.transformer.resblocks, causal=True)
@@ -333,7 +332,7 @@ def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
 
 
 class VisionTower(Tower):
-    """CLIP's vision transformer over an open_clip model."""
+    """CLIP's vision transformer."""
 
     def __init__(self, model: nn.Module):
         self.visual = model.visual

@@ -13,7 +13,8 @@ import signal
 import sys
 import time
 
-from nerp.commands.common import terminal_width
+from nerp.commands.common import argument, terminal_width
+from nerp.keys import whole
 
 
 def add_arguments(parser):
@@ -42,6 +43,13 @@ def add_arguments(parser):
     where.add_argument("--slurm", metavar="KEY=VALUE,...",
                        help="as jobs of a cluster, with sbatch's long options: "
                             "partition=gpu,gpus=1,time=600")
+    parser.add_argument("--runs-per-job", type=argument(whole(1, 1)), default=1, metavar="N",
+                        help="with --slurm: put up to N runs that are ready into one job")
+    where.add_argument("--here", action="store_true",
+                       help="one run after the other, with its output, up to the first that fails")
+    parser.add_argument("--fresh", action="store_true",
+                        help="start Python anew for every run, instead of forking a process that "
+                             "has everything imported")
     parser.add_argument("--dry-run", action="store_true", help="print the command lines only")
 
 
@@ -60,7 +68,8 @@ def main(args):
         for run in runs:
             print(run.command)
         return 0
-    return 0 if _sweep(args, selection, runs) else 1
+    done = _here(args, runs) if args.here else _sweep(args, selection, runs)
+    return 0 if done else 1
 
 
 def _selection(args, files):
@@ -91,10 +100,12 @@ def _sweep(args, selection, runs):
     from nerp.experiments.workers import Local, Slurm
 
     check_data(selection.root, runs)
+    command = _command(args)
     if args.slurm:
-        workers = Slurm(args.slurm, Path(selection.output) / FOLDER / "slurm")
+        folder = Path(selection.output) / FOLDER / "slurm"
+        workers = Slurm(args.slurm, folder, args.runs_per_job, command)
     else:
-        workers = Local(gpu for gpu in args.gpus.split(",") if gpu)
+        workers = Local((gpu for gpu in args.gpus.split(",") if gpu), command)
     remember(selection)
     _end_on_signals()
     # The bar says all in its description, which is made to fit.
@@ -113,6 +124,20 @@ def _sweep(args, selection, runs):
 
         sweep = Sweep(runs, workers, tell, look, announce=bar.disable)
         return sweep.run()
+
+
+def _here(args, runs):
+    from nerp.experiments.server import Server
+    from nerp.experiments.sweep import at_terminal
+
+    _end_on_signals()
+    return at_terminal(runs, Server(_command(args)), lambda line: print(line, flush=True))
+
+
+def _command(args):
+    from nerp.experiments import workers
+
+    return workers.FRESH if args.fresh else None
 
 
 def _under_way(sweep):

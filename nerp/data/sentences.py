@@ -50,10 +50,7 @@ def read_sentences(
     Raises NerpError for a file that is missing or not such an object, or lacks a class.
     """
     file = _file(Path(path).expanduser(), what, dataset)
-    try:
-        content = read_json(file)
-    except NerpError as error:
-        raise NerpError(f"{what}: {error}") from None
+    content = read_named(file, what)
     loosely = {comparable(name): sentences for name, sentences in content.items()}
     found = []
     for name in classnames:
@@ -65,6 +62,14 @@ def read_sentences(
                             "a list of sentences, at least one")
         found.append(sentences)
     return found
+
+
+def read_named(file: Path, what: str) -> dict:
+    """The JSON object in the file that the key `what` names. Raises NerpError where it is none."""
+    try:
+        return read_json(file)
+    except NerpError as error:
+        raise NerpError(f"{what}: {error}") from None
 
 
 def substitute_sentences(classnames: Sequence[str]) -> list[list[str]]:

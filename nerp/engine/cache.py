@@ -1,13 +1,17 @@
-"""Logits kept beside a checkpoint: testing X_NeRP after X encodes no image twice.
+"""What is computed once: logits, kept beside their checkpoint, so that X_NeRP after X encodes no
+image; and frozen image features, kept beside the data for every method that uses them as they are.
 
-An entry is used only where everything that its numbers depend on is the same (`logits_key`) and
-its content is whole; anything else is computed anew and replaces it.
+An entry is used only where everything that its numbers depend on is the same (`logits_key`,
+`features_key`) and its content is whole; anything else is computed anew and replaces it. Of several
+processes that want the same entry one computes it.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +19,11 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item
+from nerp.data.images import eval_identity
 from nerp.engine.distributed import agree, is_main
+from nerp.engine.evaluate import FEATURE_BATCH
 from nerp.errors import DiskError, NerpError
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.log import environment, say
@@ -25,6 +32,7 @@ from nerp.protocols import plain_name
 from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
+FEATURES_FOLDER = "features_cache"
 
 
 def cache_file(folder: Path, cfg: CfgNode) -> Path:
@@ -37,18 +45,67 @@ def cached_logits(
     file: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> Tensor:
     """The logits [N, C] of that shape kept in `file` under `key`, or `compute()`, which is then
-    kept.
+    kept."""
+    return cached([file], key, "logits", shape, compute)
 
-    A folder that cannot be written keeps nothing; the numbers are the same either way.
+
+def cached_features(
+    bench: Benchmark, items: list[Item], cfg: CfgNode, clip: Clip, directory: Path,
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    """The frozen image features [N, D] of `items`, kept in the dataset's folder, or, where that
+    cannot be written, where the runs on this dataset are (`directory` is the run's folder)."""
+    key = features_key(clip, bench, items, cfg)
+    dataset = cfg.DATASET
+    matrices = str(clip.precision.weights).removeprefix("torch.")
+    name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, cfg.TEST.SPLIT,
+                     clip.name.replace("/", "-"), matrices))
+    runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
+    files = [folder / FEATURES_FOLDER / f"{name}.npz" for folder in (bench.directory, runs)]
+    return cached(files, key, "features", (len(items), clip.embed_dim), compute)
+
+
+def cached(
+    files: Sequence[Path], key: str, name: str, shape: tuple[int, ...],
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    """The tensor `name` of that shape kept under `key` in one of `files`, or `compute()`, which is
+    then kept in the first that can be written.
+
+    Where none can, nothing is kept; the numbers are the same either way.
     """
-    kept = read_kept(file, key, {"logits": shape})
-    if agree(kept is not None):
-        say(f"logits from {file}, computed by an earlier test (--no-cache computes them again)")
-        return kept["logits"]
-    logits = compute()
-    if is_main():
-        keep(file, key, {"logits": logits})
-    return logits
+    with _alone(files) if is_main() else contextlib.nullcontext():
+        kept = [read_kept(file, key, {name: shape}) for file in files] if is_main() else []
+        place = agree(next((i for i, found in enumerate(kept) if found), None))
+        if place is not None:
+            say(f"{name} from {files[place]}, computed by an earlier run (nerp test --no-cache "
+                "computes them again)")
+            found = kept[place] if is_main() else read_kept(files[place], key, {name: shape})
+            return found[name]
+        computed = compute()
+        if is_main():
+            keep(files, key, {name: computed})
+    return computed
+
+
+@contextlib.contextmanager
+def _alone(files: Sequence[Path]) -> Iterator[None]:
+    """Wait until no other process reads or computes what is kept in `files`; without locks where
+    no folder can be written or the file system has none."""
+    with contextlib.ExitStack() as stack:
+        for file in files:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(open(file.with_suffix(".lock"), "wb"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    say(f"waiting for another process that computes {file}")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                break
+            except OSError:
+                continue
+        yield
 
 
 def read_kept(file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> dict | None:
@@ -69,14 +126,18 @@ def read_kept(file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> di
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def keep(file: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors for `read_kept`. Where that cannot be done, it says so and goes on."""
+def keep(files: Sequence[Path], key: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors for `read_kept` to the first of `files` that can be written. Where none can,
+    it says so and goes on."""
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    try:
-        with replacing(file) as partial, open(partial, "wb") as content:
-            np.savez(content, **arrays, key=key, digest=_digest(arrays))
-    except DiskError as error:
-        say(f"not kept for later tests: {error}")
+    for file in files:
+        try:
+            with replacing(file) as partial, open(partial, "wb") as content:
+                np.savez(content, **arrays, key=key, digest=_digest(arrays))
+            return
+        except DiskError as error:
+            reason = error
+    say(f"not kept for later runs: {reason}")
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -106,6 +167,22 @@ def logits_key(
         "images": _images_digest(bench.image_dir, items),
         "input": dict(cfg.INPUT),
         "batch": cfg.DATALOADER.TEST.BATCH_SIZE,
+        "machine": environment(clip.device),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) -> str:
+    """A digest of all that frozen image features depend on: backbone, images, transform, machine.
+
+    Images count as in `logits_key`.
+    """
+    parts = {
+        "backbone": clip.digest,
+        "description": clip.description,
+        "images": _images_digest(bench.image_dir, items),
+        "input": eval_identity(cfg),
+        "batch": FEATURE_BATCH,
         "machine": environment(clip.device),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

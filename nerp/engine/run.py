@@ -1,5 +1,6 @@
 """One run from its command line to its record: `nerp train` and `nerp test`."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from yacs.config import CfgNode
 from nerp.config import Request, digest
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Benchmark, open_benchmark, split_digest
-from nerp.engine.cache import cache_file, cached_logits, logits_key
+from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
@@ -83,11 +84,12 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
         say("Finish training")
         if not cfg.TEST.NO_TEST:
             items = tested_items(bench, cfg)
+            keep = partial(cached_features, bench, items, cfg, clip, directory)
             logits = cached_logits(
                 cache_file(path.parent, cfg),
                 logits_key(trainer, path, bench, items, cfg),
                 (len(items), len(bench.classnames)),
-                lambda: compute_logits(trainer, items, bench.image_dir, cfg),
+                lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
             )
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))

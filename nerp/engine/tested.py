@@ -1,7 +1,7 @@
 """The model and the images of a test, opened as they are needed."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.config import Request
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
-from nerp.engine.cache import cache_file, cached_logits, logits_key
+from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.seed import run_config
@@ -87,15 +87,16 @@ class Tested:
     def logits(self) -> Tensor:
         """[N, C] in float32 on the CPU."""
 
-        def compute() -> Tensor:
-            return compute_logits(self.trainer, self.items, self.bench.image_dir, self.cfg)
-
+        trainer, bench, items, cfg = self.trainer, self.bench, self.items, self.cfg
         if not self.flags.cache:
-            return compute()
+            return compute_logits(trainer, items, bench.image_dir, cfg)
         path = self.checkpoint.path if self.checkpoint else None
-        key = logits_key(self.trainer, path, self.bench, self.items, self.cfg)
-        shape = len(self.items), len(self.bench.classnames)
-        return cached_logits(cache_file(self._cache_folder, self.cfg), key, shape, compute)
+        key = logits_key(trainer, path, bench, items, cfg)
+        keep = partial(cached_features, bench, items, cfg, trainer.clip, self.directory)
+        return cached_logits(
+            cache_file(self._cache_folder, cfg), key, (len(items), len(bench.classnames)),
+            lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
+        )
 
     @property
     def _cache_folder(self) -> Path:

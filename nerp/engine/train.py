@@ -243,6 +243,8 @@ class TrainingRun:
             raise ValueError(f"epoch {epoch!r} of {self.cfg.OPTIM.MAX_EPOCH}")
         if (mean is None) != (self.weights is None):
             raise ValueError("the mean of the epochs")
+        if not isinstance(content["scaler"], dict):
+            raise ValueError("the loss's scale")
         wanted = learned.state_dict()
         for tensors in (content["tensors"], *([] if mean is None else [mean])):
             if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in wanted.items()}:

@@ -1,7 +1,9 @@
 """Driving a plan: each run when what it needs has finished, and an account of it all."""
 
 import json
+import os
 import re
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -10,6 +12,7 @@ from statistics import fmean
 
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
+from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
 from nerp.printable import duration
 from nerp.protocols import RESULT_FILE
@@ -42,6 +45,7 @@ class Sweep:
         self.state: dict[Path, str] = {}
         self._active: dict[Path, object] = {}
         self._began: dict[Path, float] = {}
+        self._took: dict[object, list[float]] = defaultdict(list)  # seconds by kind; None: of all
         self._unfinished: set[Path] = set()
         self._taken: set[Path] = set()
 
@@ -61,6 +65,8 @@ class Sweep:
         except BaseException:
             self.workers.stop()
             raise
+        finally:
+            self.workers.close()
         self.tell(account(self.runs, self.state, time.monotonic() - start))
         return not {FAILED, NOT_RUN} & set(self.state.values())
 
@@ -99,9 +105,12 @@ class Sweep:
 
     def _settle(self, run: Run, state: str) -> None:
         self.state[run.directory] = state
+        seconds = receipt(run).get("seconds")
+        if state in (DONE, SKIPPED) and seconds is not None:
+            for kind in (_kind(run), None):
+                self._took[kind].append(seconds)
         if state == SKIPPED:  # counted in the account; hundreds of lines would hide the others
             return
-        seconds = receipt(run).get("seconds")
         took = "" if state == NOT_RUN or seconds is None else f" in {duration(seconds)}"
         result = f", {accuracy:.2f}%" if state == DONE and (accuracy := _accuracy(run)) else ""
         self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}{result}: {run.label}")
@@ -115,18 +124,12 @@ class Sweep:
     def time_left(self) -> float | None:
         """Seconds, from what finished runs of the same kind took, this sweep's and earlier ones';
         for want of those, any. None before one has finished."""
-        took: dict[object, list[float]] = defaultdict(list)
-        for run in self.runs:
-            if self.state.get(run.directory) in (DONE, SKIPPED):
-                seconds = receipt(run).get("seconds")
-                for kind in (_kind(run), None) if seconds is not None else ():
-                    took[kind].append(seconds)
-        if not took:
+        if not self._took:
             return None
         left, now = 0.0, time.monotonic()
         for run in self.runs:
             if run.directory not in self.state:
-                expected = fmean(took.get(_kind(run)) or took[None])
+                expected = fmean(self._took.get(_kind(run)) or self._took[None])
                 left += max(0.0, expected - now + self._began.get(run.directory, now))
         return left / max(1, len(self._active))
 
@@ -141,6 +144,25 @@ def _accuracy(run: Run) -> float | None:
         return json.loads((run.directory / RESULT_FILE).read_text()).get("accuracy")
     except (OSError, ValueError):
         return None
+
+
+def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]) -> bool:
+    """Carry out runs one after the other, what they say going where this process's output goes;
+    whether all have finished. The first that fails is the last."""
+    try:
+        for run in runs:
+            tell(run.command)
+            child = server.start(run.argv, None, {})
+            try:
+                if child.wait():
+                    return False
+            except KeyboardInterrupt:
+                os.kill(child.pid, signal.SIGINT)
+                child.wait()
+                raise
+    finally:
+        server.close()
+    return True
 
 
 def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:

@@ -196,10 +196,17 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
     return figure, panels
 
 
+def style_of(place: int) -> tuple[str, str]:
+    """Colour and marker of what is in that place of a list; beyond the first eight places a colour
+    comes again with another marker."""
+    count = len(STYLES)
+    return STYLES[place % count][0], STYLES[(place + place // count) % count][1]
+
+
 def _style(label: str) -> dict:
     plain = plain_name(label.split(" ")[0])
     known = methods()
-    colour, marker = STYLES[(known.index(plain) if plain in known else len(known)) % len(STYLES)]
+    colour, marker = style_of(known.index(plain) if plain in known else len(known))
     hollow = NERP_SUFFIX in label
     return {"color": colour, "marker": marker, "linestyle": "--" if hollow else "-",
             "markerfacecolor": "white" if hollow else colour}

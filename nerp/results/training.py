@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nerp.engine.history import METRICS_FILE, Row, read_history
 from nerp.errors import NerpError
-from nerp.results.plots import SETTINGS, STYLES
+from nerp.results.plots import SETTINGS, style_of
 
 
 def training_curves(folders: Iterable[Path]) -> Figure:
@@ -27,7 +27,7 @@ def training_curves(folders: Iterable[Path]) -> Figure:
             rows = read_history(folder / METRICS_FILE)
             if not rows:
                 raise NerpError(f"{folder / METRICS_FILE}: the training has no row yet")
-            colour, marker = STYLES[i % len(STYLES)]
+            colour, marker = style_of(i)
             passed = [row.step * rows[-1].epoch / rows[-1].step for row in rows]  # in epochs
             losses.plot(passed, [row.loss for row in rows], color=colour, linewidth=0.6, alpha=0.5)
             means = _epoch_means(rows)

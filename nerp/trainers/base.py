@@ -127,7 +127,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         self._frozen_class_features = None
-        self.prepare()
+        with self.clip.autocast():
+            self.prepare()
 
     # What a method defines.
 
@@ -202,6 +203,14 @@ class Trainer:
         return {}
 
     @property
+    def frozen_images(self) -> bool:
+        """Whether images have frozen CLIP's features whatever was learned, which all such methods
+        share. It follows from what a method defines: neither `image_features` nor `classifier`."""
+        method = type(self)
+        own = method.image_features, method.classifier
+        return own == (Trainer.image_features, Trainer.classifier)
+
+    @property
     def substitute(self) -> str:
         """What training uses in place of files that a method has and was not given, in words."""
         return ""
@@ -229,8 +238,13 @@ class Trainer:
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """`logits` with the class features computed once: call it for batch after batch."""
+        classify = self.feature_classifier()
+        return lambda images: classify(self.image_features(images))
+
+    def feature_classifier(self) -> Callable[[Tensor], Tensor]:
+        """`classifier` of image features f [B, D] instead of images."""
         text = self.class_features()
-        return lambda images: self.similarity(self.image_features(images), text)
+        return lambda features: self.similarity(features, text)
 
     def frozen_class_features(self) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once."""

@@ -16,9 +16,9 @@ from yacs.config import CfgNode
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.data.benchmark import comparable
+from nerp.data.sentences import read_named
 from nerp.errors import NerpError
-from nerp.files.json_file import read_json
-from nerp.files.opening import read_text
+from nerp.files.opening import MIB, read_bytes, reading
 from nerp.log import say
 from nerp.printable import brief, is_printable
 from nerp.protocols import SAR_SUFFIX
@@ -27,6 +27,7 @@ from nerp.trainers.base import Trainer, mean_of_normalised
 
 _LISTS = Path(__file__).with_name("sar_novel_classes.json")
 _KEY = "TRAINER.SAR.NOVEL_FILE"
+_LARGEST = MIB  # of a text file of names
 _EPOCH_SEEDS = 1000003  # the generator of epoch e has the seed: seed * this + e
 # Dataset -> the eighth template of T*, where it is not the one in the dataset's card.
 _TEMPLATES = {
@@ -100,15 +101,15 @@ def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
 def _read_names(path: Path, dataset: str) -> list[str] | None:
     """The names for a dataset in a JSON object, dataset -> names, or in a text file of one name a
     line; None where the object has none."""
-    try:
-        if path.suffix == ".json":
-            listed = read_json(path).get(dataset)
-        else:
-            listed = [line for line in map(str.strip, read_text(path).splitlines()) if line]
-    except NerpError as error:
-        raise NerpError(f"{_KEY}: {error}") from None
-    if listed is None:
-        return None
+    if path.suffix == ".json":
+        listed = read_named(path, _KEY).get(dataset)
+        if listed is None:
+            return None
+    else:
+        with reading(path, "a readable text file"):
+            text = read_bytes(path, _LARGEST).decode()
+        listed = [line.strip() for line in text.splitlines()]
+        listed = [line for line in listed if line]
     fits = isinstance(listed, list) and listed
     if not fits or not all(isinstance(n, str) and n.strip() and is_printable(n) for n in listed):
         raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "
@@ -150,7 +151,8 @@ class Aligned(Trainer):
 
     def start_epoch(self, epoch):
         super().start_epoch(epoch)
-        self.generator.manual_seed((self.cfg.SEED * _EPOCH_SEEDS + epoch) % 2**63)
+        seed = (self.cfg.SEED * _EPOCH_SEEDS + epoch) % 2**63
+        self.generator = torch.Generator().manual_seed(seed)
 
     def class_features(self, images=None):
         if self.shared_features is not None:

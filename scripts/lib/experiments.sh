@@ -6,6 +6,7 @@
 #   OUTPUT    where the runs go (default: output)
 #   SEEDS, SHOTS, DATASETS, SOURCE, CONFIG    instead of the published ones (nerp sweep --help)
 #   GPUS=0,1 or SLURM=partition=gpu,gpus=1    where a sweep runs
+#   RUNS_PER_JOB=8    so many runs, where as many are ready, in one job of SLURM
 #   DRY_RUN=1 print the command lines only
 
 # shellcheck source=scripts/lib/environment.sh
@@ -47,22 +48,21 @@ selection() {
 }
 
 # run_here OPTIONS... : the runs that `nerp sweep OPTIONS` plans, one after the other at this
-# terminal, each command line printed before it runs; stops at the first that fails.
+# terminal, each command line printed before it runs; stops at the first that fails. It takes the
+# place of the script, as run_sweep does.
 run_here() {
-    local plan line
     selection
-    plan="$(nerp sweep "${SELECTION[@]}" "$@" --dry-run)"
-    while IFS= read -r line; do
-        echo "$line"
-        [ -n "${DRY_RUN:-}" ] || eval "$line" </dev/null
-    done <<<"$plan"
+    SELECTION+=(--here)
+    [ -z "${DRY_RUN:-}" ] || SELECTION+=(--dry-run)
+    exec nerp sweep "${SELECTION[@]}" "$@"
 }
 
-# run_sweep OPTIONS... : `nerp sweep OPTIONS`, which takes the place of the script.
+# run_sweep OPTIONS... : `nerp sweep OPTIONS`.
 run_sweep() {
     selection
     [ -z "${GPUS:-}" ] || SELECTION+=(--gpus "$GPUS")
     [ -z "${SLURM:-}" ] || SELECTION+=(--slurm "$SLURM")
+    [ -z "${RUNS_PER_JOB:-}" ] || SELECTION+=(--runs-per-job "$RUNS_PER_JOB")
     [ -z "${DRY_RUN:-}" ] || SELECTION+=(--dry-run)
     exec nerp sweep "${SELECTION[@]}" "$@"
 }

@@ -54,6 +54,20 @@ def test_holding_images_changes_no_pixel(items, tmp_path):
     assert not torch.equal(held[0, 0][0], held[1, 0][0])  # another epoch, another crop
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(32, 32), (47, 33), (33, 50), (31, 64), (20, 21), (100, 33)])
+def test_test_pixels_are_those_of_torchvision(size, interpolation):
+    from torchvision import transforms as T
+
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    cfg = default_config()
+    cfg.INPUT.INTERPOLATION = interpolation
+    mode = T.InterpolationMode(interpolation)
+    theirs = T.Compose([T.Resize(32, mode), T.CenterCrop(32), T.PILToTensor()])
+    image = Image.fromarray(noise)
+    assert torch.equal(eval_transform(cfg, 32)(image), theirs(image))
+
+
 def test_test_images_are_exact_unless_that_is_turned_off(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (200, 160, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg")

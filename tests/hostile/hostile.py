@@ -173,7 +173,7 @@ def _replaced(content, path: tuple, value: object):
 
 
 @contextlib.contextmanager
-def bounded(seconds: int = 30, mib: int = 700) -> Iterator[None]:
+def bounded(seconds: int = 120, mib: int = 700) -> Iterator[None]:
     """What is done in here takes no longer than that, and no more memory."""
 
     def give_up(*_):

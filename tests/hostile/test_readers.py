@@ -55,7 +55,7 @@ def test_the_readers_are_found():
 
 
 @pytest.mark.parametrize("kind", FILES)
-@pytest.mark.parametrize("reader", READERS.keys() - set(GENERAL))
+@pytest.mark.parametrize("reader", sorted(READERS.keys() - set(GENERAL)))
 def test_what_is_no_file_of_its_kind_is_refused_in_a_line(reader, kind, tmp_path):
     path = tmp_path / "file"
     FILES[kind](path)

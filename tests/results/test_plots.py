@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from test_tables import write
 
-from nerp.experiments.catalogue import methods, published_methods
+from nerp.experiments.catalogue import learns, methods, published_methods
 from nerp.results.grid import split
-from nerp.results.plots import figures
+from nerp.results.plots import _style, figures
 from nerp.results.records import collect
 from nerp.results.training import training_curves
 
@@ -57,7 +57,7 @@ def test_the_scatter_has_base_across_and_novel_up(drawn):
 
 def test_the_gain_is_corrected_minus_plain(drawn):
     axes = drawn["base_to_novel_16_shots_nerp_gain"].axes[0]
-    assert len(axes.containers) == len(methods()) - 1  # all but zero-shot CLIP
+    assert len(axes.containers) == sum(map(learns, methods()))
     for points in axes.containers:
         assert points.lines[0].get_xdata().tolist() == [1.0, 1.0, 1.0]  # a rank apart
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Average", "EuroSAT", "UCF101"]
@@ -192,3 +192,8 @@ def test_a_history_that_is_none_is_one_line(tmp_path, nerp):
     (tmp_path / "metrics.csv").write_text("epoch,step\n1,2\n")
     status, _, error = nerp("plot", tmp_path)
     assert status == 1 and len(error.splitlines()) == 1 and "not a training's history" in error
+
+
+def test_every_method_has_a_style_of_its_own():
+    styles = {(style["color"], style["marker"]) for style in map(_style, methods())}
+    assert len(styles) == len(methods())

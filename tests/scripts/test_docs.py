@@ -48,16 +48,18 @@ def read(args):
 
 def quick(argv):
     if argv[0] in ("train", "demo"):
-        return [*argv, "OPTIM.MAX_EPOCH", "1"]
+        return [argv[0], "OPTIM.MAX_EPOCH", "1", *argv[1:]]
     return argv
 
 def run(argv):
+    if argv[0] == "sweep" and os.environ["DOCS"] == "stub":
+        argv = ["sweep", "--fresh", *argv[1:]]
     cli.argv = argv = quick(argv) if os.environ["DOCS"] == "quick" else argv
     return real(argv)
 
 if os.environ["DOCS"] == "stub":
     cli.command_module = stand_in
-    workers.COMMAND = (sys.executable, {str(STUB)!r})
+    workers.FRESH = (sys.executable, {str(STUB)!r})
 cli.run = run
 """
 NERP = "sys.exit(run(sys.argv[1:]))\n"
@@ -110,13 +112,12 @@ def run(tmp_path):
 
 @pytest.fixture
 def pretend(run, tmp_path):
-    """Runs a whole page with made folders for the data and a stub for the runs."""
+    """Runs blocks of commands with made folders for the data and a stub for the runs."""
     for card in shipped_cards().values():
         directory = load_yaml(card)["DATASET"]["DIRECTORY"]
         (tmp_path / "data" / directory).mkdir(parents=True, exist_ok=True)
     # Two datasets and one seed, where the page does not say: its commands are what is tested.
-    return lambda page: run(blocks(page, "bash"), "stub",
-                            'export SEEDS=1 DATASETS="eurosat ucf101"')
+    return lambda blocks: run(blocks, "stub", 'export SEEDS=1 DATASETS="eurosat ucf101"')
 
 
 def test_a_page_has_no_commands_that_are_not_run():
@@ -128,7 +129,7 @@ def test_a_page_has_no_commands_that_are_not_run():
 
 
 def test_the_experiments_run_from_top_to_bottom(pretend, tmp_path):
-    printed = pretend("docs/experiments.md")
+    printed = pretend(blocks("docs/experiments.md", "bash"))
     assert (tmp_path / "table.tex").is_file()
     assert len(list((tmp_path / "figures").iterdir())) == 4
     # A method takes training, two tests, and both with NeRP; zero-shot CLIP two tests.
@@ -140,8 +141,9 @@ def test_the_experiments_run_from_top_to_bottom(pretend, tmp_path):
 
 @pytest.mark.parametrize("page", ["README.md", "DATASETS.md"])
 def test_what_needs_a_download_runs_against_made_files(page, pretend):
-    assert blocks(page, "bash", marked=True)
-    pretend(page)
+    commands = blocks(page, "bash", marked=True)
+    assert commands
+    pretend(commands)
 
 
 @pytest.mark.parametrize("mode", ["quick", pytest.param("as printed", marks=pytest.mark.slow)])
