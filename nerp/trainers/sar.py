@@ -132,6 +132,7 @@ class Aligned(Trainer):
     shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
 
     def __init__(self, cfg, clip, classes, tensors=None):
+        self.generator = torch.Generator()
         super().__init__(cfg, clip, classes, tensors)
         self.sar = cfg.TRAINER.SAR
         self.novel = novel_names(cfg, classes.names)

@@ -57,7 +57,7 @@ def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     wanted = golden_config().TRAINER[TRAINERS[method].node]
     if method == "CoCoOp":
         wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
-    for key in ("ADAPTER_SCALE", "BETA", "CLASS_LAYER"):  # no tensor tells
+    for key in ("ADAPTER_SCALE", "BETA", "CLASS_LAYER", "ALPHA", "EPSILON"):  # no tensor tells
         if key in wanted:
             cfg.TRAINER[TRAINERS[method].node][key] = wanted[key]
     trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
