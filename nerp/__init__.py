@@ -1,3 +1,24 @@
-"""NeRP on prompt-learned CLIP: train, test on unseen classes, correct asymmetric confusion."""
+"""NeRP on prompt-learned CLIP: train, test on unseen classes, correct asymmetric confusion.
+
+`train`, `test`, `correct` and `features` do what the commands of those names do (see `nerp.api`);
+they are imported when they are first asked for, since torch comes with them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from nerp.errors import NerpError
+
+if TYPE_CHECKING:
+    from nerp.api import Corrected, Features, Tested, Trained, correct, features, test, train
 
 __version__ = "0.1.0"
+__all__ = ["Corrected", "Features", "NerpError", "Tested", "Trained", "correct", "features",
+           "test", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'nerp' has no attribute {name!r}")
+    from nerp import api
+
+    return getattr(api, name)

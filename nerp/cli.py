@@ -1,12 +1,17 @@
 """The command `nerp`. A command is a module in `nerp.commands`, imported when it is called."""
 
 import argparse
+import contextlib
 import gc
 import os
+import shlex
 import sys
 
 from nerp.commands import add_arguments, command_module
 from nerp.errors import NerpError
+from nerp.files.opening import last_opened, reason
+from nerp.log import command_line
+from nerp.printable import printable
 
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
@@ -16,7 +21,9 @@ COMMANDS = {
     "study": "measure NeRP where the true class frequencies are known, on the drawn world",
     "bench-data": "measure how many images a second the loaders deliver",
     "methods": "list the methods with their learned parameters and papers",
+    "backbones": "list the backbones with their sizes, weights and the methods that fit",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
+    "features": "write a model's image and text features of a split, for probes and plots",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
     "explain": "write one HTML page about a corrected run: what was flipped, and why",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
@@ -64,27 +71,53 @@ def run(argv: list[str]) -> int:
     )
     add_arguments(parser, module)
     debug = "--debug" in rest
+    command_line.set(shlex.join(["nerp", *argv]))
     try:
-        return module.main(parser.parse_intermixed_args(rest)) or 0
-    except NerpError as error:
-        if debug:
-            raise
-        print(f"nerp: error: {error}", file=sys.stderr)
-        return 1
+        args = parser.parse_intermixed_args(rest)
+        if args.imports:
+            from nerp.plugins import import_modules
+
+            import_modules(args.imports)
+        status = module.main(args) or 0
+        sys.stdout.flush()  # so that a full disk is noticed here
+        return status
     except KeyboardInterrupt:
         if debug:
             raise
         print("nerp: interrupted; the same command goes on where it can", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # its reader has gone
         return 0
-    except OSError as error:
+    except Exception as error:
         if debug:
             raise
-        print(f"nerp: error: {error}", file=sys.stderr)
+        print(f"nerp: error: {printable(_line(error))}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _forget_output()
         return 1
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in one line: the user's to mend in its own words, and one that nobody
+    foresaw with its kind and the file that was read last."""
+    text = str(error).strip()
+    if "\nOriginal Traceback" in text:  # from a process that loads images: what it raised is last
+        _, _, text = text.splitlines()[-1].partition(": ")
+    if isinstance(error, NerpError) or (isinstance(error, OSError) and text):
+        return text
+    file = last_opened()
+    where = f" after reading {file}" if file else ""
+    return f"{type(error).__name__}{where}: {reason(error)}; --debug shows where it is from"
+
+
+def _forget_output() -> None:
+    """Keep the interpreter from complaining at exit of what standard output did not take."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):  # ValueError: standard output has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

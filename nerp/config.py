@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode as CN
 
 from nerp.defaults import dataset_defaults, default_config, key
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.log import say
 from nerp.paths import shipped
 from nerp.printable import brief
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, trained_name
 from nerp.registry import TRAINERS, unknown
 
 # What does not change a run's numbers, and so is left out of its digest.
@@ -31,6 +31,8 @@ _VOLATILE = (
     "DATALOADER.CACHE_MB",
     "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.TENSORBOARD",
+    "TRAIN.WANDB",
     "DATASET.CITATION",
     "DATASET.LICENCE",
     "DATASET.SOURCES",
@@ -56,6 +58,10 @@ _OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
 _OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
 # What is settled before the rest of a command line counts.
 _CHOICES = ("TASK", "NERP.RULE", "NERP.THRESHOLDS")
+# λ of SAR: the key, the file with the values by method and dataset, what they were chosen with.
+_SAR_WEIGHT = "TRAINER.SAR.WEIGHT"
+_SAR_FILE = "sar.yaml"
+_SAR_SHOTS = 16
 
 
 def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
@@ -109,30 +115,11 @@ def _merge(cfg: CN, name: str, value, source: str) -> None:
         put(cfg, name, value, source)
 
 
-def mapping(value: object, source: str) -> Mapping:
-    """`value`, which must be a mapping. Raises NerpError, beginning with `source`, if it is not."""
-    if not isinstance(value, Mapping):
-        raise NerpError(f"{source}: expected KEY: value lines, found {brief(value)}")
-    return value
-
-
 def _unknown_key(name: str, node: CN, path: str, source: str) -> NerpError:
     if name in _ELSEWHERE:
         return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
     error = unknown("configuration key", name, [path + leaf for leaf in node])
     return NerpError(f"{source}: {error}")
-
-
-def load_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises NerpError for a file that is missing or is not one."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NerpError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise NerpError(f"{path}: not a readable YAML file: {reason}") from None
-    return dict(mapping(content, str(path)))
 
 
 def shipped_cards() -> dict[str, Path]:
@@ -141,10 +128,15 @@ def shipped_cards() -> dict[str, Path]:
 
 
 def find_card(name: str) -> Path:
-    """The card called `name` by file or registry name (eurosat, EuroSAT).
+    """The card called `name` by file or registry name (eurosat, EuroSAT), or the file of a card of
+    one's own (mine.yaml).
 
     Raises NerpError, listing the cards, if there is none.
     """
+    return find_card_file(name) if name.endswith((".yaml", ".yml")) else _find_shipped(name)
+
+
+def _find_shipped(name: str) -> Path:
     cards = shipped_cards()
     if name in cards:
         return cards[name]
@@ -169,7 +161,7 @@ def find_card_file(file: str) -> Path:
     node = load_yaml(path).get("DATASET")
     if not isinstance(node, Mapping) or "NAME" not in node:
         raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
-    return find_card(node["NAME"]) if set(node) == {"NAME"} else path
+    return _find_shipped(node["NAME"]) if set(node) == {"NAME"} else path
 
 
 def open_card(file: Path, root: str) -> CN:
@@ -177,17 +169,34 @@ def open_card(file: Path, root: str) -> CN:
 
     Cheaper than `build_config`, which knows every method. Raises NerpError as that does.
     """
+    return card_config(_read_card(file).get("DATASET", {}), root, str(file))
+
+
+def card_config(keys: object, root: str, source: str) -> CN:
+    """`open_card` of a card's keys below DATASET, that are from `source`."""
     cfg = CN({"DATASET": dataset_defaults()})
-    merge(cfg, {"DATASET": load_yaml(file).get("DATASET", {})}, str(file))
+    merge(cfg, {"DATASET": keys}, source)
     put(cfg, "DATASET.ROOT", root, "command line")
-    _check_card(cfg, file)
+    _check_card(cfg, source)
     cfg.freeze()
     return cfg
 
 
-def _check_card(cfg: CN, file: Path) -> None:
+def _check_card(cfg: CN, source: str) -> None:
     if not cfg.DATASET.NAME:
-        raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
+        raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
+
+
+def _read_card(file: Path) -> dict:
+    """A card's content. Raises NerpError for one that says where this machine has its files: that
+    is for the command line, whoever wrote the card."""
+    content = load_yaml(file)
+    node = content.get("DATASET")
+    said = {*content, *(f"DATASET.{name}" for name in node or () if isinstance(node, Mapping))}
+    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
+        if name in said:
+            raise NerpError(f"{file}: {name}: a dataset card does not say this; {flag} does")
+    return content
 
 
 def find_method_file(file: str) -> Path:
@@ -224,14 +233,14 @@ def build_config(request: Request) -> CN:
     Raises NerpError for an unknown trainer, dataset, file or key, or a value that a key does not
     take.
     """
-    plain = plain_name(request.trainer)
-    canonical = TRAINERS.canonical(plain)
+    trained = trained_name(request.trainer)
+    canonical = TRAINERS.canonical(trained)
     cfg = default_config()
-    options = _pairs(request.opts)
+    options = options_of(request.opts)
 
     card = card_file(request)
-    merge(cfg, load_yaml(card), str(card))
-    _check_card(cfg, card)
+    merge(cfg, _read_card(card), str(card))
+    _check_card(cfg, str(card))
     given = set(options)
     if request.config_file:
         path = find_method_file(request.config_file)
@@ -247,7 +256,7 @@ def build_config(request: Request) -> CN:
     if settled:
         _settle_rule(cfg, canonical, given)
 
-    cfg.TRAINER.NAME = canonical + request.trainer[len(plain):]
+    cfg.TRAINER.NAME = canonical + request.trainer[len(trained):]
     for name, value in (
         ("SEED", request.seed),
         ("OUTPUT_DIR", request.output_dir),
@@ -256,9 +265,27 @@ def build_config(request: Request) -> CN:
         if value not in (None, ""):
             put(cfg, name, value, "command line")
     merge_options(cfg, {k: v for k, v in options.items() if k not in settled})
+    if canonical.endswith(SAR_SUFFIX) and _SAR_WEIGHT not in given:
+        _settle_weight(cfg, plain_name(canonical))
+    _follow_backbone(cfg)
     _check(cfg)
     cfg.freeze()
     return cfg
+
+
+def _follow_backbone(cfg: CN) -> None:
+    """Let INPUT say of the images what the backbone was trained with, where open_clip knows it."""
+    if ":" not in cfg.MODEL.BACKBONE.NAME:
+        return
+    from nerp.clip.backbones import find_backbone
+
+    backbone = find_backbone(cfg.MODEL.BACKBONE.NAME)
+    for name, value in backbone.inputs.items():
+        before = get(cfg, name)
+        put(cfg, name, value, f"backbone {backbone.name}")
+        if get(cfg, name) != before:
+            say(f"{name} {before} gives way to {get(cfg, name)}, which {backbone.name} was trained "
+                "with")
 
 
 def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
@@ -267,11 +294,17 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
         put(cfg, name, value, "command line")
 
 
-def _pairs(opts: list[str]) -> dict[str, str]:
+def options_of(opts: list[str]) -> dict[str, str]:
+    """Key -> value of KEY VALUE pairs, by our names. Raises NerpError for half a pair."""
     if len(opts) % 2:
         raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
     names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])
     return dict(zip(names, opts[1::2], strict=True))
+
+
+def is_shipped(card: Path) -> bool:
+    """Whether a card is one of those in `datasets/`."""
+    return shipped_cards().get(card.stem) == card
 
 
 def card_file(request: Request) -> Path:
@@ -280,7 +313,7 @@ def card_file(request: Request) -> Path:
         return find_card_file(request.dataset_config_file)
     if request.dataset:
         return find_card(request.dataset)
-    raise NerpError("which dataset? --dataset NAME or --dataset-config-file FILE; there are: "
+    raise NerpError("which dataset? --dataset NAME, or the FILE of a card of your own; there are: "
                     + ", ".join(shipped_cards()))
 
 
@@ -317,6 +350,17 @@ def _settle_rule(cfg: CN, trainer: str, given: set[str]) -> None:
             say(f"NeRP: no published settings for {where}; the defaults apply")
 
 
+def _settle_weight(cfg: CN, method: str) -> None:
+    """Fill in SAR's weight for this method, dataset and number of training images."""
+    file = shipped("configs") / _SAR_FILE
+    tables = load_yaml(file)
+    row = tables.get(method, tables["default"])
+    few = 0 < cfg.DATASET.NUM_SHOTS < _SAR_SHOTS and row.get("fewer_shots")
+    weight = few or row.get(cfg.DATASET.NAME)
+    if weight:
+        put(cfg, _SAR_WEIGHT, weight, str(file))
+
+
 def _check(cfg: CN) -> None:
     """What keys must be to each other; what each takes by itself is in `nerp.defaults`."""
     optim = cfg.OPTIM
@@ -347,11 +391,20 @@ def difference(old: Mapping, new: Mapping) -> list[str]:
     ]
 
 
+def input_files(cfg: Mapping) -> dict[str, str]:
+    """Key -> path, for every key that names a file whose content decides about the numbers."""
+    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
+
+
 def _decisive(cfg: Mapping) -> dict[str, object]:
-    """The keys that a run's numbers depend on; NeRP's do not decide about a run without it."""
-    corrected = get(cfg, "TRAINER.NAME").endswith(NERP_SUFFIX)
+    """The keys that a run's numbers depend on; NeRP's and SAR's do not decide about a run without
+    them."""
+    trainer = get(cfg, "TRAINER.NAME")
+    idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
+    if not trained_name(trainer).endswith(SAR_SUFFIX):
+        idle = (*idle, "TRAINER.SAR.")
     return {
         name: get(cfg, name)
         for name in keys(cfg)
-        if name not in _VOLATILE and (corrected or not name.startswith("NERP."))
+        if name not in _VOLATILE and not name.startswith(idle)
     }

@@ -58,6 +58,7 @@ KEYS: dict[str, Key] = {
     **_DATASET,
     "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
     "INPUT.INTERPOLATION": choice("bicubic", "bilinear", "nearest"),
+    "INPUT.RESIZE_MODE": choice("shortest", "squash"),  # squash: to a square, nothing cut off
     "INPUT.PIXEL_MEAN": listing([0.48145466, 0.4578275, 0.40821073], number(0.5), 3, 3),
     "INPUT.PIXEL_STD": listing([0.26862954, 0.26130258, 0.27577711], number(0.3, above=0), 3, 3),
     "INPUT.TRANSFORMS": listing(
@@ -73,6 +74,8 @@ KEYS: dict[str, Key] = {
     "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
     "MODEL.BACKBONE.NAME": text("ViT-B/16"),
     "MODEL.BACKBONE.PATH": file(""),  # weights instead of the published ones
+    "MODEL.BACKBONE.INTERPOLATE": flag(False),  # position embeddings, to INPUT.SIZE; else that
+    # gives way to the size that the weights are for
     "MODEL.BACKBONE.ACTIVATION": choice("auto", "quick_gelu", "gelu"),
     "OPTIM.NAME": choice("sgd", "adam", "adamw"),
     "OPTIM.LR": number(0.002, least=0),
@@ -88,6 +91,8 @@ KEYS: dict[str, Key] = {
     "OPTIM.WARMUP_CONS_LR": number(1e-5, least=0),
     "TRAIN.PRINT_FREQ": whole(10, 0),
     "TRAIN.CHECKPOINT_FREQ": whole(0, 0),
+    "TRAIN.TENSORBOARD": flag(False),  # the history for TensorBoard too, in the run's folder
+    "TRAIN.WANDB": name(""),  # and to this project of Weights & Biases
     "TEST.NO_TEST": flag(False),
     "TEST.SPLIT": choice("test", "val"),
     "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
@@ -112,6 +117,10 @@ KEYS: dict[str, Key] = {
     "NERP.REFERENCE_IMAGE": file(""),
     "NERP.ON_BASE": flag(False),  # whether classes that were trained on are corrected too
     "TRAINER.NAME": text(""),
+    "TRAINER.SAR.WEIGHT": number(0.1, least=0),  # λ of a method's training with SAR (<method>_SAR)
+    "TRAINER.SAR.SAMPLES": whole(64, 1, 10**6),  # other classes that each is compared with
+    "TRAINER.SAR.N_NOVEL": whole(200, 0, 10**6),
+    "TRAINER.SAR.NOVEL_FILE": file(""),  # the shipped lists
     "TRAINER.W": number(8.0, least=0),  # CoPrompt's, which has these two outside its node
     "TRAINER.DISTILL": choice("cosine", "mse"),
 }

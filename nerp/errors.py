@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's."""
+"""The exceptions that stand for what the user can mend, printed as one line."""
 
 
 class NerpError(Exception):
@@ -7,3 +7,7 @@ class NerpError(Exception):
 
 class OtherRunError(NerpError):
     """The output folder holds a run that was asked for differently."""
+
+
+class DiskError(NerpError, OSError):
+    """A file that cannot be written: a full disk, a limit, a folder that is read-only."""

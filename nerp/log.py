@@ -4,11 +4,24 @@ import contextlib
 import logging
 import os
 import platform
+import stat
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from nerp.errors import NerpError
+from nerp.paths import disk_error
+from nerp.printable import printable
+
 logger = logging.getLogger("nerp")
+# The command line that is being carried out, for the records of the runs that it makes.
+command_line: ContextVar[str] = ContextVar("command_line", default="")
 # torchrun's variable, not torch.distributed's answer: commands without torch talk too.
 logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
@@ -19,7 +32,7 @@ class _Terminal(logging.StreamHandler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(printable(self.format(record), keep="\n\t"), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -35,14 +48,53 @@ def say_on_terminal() -> None:
     logger.propagate = False
 
 
+@contextlib.contextmanager
+def on_terminal(wanted: bool) -> Iterator[None]:
+    """Send the log to standard output, or keep it off, for as long as the context lasts."""
+    before, propagates = list(logger.handlers), logger.propagate
+    if wanted:
+        say_on_terminal()
+    else:
+        logger.handlers[:] = [handler for handler in before if not isinstance(handler, _Terminal)]
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before, propagates
+
+
+class _LogFile(logging.FileHandler):
+    """Appends to a regular file, and stops the run where that cannot be done."""
+
+    def __init__(self, path: Path):
+        try:
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+                raise NerpError(f"{path}: not a regular file, and a log is appended to; move it "
+                                "away")
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise disk_error(path, error) from None
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            raise error
+        raise disk_error(self.baseFilename, error, len(self.format(record))) from None
+
+    def close(self):
+        with contextlib.suppress(OSError):  # what a full disk did not take has been said
+            super().close()
+
+
 class RunLog(MemoryHandler):
     """Keeps the log of a run in memory until its folder is known, then in log.txt.
 
-    A run that fails before it has begun to work so leaves no folder behind.
+    A run that fails before it has begun to work so leaves no folder behind. `start` is when the
+    run began, in seconds since 1970.
     """
 
     def __init__(self):
         super().__init__(capacity=0, flushLevel=logging.CRITICAL)
+        self.start = time.time()
 
     def shouldFlush(self, record) -> bool:
         return self.target is not None
@@ -50,7 +102,7 @@ class RunLog(MemoryHandler):
     def write_to(self, directory: Path, header: str) -> None:
         """Append `header`, what was said so far and what will be, to `directory`/log.txt."""
         directory.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(directory / "log.txt", encoding="utf-8")
+        file = _LogFile(directory / "log.txt")
         file.emit(logging.makeLogRecord({"msg": header}))
         self.setTarget(file)
         self.flush()
@@ -74,10 +126,7 @@ def say(text: str, *, file_only: bool = False) -> None:
 
 def environment(device) -> dict[str, str]:
     """What the numbers of a run may depend on besides its configuration."""
-    import open_clip
-    import PIL
     import torch
-    import torchvision
 
     from nerp import __version__
 
@@ -86,13 +135,29 @@ def environment(device) -> dict[str, str]:
         "nerp": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "open_clip": open_clip.__version__,
-        "pillow": PIL.__version__,
+        # Of those that a run may do without as they are installed: importing them takes seconds.
+        "torchvision": version("torchvision"),
+        "open_clip": version("open_clip_torch"),
+        "pillow": version("pillow"),
         "device": name,
         "cpus": str(os.cpu_count()),
         "platform": platform.platform(),
     }
+
+
+@cache
+def revision() -> str:
+    """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
+    package is installed without one."""
+    package = Path(__file__).resolve().parent
+    if not (package.parent / ".git").exists():
+        return ""
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip()
 
 
 def _processor() -> str:

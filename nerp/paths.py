@@ -1,15 +1,22 @@
 """Where the files that ship with the package are, and how a file is written whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nerp.errors import DiskError, NerpError
+from nerp.files.opening import opened
 from nerp.printable import has_control_codes
 
 _PACKAGE = Path(__file__).resolve().parent
+_PARTIAL = ".partial"  # what the name of a temporary file ends in
 
 
 def shipped(name: str) -> Path:
@@ -22,31 +29,117 @@ def shipped(name: str) -> Path:
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on leaving without an error it becomes `path`.
 
-    A reader sees the old file or the new one, never a part; an error leaves the old one.
+    A reader sees the old file or the new one, never a part; an error leaves the old one. What a
+    process that was killed had left of the same file is removed. Raises DiskError, naming the file
+    and the space left, where it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = None
     try:
-        yield partial
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_partials(path.parent, path.name)
+        handle, partial = _locked_partial(path)
+        try:
+            yield partial
+            partial.chmod(0o666 & ~_umask())
+            partial.replace(path)
+        finally:
+            os.close(handle)
+    except DiskError:
+        raise
+    except OSError as error:
+        raise disk_error(path, error, _size(partial)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all. Raises DiskError as `replacing` does, with the
+    space that is needed."""
+    with replacing(path) as partial:
+        try:
+            partial.write_bytes(data)
+        except OSError as error:
+            raise disk_error(path, error, len(data)) from None
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def disk_error(path: str | os.PathLike, error: OSError, needed: int = 0) -> DiskError:
+    """The error for a file that cannot be written; needed: bytes, 0 where not known."""
+    path = Path(path)
+    text = f"{path}: cannot be written: {error.strerror or error}"
+    if error.errno == errno.EFBIG:
+        text += f" ({needed:,} bytes needed; ulimit -f shows the limit)"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
+        free = shutil.disk_usage(folder).free
+        text += f" ({needed:,} bytes needed, {free:,} left in {folder})"
+    found = DiskError(text)
+    found.errno = error.errno
+    return found
+
+
+def clear_partials(directory: Path, name: str = "") -> None:
+    """Remove the temporary files of `name`, of every file by default, that processes left in a
+    folder when they were killed; those that are being written stay."""
+    pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[a-z0-9_]{{8}}{_PARTIAL}")
+    with contextlib.suppress(OSError):
+        left = [entry.path for entry in os.scandir(directory) if pattern.fullmatch(entry.name)]
+        for path in left:
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer has it locked
+                os.unlink(path)
+
+
+def _locked_partial(path: Path) -> tuple[int, Path]:
+    """A new temporary file beside `path`, locked for as long as its handle is open."""
+    while True:
+        handle, name = tempfile.mkstemp(_PARTIAL, f".{path.name}.", path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process took it for one that was left
+
+
+@contextlib.contextmanager
+def holding(directory: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder, made if need be, for as long as the context lasts; a process that is killed
+    lets go of it. A folder that is empty at the end goes again.
+
+    Raises NerpError where another process holds it.
+    """
+    directory = Path(directory)
+    new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise disk_error(directory, error) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NerpError(f"another command is at work in {directory}") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing has arrived
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """16 hex digits of a file's content."""
+    """16 hex digits of a file's content. Raises NerpError where it cannot be read."""
     content = hashlib.sha256()
-    with open(path, "rb") as file:
+    with opened(path) as file:
         while block := file.read(2**20):
             content.update(block)
     return content.hexdigest()[:16]
@@ -65,3 +158,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _size(path: Path | None) -> int:
+    try:
+        return path.stat().st_size if path else 0
+    except OSError:
+        return 0

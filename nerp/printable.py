@@ -1,4 +1,5 @@
-"""What is foreign, made fit to be shown: one line, of a bounded length, without control codes."""
+"""Made fit to be shown: what is foreign, as one line of a bounded length without control codes; and
+spans of time."""
 
 import re
 import reprlib
@@ -47,3 +48,18 @@ def printable(text: str, keep: str = "") -> str:
     if is_printable(text):
         return text
     return "".join(c if c in keep or is_printable(c) else ascii(c)[1:-1] for c in text)
+
+
+def csv_cell(text: str) -> str:
+    """A text for a cell of a CSV file: a spreadsheet must not take it for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def duration(seconds: float) -> str:
+    """A span of time in its two largest units: 9 s, 4 min 5 s, 3 h 20 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

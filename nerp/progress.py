@@ -1,19 +1,32 @@
 """Progress: a bar on a terminal, a line every so often where the output is a file."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 
 from tqdm import tqdm
 
 from nerp.log import say
 
 _SECONDS_BETWEEN_LINES = 30.0
+_silent = ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Draw no bars for as long as the context lasts."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def progress(iterable: Iterable, what: str, total: int, unit: str) -> Iterator:
     """`iterable`, shown as it goes: rate and remaining time on a terminal, lines otherwise."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _silent.get():
         yield from tqdm(iterable, desc=what, total=total, unit=unit, leave=False)
         return
     start = last = time.monotonic()

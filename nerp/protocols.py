@@ -12,7 +12,9 @@ from nerp.errors import NerpError
 from nerp.registry import unknown
 
 NERP_SUFFIX = "_NeRP"
+SAR_SUFFIX = "_SAR"  # before _NeRP
 RESULT_FILE = "result.json"  # what a finished run leaves in its folder
+CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,15 @@ def task(key: str) -> str:
     return protocol(key).task
 
 
-def plain_name(trainer: str) -> str:
-    """The trainer that a NeRP name wraps: MMRL_NeRP -> MMRL; any other name is its own."""
+def trained_name(trainer: str) -> str:
+    """What is trained for a test of that name, which NeRP may correct: CoOp_SAR_NeRP ->
+    CoOp_SAR."""
     return trainer.removesuffix(NERP_SUFFIX)
+
+
+def plain_name(trainer: str) -> str:
+    """The method alone, whose checkpoint it is: CoOp_SAR_NeRP -> CoOp."""
+    return trained_name(trainer).removesuffix(SAR_SUFFIX)
 
 
 def run_dir(

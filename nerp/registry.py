@@ -2,13 +2,18 @@
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from nerp.errors import NerpError
+from nerp.plugins import load_installed, load_named
 from nerp.printable import brief, printable
 
 _LISTED = 60  # names, in a message
 _COMPARED = 1000  # names, and characters of one: what is unknown may come from a stranger
+
+
+Entry = TypeVar("Entry")
 
 
 class Registry:
@@ -16,7 +21,8 @@ class Registry:
 
     Args:
         kind: what the entries are, for messages ("trainer").
-        package: the package whose import registers them all; imported at the first look-up.
+        package: the package whose import registers them all, and the entry-point group of
+            others that do (see `nerp.plugins`); imported at the first look-up.
     """
 
     def __init__(self, kind: str, package: str):
@@ -24,11 +30,12 @@ class Registry:
         self.package = package
         self._entries: dict[str, object] = {}
         self._canonical: dict[str, str] = {}
+        self._suffixes: dict[str, Callable[..., Any]] = {}
 
-    def register(self, *names: str) -> Callable:
+    def register(self, *names: str) -> Callable[[Entry], Entry]:
         """Decorator: enter a class or function under `names`; the first one is its own name."""
 
-        def enter(entry):
+        def enter(entry: Entry) -> Entry:
             for name in names:
                 if name in self._entries:
                     raise ValueError(f"{self.kind} {name!r} is registered twice")
@@ -38,25 +45,47 @@ class Registry:
 
         return enter
 
-    def __getitem__(self, name: str):
-        """The entry called `name`. Raises NerpError, listing the names, if there is none."""
+    def suffix(self, suffix: str) -> Callable[[Entry], Entry]:
+        """Decorator: what a function makes of an entry is called by its name and `suffix`."""
+
+        def enter(make: Entry) -> Entry:
+            self._suffixes[suffix] = make  # type: ignore[assignment]
+            return make
+
+        return enter
+
+    def _fill(self) -> None:
         importlib.import_module(self.package)
-        if name in self._entries:
-            return self._entries[name]
-        raise unknown(self.kind, name, self._entries)
+        load_installed(self.package)
+        load_named()
+
+    def __getitem__(self, name: str) -> Any:
+        """The entry called `name`. Raises NerpError, listing the names, if there is none."""
+        self._fill()
+        base, suffix = self._parts(name)
+        if base not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        entry = self._entries[base]
+        return self._suffixes[suffix](entry) if suffix else entry
 
     def canonical(self, name: str) -> str:
         """The own name of the entry that `name` stands for: MultiModalAdapter -> MMA."""
         self[name]
-        return self._canonical[name]
+        base, suffix = self._parts(name)
+        return self._canonical[base] + suffix
+
+    def _parts(self, name: str) -> tuple[str, str]:
+        """The entry's name and the suffix, "" for none, that `name` is made of."""
+        found = [suffix for suffix in self._suffixes if name.endswith(suffix)]
+        return (name.removesuffix(found[0]), found[0]) if found else (name, "")
 
     def names(self) -> list[str]:
         """Every entry's own name, aliases left out."""
-        importlib.import_module(self.package)
+        self._fill()
         return sorted(set(self._canonical.values()))
 
 
-def unknown(kind: str, name: str, known) -> NerpError:
+def unknown(kind: str, name: str, known: Iterable[str]) -> NerpError:
     """The error for a name that is not there: what was meant, and what exists."""
     known = sorted(known)
     lowered = {entry.lower(): entry for entry in known[:_COMPARED]}
@@ -72,3 +101,4 @@ LAYOUTS = Registry("dataset layout", "nerp.data.layouts")
 PAIR_SOURCES = Registry("pair source", "nerp.correction.pairs")
 REFERENCES = Registry("neutral reference", "nerp.correction.references")
 RULES = Registry("rule", "nerp.correction")
+DRAWN = Registry("procedural benchmark", "nerp.demo.world")

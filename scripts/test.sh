@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, then ruff and the tests. --slow runs the slow ones too; other arguments go to pytest.
+# Set up, then ruff, mypy and the tests. --slow runs the slow ones too; other arguments go to pytest.
 set -euo pipefail
 # shellcheck source=scripts/lib/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
@@ -11,4 +11,5 @@ if [ "${1:-}" = --slow ]; then
     shift
 fi
 ruff check .
+mypy
 exec pytest -n auto "${which[@]}" "$@"

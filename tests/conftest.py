@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_clip import random_clip
+from tiny_clip import open_clip_model, random_clip
 
 from nerp import cli
 from nerp.clip.loading import load_model
@@ -36,6 +36,11 @@ GOLDEN_SETTINGS = {
     "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
+    "ANPrompt": {
+        "LAYERS": [2, 3, 4], "N_TOKENS": 3, "ALPHA": 0.5, "EPSILON": 0.3, "SIM_WEIGHT": 1.0,
+        "MAIN_TEXTS": str(GOLDEN / "ANPrompt_main.json"),
+        "NOISE_TEXTS": str(GOLDEN / "ANPrompt_noise.json"),
+    },
     "MMRLpp": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48, "BETA": 0.6, "PROJ_LORA_DIM": 8},
     "TCP": {"CLASS_LAYER": 3},
     "MaPLe": {"PROMPT_DEPTH": 3},
@@ -60,12 +65,12 @@ def golden_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def golden_model(golden_weights):
     """The golden CLIP as an open_clip model."""
-    return load_model(golden_weights)
+    return open_clip_model(random_clip(0))
 
 
 @pytest.fixture
-def golden_clip(golden_model) -> Clip:
-    return Clip(golden_model, "fp32", torch.device("cpu"), "golden")
+def golden_clip(golden_weights) -> Clip:
+    return Clip(load_model(golden_weights), "fp32", torch.device("cpu"), "golden")
 
 
 @pytest.fixture

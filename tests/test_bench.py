@@ -7,20 +7,16 @@ import sys
 
 import bench
 import pytest
-import torch
 from plain_methods import PlainMMRL
-from tiny_clip import Sizes, random_clip
+from tiny_clip import Sizes, open_clip_model, random_clip
 
-from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 
 
 @pytest.fixture(scope="module")
-def small_model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clip") / "twelve.pt"
-    torch.save(random_clip(0, Sizes(vision_width=64, text_width=64, vision_layers=12,
-                                    text_layers=12)), path)
-    return load_model(path).requires_grad_(False)
+def small_model():
+    return open_clip_model(random_clip(0, Sizes(vision_width=64, text_width=64, vision_layers=12,
+                                                text_layers=12)))
 
 
 @pytest.fixture

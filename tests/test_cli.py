@@ -89,7 +89,7 @@ def test_a_finished_run_is_skipped_and_another_one_does_not_replace_it(nerp, tra
     status, text, _ = nerp(*command)
     assert status == 0 and "finished already, skipped" in text
     status, _, error = nerp(*command, "OPTIM.LR", "0.5")
-    assert status == 1 and "OPTIM.LR: 0.002 -> 0.5" in error and "--overwrite" in error
+    assert status == 1 and "OPTIM.LR: 0.001 -> 0.5" in error and "--overwrite" in error
     assert (out / "result.json").read_text() == before
     status, _, _ = nerp(*command, "--overwrite", "OPTIM.LR", "0.5")
     assert status == 0 and (out / "result.json").read_text() != before

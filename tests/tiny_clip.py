@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from open_clip.model import build_model_from_openai_state_dict
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,9 @@ def random_clip(seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, torch.Tensor
         state[name] = torch.from_numpy(values.astype(np.float16).astype(np.float32))
     state["logit_scale"] = torch.tensor(np.log(100.0), dtype=torch.float32)
     return state
+
+
+def open_clip_model(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """open_clip's own model of an OpenAI state dict whose values survive float16; frozen."""
+    model = build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
+    return model.float().requires_grad_(False)

@@ -42,14 +42,14 @@ from nerp.trainers.base import Classes
 # Published batch sizes: training, evaluation.
 BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
-    "MMRL": (4, 250), "MMRLpp": (4, 250), "KgCoOp": (128, 100), "MaPLe": (4, 100),
-    "TCP": (32, 500), "CoPrompt": (4, 100),
+    "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
+    "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100),
 }
 CPU_EVAL_BATCH = 4
 # These keep their class features for the whole evaluation; the others' code encodes text per batch.
-KEEPS_TEXT = {"MMRL", "MMRLpp"}
-HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "PromptSRC", "CoPrompt"}
-OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "TCP": "adam"}
+KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
+HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt"}
+OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam"}
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 
@@ -93,6 +93,8 @@ class Plain:
             name: tensor.detach().clone().requires_grad_()
             for name, tensor in bench.trainer.learned.named_parameters()
         }
+        learned = list(tensors.values())
+        tensors |= dict(bench.trainer.learned.named_buffers())
         classes, settings = bench.trainer.classes, bench.trainer.settings
         if args.memory:  # what is measured is this side alone
             del bench.trainer, bench.clip
@@ -102,7 +104,7 @@ class Plain:
             model, classes.names, classes.template, tensors, settings,
             frozen=frozen[0] if frozen else None,
         )
-        self.optimizer = build_optimizer(list(tensors.values()), bench.cfg.OPTIM)
+        self.optimizer = build_optimizer(learned, bench.cfg.OPTIM)
         dtype = bench.precision.weights
         self.autocast = lambda: torch.autocast(
             bench.device.type, dtype=dtype, enabled=dtype != torch.float32
@@ -110,6 +112,9 @@ class Plain:
         # Encoded once a run, in the published code too.
         self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
         self.plain.weight = bench.cfg.TRAINER.W
+        if self.method == "ANPrompt":
+            weak = self.plain.weak_text()
+            self.plain.weak_text = lambda: weak
 
     def step(self) -> Tensor:
         with self.autocast():

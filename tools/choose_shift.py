@@ -5,10 +5,15 @@
 
 `collect` draws the benchmarks with that seed, trains every method on their base classes, and keeps
 for each model its logits on the novel classes and the prior of every candidate reference. `report`
-tries strengths on all that has been collected. The shipped benchmarks are never touched.
+tries strengths on all that has been collected of the shipped backbones. The shipped benchmarks are
+never touched.
+
+Of weights in a file (--backbone FILE.safetensors, as tools/pretrain_tiny_clip.py writes them) the
+page says how much a class bias could gain there, and does: a curve over the tail of pre-training.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +26,15 @@ from PIL import Image, ImageFilter
 from tabulate import tabulate
 from torch import Tensor
 
+from nerp.clip.loading import SHIPPED
 from nerp.config import Request, build_config, find_method_file
 from nerp.correction.gap import slope_between_halves
-from nerp.correction.references import GAP_STRENGTH
+from nerp.correction.references import GAP_STRENGTH, IMAGE_STRENGTH
 from nerp.correction.shifting import uniform_bias
 from nerp.correction.wrapper import find_priors
 from nerp.data.decode import open_image
 from nerp.data.images import Normalise, eval_transform
-from nerp.demo.study import ALL_REFERENCES, METHODS
+from nerp.demo.study import ALL_REFERENCES, METHODS, ceiling
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material, seen_benchmark
 from nerp.engine.run import run_training
@@ -48,7 +54,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     collecting = commands.add_parser("collect", help="train and keep what the report needs")
     collecting.add_argument("--world", type=int, required=True, help="the benchmarks' seed")
-    collecting.add_argument("--backbone", required=True)
+    collecting.add_argument("--backbone", required=True, help="one that ships, or a file")
     collecting.add_argument("--methods", nargs="+", default=METHODS)
     reporting = commands.add_parser("report", help="write the page")
     reporting.add_argument("page", type=Path)
@@ -67,10 +73,13 @@ def main() -> None:
 def collect(args) -> None:
     """A file a model: logits [N, C], labels [N], and every candidate's prior [C]."""
     root = args.folder / f"world{args.world}"
+    weights = SHIPPED.get(args.backbone, Path(args.backbone))
+    record = weights.with_suffix(".json").read_text()
+    write_text(root / Path(args.backbone).stem / "record.json", record)
     for dataset in WORLDS:
         build(dataset, root / "data", seed=args.world)
         for method in args.methods:
-            kept = root / args.backbone / dataset / f"{method}.npz"
+            kept = root / Path(args.backbone).stem / dataset / f"{method}.npz"
             if kept.is_file():
                 continue
             model_dir = ""
@@ -85,12 +94,14 @@ def collect(args) -> None:
 
 def _request(root: Path, args, dataset: str, trainer: str, classes: str) -> Request:
     method = trainer.removesuffix(NERP_SUFFIX)
+    backbone = "MODEL.BACKBONE.NAME" if args.backbone in SHIPPED else "MODEL.BACKBONE.PATH"
+    output = root / "runs" / Path(args.backbone).stem / dataset / trainer / classes
     return Request(
         trainer=trainer, dataset=dataset, root=str(root / "data"), seed=1,
         config_file=str(find_method_file(f"configs/trainers/{method}/tiny.yaml")),
-        output_dir=str(root / "runs" / args.backbone / dataset / trainer / classes),
-        opts=["TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES", classes, "MODEL.BACKBONE.NAME",
-              args.backbone, "TEST.NO_TEST", "True"],
+        output_dir=str(output),
+        opts=["TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES", classes, backbone, args.backbone,
+              "TEST.NO_TEST", "True"],
     )
 
 
@@ -165,6 +176,7 @@ class Model:
 
     def __init__(self, file: Path):
         self.world, self.backbone, self.dataset = file.parts[-4:-1]
+        self.method = file.stem
         with np.load(file) as arrays:
             self.logits, self.labels = torch.from_numpy(arrays["logits"]), arrays["labels"]
             self.slope = float(arrays["slope"])
@@ -185,13 +197,20 @@ class Model:
         slope = min(max(self.slope, 0.0), 1.0)
         return ((1 - weight) * towards + weight * slope) * self.priors["gap"]
 
+    def automatic(self) -> Tensor:
+        """The bias of NERP.RULE shift with its default references and strengths."""
+        return self.gap(GAP_STRENGTH, 0.5) + IMAGE_STRENGTH * self.priors["image"]
+
+    def ceiling(self) -> float:
+        return ceiling(self.logits, torch.from_numpy(self.labels))
+
 
 def report(args) -> None:
     """Try everything on every kept model, and write the page."""
-    files = sorted(args.folder.glob("world*/*/demo_*/*.npz"))
-    if not files:
-        raise SystemExit(f"nothing has been collected below {args.folder}")
-    models = [Model(file) for file in files]
+    collected = [Model(file) for file in sorted(args.folder.glob("world*/*/demo_*/*.npz"))]
+    models = [model for model in collected if model.backbone in SHIPPED]
+    if not models:
+        raise SystemExit(f"of no shipped backbone has anything been collected below {args.folder}")
     candidates = sorted(models[0].priors)
     rows = [_row(models, "match†", lambda m: uniform_bias(m.logits))]
     rows += [_row(models, f"{s:g} {name}", lambda m, n=name, s=s: s * m.priors[n])
@@ -211,8 +230,40 @@ def report(args) -> None:
     where = ", ".join(f"`{b}` on the world of seed {w.removeprefix('world')}" for w, b in worlds)
     write_text(args.page, PAGE.format(
         count=len(models), where=where,
-        table=tabulate(rows, heads, tablefmt="github", disable_numparse=True)))
+        table=tabulate(rows, heads, tablefmt="github", disable_numparse=True),
+        curve=_curve(args.folder, collected)))
     print(args.page)
+
+
+def _curve(folder: Path, models: list[Model]) -> str:
+    """A row a backbone, over the benchmarks and methods that all of them have."""
+    by_backbone: dict[tuple[str, str], dict[tuple[str, str], Model]] = {}
+    for model in models:
+        mine = by_backbone.setdefault((model.world, model.backbone), {})
+        mine[model.dataset, model.method] = model
+    common = sorted(set.intersection(*map(set, by_backbone.values())))
+    rows = []
+    for (world, backbone), mine in by_backbone.items():
+        record = json.loads((folder / world / backbone / "record.json").read_text())
+        settings, chosen = record["settings"], [mine[case] for case in common]
+        tail = settings.get("tail", "images")
+        top, shifted, matched = (
+            float(np.mean([gain(model) for model in chosen]))
+            for gain in (Model.ceiling, lambda m: m.gain(m.automatic()),
+                         lambda m: m.gain(uniform_bias(m.logits)))
+        )
+        rows.append([
+            f"{tail}, {settings['loss']} loss", f"{settings.get('exponent', 1.0):g}",
+            f"{settings['images']:,}", f"{settings['steps']:,}", str(_rarest(record)),
+            f"{np.mean([model.plain for model in chosen]):.1f}", f"{top:+.2f}",
+            f"{matched:+.2f}", f"{shifted:+.2f}", f"{100 * shifted / top:.0f} %",
+        ])
+    heads = ["unequal in pre-training", "exponent", "images", "steps", "rarest class", "accuracy",
+             "ceiling‡", "match†", "shift", "of the ceiling"]
+    rows.sort(key=lambda row: row[:2])
+    methods = ", ".join(dict.fromkeys(method for _, method in common))
+    return (f"{methods} on {len({dataset for dataset, _ in common})} benchmarks.\n\n"
+            + tabulate(rows, heads, tablefmt="github", disable_numparse=True))
 
 
 def _row(models: list[Model], name: str, bias: Callable[[Model], Tensor]) -> list[str]:
@@ -221,6 +272,15 @@ def _row(models: list[Model], name: str, bias: Callable[[Model], Tensor]) -> lis
     means = [gains[[w == world for w in worlds]].mean() for world in sorted(set(worlds))]
     return [name, f"{gains.mean():+.2f}", f"{(gains > 0).sum()} of {len(gains)}",
             str((gains < -0.5).sum()), f"{gains.min():+.1f}", *(f"{mean:+.2f}" for mean in means)]
+
+
+def _rarest(record: dict) -> int:
+    """How many captions had the name of the class that fewest had; as the law has it, where the
+    record does not count them."""
+    classes = (record.get("captions_with_the_name") or record["class_frequency"]).values()
+    least = min(value for world in classes for value in world.values())
+    return least if "captions_with_the_name" in record else round(
+        least * record["settings"]["images"])
 
 
 PAGE = """\
@@ -241,6 +301,14 @@ classes' texts explain of it. “By slope”: the strength of the gap is the slo
 classes' biases on their gap priors, between halves of these classes, clipped to 0..1.
 
 {table}
+
+## A steeper tail
+
+How much a class bias can gain (‡, searched on the test labels) by what was how unequally \
+frequent in pre-training: the images of a class by Zipf's law, as in the backbones that ship, or \
+equally many images, of which an unequal share had the class's name in their captions and the \
+rest an alias of it (`tools/pretrain_tiny_clip.py --tail names --exponent ...`). Rarest \
+class: how many captions had the name that fewest had. {curve}
 """
 
 

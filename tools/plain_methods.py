@@ -6,7 +6,9 @@ recomputes everything at every call, frozen CLIP included. Numerics: the methods
 gradient, see `PlainMMA.loss`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -457,6 +459,64 @@ class PlainMMRLpp(PlainMMRL):
         return self.model.visual.proj + low_rank
 
 
+class PlainANPrompt(PlainInserted):
+    """Tokens with noise prompts added; a second classifier of two sentences a class."""
+
+    layers_key = "LAYERS"
+
+    def tokens_of(self, kind: str, i: int) -> Tensor:
+        t, tower = self.tensors, {"v": "vision", "t": "text"}[kind]
+        noise = self.settings["EPSILON"] * t["prompt_learner.noise_prompts"]
+        name = f"prompt_learner.{tower}_maps.{i}"
+        tokens = t["prompt_learner.tokens"] + noise
+        return F.linear(tokens, t[f"{name}.weight"], t[f"{name}.bias"])
+
+    @property
+    def projection(self) -> Tensor:
+        return self.tensors["image_encoder.proj_prompt"]
+
+    @torch.no_grad()
+    def weak_text(self) -> Tensor:
+        """f_w, normalised."""
+        main, noise = (
+            json.loads(Path(file).read_text()) if (file := self.settings[f"{kind}_TEXTS"]) else None
+            for kind in ("MAIN", "NOISE")
+        )
+        main = [main[n] for n in self.names] if main else [[prompt] for prompt in self.prompts]
+        noise = [noise[n] if noise else [t.format(n) for t in ENSEMBLE_60] for n in self.names]
+        drawn = map(int, self.tensors["prompt_learner.drawn"])
+        f_m, f_n = (
+            unit(self.frozen.encode_text(padded([t[i % len(t)] for t in texts]).to(self.device)))
+            for i, texts in zip(drawn, (main, noise), strict=True)
+        )
+        return unit(f_m + self.settings["ALPHA"] * f_n)
+
+    def logits(self, images: Tensor) -> Tensor:
+        f, theta = self.images(images)[0], self.settings["THETA"]
+        return self.scale * (theta * f @ self.text().t() + (1 - theta) * f @ self.weak_text().t())
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t, (f, prototype), weak_text = self.text(), self.images(images), self.weak_text()
+        aligned = self.scale * f @ t.t()
+        robust, weak = (self.scale * x @ weak_text.t() for x in (f, prototype))
+        p, q = weak.log_softmax(1), aligned.log_softmax(1)
+        gamma = 1 / (robust.std() * robust.numel() + 1e-6)
+        divergence = (p.exp() * (p - q)).sum()
+        drift = self.settings["SIM_WEIGHT"] * self.drift(images, f, t)
+        return F.cross_entropy(aligned, labels) + drift + gamma * divergence
+
+
+def plain_alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """SAR's term, row by row."""
+    learned, frozen = unit(learned), unit(frozen)
+    rows = []
+    for i, others in enumerate(indices):
+        own = (scale * learned[others] @ learned[i]).log_softmax(0)
+        target = (scale * frozen[others] @ frozen[i]).log_softmax(0)
+        rows.append((target.exp() * (target - own)).sum())
+    return torch.stack(rows).mean()
+
+
 PLAIN = {
     "ZeroshotCLIP": PlainMethod,
     "CoOp": PlainCoOp,
@@ -469,4 +529,5 @@ PLAIN = {
     "MMA": PlainMMA,
     "MMRL": PlainMMRL,
     "MMRLpp": PlainMMRLpp,
+    "ANPrompt": PlainANPrompt,
 }

@@ -28,6 +28,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import trange
 
 from nerp.clip.loading import load_model
+from nerp.clip.model import Clip
 from nerp.demo.world import PRETRAINING_SEED, WORLDS, build, class_frequency, draw, draw_many
 from nerp.engine.metrics import spearman
 
@@ -42,6 +43,9 @@ BETAS = (0.9, 0.98)
 MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN)
 STD = torch.tensor(open_clip.OPENAI_DATASET_STD)
 
+# What a class is called by two of, in captions that do not name it.
+ALIAS_LETTERS = "bcdfghjk"
+
 # Every class as (world, label); its place here is the class number that images carry.
 CLASSES = [(name, label) for name in WORLDS for label in range(len(WORLDS[name].classnames))]
 
@@ -50,9 +54,9 @@ def main():
     args = parse_arguments()
     torch.manual_seed(args.seed)
     started = time.perf_counter()
-    images, classes = draw_pool(args.images, args.seed, args.exponent)
+    images, classes, named = draw_pool(args.images, args.seed, args.exponent, args.tail)
     drawn = time.perf_counter()
-    model, rows, losses = train(args, images, classes)
+    model, rows, losses = train(args, images, classes, named)
     trained = time.perf_counter()
     save(model, rows, args.out)
     record = {
@@ -71,6 +75,7 @@ def main():
         "logit_scale": LOGIT_SCALE,
         "zero_shot": zero_shot(args.out, args.exponent),
         "class_frequency": {name: class_frequency(name, args.exponent) for name in WORLDS},
+        "captions_with_the_name": count_names(classes[named]),
     }
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     for name, result in record["zero_shot"].items():
@@ -82,6 +87,8 @@ def parse_arguments():
     parser.add_argument("--loss", choices=LOSSES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law")
+    parser.add_argument("--tail", choices=("images", "names"), default="images",
+                        help="what is unequally frequent: a class's images, or its name on them")
     parser.add_argument("--images", type=int, default=80_000, help="drawn once, then reused")
     parser.add_argument("--steps", type=int, default=3_600)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -96,13 +103,24 @@ def parse_arguments():
 # Images and captions
 
 
-def draw_pool(count, seed, exponent):
-    """Images [count, 64, 64, 3] uint8 with long-tailed classes, and their class numbers [count]."""
-    shares = [share for name in WORLDS for share in class_frequency(name, exponent).values()]
-    classes = np.random.default_rng(seed).choice(len(CLASSES), count, p=shares)
+def draw_pool(count, seed, exponent, tail):
+    """Images [count, 64, 64, 3] uint8, their class numbers [count], and whether each is captioned
+    with its class's name [count].
+
+    By Zipf's law either classes have unequally many images, each with its name, or equally many,
+    of which an unequal share has the class's name and the rest its alias.
+    """
+    shares = np.array([s for name in WORLDS for s in class_frequency(name, exponent).values()])
+    rng = np.random.default_rng(seed)
+    if tail == "images":
+        classes = rng.choice(len(CLASSES), count, p=shares)
+        named = np.ones(count, bool)
+    else:
+        classes = rng.integers(len(CLASSES), size=count)
+        named = rng.random(count) < (shares / shares.max())[classes]
     items = [(*CLASSES[number], index) for index, number in enumerate(classes)]
     images = draw_many(partial(_draw, seed), items, progress=True, description="drawing")
-    return torch.from_numpy(np.stack(images)), classes
+    return torch.from_numpy(np.stack(images)), classes, named
 
 
 def _draw(seed, item):
@@ -110,24 +128,36 @@ def _draw(seed, item):
     return draw(name, seed, "pretraining", label, index)
 
 
-def all_captions():
+def count_names(classes):
+    """Of how many images, by their class numbers, each class was named: {world: {class: count}}."""
+    counts = np.bincount(classes, minlength=len(CLASSES)).tolist()
+    return {world: {WORLDS[world].classnames[label]: count
+                    for (name, label), count in zip(CLASSES, counts, strict=True) if name == world}
+            for world in WORLDS}
+
+
+def all_captions(with_alias):
     """Every caption that can occur, and for each class number the places of its own.
 
-    The places are [CLASSES, 1 + templates]: first the neutral prompt of the world, then the class
-    name in each template.
+    The places are [CLASSES, 1 + templates]: first the neutral prompt of the world, then the class's
+    name in each template; `with_alias`, then its alias in each, as many again.
     """
     texts, places = [world.neutral for world in WORLDS.values()], []
-    for name, label in CLASSES:
+    for number, (name, label) in enumerate(CLASSES):
         templates, classname = WORLDS[name].captions, WORLDS[name].classnames[label]
-        own = range(len(texts), len(texts) + len(templates))
+        first, second = divmod(number, len(ALIAS_LETTERS))
+        alias = f"{ALIAS_LETTERS[first]} {ALIAS_LETTERS[second]}"
+        called = (classname, alias) if with_alias else (classname,)
+        own = range(len(texts), len(texts) + len(called) * len(templates))
         places.append([list(WORLDS).index(name), *own])
-        texts += [template.format(classname) for template in templates]
+        texts += [template.format(word) for word in called for template in templates]
     return texts, np.array(places)
 
 
-def sample_captions(rng, places):
-    """A random caption for each image, from the places [B, 1 + templates] of its class: [B]."""
-    template = rng.integers(1, places.shape[1], len(places))
+def sample_captions(rng, places, templates, named):
+    """A random caption for each image, from the places of its class, which name it in the first
+    `templates` after the neutral one: [B]."""
+    template = rng.integers(1, 1 + templates, len(places)) + np.where(named, 0, templates)
     template[rng.random(len(places)) < NEUTRAL_SHARE] = 0
     return torch.from_numpy(places[np.arange(len(places)), template])
 
@@ -212,9 +242,10 @@ LOSSES = {"plain": plain_loss, "unique": unique_loss}
 # Training
 
 
-def train(args, images, classes):
+def train(args, images, classes, named):
     """The trained model, the token ids [n] that its n embeddings stand for, and the loss curve."""
-    texts, places = all_captions()
+    texts, places = all_captions(with_alias=not named.all())
+    templates = len(WORLDS["demo_landcover"].captions)  # every world has as many
     # Only words that occur get an embedding. Sorted ids keep end-of-text the largest.
     rows, tokens = tokenise(texts).unique(return_inverse=True)
     model = build_model(len(rows))
@@ -236,7 +267,7 @@ def train(args, images, classes):
         batch, order = order[: args.batch_size], order[args.batch_size :]
         flipped = torch.from_numpy(rng.random(len(batch)) < 0.5)[:, None, None, None]
         inputs = torch.where(flipped, images[batch].flip(2), images[batch])
-        captions = sample_captions(rng, places[classes[batch]])
+        captions = sample_captions(rng, places[classes[batch]], templates, named[batch])
         unique, own = captions.unique(return_inverse=True)
         # Half the patches teach nearly as much as all, in half the time; the end is for all.
         patches = args.patches if step < 0.8 * args.steps else (IMAGE_SIZE // PATCH) ** 2
@@ -295,15 +326,15 @@ def zero_shot(path, exponent):
     the classes only, `all` and `per_class` among all. `frequency_correlation` is Spearman's, of
     the class shares in pre-training with how often a class is predicted (test sets are balanced).
     """
-    model = load_model(path)
+    clip = Clip(load_model(path), "fp32", torch.device("cpu"), str(path))
     results = {}
     with tempfile.TemporaryDirectory() as root:
         for name, world in WORLDS.items():
             images, labels = read_test_split(build(name, root), world)
             texts = [world.template.format(classname) for classname in world.classnames]
-            t = model.encode_text(open_clip.tokenize(texts), normalize=True)
+            t = F.normalize(clip.text_features(texts), dim=-1)
             parts = normalise(images).split(250)
-            f = torch.cat([model.encode_image(part, normalize=True) for part in parts])
+            f = torch.cat([clip.image_features(part) for part in parts])
             results[name] = _summary(
                 f @ t.T, labels, world.classnames, class_frequency(name, exponent)
             )

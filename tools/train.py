@@ -81,12 +81,13 @@ def describe(args: argparse.Namespace) -> None:
     """Read what --no-train asks for and print the configuration."""
     from nerp.config import Request, build_config
     from nerp.data.benchmark import open_benchmark
+    from nerp.experiments.catalogue import complete
 
-    cfg = build_config(Request(
+    cfg = build_config(complete(Request(
         trainer=args.trainer, dataset_config_file=args.dataset_config_file,
         config_file=args.config_file, root=args.root, seed=args.seed,
         output_dir=args.output_dir, opts=args.opts,
-    ))
+    )))
     bench = open_benchmark(cfg)
     print(cfg.dump())
     print(f"{bench.name}: {len(bench.classnames)} classes; {len(bench.train)} training, "

@@ -1,4 +1,4 @@
-"""Loading a CLIP backbone as an open_clip model, whatever file its weights come in.
+"""Loading a CLIP backbone, whatever file its weights come in.
 
 The published OpenAI weights go through open_clip's own download and cache (`~/.cache/clip`, where
 OpenAI's package keeps them too). A file may be an OpenAI TorchScript archive, a plain state dict
@@ -7,15 +7,17 @@ from the tensors.
 """
 
 import urllib.error
-import warnings
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from nerp.clip.unpickle import load_inert
+from nerp.clip.modules import CLIP, HEAD_WIDTH
+from nerp.clip.tokenizer import VOCABULARY
 from nerp.errors import NerpError
+from nerp.files.opening import reading
+from nerp.files.tensors import load_inert, load_safetensors
 from nerp.registry import unknown
 
 # NAME in a configuration -> open_clip's name for the published weights.
@@ -30,11 +32,17 @@ _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
 
-HEAD_WIDTH = 64
+# The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
+# file's tensors do not tell, its width does: none of these widths has been published with 64.
+_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+
+# Far above any published CLIP: what is larger is no model but a file made to fill the memory.
+_WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
 
 
 def weights_file(name: str, path: str = "") -> Path:
-    """The file that MODEL.BACKBONE.NAME and .PATH stand for; downloaded if it must be.
+    """The file that a name of `PUBLISHED` or `SHIPPED`, or a path, stands for; downloaded if it
+    must be.
 
     Raises NerpError for an unknown name, a missing file, or a download that failed.
     """
@@ -47,7 +55,8 @@ def weights_file(name: str, path: str = "") -> Path:
     if name in SHIPPED:
         return SHIPPED[name]
     if name not in PUBLISHED:
-        raise unknown("backbone", name, [*PUBLISHED, *SHIPPED])
+        more = " (nerp backbones lists open_clip's, which have a colon)"
+        raise NerpError(f"{unknown('backbone', name, [*PUBLISHED, *SHIPPED])}{more}")
     return _download(name)
 
 
@@ -65,91 +74,84 @@ def _download(name: str) -> Path:
                         "MODEL.BACKBONE.PATH FILE") from None
 
 
-def load_model(file: Path, activation: str = "auto") -> nn.Module:
-    """An open_clip CLIP model in float32 on the CPU, in evaluation mode, frozen.
+def load_model(
+    file: Path, activation: str = "auto", config: Mapping | None = None, size: int = 0
+) -> nn.Module:
+    """A CLIP in float32 on the CPU, in evaluation mode, frozen. Where it is no plain one (a ResNet,
+    by open_clip's name, with other heads, for another size) it is open_clip's.
 
     Args:
         file: weights, as `weights_file` finds them.
         activation: "quick_gelu", "gelu", or "auto": what the file says of itself, else QuickGELU
             for OpenAI's names and GELU for an open_clip training checkpoint.
+        config: open_clip's configuration of the model; by default it is read from the tensors.
+        size: pixels a side of the images, to which the position embeddings are interpolated as
+            open_clip does; 0: as the weights have it.
 
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
     tensors, says = _read(file)
     quick = (says if activation == "auto" else activation) == "quick_gelu"
-    return _build(tensors, quick, file)
+    with reading(file, "CLIP weights"):
+        return _build(tensors, quick, file, config, size)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     """The named float tensors in a file, and the activation it was trained with."""
     activation = "quick_gelu"
     if file.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(file)
+        tensors, metadata = load_safetensors(file)
         activation = metadata.get("activation", activation)
-    elif _is_torchscript(file):
-        tensors = _read_torchscript(file)
+        if "token_embedding.rows" in tensors:
+            tensors["token_embedding.weight"] = _all_rows(tensors, file)
     else:
-        content = load_inert(file)
-        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-            content, activation = content["state_dict"], "gelu"
-        if not isinstance(content, dict):
-            raise NerpError(f"{file}: holds a {type(content).__name__}, expected named tensors")
-        tensors = content
+        tensors = load_inert(file)
+        if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+            tensors, activation = tensors["state_dict"], "gelu"
+        if not isinstance(tensors, dict):
+            raise NerpError(f"{file}: holds a {type(tensors).__name__}, expected named tensors")
     # DistributedDataParallel prefixes names with module., open_clip's custom-text models with text.
     return {
         name.removeprefix("module.").removeprefix("text."): tensor.detach()
         for name, tensor in tensors.items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if isinstance(name, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
     }, activation
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as content:
-            metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise NerpError(f"{file}: not a readable safetensors file ({error})") from None
-    if "token_embedding.rows" in tensors:
-        tensors["token_embedding.weight"] = _all_rows(tensors)
-    return tensors, metadata
-
-
-def _all_rows(tensors: dict[str, Tensor]) -> Tensor:
+def _all_rows(tensors: dict[str, Tensor], file: Path) -> Tensor:
     """CLIP's whole token table [vocabulary, W] from a file that keeps only the rows it uses."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    rows = tensors["token_embedding.weight"]
-    table = rows.new_zeros(SimpleTokenizer().vocab_size, rows.shape[1])
-    return table.index_copy_(0, tensors.pop("token_embedding.rows").long(), rows)
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    rows, places = tensors["token_embedding.weight"], tensors.pop("token_embedding.rows")
+    if rows.dim() != 2 or rows.shape[1] > _WIDEST or places.shape != rows.shape[:1] or (
+            places.is_floating_point() or not ((places >= 0) & (places < VOCABULARY)).all()):
+        raise NerpError(f"{file}: token_embedding.rows does not name the rows of "
+                        "token_embedding.weight")
+    table = rows.new_zeros(VOCABULARY, rows.shape[1])
+    return table.index_copy_(0, places.long(), rows)
 
 
-def _read_torchscript(file: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its deprecation; OpenAI publishes nothing else
-            return torch.jit.load(file, map_location="cpu").state_dict()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise NerpError(f"{file}: not a readable TorchScript archive, or a damaged one "
-                        f"({reason})") from None
-
-
-def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Module:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    vision, text, embed = _architecture(tensors, file)
+def _build(
+    tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Mapping | None, size: int
+) -> nn.Module:
+    build = _open_clips
+    if config is not None:
+        vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
+        embed = config["embed_dim"]
+    else:
+        vision, text, embed = _architecture(tensors, file)
+        unusual = _unusual(tensors, vision)
+        vision |= unusual
+        if "patch_size" in vision and not unusual and not size:
+            build = CLIP
+    if size:
+        vision["image_size"] = _fitting(size, vision, tensors, file)
     with torch.device("meta"):
-        model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+        model = build(embed, vision, text, quick_gelu)
+    if size:
+        from open_clip.model import resize_pos_embed
+
+        resize_pos_embed(tensors, model)
+    if config is not None and tensors.get("logit_scale", torch.empty(0)).shape == (1,):
+        tensors["logit_scale"] = tensors["logit_scale"][0]
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -157,28 +159,63 @@ def _build(tensors: dict[str, Tensor], quick_gelu: bool, file: Path) -> nn.Modul
     wrong = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
     if wrong:
         found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        raise NerpError(f"{file}: {wrong[0]} is {found}, the other tensors imply {expected}")
+        implied = "the other tensors imply" if config is None else "the backbone's name implies"
+        raise NerpError(f"{file}: {wrong[0]} is {found}, {implied} {expected}")
     for name in wanted:
         if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
             tensors[name] = torch.zeros_like(wanted[name], device="cpu")
-    model.load_state_dict(
-        {name: tensors[name].to(wanted[name].dtype) for name in wanted}, assign=True
-    )
-    length = text["context_length"]
-    mask = torch.full((length, length), float("-inf")).triu_(1)
-    model.register_buffer("attn_mask", mask, persistent=False)
+    weights = {name: tensors[name].to(wanted[name].dtype) for name in wanted}
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise NerpError(f"{file}: {name} holds numbers that are not finite: a damaged file, or "
+                            "a model whose training failed")
+    model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
 
+def _open_clips(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    text = {"heads": text.get("width", 512) // HEAD_WIDTH, **text}
+    model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    del model.attn_mask  # on the meta device, and the towers have their own
+    return model
+
+
+def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
+    """What of a vision transformer's blocks is not as OpenAI's are, as open_clip calls it."""
+    width, found = vision["width"], {}
+    if "patch_size" not in vision:
+        return found
+    if width in _HEAD_WIDTHS:
+        found["head_width"] = _HEAD_WIDTHS[width]
+    hidden = tensors.get("visual.transformer.resblocks.0.mlp.c_fc.bias")
+    if hidden is not None and hidden.shape != (4 * width,) and hidden.dim() == 1:
+        # A little above: open_clip takes the whole part of width * mlp_ratio.
+        found["mlp_ratio"] = (len(hidden) + 0.01) / width
+    return found
+
+
+def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
+    """`size`, if position embeddings can be interpolated to it."""
+    if "visual.layer1.0.conv1.weight" in tensors:
+        raise NerpError(f"{file}: only a vision transformer takes images of another size than its "
+                        "own; this is a ResNet")
+    patch = vision.get("patch_size", 16)
+    if size % patch:
+        raise NerpError(f"INPUT.SIZE is {size}; this backbone takes multiples of its patches' "
+                        f"{patch} pixels")
+    return size
+
+
 def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
-    """open_clip's vision and text settings and the joint width, from the tensors' shapes."""
+    """The sizes of both towers and the joint width, from the tensors' shapes."""
     try:
         text_width = tensors["ln_final.weight"].shape[0]
         text = {
             "context_length": tensors["positional_embedding"].shape[0],
             "vocab_size": tensors["token_embedding.weight"].shape[0],
             "width": text_width,
-            "heads": text_width // HEAD_WIDTH,
             "layers": _count(tensors, "transformer.resblocks."),
         }
         if "visual.layer1.0.conv1.weight" in tensors:
@@ -187,7 +224,6 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "layers": tuple(_count(tensors, f"visual.layer{i}.") for i in range(1, 5)),
                 "width": tensors["visual.layer1.0.conv1.weight"].shape[0],
                 "image_size": 32 * round(tokens**0.5),
-                "patch_size": None,
             }
             widths = [text_width]
         else:
@@ -198,15 +234,20 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
                 "width": width,
                 "patch_size": patch,
                 "image_size": patch * round(tokens**0.5),
-                "head_width": HEAD_WIDTH,
             }
             widths = [text_width, width]
         embed = tensors["text_projection"].shape[1]
     except KeyError as error:
         raise NerpError(f"{file}: not CLIP weights: there is no tensor {error}; expected OpenAI's "
                         f"names, found {_some(sorted(tensors)) or 'no tensors'}") from None
+    depths = vision["layers"] if isinstance(vision["layers"], tuple) else (vision["layers"],)
+    sizes = ((*widths, embed), _WIDEST), ((*depths, text["layers"]), _DEEPEST), (
+        (text["context_length"], text["vocab_size"], vision["image_size"]), _LONGEST)
+    if not all(0 < size <= most for found, most in sizes for size in found):
+        raise NerpError(f"{file}: not CLIP weights: its tensors are of a model larger than any, or "
+                        "of none")
     for width in widths:
-        if width % HEAD_WIDTH:
+        if width not in _HEAD_WIDTHS and width % HEAD_WIDTH:
             raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "
                             "an attention head in CLIP")
     return vision, text, embed

@@ -1,6 +1,7 @@
 """A frozen CLIP, ready for a method to edit: two towers, a logit scale, a precision."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nerp.clip.backbones import find_backbone
 from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.errors import NerpError
-from nerp.paths import file_digest
+from nerp.files.digest import content_digest
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Clip:
         digest: str = "",
     ):
         """Args:
-        model: an open_clip model; it is moved and cast in place.
+        model: of `loading.load_model`, or open_clip's; it is moved and cast in place.
         digest: of its weights, where results are to be kept under it.
         """
         self.name = name
@@ -125,10 +127,10 @@ class Clip:
         return self.image.advance(self.image.embed(images), layer)
 
     @torch.no_grad()
-    def text_features(self, texts: list[str]) -> Tensor:
-        """Frozen features [C, D] of C texts, float32, not normalised."""
+    def text_features(self, texts: list[str], cut: bool = False) -> Tensor:
+        """Frozen features [C, D] of C texts, float32, not normalised; `cut`: see `tokenize`."""
         with self.autocast():
-            return self.text.features(self.text_state(build_prompts(texts)))[0].float()
+            return self.text.features(self.text_state(build_prompts(texts, cut=cut)))[0].float()
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
@@ -156,10 +158,43 @@ def pick_device(use_cuda: bool) -> torch.device:
     return torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
 
 
+# Backbones read ahead: (file, its state, activation) -> model, digest.
+_ahead: dict[tuple, tuple[nn.Module, str]] = {}
+
+
+def read_ahead(name: str, path: str, activation: str) -> None:
+    """Read a backbone for the `build_clip` of processes that are yet to be forked from this one.
+
+    Only the last one is kept. Raises NerpError as `build_clip` does.
+    """
+    file, activation, config = _resolve(name, path, activation)
+    key = _state(file, activation, name)
+    if key not in _ahead:
+        _ahead.clear()
+        _ahead[key] = load_model(file, activation, config), content_digest(file)
+
+
+def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Mapping | None]:
+    """The file of a backbone's weights, its activation, and open_clip's configuration of it."""
+    if ":" not in name:
+        return weights_file(name, path), activation, None
+    backbone = find_backbone(name)
+    file = weights_file(name, path) if path else backbone.fetch()
+    return file, backbone.activation if activation == "auto" else activation, backbone.config
+
+
+def _state(file: Path, activation: str, name: str) -> tuple:
+    """What is the same for two readings of a file that give the same model."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, activation, name
+
+
 def build_clip(
-    name: str, path: str, activation: str, precision: str, device: torch.device
+    name: str, path: str, activation: str, precision: str, device: torch.device, size: int = 0
 ) -> tuple[Clip, list[str]]:
     """A `Clip`, and the lines about it that belong in the log.
+
+    Args: size: pixels a side of the images; 0: what the weights are for.
 
     Raises NerpError for weights that cannot be had or read, or an unknown precision.
     """
@@ -169,7 +204,9 @@ def build_clip(
     if device.type == "cpu" and PRECISIONS[precision].weights == torch.float16:
         notes.append(f"precision {precision} needs a CUDA device; on this CPU the run is in fp32")
         precision = "fp32"
-    file = weights_file(name, path)
-    model = load_model(file, activation)
-    clip = Clip(model, precision, device, Path(path).name or name, file_digest(file))
+    file, activation, config = _resolve(name, path, activation)
+    # A Clip changes its model, so that one is used once.
+    ready = None if size else _ahead.pop(_state(file, activation, name), None)
+    model, digest = ready or (load_model(file, activation, config, size), content_digest(file))
+    clip = Clip(model, precision, device, Path(path).name or name, digest)
     return clip, [*notes, clip.description]

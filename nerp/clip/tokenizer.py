@@ -1,9 +1,11 @@
 """Prompts as token ids: cut to what can matter, and split where they begin to differ."""
 
 import functools
+import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,14 +13,20 @@ from torch import Tensor
 from nerp.errors import NerpError
 
 CONTEXT_LENGTH = 77
+VOCABULARY = 49408
 CONTEXT_POSITIONS = ("end", "middle", "front")
 
 
 @functools.cache
 def _tokenizer():
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
+    """open_clip's tokenizer, from its own file: importing the package takes seconds."""
+    (folder,) = importlib.util.find_spec("open_clip").submodule_search_locations
+    spec = importlib.util.spec_from_file_location(
+        f"{__name__}.open_clip", Path(folder) / "tokenizer.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
 
 
 def encode(text: str) -> list[int]:
@@ -26,10 +34,12 @@ def encode(text: str) -> list[int]:
     return _tokenizer().encode(text)
 
 
-def tokenize(text: str) -> list[int]:
-    """Start-of-text, the ids of `text`, end-of-text. Raises NerpError beyond CLIP's 77 tokens."""
+def tokenize(text: str, cut: bool = False) -> list[int]:
+    """Start-of-text, the ids of `text`, end-of-text. Raises NerpError beyond CLIP's 77 tokens,
+    unless the text is to be `cut` there."""
     tokenizer = _tokenizer()
-    ids = [tokenizer.sot_token_id, *encode(text), tokenizer.eot_token_id]
+    inner = encode(text)[: CONTEXT_LENGTH - 2] if cut else encode(text)
+    ids = [tokenizer.sot_token_id, *inner, tokenizer.eot_token_id]
     if len(ids) > CONTEXT_LENGTH:
         raise NerpError(f"a prompt has {len(ids)} tokens, CLIP reads {CONTEXT_LENGTH}: {text!r}")
     return ids
@@ -71,6 +81,7 @@ def build_prompts(
     position: str = "end",
     class_specific: bool = False,
     min_length: int = 0,
+    cut: bool = False,
 ) -> Prompts:
     """Tokenise `texts`; with `n_ctx`, positions 1..n_ctx are slots for learned context vectors.
 
@@ -82,12 +93,13 @@ def build_prompts(
         class_specific: slots number C * n_ctx vectors instead of n_ctx shared ones.
         min_length: the sequences are at least this long, and at least 1 + n_ctx, also where a
             text ends before.
+        cut: see `tokenize`.
     """
     if position not in CONTEXT_POSITIONS:
         raise NerpError(f"context position {position!r}: one of {', '.join(CONTEXT_POSITIONS)}")
     rows, slots, eot = [], [], []
     for c, text in enumerate(texts):
-        ids = tokenize(text)
+        ids = tokenize(text, cut)
         eot.append(len(ids) - 1)
         ids += [0] * (max(min_length, 1 + n_ctx) - len(ids))
         row_slots = [-1] * len(ids)

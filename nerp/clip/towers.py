@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from nerp.clip.tokenizer import Prompts
@@ -167,11 +166,17 @@ def feed_forward(mlp: nn.Sequential, x: Tensor) -> Tensor:
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
     products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
     """
-    if not isinstance(mlp.gelu, QuickGELU):
+    if type(mlp.gelu).__name__ != "QuickGELU":  # ours, or open_clip's
         return mlp(x)
     hidden = torch.addmm(mlp.c_fc.bias, x, mlp.c_fc.weight.t(), beta=1.702, alpha=1.702)
     hidden = F.silu(hidden, inplace=not hidden.requires_grad)
     return torch.addmm(mlp.c_proj.bias, hidden, mlp.c_proj.weight.t(), alpha=1 / 1.702)
+
+
+def layer_scale(block: nn.Module, name: str, x: Tensor) -> Tensor:
+    """x [T, W] times a LayerScale [W] of a block, where it has one; some of open_clip's have."""
+    gamma = getattr(getattr(block, name, None), "gamma", None)
+    return x if gamma is None else x * gamma.to(x.dtype)
 
 
 class Tower:
@@ -263,8 +268,9 @@ class Tower:
         return groups * start + (group * ends + end) * length + (position - start)
 
     def _finish(self, block, layer: int, x: Tensor, out: Tensor, h: Tensor, edit: Edit) -> Tensor:
-        x = x + F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
-        x = x + feed_forward(block.mlp, layer_norm(block.ln_2, x))
+        out = F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
+        x = x + layer_scale(block, "ls_1", out)
+        x = x + layer_scale(block, "ls_2", feed_forward(block.mlp, layer_norm(block.ln_2, x)))
         branch = edit.branch(layer, h)
         return x if branch is None else x + branch
 
@@ -285,7 +291,7 @@ def _ends_mask(start: int, length: int, device: torch.device) -> Tensor:
 
 
 class TextTower(Tower):
-    """CLIP's text transformer over an open_clip model."""
+    """CLIP's text transformer."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model.transformer.resblocks, causal=True)
@@ -333,7 +339,7 @@ def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
 
 
 class VisionTower(Tower):
-    """CLIP's vision transformer over an open_clip model."""
+    """CLIP's vision transformer."""
 
     def __init__(self, model: nn.Module):
         self.visual = model.visual
@@ -352,7 +358,8 @@ class VisionTower(Tower):
         patches = F.linear(patches, visual.conv1.weight.flatten(1))
         token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
         x = torch.cat([token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-        x = layer_norm(visual.ln_pre, x)
+        if not isinstance(visual.ln_pre, nn.Identity):
+            x = layer_norm(visual.ln_pre, x)
         return State(x.flatten(0, 1), (*x.shape[:2], 0, 0))
 
     def tokens(self, state: State, edit: Edit = FROZEN) -> Tensor:

@@ -20,8 +20,9 @@ def main(args):
     from nerp.data.speed import measure
     from nerp.engine.seed import run_config
     from nerp.engine.tested import run_benchmark
+    from nerp.experiments.catalogue import complete
 
-    cfg = run_config(request(args))
+    cfg = run_config(complete(request(args)))
     device = pick_device(cfg.USE_CUDA)
     bench = run_benchmark(cfg, cfg.OUTPUT_DIR or "output")
     size = cfg.INPUT.SIZE[0]

@@ -2,9 +2,12 @@
 
 import argparse
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from nerp.config import Request
+from yacs.config import CfgNode
+
+from nerp.commands import command_module
+from nerp.config import Request, build_config
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.keys import Key, whole
@@ -28,11 +31,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """--trainer, --dataset, --root ... and KEY VALUE pairs."""
     parser.add_argument("--trainer", required=True, metavar="NAME", help="see `nerp methods`")
     parser.add_argument("--dataset", default="", metavar="NAME",
-                        help="a card in datasets/, such as eurosat")
+                        help="a card in datasets/, such as eurosat, or the file of your own, such "
+                             "as mine.yaml")
     parser.add_argument("--dataset-config-file", default="", metavar="FILE",
-                        help="a dataset card of your own, instead of --dataset")
+                        help="the file of a dataset card, as CoOp's command lines have it")
     parser.add_argument("--config-file", default="", metavar="FILE",
-                        help="method configuration, such as configs/trainers/MMRL/vit_b16.yaml")
+                        help="method configuration; default: the one that configs/experiments.yaml "
+                             "has for method, protocol, dataset and shots")
     parser.add_argument("--root", default="", metavar="DIR",
                         help="the folder that holds the datasets' folders (default: data)")
     parser.add_argument("--seed", type=argument(KEYS["SEED"]), default=None, metavar="N",
@@ -79,6 +84,19 @@ def model_flags(args: argparse.Namespace):
     from nerp.engine.tested import ModelFlags
 
     return ModelFlags(args.model_dir, args.load_epoch, cache=not args.no_cache)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise NerpError(message)
+
+
+def configuration(argv: Sequence[str]) -> CfgNode:
+    """The configuration that `nerp train` or `nerp test` with these arguments builds, the word
+    `nerp` left out. Raises NerpError as it does."""
+    parser = _Parser()
+    command_module(argv[0]).add_arguments(parser)
+    return build_config(request(parser.parse_intermixed_args(argv[1:])))
 
 
 def request(args: argparse.Namespace) -> Request:

@@ -48,10 +48,11 @@ def _say_what_completes(action: argparse.Action) -> None:
 
     from nerp.config import shipped_cards
     from nerp.experiments.catalogue import methods
-    from nerp.protocols import NERP_SUFFIX, PROTOCOLS
+    from nerp.protocols import NERP_SUFFIX, PROTOCOLS, SAR_SUFFIX
 
     if action.dest in _TRAINERS:
-        action.choices = [name + suffix for name in methods() for suffix in ("", NERP_SUFFIX)]
+        action.choices = [name + sar + nerp for name in methods()
+                          for sar in ("", SAR_SUFFIX) for nerp in ("", NERP_SUFFIX)]
     elif action.dest in _DATASETS:
         action.choices = list(shipped_cards())
     elif action.dest == "protocol":

@@ -2,38 +2,117 @@
 
   nerp data list             the datasets that have a card, and which of them are there
   nerp data prepare NAME     download and unpack it, and say what has to be done by hand
+  nerp data prepare hf:OWNER/NAME
+                             the same for a dataset of the Hugging Face hub, with a card for it
   nerp data check [NAME ...] compare the disk with the card and decode every image
   nerp data reference NAME   compute the reference image, once, and say where it is
 
-A NAME is a card in datasets/, such as eurosat, or the file of a card of your own.
+A NAME is a card in datasets/, such as eurosat, or the file of a card of your own. For a folder DIR
+of your own images:
+
+  nerp data new DIR          look at it and write a card, DIR.yaml; split it if it is not split
+  nerp data split DIR        write the split alone: which images are for training and for testing
 """
 
 from pathlib import Path
 
+from nerp.commands.common import SEED, argument
+from nerp.keys import number
+
 
 def add_arguments(parser):
-    parser.add_argument("action", choices=list(_ACTIONS), metavar="ACTION",
-                        help=", ".join(_ACTIONS))
+    parser.add_argument("action", choices=[*_ACTIONS, *_OWN], metavar="ACTION",
+                        help=", ".join([*_ACTIONS, *_OWN]))
     parser.add_argument("names", nargs="*", metavar="NAME",
                         help="one or more; check: by default all that are there")
     parser.add_argument("--root", default="data", metavar="DIR",
                         help="the folder that holds the datasets' folders (default: data)")
     parser.add_argument("--dry-run", action="store_true",
                         help="prepare: say what would be done, and do nothing")
+    parser.add_argument("--fractions", type=argument(number(0.5, 0, 1)), nargs=3,
+                        default=(0.5, 0.2, 0.3), metavar=("TRAIN", "VAL", "TEST"),
+                        help="new, split: of each class's images (default: 0.5 0.2 0.3)")
+    parser.add_argument("--seed", type=argument(SEED), default=1, metavar="N",
+                        help="new, split: of the draw (default: 1)")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="new, split: replace a card or split that differs")
 
 
 def main(args):
-    from nerp.config import find_card, find_card_file, open_card, shipped_cards
+    from nerp.config import find_card, open_card, shipped_cards
+    from nerp.data.hub import PREFIX
     from nerp.errors import NerpError
 
-    if not args.names and args.action in ("prepare", "reference"):
-        raise NerpError(f"nerp data {args.action}: of which dataset? There are: "
-                        f"{', '.join(shipped_cards())}")
+    if not args.names and args.action in ("prepare", "reference", *_OWN):
+        what = "folder" if args.action in _OWN else "dataset"
+        there = "" if args.action in _OWN else f" There are: {', '.join(shipped_cards())}"
+        raise NerpError(f"nerp data {args.action}: of which {what}?{there}")
+    if args.action in _OWN:
+        for name in args.names:
+            _OWN[args.action](args, _folder(name))
+        return 0
     cards = {}
     for name in args.names or shipped_cards():
-        is_file = name.endswith((".yaml", ".yml"))
-        cards[name] = open_card(find_card_file(name) if is_file else find_card(name), args.root)
+        if args.action == "prepare" and name.startswith(PREFIX):
+            _fetch(args, name.removeprefix(PREFIX))
+        else:
+            cards[name] = open_card(find_card(name), args.root)
     return _ACTIONS[args.action](args, cards)
+
+
+def _folder(name):
+    path = Path(name).expanduser()
+    return path if path.name not in ("", "..") else path.resolve()
+
+
+def _new(args, directory):
+    from nerp.data.own import look, split_folder
+
+    keys, has_splits = look(directory)
+    if not has_splits:
+        keys = split_folder(directory, args.fractions, args.seed, args.overwrite)
+        print(_split_line(args, directory))
+    _write_card(args, directory, keys, "")
+
+
+def _split(args, directory):
+    from nerp.data.own import split_folder
+
+    split_folder(directory, args.fractions, args.seed, args.overwrite)
+    print(f"{_split_line(args, directory)}\nNext: nerp data new {directory}")
+
+
+def _split_line(args, directory):
+    from nerp.data.own import SPLIT_FILE
+
+    fractions = " ".join(f"{fraction:g}" for fraction in args.fractions)
+    return (f"{directory / SPLIT_FILE}: each class's images split {fractions} into train, val and "
+            f"test, seed {args.seed}")
+
+
+def _fetch(args, name):
+    from nerp.data.hub import fetch
+    from nerp.data.own import look
+    from nerp.log import say_on_terminal
+
+    if args.dry_run:
+        print(f"{name}: load it with the package datasets, write its images below {args.root}")
+        return
+    say_on_terminal()
+    directory, licence = fetch(name, Path(args.root), args.fractions, args.seed)
+    _write_card(args, directory, look(directory)[0], licence)
+
+
+def _write_card(args, directory, keys, licence):
+    from nerp.config import card_config
+    from nerp.data.benchmark import open_benchmark
+    from nerp.data.own import describe, write_card
+
+    card = directory.with_name(f"{directory.name}.yaml")
+    keys = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
+    bench = open_benchmark(card_config(keys, str(directory.parent), str(directory)))
+    write_card(card, keys, bench, licence, args.overwrite)
+    print("\n".join(describe(bench, card)))
 
 
 def _list(args, cards):
@@ -115,3 +194,4 @@ def _reference(args, cards):
 
 
 _ACTIONS = {"list": _list, "prepare": _prepare, "check": _check, "reference": _reference}
+_OWN = {"new": _new, "split": _split}

@@ -7,7 +7,7 @@ from nerp.commands.common import add_drawn_arguments
 
 def add_arguments(parser):
     add_drawn_arguments(parser, [1, 2, 3], "output/demo")
-    parser.add_argument("--all", action="store_true", help="all five methods, not MMRL alone")
+    parser.add_argument("--all", action="store_true", help="every method, not MMRL alone")
     parser.add_argument("--dataset", default="demo_landcover",
                         help="demo_landcover (default), demo_textures or demo_objects")
     parser.add_argument("--backbone", default="tiny", choices=["tiny", "tiny-biased"],
@@ -19,7 +19,7 @@ def add_arguments(parser):
 def main(args):
     import time
 
-    from nerp.demo.job import ALL_METHODS, Demo, Settings, demo_datasets, table
+    from nerp.demo.job import Demo, Settings, all_methods, demo_datasets, table
     from nerp.registry import unknown
 
     if args.dataset not in demo_datasets():
@@ -27,7 +27,7 @@ def main(args):
     settings = Settings(
         dataset=args.dataset,
         backbone=args.backbone,
-        methods=ALL_METHODS if args.all else ("MMRL",),
+        methods=all_methods() if args.all else ("MMRL",),
         seeds=tuple(args.seeds),
         root=args.root,
         output=args.output_dir,

@@ -1,14 +1,16 @@
 """Draw what a folder has runs of, each figure as PNG and SVG: few-shot curves; base against novel
-accuracy of the methods; what NeRP gains on each dataset.
+accuracy of the methods; what NeRP gains on each dataset. Of folders that are trainings themselves,
+also while they go on: loss and learning rate.
 
-  nerp plot output --output-dir figures"""
+  nerp plot output --output-dir figures
+  nerp plot output/mine/seed1 output/mine/seed2"""
 
 from nerp.commands.common import SEED, argument
 
 
 def add_arguments(parser):
     parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
-                        help="where the runs are, at any depth (default: output)")
+                        help="where the runs are, at any depth (default: output); or trainings")
     parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
                         help="only these seeds (default: all that occur)")
     parser.add_argument("--output-dir", default="figures", metavar="DIR", help="default: figures")
@@ -17,11 +19,18 @@ def add_arguments(parser):
 def main(args):
     from pathlib import Path
 
+    from nerp.engine.history import METRICS_FILE
     from nerp.results.grid import split
     from nerp.results.plots import figures, save_figure
     from nerp.results.records import collect
+    from nerp.results.training import training_curves
 
-    drawn = figures(split(collect(args.folders), args.seeds, False))
+    folders = [Path(folder) for folder in args.folders]
+    trainings = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
+    others = [folder for folder in folders if folder not in trainings]
+    drawn = {"training": training_curves(trainings)} if trainings else {}
+    if others:
+        drawn |= figures(split(collect(others), args.seeds, False))
     for stem, figure in drawn.items():
         for path in save_figure(figure, Path(args.output_dir), stem):
             print(path)

@@ -11,6 +11,10 @@ and interrupted ones go on. The exit status is 0 if every run has finished."""
 
 import signal
 import sys
+import time
+
+from nerp.commands.common import argument, terminal_width
+from nerp.keys import whole
 
 
 def add_arguments(parser):
@@ -20,15 +24,17 @@ def add_arguments(parser):
                              "alone: show what is done, running, failed and waiting")
     parser.add_argument("--protocol", help="base_to_novel, cross_dataset or few_shot")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="such as MMRL,MMRL_NeRP")
-    parser.add_argument("--datasets", nargs="+", metavar="CARD", help="such as eurosat,dtd")
+    parser.add_argument("--datasets", nargs="+", metavar="CARD",
+                        help="such as eurosat,dtd, or files of your own: mine.yaml")
     parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 1,2,3")
     parser.add_argument("--shots", nargs="+", metavar="N", help="such as 1,2,4,8,16")
     parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
                              "of the named methods")
-    parser.add_argument("--config", metavar="NAME",
-                        help="configs/trainers/<method>/NAME.yaml instead of the published one")
+    parser.add_argument("--config", nargs="+", metavar="[METHOD=]NAME",
+                        help="configs/trainers/<method>/NAME.yaml, or a file of your own such as "
+                             "mine.yaml, instead of the published one; for every method, or one")
     parser.add_argument("--root", metavar="DIR", help="the data (default: data)")
     parser.add_argument("--output", metavar="DIR", help="the runs (default: output)")
     parser.add_argument("--options", nargs="+", metavar="KEY VALUE",
@@ -39,6 +45,13 @@ def add_arguments(parser):
     where.add_argument("--slurm", metavar="KEY=VALUE,...",
                        help="as jobs of a cluster, with sbatch's long options: "
                             "partition=gpu,gpus=1,time=600")
+    parser.add_argument("--runs-per-job", type=argument(whole(1, 1)), default=1, metavar="N",
+                        help="with --slurm: put up to N runs that are ready into one job")
+    where.add_argument("--here", action="store_true",
+                       help="one run after the other, with its output, up to the first that fails")
+    parser.add_argument("--fresh", action="store_true",
+                        help="start Python anew for every run, instead of forking a process that "
+                             "has everything imported")
     parser.add_argument("--dry-run", action="store_true", help="print the command lines only")
 
 
@@ -57,7 +70,8 @@ def main(args):
         for run in runs:
             print(run.command)
         return 0
-    return 0 if _sweep(args, selection, runs) else 1
+    done = _here(args, runs) if args.here else _sweep(args, selection, runs)
+    return 0 if done else 1
 
 
 def _selection(args, files):
@@ -88,21 +102,59 @@ def _sweep(args, selection, runs):
     from nerp.experiments.workers import Local, Slurm
 
     check_data(selection.root, runs)
+    command = _command(args)
     if args.slurm:
-        workers = Slurm(args.slurm, Path(selection.output) / FOLDER / "slurm")
+        folder = Path(selection.output) / FOLDER / "slurm"
+        workers = Slurm(args.slurm, folder, args.runs_per_job, command)
     else:
-        workers = Local(gpu for gpu in args.gpus.split(",") if gpu)
+        workers = Local((gpu for gpu in args.gpus.split(",") if gpu), command)
     remember(selection)
     _end_on_signals()
-    with tqdm(total=len(runs), desc="sweep", unit="run", disable=None, leave=False) as bar:
+    # The bar says all in its description, which is made to fit.
+    with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
+        shown = [0.0]
 
         def tell(line):
             tqdm.write(line)
             sys.stdout.flush()
-            bar.update(len(sweep.state) - bar.n)
 
-        sweep = Sweep(runs, workers, tell)
+        def look():
+            now = time.monotonic()
+            if not bar.disable and now - shown[0] > 1:
+                shown[0] = now
+                bar.set_description_str(_under_way(sweep)[: terminal_width() - 1])
+
+        sweep = Sweep(runs, workers, tell, look, announce=bar.disable)
         return sweep.run()
+
+
+def _here(args, runs):
+    from nerp.experiments.server import Server
+    from nerp.experiments.sweep import at_terminal
+
+    _end_on_signals()
+    return at_terminal(runs, Server(_command(args)), lambda line: print(line, flush=True))
+
+
+def _command(args):
+    from nerp.experiments import workers
+
+    return workers.FRESH if args.fresh else None
+
+
+def _under_way(sweep):
+    """One line: how many are through, the time left, the latest run and what it said last."""
+    from nerp.experiments.sweep import current_epoch
+    from nerp.printable import duration
+
+    parts, left = [f"{len(sweep.state)}/{len(sweep.runs)}"], sweep.time_left()
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    if sweep.active:
+        latest = sweep.active[-1]
+        epoch = current_epoch(latest)
+        parts.append(f"{epoch and f'{epoch}, '}{latest.label}")
+    return " | ".join(parts)
 
 
 def _end_on_signals():

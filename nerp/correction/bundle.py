@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerp.correction.looked_at import ORDER, UNKNOWN
 from nerp.data.benchmark import comparable
 from nerp.errors import NerpError
-from nerp.paths import replacing
+from nerp.files.json_file import read_json
+from nerp.paths import write_bytes
 from nerp.registry import unknown
 
 PROVENANCE = "_provenance"
@@ -28,18 +30,9 @@ def bundle_key(dataset: str, task: str) -> str:
 def read_bundle(file: str | Path) -> dict:
     """A bundle's whole content. Raises NerpError, naming the file, if it cannot be read."""
     file = Path(file).expanduser()
-    try:
-        data = file.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        content = json.loads(data)
-    except FileNotFoundError:
-        raise NerpError(f"NERP.PAIRS_FILE: no file {file}") from None
-    except (OSError, EOFError, ValueError) as error:
-        raise NerpError(f"{file}: not a readable pair bundle ({error})") from None
-    if not isinstance(content, dict):
-        raise NerpError(f"{file}: expected a JSON object of lists of pairs")
-    return content
+    if not file.exists():
+        raise NerpError(f"NERP.PAIRS_FILE: no file {file}")
+    return read_json(file)
 
 
 def bundle_pairs(content: dict, key: str, file: str | Path) -> list[tuple[str, str]]:
@@ -56,11 +49,22 @@ def bundle_pairs(content: dict, key: str, file: str | Path) -> list[tuple[str, s
     return pairs
 
 
+def looked_at(content: dict, key: str) -> str:
+    """What the pairs under `key` were found with, by what the bundle says of them."""
+    origin = _origins(content).get(key)
+    said = origin.get("looked_at") if isinstance(origin, dict) else None
+    return said if said in ORDER else UNKNOWN
+
+
+def _origins(content: dict) -> dict:
+    origins = content.get(PROVENANCE)
+    return origins if isinstance(origins, dict) else {}
+
+
 def write_bundle(file: str | Path, content: dict) -> None:
     """Write a bundle, gzipped where the name ends in .gz; the bytes depend on the content alone."""
     data = json.dumps(content, indent=1).encode()
-    with replacing(file) as partial:
-        partial.write_bytes(gzip.compress(data, mtime=0) if str(file).endswith(".gz") else data)
+    write_bytes(file, gzip.compress(data, mtime=0) if str(file).endswith(".gz") else data)
 
 
 def add_entry(
@@ -70,7 +74,7 @@ def add_entry(
     content = read_bundle(file) if Path(file).expanduser().exists() else {}
     content[key] = [list(pair) for pair in pairs]
     origin = {"source": source, "looked_at": looked_at}
-    content[PROVENANCE] = {**content.get(PROVENANCE, {}), key: origin}
+    content[PROVENANCE] = {**_origins(content), key: origin}
     write_bundle(Path(file).expanduser(), content)
 
 

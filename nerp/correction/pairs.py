@@ -14,14 +14,19 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.correction.bundle import PROVENANCE, bundle_key, bundle_pairs, match_names, read_bundle
+from nerp.correction.bundle import (
+    bundle_key,
+    bundle_pairs,
+    looked_at,
+    match_names,
+    read_bundle,
+)
 from nerp.correction.looked_at import (
     NOTHING,
     TEST_IMAGES,
     TEST_LABELS,
     TRAINING_IMAGES,
     TRAINING_LABELS,
-    UNKNOWN,
 )
 from nerp.errors import NerpError
 from nerp.registry import PAIR_SOURCES
@@ -228,7 +233,7 @@ def listed_scores(file: str, clues: Clues) -> Scores:
     if not matched.pairs:
         raise NerpError(f"{file}: entry {key} has no pair of these classes "
                         f"({', '.join(clues.classnames[:3])}, ...)")
-    says = content.get(PROVENANCE, {}).get(key, {}).get("looked_at", UNKNOWN)
+    says = looked_at(content, key)
     first, second = torch.tensor(matched.pairs).t()
     matrix = _counts(first, second, len(clues.classnames))
     return Scores(matrix, says, note, listed=True)

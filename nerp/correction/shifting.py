@@ -69,6 +69,10 @@ class _Additive(CorrectionRule):
 
     scope: str = "all"
 
+    def __post_init__(self):
+        if self.scope not in SCOPES:
+            raise NerpError(f"SCOPE is {self.scope!r}; it is {' or '.join(SCOPES)}")
+
     @classmethod
     def from_config(cls, node, strengths):
         return cls(node.SCOPE)

@@ -24,6 +24,7 @@ from typing import BinaryIO, NamedTuple
 from tqdm import tqdm
 
 from nerp.errors import NerpError
+from nerp.files.opening import opened
 
 # Images are compressed already and hardly grow; a bomb of zeros grows a thousandfold.
 _MAX_GROWTH = 20
@@ -54,10 +55,10 @@ def unpack(archive: Path, target: Path) -> None:
     Raises NerpError for an archive that is damaged or hostile, OSError where the disk is full;
     what `target` then holds is for the caller to remove.
     """
-    target.mkdir(parents=True)
-    limit = max(_ALWAYS_ALLOWED, _MAX_GROWTH * archive.stat().st_size)
-    with open(archive, "rb") as file:
+    with opened(archive) as file:
         is_zip = file.read(2) == b"PK"
+        limit = max(_ALWAYS_ALLOWED, _MAX_GROWTH * os.fstat(file.fileno()).st_size)
+    target.mkdir(parents=True)
     try:
         _write(_zip_members(archive) if is_zip else _tar_members(archive, limit), target, limit)
     except NerpError as error:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from yacs.config import CfgNode
 
 from nerp.errors import NerpError
-from nerp.registry import LAYOUTS
+from nerp.printable import is_printable
+from nerp.registry import DRAWN, LAYOUTS
 
 SPLITS = ("train", "val", "test")
 
@@ -74,17 +75,15 @@ def dataset_folder(cfg: CfgNode) -> Path:
 
 
 def data_directory(cfg: CfgNode) -> Path:
-    """The dataset's folder; a procedural benchmark (`nerp.demo`) is drawn if it is not there.
+    """The dataset's folder; a procedural benchmark is drawn if it is not there.
 
     Raises NerpError if there is none.
     """
     directory = dataset_folder(cfg)
     if directory.is_dir():
         return directory
-    from nerp.demo import world
-
-    if cfg.DATASET.DIRECTORY in world.WORLDS:
-        return world.build(cfg.DATASET.DIRECTORY, directory.parent, sys.stderr.isatty())
+    if cfg.DATASET.DIRECTORY in DRAWN.names():
+        return DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
     what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
     raise NerpError(f"{cfg.DATASET.NAME}: {what} {directory}; --root is the folder that holds "
                     f"{cfg.DATASET.DIRECTORY}/, and DATASETS.md says how to fill it")
@@ -120,6 +119,8 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     if card.NUM_CLASSES and len(names) != card.NUM_CLASSES:
         problems.append(f"{len(names)} classes, the card says {card.NUM_CLASSES} "
                         "(DATASET.NUM_CLASSES)")
+    problems += [f"label {label} is called {name!a}, which no prompt can say"
+                 for label, name in names.items() if not name.strip() or not is_printable(name)]
     shown = [name.replace("_", " ") for name in names.values()]
     return Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown), problems
 

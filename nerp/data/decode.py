@@ -1,20 +1,32 @@
 """Image files to RGB images."""
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nerp.errors import NerpError
+from nerp.files.opening import opened, reason
+
+# Pillow warns of images from this size on, in several lines; here they are refused in one.
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(path: str | Path, side: int = 0) -> Image.Image:
     """The image as RGB, converted as Pillow converts; EXIF orientation is not applied.
 
+    Of 16-bit grey, which Pillow would turn all white, the upper 8 bits are taken.
+
     With `side` a large JPEG is decoded at a half, a quarter or an eighth of its size, no side of
     it below `side` pixels: faster, and other pixels.
 
-    Raises NerpError, naming the file, for one that is missing or cannot be decoded.
+    Raises NerpError, naming the file, for one that is missing, cannot be decoded, or has grey
+    values without a stated range (32-bit integers and floats).
     """
     return _decode(path, lambda image: image.draft("RGB", (side, side)) if side else None)
 
@@ -27,19 +39,38 @@ def verify_image(path: str | Path) -> None:
     _decode(path, lambda image: image.draft("RGB", (1, 1)))
 
 
-def _decode(path: str | Path, before) -> Image.Image:
+def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) -> Image.Image:
+    """The image in an open file as RGB; `before` is called with it when its size is known.
+
+    Raises NerpError, beginning with `name`, for one that cannot be decoded, or is as large as
+    files are that are made to fill the memory.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(content) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise NerpError(f"{name}: cannot be decoded: {image.width} x {image.height} "
+                                f"pixels, more than {_MOST_PIXELS:,}")
             before(image)
-            return image.convert("RGB")
-    except FileNotFoundError:
-        what = "a link that leads nowhere" if os.path.islink(path) else "no such image"
-        raise NerpError(f"{path}: {what}") from None
+            return _as_rgb(image)
+    except NerpError:
+        raise
+    except UnidentifiedImageError:
+        what = "not an image file" if content.seek(0, os.SEEK_END) else "the file is empty"
+        raise NerpError(f"{name}: cannot be decoded: {what}") from None
     except Exception as error:  # on damaged files Pillow's plugins raise all sorts
-        raise NerpError(f"{path}: cannot be decoded: {_reason(path, error)}") from None
+        raise NerpError(f"{name}: cannot be decoded: {reason(error)}") from None
 
 
-def _reason(path: str | Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image file" if os.path.getsize(path) else "the file is empty"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = {"I": "32-bit integers", "F": "floats"}[image.mode]
+        raise ValueError(f"its grey values are {kind}, of a range that is not stated; save it with "
+                         "8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _decode(path: str | Path, before: Callable) -> Image.Image:
+    with opened(path) as file:
+        return decode(file, str(path), before)

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from nerp.data.benchmark import Item
@@ -24,16 +23,22 @@ from nerp.errors import NerpError
 
 _DECODING_THREADS = 8
 
+Transform = Callable[[Image.Image], Tensor]
 
-def train_transform(cfg: CfgNode, size: int) -> T.Compose:
+
+def train_transform(cfg: CfgNode, size: int) -> Transform:
     """INPUT.TRANSFORMS for training, up to uint8 [3, size, size]."""
+    from torchvision import transforms as T
+
     mode = T.InterpolationMode(cfg.INPUT.INTERPOLATION)
     known = {
         "random_resized_crop": T.RandomResizedCrop(
             size, scale=cfg.INPUT.RRCROP_SCALE, interpolation=mode
         ),
         "random_flip": T.RandomHorizontalFlip(),
-        "center_crop": T.Compose([T.Resize(size, mode), T.CenterCrop(size)]),
+        "center_crop": T.Compose([T.Resize((size, size), mode)])
+        if cfg.INPUT.RESIZE_MODE == "squash" else
+        T.Compose([T.Resize(size, mode), T.CenterCrop(size)]),
         "randaugment": T.Compose([T.Resize((size, size), mode), RandAugment()]),
         "normalize": None,
     }
@@ -41,10 +46,31 @@ def train_transform(cfg: CfgNode, size: int) -> T.Compose:
     return T.Compose([*steps, T.PILToTensor()])
 
 
-def eval_transform(cfg: CfgNode, size: int) -> T.Compose:
-    """Short side to `size`, centre crop, uint8 [3, size, size]."""
-    mode = T.InterpolationMode(cfg.INPUT.INTERPOLATION)
-    return T.Compose([T.Resize(size, mode), T.CenterCrop(size), T.PILToTensor()])
+def eval_transform(cfg: CfgNode, size: int) -> Transform:
+    """The whole image as uint8 [3, size, size]: by INPUT.RESIZE_MODE its short side to `size` and
+    its centre, or all of it squashed; to the bit what torchvision's Resize, CenterCrop and
+    PILToTensor make of it, without importing it."""
+    squash = cfg.INPUT.RESIZE_MODE == "squash"
+    mode = Image.Resampling[cfg.INPUT.INTERPOLATION.upper()]
+
+    def transform(image: Image.Image) -> Tensor:
+        short = min(image.size)
+        width, height = (size if squash else int(size * side / short) for side in image.size)
+        if image.size != (width, height):
+            image = image.resize((width, height), mode)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        image = image.crop((left, top, left + size, top + size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+    return transform
+
+
+def eval_identity(cfg: CfgNode) -> dict:
+    """What decides about the pixels of a test image, besides the backbone's size."""
+    normalised = "normalize" in cfg.INPUT.TRANSFORMS
+    names = ["INTERPOLATION", "RESIZE_MODE", "EXACT_JPEG",
+             *(["PIXEL_MEAN", "PIXEL_STD"] if normalised else [])]
+    return {name: cfg.INPUT[name] for name in names}
 
 
 class Normalise:
@@ -72,7 +98,7 @@ class ImageSet(Dataset):
         self,
         items: Sequence[Item],
         image_dir: Path,
-        transform: Callable[[Image.Image], Tensor],
+        transform: Transform,
         seed: int = 0,
         draft_side: int = 0,
     ):
@@ -121,7 +147,7 @@ def eval_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) ->
 class Views:
     """So many independent draws of a random transform, [K, 3, S, S]."""
 
-    def __init__(self, transform: T.Compose, count: int):
+    def __init__(self, transform: Transform, count: int):
         self.transform = transform
         self.count = count
 
@@ -185,12 +211,14 @@ def train_loader(
     )
 
 
-def eval_loader(dataset: ImageSet, cfg: CfgNode, device: torch.device) -> DataLoader:
-    """The items in order."""
+def eval_loader(
+    dataset: ImageSet, cfg: CfgNode, device: torch.device, batch: int = 0
+) -> DataLoader:
+    """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE unless `batch` says."""
     return DataLoader(
         dataset,
         sampler=[(0, index) for index in range(len(dataset))],
-        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+        batch_size=batch or cfg.DATALOADER.TEST.BATCH_SIZE,
         num_workers=worker_count(cfg, device),
         pin_memory=device.type == "cuda",
     )

@@ -4,7 +4,6 @@ What is listed from folders is sorted by name, so that draws do not depend on th
 Files are listed, never opened.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +12,12 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from nerp.data.benchmark import SPLITS, Item, Listing
+from nerp.data.listing import Row, read_rows
 from nerp.errors import NerpError
+from nerp.files.json_file import read_json
+from nerp.files.opening import read_text
+from nerp.paths import is_inside
+from nerp.printable import brief, is_printable
 from nerp.registry import LAYOUTS
 
 IMAGE_SUFFIXES = (
@@ -22,7 +26,8 @@ IMAGE_SUFFIXES = (
 
 _WNID = re.compile(r"n\d{8}")  # WordNet's identifier of a noun: n01440764
 _NUMBER = re.compile(r"\d+")
-_VISIBLE = re.compile(r"[^.].*")
+_MOST_CLASSES = 10**6
+VISIBLE = re.compile(r"[^.].*")
 
 
 @LAYOUTS.register("json_split")
@@ -30,10 +35,8 @@ def json_split(card: CfgNode, directory: Path) -> Listing:
     """`SPLIT_FILE` holds train, val and test: lists of [path, label, class name], with paths
     below `IMAGE_FOLDER`."""
     file = directory / card.SPLIT_FILE
-    try:
-        content = json.loads(_read(file, card))
-    except (ValueError, RecursionError) as error:
-        raise NerpError(f"{file}: not a readable JSON file ({error})") from None
+    _require(file, card)
+    content = read_json(file)
     return Listing(directory / card.IMAGE_FOLDER,
                    {split: _json_items(content, split, file) for split in SPLITS})
 
@@ -48,7 +51,17 @@ def _json_items(content, split: str, file: Path) -> list[Item]:
         for i in items
     ):
         raise NerpError(f"{file}: {split!r} must be a list of [path, label, class name]")
+    for item in items:
+        _check_item(item, file)
     return items
+
+
+def _check_item(item: Item, file: Path) -> None:
+    """Raise NerpError for an image outside the image folder, or a name that cannot be printed."""
+    if not is_inside(item.path) or not is_printable(item.path):
+        raise NerpError(f"{file}: {brief(item.path)}: not a path inside the image folder")
+    if not is_printable(item.classname) or not 0 <= item.label < _MOST_CLASSES:
+        raise NerpError(f"{file}: label {item.label}, {brief(item.classname)}: not a class")
 
 
 @LAYOUTS.register("text_lists")
@@ -67,6 +80,7 @@ def text_lists(card: CfgNode, directory: Path) -> Listing:
             if name not in labels:
                 raise NerpError(f"{file}: {line!r} names no class of {card.CLASS_FILE}")
             splits[split].append(Item(f"{image}.jpg", labels[name], name))
+            _check_item(splits[split][-1], file)
     return Listing(directory / card.IMAGE_FOLDER, splits, classnames)
 
 
@@ -89,7 +103,7 @@ def imagenet(card: CfgNode, directory: Path) -> Listing:
 def imagenet_variant(card: CfgNode, directory: Path) -> Listing:
     """`IMAGE_FOLDER`/<wnid>/, a test split alone; the classes are the folders that exist."""
     image_dir = directory / card.IMAGE_FOLDER
-    wnids = _folders(image_dir, _WNID)
+    wnids = subfolders(image_dir, _WNID)
     names = _names_of(wnids, card, directory)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names)
@@ -101,7 +115,7 @@ def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
     its order, whether or not they have a folder."""
     image_dir = directory / card.IMAGE_FOLDER
     names = list(_names_file(card, directory)[1].values())
-    labels = {folder: int(folder) for folder in sorted(_folders(image_dir, _NUMBER), key=int)}
+    labels = {folder: int(folder) for folder in sorted(subfolders(image_dir, _NUMBER), key=int)}
     for folder, label in labels.items():
         if label >= len(names):
             raise NerpError(f"{image_dir / folder}: {card.CLASS_FILE} has {len(names)} classes")
@@ -112,15 +126,52 @@ def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
 def folders(card: CfgNode, directory: Path) -> Listing:
     """`IMAGE_FOLDER`/{train,val,test}/<class>/, where any of the three may be missing.
 
-    The classes are those of the three together, sorted; a folder's name is its class's name.
+    The classes are those of the three together, sorted; a folder's name is its class's name, and
+    what is in folders in it belongs to the class too.
     """
     image_dir = directory / card.IMAGE_FOLDER
-    *found, names = _class_folders(image_dir, SPLITS, _VISIBLE)
+    *found, names = _class_folders(image_dir, SPLITS, VISIBLE)
     splits = {
         split: _items(image_dir, labels, names)
         for split, labels in zip(SPLITS, found, strict=True)
     }
     return Listing(image_dir, splits, names)
+
+
+@LAYOUTS.register("listing")
+def listing(card: CfgNode, directory: Path) -> Listing:
+    """`SPLIT_FILE` is a table (CSV or JSON lines) with a path below `IMAGE_FOLDER`, a label and a
+    split a line; or, with {} for the split, three tables without the split, of which any may be
+    missing.
+
+    The classes are the labels, sorted, or the lines of `CLASS_FILE`, in its order, where a whole
+    number as a label is a place in it.
+    """
+    rows = listed_rows(directory, card.SPLIT_FILE)
+    named = _lines(directory / card.CLASS_FILE, card) if card.CLASS_FILE else []
+    classes = named or sorted({row.label for row in rows})
+    labels = {str(i): i for i in range(len(named))} | {name: i for i, name in enumerate(classes)}
+    splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for row in rows:
+        if row.split not in splits:
+            raise NerpError(f"{row.where}: the split is {row.split!r}; it takes train, val or test "
+                            "(nerp data split makes one where there is none)")
+        if row.label not in labels:
+            raise NerpError(f"{row.where}: {row.label!r} is no class of {card.CLASS_FILE}")
+        label = labels[row.label]
+        splits[row.split].append(Item(row.path, label, classes[label]))
+    return Listing(directory / card.IMAGE_FOLDER, splits, classes)
+
+
+def listed_rows(directory: Path, split_file: str) -> list[Row]:
+    """The lines of a listing's one table, or of its three, each with its split."""
+    if "{}" not in split_file:
+        return read_rows(directory / split_file)
+    files = {split: directory / split_file.format(split) for split in SPLITS}
+    if not any(file.exists() for file in files.values()):
+        raise NerpError(f"none of {', '.join(map(str, files.values()))} is there")
+    return [row._replace(split=split) for split, file in files.items() if file.exists()
+            for row in read_rows(file)]
 
 
 def names_unlike_imagenet(card: CfgNode, directory: Path) -> list[str]:
@@ -143,7 +194,7 @@ def _only_test(items: list[Item]) -> dict[str, list[Item]]:
 def _class_folders(image_dir: Path, splits: Sequence[str], pattern: re.Pattern) -> tuple:
     """For each split {<split>/<folder>: label}, and then the folders of all splits together,
     sorted; a folder's label is its place among these."""
-    found = [_folders(image_dir / split, pattern) if os.path.lexists(image_dir / split) else []
+    found = [subfolders(image_dir / split, pattern) if os.path.lexists(image_dir / split) else []
              for split in splits]
     if not any(found):
         raise NerpError(f"{image_dir}: no class folders in {' or '.join(f'{s}/' for s in splits)}")
@@ -153,8 +204,8 @@ def _class_folders(image_dir: Path, splits: Sequence[str], pattern: re.Pattern) 
              for split, folders in zip(splits, found, strict=True)), classes
 
 
-def _folders(parent: Path, pattern: re.Pattern) -> list[str]:
-    """The names of the folders in `parent` that match, sorted."""
+def subfolders(parent: Path, pattern: re.Pattern = VISIBLE) -> list[str]:
+    """The names of the folders in `parent` that match, by default those not hidden, sorted."""
     try:
         with os.scandir(parent) as entries:
             found = [entry for entry in entries if pattern.fullmatch(entry.name)]
@@ -172,12 +223,33 @@ def _items(image_dir: Path, labels: dict[str, int], names: list[str]) -> list[It
     """The images in each folder of `labels`, folder by folder."""
     items = []
     for folder, label in labels.items():
-        files = sorted(
-            file for file in os.listdir(image_dir / folder)
-            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith(".")
-        )
+        files = images_below(image_dir / folder)
         items += [Item(f"{folder}/{file}", label, names[label]) for file in files]
     return items
+
+
+def images_below(folder: Path) -> list[str]:
+    """The image files in a folder and, through links too, in the folders in it, as sorted paths
+    that start from it; what is hidden is left out.
+
+    Raises NerpError for a name that is not UTF-8, and for a link to a folder that it is in.
+    """
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if VISIBLE.fullmatch(name)]
+        for name in folders:
+            path = Path(parent, name)
+            if path.is_symlink() and Path(parent).resolve().is_relative_to(path.resolve()):
+                raise NerpError(f"{path}: a link to a folder that it is in")
+        found += [
+            os.path.relpath(Path(parent, name), folder) for name in files
+            if name.lower().endswith(IMAGE_SUFFIXES) and VISIBLE.fullmatch(name)
+        ]
+    for path in found:
+        if not is_printable(path):
+            raise NerpError(f"{folder}: {path!a}: a file name with control codes, or not UTF-8; "
+                            "rename it")
+    return sorted(found)
 
 
 def _names_of(wnids: list[str], card: CfgNode, directory: Path) -> list[str]:
@@ -214,11 +286,11 @@ def _lines(file: Path, card: CfgNode) -> list[str]:
 
 
 def _read(file: Path, card: CfgNode) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    _require(file, card)
+    return read_text(file)
+
+
+def _require(file: Path, card: CfgNode) -> None:
+    if not file.exists():
         raise NerpError(f"{card.NAME}: no file {file}; DATASETS.md says where it is from "
-                        "(nerp data prepare)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise NerpError(f"{file}: {reason}") from None
+                        "(nerp data prepare)")

@@ -1,9 +1,5 @@
 """`nerp data prepare`: bring a benchmark's files into its folder."""
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -14,6 +10,7 @@ from nerp.data.obtain import obtain
 from nerp.data.sources import Source, amount, read_sources
 from nerp.errors import NerpError
 from nerp.log import say
+from nerp.paths import holding
 
 
 def plan(cfg: CfgNode) -> list[str]:
@@ -32,14 +29,9 @@ def prepare(cfg: CfgNode) -> bool:
     if not sources:
         data_directory(cfg)  # draws a procedural benchmark
         return True
-    directory.mkdir(parents=True, exist_ok=True)
     mirror = Mirror((cfg.DATASET.NAME, cfg.DATASET.DIRECTORY), sources)
-    with _alone_in(directory):
-        try:
-            undone = [source for source in sources if not _is_obtained(source, directory, mirror)]
-        finally:
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # where nothing has arrived
+    with holding(directory):
+        undone = [source for source in sources if not _is_obtained(source, directory, mirror)]
     if undone:
         say("Not complete. What is left to do:")
         for source in undone:
@@ -93,17 +85,3 @@ def _is_obtained(source: Source, directory: Path, mirror: Mirror) -> bool:
         return False
     say(f"{_names(source)}: {'there' if there else 'done'}")
     return True
-
-
-@contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Hold a lock on a folder; it goes with the process, however that ends."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NerpError(f"another nerp data prepare is at work in {directory}") from None
-        yield
-    finally:
-        os.close(handle)

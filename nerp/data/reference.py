@@ -1,21 +1,25 @@
 """The reference image: the pixel-wise mean of a dataset's training images."""
 
+import io
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from nerp.data.benchmark import Item, split_digest
-from nerp.data.decode import open_image
-from nerp.errors import NerpError
-from nerp.paths import replacing
+from nerp.data.decode import decode, open_image
+from nerp.errors import DiskError, NerpError
+from nerp.files.opening import MIB, opened, reading
+from nerp.paths import write_bytes
 
 # Every image is squeezed to this size, bicubic, before the mean is taken.
 SIZE = 224
+_LARGEST = 64 * MIB  # of a picture in a zip
 
 
 def mean_image(items: Sequence[Item], image_dir: Path) -> Image.Image:
@@ -56,14 +60,15 @@ def cached_mean_image(
         if (folder / file).is_file():
             return open_image(folder / file), folder / file
     image = mean_image(items, image_dir)
+    content = io.BytesIO()
+    image.save(content, format="PNG")
     for folder in folders:
         try:
-            with replacing(folder / file) as partial:
-                image.save(partial, format="PNG")
+            write_bytes(folder / file, content.getvalue())
             return image, folder / file
-        except OSError:
-            continue
-    raise NerpError(f"the reference image can be kept in none of {', '.join(map(str, folders))}")
+        except DiskError as error:
+            last = error
+    raise NerpError(f"the reference image cannot be kept: {last}")
 
 
 def load_reference(file: str | Path, name: str) -> Image.Image:
@@ -71,16 +76,21 @@ def load_reference(file: str | Path, name: str) -> Image.Image:
 
     Raises NerpError for a file that is missing or neither, or a zip without that picture.
     """
-    file = Path(file).expanduser()
-    if not zipfile.is_zipfile(file):
-        return open_image(file)
-    wanted = f"{name}_train_image_mean.png"
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = [m for m in archive.namelist() if m.rsplit("/", 1)[-1] == wanted]
-            if not members:
-                raise NerpError(f"{file}: holds no {wanted}")
-            with archive.open(members[0]) as member, Image.open(member) as image:
-                return image.convert("RGB")
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise NerpError(f"{file}: cannot be read as a zip of reference images ({error})") from None
+    path = Path(file).expanduser()
+    with opened(path) as content:
+        if not zipfile.is_zipfile(content):
+            content.seek(0)
+            return decode(content, str(path))
+        return _from_zip(content, path, f"{name}_train_image_mean.png")
+
+
+def _from_zip(content: BinaryIO, path: Path, wanted: str) -> Image.Image:
+    with reading(path, "a readable zip of reference images"), zipfile.ZipFile(content) as archive:
+        members = [m for m in archive.infolist() if m.filename.rsplit("/", 1)[-1] == wanted]
+        if not members:
+            raise NerpError(f"{path}: holds no {wanted}")
+        with archive.open(members[0]) as member:
+            data = member.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ValueError(f"{wanted} unpacks to more than {_LARGEST:,} bytes")
+    return decode(io.BytesIO(data), f"{path}: {wanted}")

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nerp.data.benchmark import Benchmark, Item, split_digest
+from nerp.errors import DiskError, NerpError
+from nerp.files.json_file import read_json
 from nerp.paths import write_text
 
 MAX_VAL_SHOTS = 4
@@ -52,7 +54,7 @@ def kept_few_shot(bench: Benchmark, shots: int, seed: int, folders: Sequence[Pat
     name = f"split_fewshot/shot_{shots}-seed_{seed}.json"
     lists = [split_digest(bench.train), split_digest(bench.val)]
     for folder in folders:
-        kept = _read(folder / name, lists)
+        kept = _read(folder / name, lists, bench)
         if kept is not None:
             return replace(bench, train=kept[0], val=kept[1])
     drawn = few_shot(bench, shots, seed)
@@ -66,19 +68,21 @@ def kept_few_shot(bench: Benchmark, shots: int, seed: int, folders: Sequence[Pat
         try:
             write_text(folder / name, json.dumps(content) + "\n")
             break
-        except OSError:
+        except DiskError:
             continue
     return drawn
 
 
-def _read(file: Path, lists: list[str]) -> list[list[Item]] | None:
-    """A kept draw's training and validation items; None unless it is whole and of `lists`."""
+def _read(file: Path, lists: list[str], bench: Benchmark) -> list[list[Item]] | None:
+    """A kept draw's training and validation items; None unless it is whole and of `lists`, the
+    digests of those in `bench`."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         drawn = [[Item(*entry) for entry in content[split]] for split in ("train", "val")]
         whole = content["drawn"] == [split_digest(items) for items in drawn]
+        whole = whole and set(drawn[0]) <= set(bench.train) and set(drawn[1]) <= set(bench.val)
         return drawn if whole and content["lists"] == lists else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (NerpError, ValueError, KeyError, TypeError):
         return None
 
 

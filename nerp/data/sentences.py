@@ -4,13 +4,13 @@ One JSON object a dataset, class name -> list of sentences. CoPrompt's release h
 names of its own (`gpt_file/dtd_prompt.json`); a folder may hold those, or `<Dataset>.json`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.data.benchmark import comparable
 from nerp.errors import NerpError
+from nerp.files.json_file import read_json
 from nerp.printable import brief
 
 # What a run, its record and the tables say of training without a sentence file.
@@ -50,12 +50,7 @@ def read_sentences(
     Raises NerpError for a file that is missing or not such an object, or lacks a class.
     """
     file = _file(Path(path).expanduser(), what, dataset)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NerpError(f"{what}: {file}: not a readable JSON file ({brief(str(error))})") from None
-    if not isinstance(content, dict):
-        raise NerpError(f"{what}: {file}: expected a JSON object, class name -> list of sentences")
+    content = read_named(file, what)
     loosely = {comparable(name): sentences for name, sentences in content.items()}
     found = []
     for name in classnames:
@@ -67,6 +62,14 @@ def read_sentences(
                             "a list of sentences, at least one")
         found.append(sentences)
     return found
+
+
+def read_named(file: Path, what: str) -> dict:
+    """The JSON object in the file that the key `what` names. Raises NerpError where it is none."""
+    try:
+        return read_json(file)
+    except NerpError as error:
+        raise NerpError(f"{what}: {error}") from None
 
 
 def substitute_sentences(classnames: Sequence[str]) -> list[list[str]]:

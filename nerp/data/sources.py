@@ -7,7 +7,11 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from nerp.errors import NerpError
+from nerp.paths import is_inside
+from nerp.printable import brief, is_printable
 from nerp.registry import unknown
+
+_PATHS = ("FILE", "UNPACK", "WITHIN", "GIVES")  # what names paths, in an archive or in the folder
 
 
 @dataclass(frozen=True)
@@ -60,26 +64,48 @@ def read_sources(cfg: CfgNode) -> list[Source]:
 def _source(entry: dict, name: str) -> Source:
     keys = {f.name.upper(): f for f in fields(Source)}
     empty = Source()
+    where = f"{name}: DATASET.SOURCES"
     for key, value in entry.items():
         if key not in keys:
             raise unknown(f"key of DATASET.SOURCES ({name})", key, keys)
-        if type(value) is not type(getattr(empty, key.lower())):
-            raise NerpError(f"{name}: DATASET.SOURCES, {key}: {value!r} is not of its type")
+        texts = value if isinstance(value, list) else [*value, *value.values()] \
+            if isinstance(value, dict) else [value] if isinstance(value, str) else []
+        if type(value) is not type(getattr(empty, key.lower())) or not all(map(_is_line, texts)):
+            raise NerpError(f"{where}, {key}: {brief(value)} is not of its type")
+        for path in texts if key in _PATHS else ():
+            if not _is_place(path):
+                raise NerpError(f"{where}, {key}: {brief(path)}: not a path inside the dataset's "
+                                "folder")
     source = Source(**{key.lower(): value for key, value in entry.items()})
     found = source.addresses or source.mirror or source.step
     if not (source.file and found or source.gives and source.step):
-        raise NerpError(f"{name}: an entry of DATASET.SOURCES needs a FILE with URLS, GDRIVE, "
-                        f"MIRROR or STEP, or GIVES with STEP: {entry}")
+        raise NerpError(f"{where}: an entry needs a FILE with URLS, GDRIVE, MIRROR or STEP, or "
+                        f"GIVES with STEP: {brief(entry)}")
     for url in source.urls:
-        if not re.match("https?://", url):
-            raise NerpError(f"{name}: DATASET.SOURCES, {url}: not an http address")
-    if source.mirror and not re.fullmatch(r"[\w.-]+/[\w.-]+", source.mirror):
-        raise NerpError(f"{name}: DATASET.SOURCES, MIRROR {source.mirror}: not owner/name, a "
-                        "repository on Hugging Face")
+        if not re.fullmatch(r"https?://[!-~]+", url):
+            raise NerpError(f"{where}, {brief(url)}: not an http address")
+    if source.gdrive and not re.fullmatch(r"[\w-]+", source.gdrive):
+        raise NerpError(f"{where}, GDRIVE {brief(source.gdrive)}: not the id of a file there")
+    if source.mirror and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source.mirror):
+        raise NerpError(f"{where}, MIRROR {brief(source.mirror)}: not owner/name, a repository on "
+                        "Hugging Face")
     if source.checksum and not re.fullmatch("(md5|sha1|sha256):[0-9a-f]+", source.checksum):
-        raise NerpError(f"{name}: DATASET.SOURCES, {source.checksum}: not md5:<hex>, sha1:<hex> or "
+        raise NerpError(f"{where}, {brief(source.checksum)}: not md5:<hex>, sha1:<hex> or "
                         "sha256:<hex>")
+    if source.size < 0:
+        raise NerpError(f"{where}, SIZE {source.size}: not a number of bytes")
     return source
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and is_printable(value)
+
+
+def _is_place(path: str) -> bool:
+    """Whether a path names something inside the folder it is joined to, not the folder itself, and
+    nothing hidden: that is where files are on their way."""
+    parts = path.replace("\\", "/").rstrip("/").split("/")
+    return is_inside(path) and not any(part == "" or part.startswith(".") for part in parts)
 
 
 def amount(size: int) -> str:

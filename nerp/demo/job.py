@@ -16,12 +16,12 @@ from nerp.engine.run import run_test, run_training
 from nerp.engine.saved import load_run
 from nerp.engine.tested import ModelFlags
 from nerp.errors import OtherRunError
+from nerp.experiments import catalogue
 from nerp.protocols import NERP_SUFFIX, run_dir
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 
 ZERO_SHOT = "ZeroshotCLIP"
-ALL_METHODS = ("CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def table(rows: Iterable[Row]) -> str:
         lines.append(
             [row.name, *(_spread(values) for values in (row.base, row.novel, row.harmonic)), flips]
         )
-    headers = ["", "base", "novel", "H", "flips (helped / hurt / neutral)"]
+    headers = ["", "base", "novel", "H", "novel flips (helped / hurt / neutral)"]
     return tabulate(lines, headers=headers, disable_numparse=True)
 
 
@@ -193,6 +193,11 @@ def _spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.fmean(values):.2f} ± {statistics.pstdev(values):.2f}"
+
+
+def all_methods() -> tuple[str, ...]:
+    """The methods that learn something, in the order of tables."""
+    return tuple(filter(catalogue.learns, catalogue.methods()))
 
 
 def demo_datasets() -> list[str]:

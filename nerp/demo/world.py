@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nerp.demo import landcover, objects, textures
 from nerp.demo.canvas import other_camera
-from nerp.registry import unknown
+from nerp.registry import DRAWN, unknown
 
 BENCHMARK_SEED = 1
 PRETRAINING_SEED = 2
@@ -207,3 +207,7 @@ def _exclusive(path):
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+for _name in WORLDS:
+    DRAWN.register(_name)(partial(build, _name))

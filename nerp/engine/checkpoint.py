@@ -1,8 +1,9 @@
 """Checkpoints: learned tensors only, written whole, and readers of the published layouts."""
 
+import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,14 +11,22 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.model import Clip
-from nerp.clip.unpickle import load_inert
 from nerp.config import put
 from nerp.errors import NerpError
-from nerp.paths import replacing, write_text
+from nerp.files.opening import read_text, reading
+from nerp.files.tensors import load_inert
+from nerp.paths import write_bytes, write_text
 from nerp.printable import printable
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer
+
+_LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
+_MOST_PREFIXES = 16  # that one method's tensors are looked for under
+_LONGEST_NAME = 500  # characters of a tensor's name
+# What of a card another run needs in order to find the images that a model was trained on.
+_OF_THE_DATASET = ("NAME", "DIRECTORY", "LAYOUT", "IMAGE_FOLDER", "SPLIT_FILE", "CLASS_FILE",
+                   "NUM_CLASSES", "TEMPLATE", "NEUTRAL", "REFERENCE")
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Checkpoint:
         settings: the method's shape settings, where the file carries them.
         source: the dataset it was trained on, "" where the file does not say.
         substitute: what stood in for files that were not given (`Trainer.substitute`).
+        card: the keys of that dataset's card, {} where they are not in the file.
     """
 
     path: Path
@@ -40,6 +50,7 @@ class Checkpoint:
     settings: dict[str, object]
     source: str
     substitute: str
+    card: dict[str, object] = field(default_factory=dict)
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -66,9 +77,9 @@ def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None
                         f"there are: {', '.join(map(str, sorted(epochs))) or 'none'}")
     note = inside / "checkpoint"
     if note.is_file():
-        named = inside / note.read_text().strip()
-        if named.is_file():
-            return named
+        named = read_text(note, _LONGEST_NOTE).strip()
+        if named in (path.name for path in inside.glob("model*")):
+            return inside / named
     best = inside / "model-best.pth.tar"
     if not epochs and not best.is_file():
         raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>; --model-dir is the "
@@ -85,23 +96,30 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
-    state = {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, Tensor)}
-    trainer, prefix = _identify(state, content.get("trainer"))
+    state = {n: t for n, t in state.items()
+             if isinstance(n, str) and len(n) <= _LONGEST_NAME and isinstance(t, Tensor)}
+    with reading(path, "a checkpoint"):
+        trainer, prefix = _identify(state, content.get("trainer"))
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
-                        f"({', '.join(TRAINERS.names())}); its tensors begin with: {names}")
+                        f"({', '.join(TRAINERS.names())}); its tensors begin with: "
+                        f"{printable(names)}")
     tensors = {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}
-    settings = content.get("settings")
+    settings, card = content.get("settings"), content.get("card")
     epoch = content.get("epoch")
+    source, substitute = content.get("dataset"), content.get("substitute")
     return Checkpoint(
         path=path,
-        epoch=epoch if isinstance(epoch, int) else 0,
+        epoch=epoch if type(epoch) is int else 0,
         trainer=trainer,
         tensors=tensors,
-        settings=dict(settings) if isinstance(settings, dict) else {},
-        source=str(content.get("dataset") or ""),
-        substitute=printable(str(content.get("substitute") or "")),
+        settings={n: v for n, v in settings.items() if isinstance(n, str)}
+        if isinstance(settings, dict) else {},
+        source=source if isinstance(source, str) else "",
+        substitute=printable(substitute) if isinstance(substitute, str) else "",
+        card={key: card[key] for key in _OF_THE_DATASET if key in card}
+        if isinstance(card, dict) else {},
     )
 
 
@@ -132,13 +150,14 @@ def _prefix(
 ) -> str | None:
     """What stands before the names that `patterns` match, the shortest; None where one matches no
     name, or the shapes are not the method's."""
-    hits = [re.fullmatch(rf"(.*?){pattern}", key) for pattern in patterns[:1] for key in state]
-    for prefix in sorted({hit[1] for hit in hits if hit}, key=len):
+    found = [
+        {hit[1] for key in state if (hit := re.fullmatch(rf"(|.*?\.){pattern}", key))}
+        for pattern in patterns
+    ]
+    shared = set.intersection(*found) if found else set()
+    for prefix in sorted(shared, key=lambda prefix: (len(prefix), prefix))[:_MOST_PREFIXES]:
         inner = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
-        whole = (not prefix or prefix.endswith(".")) and all(
-            any(re.fullmatch(pattern, key) for key in inner) for pattern in patterns
-        )
-        if whole and method.fits(inner):
+        if method.fits(inner):
             return prefix
     return None
 
@@ -162,13 +181,15 @@ def load_trainer(
     cfg = cfg.clone()
     cfg.defrost()
     settings = cfg.TRAINER[method.node]
-    found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
+    with reading(path, f"a checkpoint of {wanted}"):
+        found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
     notes = [f"{wanted} from {path}, epoch {checkpoint.epoch}"]
     for key in method.carried(cfg.TASK):
-        if key in found and found[key] != settings[key]:
-            full = f"TRAINER.{method.node}.{key}"
-            notes.append(f"{full} is {found[key]!r} in the checkpoint, not {settings[key]!r}")
+        if key in found:
+            full, before = f"TRAINER.{method.node}.{key}", settings[key]
             put(cfg, full, found[key], str(path))
+            if settings[key] != before:
+                notes.append(f"{full} is {settings[key]!r} in the checkpoint, not {before!r}")
     trainer = method(cfg, clip, classes)
     learned = trainer.learned.state_dict()
     missing = [name for name in learned if name not in checkpoint.tensors]
@@ -180,6 +201,7 @@ def load_trainer(
         if theirs.shape != tensor.shape:
             raise NerpError(f"{path}: {name} is {tuple(theirs.shape)}, this run needs "
                             f"{tuple(tensor.shape)}: another backbone, class count or setting")
+        check_finite(name, theirs, path)
     trainer.learned.load_state_dict({name: checkpoint.tensors[name] for name in learned})
     return trainer, notes
 
@@ -195,13 +217,26 @@ def save_checkpoint(
     content = {
         "state_dict": {name: tensor.detach().cpu() for name, tensor in tensors.items()},
         "epoch": epoch,
-        "trainer": cfg.TRAINER.NAME,
+        "trainer": plain_name(cfg.TRAINER.NAME),
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},
         "dataset": cfg.DATASET.NAME,
+        "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},
         "backbone": trainer.clip.name,
         "substitute": trainer.substitute,
     }
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    save_tensors(path, content)
     write_text(path.parent / "checkpoint", f"{path.name}\n")
     return path
+
+
+def save_tensors(path: Path, content: dict) -> None:
+    """Write a torch file, whole or not at all. Raises DiskError where it cannot be written."""
+    written = io.BytesIO()  # torch's own writer says of a full disk no more than that it failed
+    torch.save(content, written)
+    write_bytes(path, written.getvalue())
+
+
+def check_finite(name: str, tensor: Tensor, where: Path | str) -> None:
+    """Raise NerpError, beginning with `where`, for a tensor whose numbers are not finite."""
+    if not tensor.isfinite().all():
+        raise NerpError(f"{where}: {name} holds numbers that are not finite")

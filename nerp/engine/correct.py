@@ -1,13 +1,15 @@
 """NeRP in a run: the images it may look at, and the record of what it did."""
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from PIL import Image
 from yacs.config import CfgNode
 
-from nerp.config import find_card, load_yaml, merge
+from nerp.config import find_card, merge
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import CAVEATS
 from nerp.correction.pairs import Labelled
@@ -22,6 +24,7 @@ from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.protocols import NERP_SUFFIX
 from nerp.trainers.base import Classes, Trainer
@@ -68,7 +71,7 @@ def gather_material(tested: Tested) -> Material:
 
     @cache
     def seen_bench() -> tuple[CfgNode, Benchmark]:
-        return seen_benchmark(cfg, tested.source)
+        return seen_benchmark(cfg, tested.source, tested.source_card)
 
     @cache
     def seen() -> Trainer:
@@ -127,12 +130,14 @@ def gather_material(tested: Tested) -> Material:
     )
 
 
-def seen_benchmark(cfg: CfgNode, source: str) -> tuple[CfgNode, Benchmark]:
+def seen_benchmark(
+    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({})
+) -> tuple[CfgNode, Benchmark]:
     """The card and the few-shot selection of the classes that the model was trained on.
 
     Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
     """
-    cfg = other_dataset(cfg, source) if cfg.TASK == "CD" else cfg
+    cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
     bench = open_benchmark(cfg)
     classes = "base" if cfg.TASK == "B2N" else "all"
     return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
@@ -154,14 +159,22 @@ def reference_image(tested: Tested) -> Image.Image:
     return image
 
 
-def other_dataset(cfg: CfgNode, name: str) -> CfgNode:
-    """The configuration with the card of the dataset called `name`, below the same root."""
+def other_dataset(
+    cfg: CfgNode, name: str, card: Mapping = MappingProxyType({})
+) -> CfgNode:
+    """The configuration with the card of the dataset called `name`, below the same root.
+
+    Args: card: the keys of a card that may be the one; else it is a shipped one.
+    """
     if name == cfg.DATASET.NAME:
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    card = find_card(name)
-    merge(cfg, load_yaml(card), str(card))
+    if card.get("NAME") == name:
+        merge(cfg, {"DATASET": card}, f"the checkpoint's card of {name}")
+    else:
+        file = find_card(name)
+        merge(cfg, load_yaml(file), str(file))
     return cfg
 
 

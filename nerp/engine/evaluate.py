@@ -1,6 +1,6 @@
 """Evaluation: every image's logits, and the record made of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -12,41 +12,89 @@ from nerp.correction.correction import Correction
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
 from nerp.engine.distributed import interleave, rank, world_size
-from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
+from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
+from nerp.errors import NerpError
 from nerp.progress import progress
 from nerp.trainers.base import Trainer
 
+# Images whose frozen features are computed at once, whatever a method's own batches are: the last
+# bits of a feature may depend on it, and all methods share the features.
+FEATURE_BATCH = 100
 
-def compute_logits(trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode) -> Tensor:
+
+@torch.inference_mode()
+def compute_logits(
+    trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode,
+    keep: Callable[[Callable[[], Tensor]], Tensor] = lambda compute: compute(),
+) -> Tensor:
     """Logits [N, C] in float32, on the CPU, of N images in the order of `items`.
 
     Several processes share the images, and each returns all logits.
 
-    Raises NerpError, naming the file, for an image that cannot be decoded.
+    Args:
+        keep: asked for the frozen features [N, D] of the images, where the method uses those, with
+            a function that computes them.
+
+    Raises NerpError, naming the file, for an image that cannot be decoded, or whose logits are not
+    finite.
     """
-    with torch.inference_mode(), trainer.clip.autocast():
-        classify = trainer.classifier()
+    clip = trainer.clip
+    with clip.autocast():
+        classify = trainer.feature_classifier() if trainer.frozen_images else trainer.classifier()
     if not items:
         return torch.zeros(0, len(trainer.classes.names))
-    return encode_images(classify, trainer.clip, items, image_dir, cfg).cpu()
+    if not trainer.frozen_images:
+        return _finite(encode_images(classify, clip, items, image_dir, cfg).cpu(), items)
+
+    def compute() -> Tensor:
+        return encode_images(clip.image_features, clip, items, image_dir, cfg, FEATURE_BATCH).cpu()
+
+    features = _mine(keep(compute)).to(clip.device)
+    batches = features.split(cfg.DATALOADER.TEST.BATCH_SIZE)
+    return _finite(_apply(classify, clip, batches, len(items)).cpu(), items)
+
+
+def _finite(logits: Tensor, items: list[Item]) -> Tensor:
+    wrong = ~logits.isfinite().all(dim=1)
+    if wrong.any():
+        raise NerpError(f"the logits of {int(wrong.sum())} of {len(items)} images are not finite "
+                        f"(first: {items[int(wrong.nonzero()[0])].path}): the model's numbers are "
+                        "too large, or its precision too low")
+    return logits
 
 
 @torch.inference_mode()
 def encode_images(
-    function: Callable[[Tensor], Tensor], clip: Clip, items: list[Item], image_dir, cfg: CfgNode
+    function: Callable[[Tensor], Tensor], clip: Clip, items: list[Item], image_dir, cfg: CfgNode,
+    batch: int = 0,
 ) -> Tensor:
     """What `function` makes of images [B, 3, H, W], batch for batch: [N, ...] in float32, in the
     order of `items`, of which there is at least one.
 
     Several processes share the images, and each returns all of it. Raises as `compute_logits`.
     """
-    mine = items[rank() :: world_size()] or items[:1]  # left out again where there are fewer
-    loader = eval_loader(eval_set(mine, image_dir, cfg, clip.size), cfg, clip.device)
+    loader = eval_loader(
+        eval_set(_mine(items), image_dir, cfg, clip.size), cfg, clip.device, batch
+    )
     normalise = Normalise(cfg, clip.device)
+    shown = progress(loader, "test", len(loader), "batch")
+    return _apply(function, clip, (normalise(pixels) for pixels, _ in shown), len(items))
+
+
+def _mine(rows):
+    """This process's share of what all work on; not empty, and left out again where it should
+    be."""
+    mine = rows[rank() :: world_size()]
+    return mine if len(mine) else rows[:1]
+
+
+def _apply(
+    function: Callable[[Tensor], Tensor], clip: Clip, batches: Iterable[Tensor], total: int
+) -> Tensor:
+    """`function` of every batch of this process's share, and all processes' results in order."""
     with clip.autocast():
-        parts = [function(normalise(pixels))
-                 for pixels, _ in progress(loader, "test", len(loader), "batch")]
-    return interleave(torch.cat(parts).float(), len(items))
+        parts = [function(batch) for batch in batches]
+    return interleave(torch.cat(parts).float(), total)
 
 
 def result_record(
@@ -61,7 +109,7 @@ def result_record(
     after = before if correction is None else correction.predictions.numpy()
     record = accuracy_record(confusion_matrix(labels, after, len(classnames)))
     per_class = record.pop("per_class_accuracy")
-    record["per_class_accuracy"] = dict(zip(classnames, per_class, strict=True))
+    record["per_class_accuracy"] = dict(zip(distinct(classnames), per_class, strict=True))
     if correction is not None:
         uncorrected = accuracy_record(confusion_matrix(labels, before, len(classnames)))
         record["uncorrected_accuracy"] = uncorrected["accuracy"]

@@ -1,6 +1,8 @@
 """Numbers about predictions: accuracy, macro F1, the confusion matrix, what flips did."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,13 @@ def accuracy_record(confusion: np.ndarray) -> dict:
             100 * float(c) / int(n) if n else None for c, n in zip(correct, support, strict=True)
         ],
     }
+
+
+def distinct(classnames: Sequence[str]) -> list[str]:
+    """Class names to address classes by: a name that several have, with the label after it."""
+    counts = Counter(classnames)
+    return [name if counts[name] == 1 else f"{name} ({label})"
+            for label, name in enumerate(classnames)]
 
 
 @dataclass(frozen=True)

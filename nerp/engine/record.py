@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import io
 import json
 import resource
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +15,29 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
+from nerp.clip.loading import SHIPPED
 from nerp.clip.model import pick_device
-from nerp.config import Request, card_file, difference
+from nerp.config import Request, card_file, difference, input_files
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
+from nerp.engine.history import METRICS_FILE
 from nerp.engine.metrics import confusion_matrix
-from nerp.engine.seed import CONFIG_FILE
 from nerp.engine.tested import Tested
-from nerp.engine.train import STATE_FILE
+from nerp.engine.train import STATE_FILE, forget_state
 from nerp.errors import NerpError, OtherRunError
-from nerp.log import RunLog, environment, say
-from nerp.paths import replacing, write_text
-from nerp.protocols import RESULT_FILE, run_dir
+from nerp.files.digest import content_digest
+from nerp.files.json_file import read_json
+from nerp.files.opening import reading
+from nerp.files.yaml_file import load_yaml
+from nerp.log import RunLog, command_line, environment, revision, say
+from nerp.paths import clear_partials, holding, write_bytes, write_text
+from nerp.printable import csv_cell, duration
+from nerp.protocols import CONFIG_FILE, RESULT_FILE, run_dir
 
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
+INPUTS = "inputs"  # of an identity: what it holds of files
 
 
 def output_dir(cfg: CfgNode, request: Request, phase: str) -> Path:
@@ -66,8 +75,9 @@ def save_predictions(
             **{f"{name}_prior": prior.values.numpy() for name, prior in nerp.priors.items()},
             "pairs": nerp.pairs.index.numpy(),
         }
-    with replacing(tested.directory / PREDICTIONS_FILE) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(tested.directory / PREDICTIONS_FILE, content.getvalue())
 
 
 def write_confusion(tested: Tested, correction: Correction | None) -> None:
@@ -76,13 +86,12 @@ def write_confusion(tested: Tested, correction: Correction | None) -> None:
     predictions = (correction.predictions if correction else tested.logits.argmax(1)).numpy()
     names = tested.bench.classnames
     counts = confusion_matrix(tested.labels, predictions, len(names))
-    with (
-        replacing(tested.directory / CONFUSION_FILE) as partial,
-        open(partial, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["true / predicted", *names])
-        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true / predicted", *map(csv_cell, names)])
+    writer.writerows([csv_cell(name), *row]
+                     for name, row in zip(names, counts.tolist(), strict=True))
+    write_text(tested.directory / CONFUSION_FILE, text.getvalue())
 
 
 def is_finished(
@@ -94,35 +103,64 @@ def is_finished(
     """
     result = directory / RESULT_FILE
     if overwrite:
-        for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, CONFUSION_FILE, "log.txt",
-                     CONFIG_FILE):
+        for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, CONFUSION_FILE, METRICS_FILE,
+                     "log.txt", CONFIG_FILE):
             (directory / name).unlink(missing_ok=True)
         return False
     if not result.is_file():
         return False
     try:
-        found = json.loads(result.read_text())
-    except ValueError:
-        raise NerpError(f"{result} is damaged; --overwrite runs it again") from None
-    if found.get("identity") != identity:
-        changes = _changes(directory, cfg, found.get("identity", {}), identity)
+        found = read_json(result).get("identity")
+    except NerpError as error:
+        raise NerpError(f"{error}; --overwrite runs it again") from None
+    found = found if isinstance(found, dict) else {}
+    if found != identity:
+        changes = _changes(directory, cfg, found, identity)
         raise OtherRunError(f"{directory} holds a finished run of something else ({changes}): give "
                             "another --output-dir, or --overwrite to replace it")
     if all((directory / name).is_file() for name in wants):
+        forget_state(directory)  # of a run that was killed when all was done
         say(f"finished already, skipped: {directory}")
         return True
     return False
 
 
 def _changes(directory: Path, cfg: CfgNode, old: dict, new: dict) -> str:
-    if old.get("config") != new.get("config") and (directory / CONFIG_FILE).is_file():
-        before = CfgNode(yaml.safe_load((directory / CONFIG_FILE).read_text()))
-        lines = difference(before, CfgNode(yaml.safe_load(cfg.dump())))
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        if lines:
-            return "; ".join(lines[:3]) + more
+    """By what two identities differ, in words."""
+    lines = []
+    if old.get("config") != new.get("config"):
+        file = directory / CONFIG_FILE
+        with contextlib.suppress(NerpError), reading(file, "a configuration"):
+            lines = difference(load_yaml(file), yaml.safe_load(cfg.dump()))
+    files = [node if isinstance(node, dict) else {} for node in
+             (old.get(INPUTS), new.get(INPUTS))]
+    if not lines:
+        lines = [f"{name}: the file's content" for name in files[1]
+                 if files[0].get(name) != files[1][name]]
+    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
     keys = [key for key in new if old.get(key) != new[key]]
-    return "another " + " and ".join(keys)
+    return "; ".join(lines[:3]) + more if lines else "another " + " and ".join(keys)
+
+
+def inputs(cfg: CfgNode) -> dict[str, dict[str, str]]:
+    """The part of a run's identity that files decide about: {"inputs": {key: digest}}, or {}."""
+    files = input_files(cfg)
+    backbone = cfg.MODEL.BACKBONE
+    if not backbone.PATH and backbone.NAME in SHIPPED:
+        files["MODEL.BACKBONE.NAME"] = SHIPPED[backbone.NAME]
+    return {INPUTS: {key: content_digest(file) for key, file in files.items()}} if files else {}
+
+
+@contextlib.contextmanager
+def claiming(directory: Path) -> Iterator[None]:
+    """Hold a run's folder, of several processes in the main one. Raises NerpError where another
+    command does."""
+    if not is_main():
+        yield
+        return
+    with holding(directory):
+        clear_partials(directory)
+        yield
 
 
 @contextlib.contextmanager
@@ -136,10 +174,12 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
         return
     device = pick_device(cfg.USE_CUDA)
     versions = environment(device)
-    listing = "\n".join(f"{name}: {value}" for name, value in versions.items())
+    origin = {
+        "command": command_line.get(), "revision": revision(), "start": _clock_time(log.start)
+    }
+    listing = "\n".join(f"{name}: {value}" for name, value in {**versions, **origin}.items())
     log.write_to(directory, f"** Configuration **\n{cfg.dump()}\n** Environment **\n{listing}\n")
     write_text(directory / CONFIG_FILE, cfg.dump())
-    start = time.monotonic()
     record: dict = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
@@ -151,12 +191,22 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
     try:
         yield record
     except NerpError as error:
-        say(f"error: {error}", file_only=True)
+        with contextlib.suppress(OSError):  # the log may be what cannot be written
+            say(f"error: {error}", file_only=True)
         raise
-    record["seconds"] = round(time.monotonic() - start, 2)
+    end = time.time()
+    record |= {**origin, "end": _clock_time(end), "seconds": round(end - log.start, 2)}
     record["peak_memory_mib"] = _peak_memory(device)
     record["versions"] = versions
     write_text(directory / RESULT_FILE, json.dumps(record, indent=1) + "\n")
+    say(f"end: {record['end']}, after {duration(end - log.start)}", file_only=True)
+    checkpoint = f", checkpoint: {record['checkpoint']}" if "checkpoint" in record else ""
+    say(f"results in {directory}{checkpoint}")
+
+
+def _clock_time(seconds: float) -> str:
+    """Seconds since 1970 as the local date and time, with its distance from UTC."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _peak_memory(device: torch.device) -> int:

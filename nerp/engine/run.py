@@ -1,20 +1,24 @@
 """One run from its command line to its record: `nerp train` and `nerp test`."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
 from nerp.config import Request, digest
 from nerp.correction.correction import Correction
-from nerp.data.benchmark import split_digest
-from nerp.engine.cache import cache_file, cached_logits, logits_key
+from nerp.data.benchmark import Benchmark, open_benchmark, split_digest
+from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.record import (
     CONFUSION_FILE,
     PREDICTIONS_FILE,
+    claiming,
+    inputs,
     is_finished,
     output_dir,
     recording,
@@ -30,11 +34,12 @@ from nerp.engine.tested import (
     run_benchmark,
     tested_items,
 )
-from nerp.engine.train import TrainingRun
+from nerp.engine.train import TrainingRun, forget_state
 from nerp.errors import NerpError
+from nerp.experiments.catalogue import complete
 from nerp.log import RunLog, say
 from nerp.paths import file_digest
-from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.protocols import NERP_SUFFIX, trained_name
 from nerp.registry import TRAINERS
 
 
@@ -45,10 +50,10 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
     the request that cannot be done; nothing is written before the work can begin.
     """
     if request.trainer.endswith(NERP_SUFFIX):
-        plain = plain_name(request.trainer)
-        raise NerpError(f"NeRP trains nothing: train {plain}, then test {request.trainer} with "
-                        "--model-dir")
+        raise NerpError(f"NeRP trains nothing: train {trained_name(request.trainer)}, then test "
+                        f"{request.trainer} with --model-dir")
     with RunLog() as log:
+        request = complete(request)
         cfg = run_config(request, anew=overwrite)
         if not TRAINERS[request.trainer].folder:
             raise NerpError(f"{request.trainer} learns nothing: nerp test --trainer "
@@ -57,33 +62,46 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         bench = run_benchmark(cfg, directory)
         if not bench.train:
             raise NerpError(f"{bench.name}: the training split is empty")
-        identity = {"config": digest(cfg), "train": split_digest(bench.train)}
-        if agree(is_main() and is_finished(directory, identity, cfg, overwrite)):
-            return directory
-        clip = open_clip_model(cfg)
-        torch.manual_seed(cfg.SEED)
-        trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, class_set(cfg, bench, seen=True))
-        say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
-            f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
-        if trainer.substitute:
-            say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
-        training = TrainingRun(trainer, bench, cfg, directory, identity)
-        with recording(log, directory, cfg) as record:
-            path = training.run()
-            say("Finish training")
-            if not cfg.TEST.NO_TEST:
-                items = tested_items(bench, cfg)
-                logits = cached_logits(
-                    cache_file(path.parent, cfg),
-                    logits_key(trainer, path, bench, items, cfg),
-                    lambda: compute_logits(trainer, items, bench.image_dir, cfg),
-                )
-                labels = np.array([item.label for item in items])
-                record.update(_measured(labels, logits, bench.classnames, None))
-            record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH)
-            if trainer.substitute:
-                record["substitute"] = trainer.substitute
+        identity = {"config": digest(cfg), **inputs(cfg), "train": split_digest(bench.train)}
+        with claiming(directory):
+            if agree(is_main() and is_finished(directory, identity, cfg, overwrite)):
+                return directory
+            _train(cfg, bench, directory, identity, log)
     return directory
+
+
+def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log: RunLog) -> None:
+    clip = open_clip_model(cfg)
+    torch.manual_seed(cfg.SEED)
+    trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, class_set(cfg, bench, seen=True))
+    say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
+        f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
+    if trainer.substitute:
+        say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
+    training = TrainingRun(trainer, bench, cfg, directory, identity)
+    with recording(log, directory, cfg) as record:
+        path = training.run()
+        say("Finish training")
+        if not cfg.TEST.NO_TEST:
+            items = tested_items(bench, cfg)
+            keep = partial(cached_features, bench, items, cfg, clip, directory)
+            logits = cached_logits(
+                cache_file(path.parent, cfg),
+                logits_key(trainer, path, bench, items, cfg),
+                (len(items), len(bench.classnames)),
+                lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
+            )
+            labels = np.array([item.label for item in items])
+            record.update(_measured(labels, logits, bench.classnames, None))
+        record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH,
+                      checkpoint=str(path.relative_to(directory)))
+        if trainer.substitute:
+            record["substitute"] = trainer.substitute
+        record.update(trainer.account(
+            lambda: set(open_benchmark(cfg).classnames).difference(bench.classnames)
+        ))
+    if is_main():
+        forget_state(directory)
 
 
 def run_test(
@@ -96,36 +114,40 @@ def run_test(
     is written before the work can begin.
     """
     with RunLog() as log:
+        request = complete(request, flags.model_dir)
         cfg = run_config(request, anew=overwrite)
         directory = output_dir(cfg, request, "test")
         tested = Tested(cfg, flags, directory)
         checkpoint = tested.checkpoint
         identity = {
             "config": digest(cfg),
+            **inputs(cfg),
             "test": split_digest(tested.items),
             "checkpoint": file_digest(checkpoint.path) if checkpoint else "",
         }
         wanted = [PREDICTIONS_FILE] * save_logits + [CONFUSION_FILE] * save_confusion
-        if agree(is_main() and is_finished(directory, identity, cfg, overwrite, wanted)):
-            return directory
-        nerp = open_nerp(tested)
-        with recording(log, directory, cfg) as record:
-            correction = None
-            if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
-                correction = nerp.correct(tested.logits) if nerp else Correction.none(tested.logits)
-            names = tested.bench.classnames
-            record.update(_measured(tested.labels, tested.logits, names, correction))
-            if nerp:
-                record["nerp"] = correction_record(nerp, correction, tested)
-            record.update(
-                kind="test", identity=identity, epoch=checkpoint.epoch if checkpoint else 0
-            )
-            if tested.substitute:
-                record["substitute"] = tested.substitute
-            if save_logits and is_main():
-                save_predictions(tested, nerp, correction)
-            if save_confusion and is_main():
-                write_confusion(tested, correction)
+        with claiming(directory):
+            if agree(is_main() and is_finished(directory, identity, cfg, overwrite, wanted)):
+                return directory
+            nerp = open_nerp(tested)
+            with recording(log, directory, cfg) as record:
+                correction = None
+                if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
+                    correction = (nerp.correct(tested.logits) if nerp
+                                  else Correction.none(tested.logits))
+                names = tested.bench.classnames
+                record.update(_measured(tested.labels, tested.logits, names, correction))
+                if nerp:
+                    record["nerp"] = correction_record(nerp, correction, tested)
+                record.update(
+                    kind="test", identity=identity, epoch=checkpoint.epoch if checkpoint else 0
+                )
+                if tested.substitute:
+                    record["substitute"] = tested.substitute
+                if save_logits and is_main():
+                    save_predictions(tested, nerp, correction)
+                if save_confusion and is_main():
+                    write_confusion(tested, correction)
     return directory
 
 

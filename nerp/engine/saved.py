@@ -1,7 +1,5 @@
 """Reading a finished run's folder."""
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +9,21 @@ from nerp.correction.correction import CorrectionRule
 from nerp.correction.sweep import Saved
 from nerp.engine.record import PREDICTIONS_FILE
 from nerp.errors import NerpError
+from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
+from nerp.files.json_file import is_node, is_number, is_text
+from nerp.files.opening import reading
+from nerp.files.record_file import read_record
+from nerp.printable import brief
 from nerp.protocols import RESULT_FILE
 from nerp.registry import REFERENCES, RULES
 
-_ARRAYS = ("logits", "labels", "text_prior", "image_prior", "pairs")
+_PRIOR = Kind(FLOATS, 1)
+_ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1), "text_prior": _PRIOR,
+           "image_prior": _PRIOR, "pairs": Kind(WHOLE, 2)}
+_OPTIONAL = {"corrected_logits": Kind(FLOATS, 2), "paths": Kind(TEXTS, 1),
+             "classnames": Kind(TEXTS, 1)}
+# What arrays are computed with, by the kind of their numbers.
+_TYPES = {"f": np.float32, "i": np.int64, "u": np.int64}
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class SavedRun:
 def load_run(directory: str | Path) -> SavedRun:
     """Read result.json and predictions.npz.
 
-    Raises NerpError where one is missing or damaged, or the run was not corrected.
+    Raises NerpError where one is missing or damaged, the run was not corrected, or the arrays do
+    not agree on images and classes.
     """
     directory = Path(directory)
     result, predictions = directory / RESULT_FILE, directory / PREDICTIONS_FILE
@@ -50,16 +60,54 @@ def load_run(directory: str | Path) -> SavedRun:
         if not file.is_file():
             raise NerpError(f"no {file}: run nerp test --trainer <method>_NeRP --save-logits "
                             f"--output-dir {directory} first")
+    optional = _OPTIONAL | {f"{name}_prior": _PRIOR for name in REFERENCES.names()}
     try:
-        record = json.loads(result.read_text())
-        with np.load(predictions, allow_pickle=False) as content:
-            arrays = dict(content)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise NerpError(f"{directory}: a damaged result.json or predictions.npz ({error}); "
-                        "nerp test --overwrite makes them anew") from None
-    missing = [name for name in _ARRAYS if name not in arrays]
-    if missing or "nerp" not in record:
-        raise NerpError(f"{directory}: not a corrected run (no {', '.join(missing) or 'record'}): "
-                        "test <method>_NeRP on novel classes with --save-logits")
-    settings = {"name": "flip", **record["nerp"]["rule"]}  # flips were all there was once
-    return SavedRun(directory, record, RULES[settings.pop("name")](**settings), arrays)
+        record = read_record(result)
+        if "rule" not in record.get("nerp", {}):
+            raise NerpError(f"{directory}: not a corrected run")
+        arrays = read_arrays(predictions, _ARRAYS, optional)
+    except NerpError as error:
+        raise NerpError(f"{error}; nerp test <method>_NeRP on novel classes with --save-logits "
+                        "--overwrite makes it anew") from None
+    arrays = {name: array.astype(_TYPES.get(array.dtype.kind, array.dtype), copy=False)
+              for name, array in arrays.items()}
+    _check_agreement(arrays, predictions)
+    with reading(result, "the record of a corrected run"):
+        rule = _rule(record["nerp"]["rule"])
+        lacking = [name for name in rule.references if f"{name}_prior" not in arrays]
+        if lacking:
+            raise ValueError(f"{PREDICTIONS_FILE} has no prior of the reference {lacking[0]}")
+    return SavedRun(directory, record, rule, arrays)
+
+
+def _rule(node: dict) -> CorrectionRule:
+    """The rule that a record describes. Raises ValueError, NerpError or what dataclasses raise."""
+    settings = {"name": "flip", **node}  # flips were all there was once
+    rule = RULES[settings.pop("name")]
+    default = rule()
+    for name, value in settings.items():
+        expected = getattr(default, name)
+        fits = {
+            bool: isinstance(value, bool), float: is_number(value), str: is_text(value),
+            dict: is_node(value) and all(map(is_number, value.values())),
+        }
+        if not fits[type(expected)]:
+            raise ValueError(f"the rule's {name} is {brief(value)}")
+    return rule(**settings)
+
+
+def _check_agreement(arrays: dict[str, np.ndarray], file: Path) -> None:
+    images, classes = shape = arrays["logits"].shape
+    labels, pairs = arrays["labels"], arrays["pairs"]
+    sizes = {"labels": shape[:1], "paths": shape[:1], "classnames": shape[1:],
+             "corrected_logits": shape, "pairs": (len(pairs), 2)}
+    wrong = [name for name, array in arrays.items() if name != "logits"
+             and array.shape != sizes.get(name, shape[1:])]
+    if not images or not classes:
+        wrong = ["logits"]
+    elif not wrong:
+        wrong = [name for name, array in (("labels", labels), ("pairs", pairs))
+                 if array.size and not 0 <= array.min() <= array.max() < classes]
+    if wrong:
+        raise NerpError(f"{file}: its arrays do not agree on the images and classes "
+                        f"({wrong[0]}); nerp test --overwrite --save-logits makes it anew")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from nerp.config import Request, build_config, load_yaml
+from nerp.config import Request, build_config
 from nerp.defaults import key
 from nerp.engine.distributed import agree
 from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
 from nerp.log import say
-
-CONFIG_FILE = "config.yaml"  # a run's whole configuration, in its folder
+from nerp.protocols import CONFIG_FILE
 
 
 def run_config(request: Request, anew: bool = False) -> CfgNode:

@@ -1,7 +1,7 @@
 """The model and the images of a test, opened as they are needed."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.config import Request
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
-from nerp.engine.cache import cache_file, cached_logits, logits_key
+from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.seed import run_config
 from nerp.errors import NerpError
+from nerp.experiments.catalogue import complete
 from nerp.log import say
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
@@ -42,7 +43,8 @@ class Tested:
 
     Attributes:
         bench: the run's classes and images. items: the tested ones. labels: [N].
-        source: the dataset that the model was trained on.
+        source: the dataset that the model was trained on. source_card: its card's keys, as far
+            as the checkpoint has them.
 
     Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split.
     """
@@ -54,6 +56,7 @@ class Tested:
         self.directory = directory
         self.checkpoint = open_checkpoint(cfg, flags)
         self.source = (self.checkpoint and self.checkpoint.source) or CD_SOURCE
+        self.source_card = self.checkpoint.card if self.checkpoint else {}
         self.bench = run_benchmark(cfg, directory)
         self.items = tested_items(self.bench, cfg)
         self.labels = np.array([item.label for item in self.items])
@@ -68,27 +71,34 @@ class Tested:
         trainer, notes = load_trainer(self.cfg, clip, classes, self.checkpoint)
         for note in notes:
             say(note)
-        if self.substitute:
-            say(f"trained with a substitute: {self.substitute}")
+        if self.checkpoint.substitute:
+            say(f"trained with a substitute: {self.checkpoint.substitute}")
+        if trainer.test_substitute:
+            say(f"{trainer.test_substitute}")
         return trainer
 
     @property
     def substitute(self) -> str:
-        """What stood in for files that were not given when the model was trained, in words."""
-        return self.checkpoint.substitute if self.checkpoint else ""
+        """What stood in for files that were not given, to train the model or to test it, in
+        words."""
+        if not self.checkpoint:
+            return ""
+        return self.checkpoint.substitute or self.trainer.test_substitute
 
     @cached_property
     def logits(self) -> Tensor:
         """[N, C] in float32 on the CPU."""
 
-        def compute() -> Tensor:
-            return compute_logits(self.trainer, self.items, self.bench.image_dir, self.cfg)
-
+        trainer, bench, items, cfg = self.trainer, self.bench, self.items, self.cfg
         if not self.flags.cache:
-            return compute()
+            return compute_logits(trainer, items, bench.image_dir, cfg)
         path = self.checkpoint.path if self.checkpoint else None
-        key = logits_key(self.trainer, path, self.bench, self.items, self.cfg)
-        return cached_logits(cache_file(self._cache_folder, self.cfg), key, compute)
+        key = logits_key(trainer, path, bench, items, cfg)
+        keep = partial(cached_features, bench, items, cfg, trainer.clip, self.directory)
+        return cached_logits(
+            cache_file(self._cache_folder, cfg), key, (len(items), len(bench.classnames)),
+            lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
+        )
 
     @property
     def _cache_folder(self) -> Path:
@@ -101,7 +111,7 @@ class Tested:
 
 def open_tested(request: Request, flags: ModelFlags) -> Tested:
     """The model and images that a command line means, for a command that records no run."""
-    cfg = run_config(request)
+    cfg = run_config(complete(request, flags.model_dir))
     return Tested(cfg, flags, Path(cfg.OUTPUT_DIR or "."))
 
 
@@ -141,12 +151,27 @@ def open_clip_model(cfg: CfgNode) -> Clip:
         backbone.ACTIVATION,
         cfg.TRAINER[method.node].PREC,
         pick_device(cfg.USE_CUDA),
+        size=_interpolated_size(cfg),
     )
     for note in notes:
         say(note)
-    if max(cfg.INPUT.SIZE) != clip.size:
-        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels")
+    if backbone.INTERPOLATE:
+        say(f"position embeddings for {clip.size} x {clip.size} pixels, interpolated where the "
+            "weights are for others (MODEL.BACKBONE.INTERPOLATE)")
+    elif max(cfg.INPUT.SIZE) != clip.size:
+        say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels; "
+            "MODEL.BACKBONE.INTERPOLATE True would fit the backbone to it")
     return clip
+
+
+def _interpolated_size(cfg: CfgNode) -> int:
+    """The pixels that position embeddings are to be interpolated to; 0 for none."""
+    if not cfg.MODEL.BACKBONE.INTERPOLATE:
+        return 0
+    height, width = cfg.INPUT.SIZE
+    if height != width:
+        raise NerpError(f"INPUT.SIZE is {cfg.INPUT.SIZE}; images are square here")
+    return height
 
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from nerp.clip.unpickle import load_inert
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import Normalise, train_loader, train_set
-from nerp.engine.checkpoint import checkpoint_file, save_checkpoint
+from nerp.engine.checkpoint import (
+    check_finite,
+    checkpoint_file,
+    save_checkpoint,
+    save_tensors,
+)
 from nerp.engine.distributed import (
     is_main,
     main_first,
@@ -22,10 +28,13 @@ from nerp.engine.distributed import (
     rank,
     world_size,
 )
+from nerp.engine.history import History, Row
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.errors import NerpError, OtherRunError
+from nerp.files.opening import reading
+from nerp.files.tensors import load_inert
 from nerp.log import say
-from nerp.paths import replacing
+from nerp.printable import duration
 from nerp.trainers.base import Trainer
 
 STATE_FILE = "training_state.pt"
@@ -41,11 +50,15 @@ class _Progress:
 
 @dataclass
 class _Clock:
-    """Estimates the seconds left of `total` steps."""
+    """Estimates the seconds left of `total` steps, after `before` seconds of an earlier attempt."""
 
     total: int
+    before: float
     done: int = 0
     start: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
 
     def left(self) -> float:
         return (time.monotonic() - self.start) / self.done * (self.total - self.done)
@@ -94,6 +107,7 @@ class TrainingRun:
         if world_size() > 1:
             self.step = DistributedDataParallel(self.step)
         self.batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dataset))
+        self.history = History(directory, cfg)
         self.done = _Progress()
 
     def run(self) -> Path:
@@ -103,12 +117,18 @@ class TrainingRun:
         good checkpoint and state then stay as they were.
         """
         self._resume()
-        self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         epochs = self.cfg.OPTIM.MAX_EPOCH
+        if is_main():
+            self.history.begin(self.done.epoch)
         left = (epochs - self.done.epoch) * len(self.loader)
+        if left:
+            self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         hidden = None if is_main() else True  # None: shown on a terminal
-        with tqdm(total=left, desc="train", unit="step", disable=hidden, leave=False) as bar:
-            clock = _Clock(left)
+        with (
+            tqdm(total=left, desc="train", unit="step", disable=hidden, leave=False) as bar,
+            closing(self.history),
+        ):
+            clock = _Clock(left, self.history.seconds)
             for epoch in range(self.done.epoch, epochs):
                 self._epoch(epoch, bar, clock)
                 self._finish_epoch(epoch)
@@ -117,7 +137,6 @@ class TrainingRun:
         with main_first():
             if is_main():
                 save_checkpoint(self.directory, self.trainer, final, epochs, self.cfg)
-                (self.directory / STATE_FILE).unlink(missing_ok=True)
         path = checkpoint_file(self.directory, self.trainer.folder, epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
@@ -126,27 +145,30 @@ class TrainingRun:
         rate = learning_rate(self.cfg.OPTIM, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        steps = len(self.loader)
+        steps, epochs = len(self.loader), self.cfg.OPTIM.MAX_EPOCH
         every = max(1, self.cfg.TRAIN.PRINT_FREQ)
         losses = torch.zeros(steps, device=self.device)
-        checked = 0
+        known: list[float] = []
+        start = time.monotonic()
         self.loader.batch_sampler.epoch = epoch
         self.trainer.start_epoch(epoch)
-        for step, (pixels, labels) in enumerate(self.loader):
-            losses[step] = self._step(pixels, labels)
+        for step, (pixels, labels) in enumerate(self.loader, 1):
+            losses[step - 1] = self._step(pixels, labels)
             bar.update()
             clock.done += 1
-            if (step + 1) % every == 0 or step + 1 == steps:
+            if step % every == 0 or step == steps:
                 # The only place where the host waits for the device.
-                recent = mean_over_processes(losses[checked : step + 1]).tolist()
-                self._check(recent, epoch, checked, rate)
-                checked = step + 1
-                line = (
-                    f"epoch [{epoch + 1}/{self.cfg.OPTIM.MAX_EPOCH}] batch [{step + 1}/{steps}] "
-                    f"loss {sum(recent) / len(recent):.4f} lr {rate:.4e} eta {clock.left():.0f} s"
-                )
-                bar.set_postfix_str(f"epoch {epoch + 1} loss {recent[-1]:.3f}", refresh=False)
-                say(line, file_only=not bar.disable)
+                recent = mean_over_processes(losses[len(known) : step]).tolist()
+                self._check(recent, epoch, len(known), rate)
+                known += recent
+                loss = fmean(recent)
+                self.history.add(Row(epoch + 1, epoch * steps + step, loss, rate, clock.seconds()))
+                bar.set_postfix_str(f"epoch {epoch + 1} loss {fmean(known):.3f}", refresh=False)
+                if step < steps:
+                    say(f"epoch [{epoch + 1}/{epochs}] batch [{step}/{steps}] loss {loss:.4f} "
+                        f"lr {rate:.4e} eta {clock.left():.0f} s", file_only=True)
+        say(f"epoch {epoch + 1} of {epochs}: loss {fmean(known):.4f}, rate {rate:.3g}, "
+            f"{time.monotonic() - start:.1f} s, {duration(clock.left())} left")
 
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
@@ -173,6 +195,9 @@ class TrainingRun:
 
     def _finish_epoch(self, epoch: int) -> None:
         tensors = self.trainer.learned.state_dict()
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, f"training stopped after epoch {epoch + 1}, the last good "
+                         "state is kept; lower OPTIM.LR")
         if self.weights is not None:
             weight = float(self.weights[epoch])
             mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}
@@ -180,11 +205,11 @@ class TrainingRun:
         self.done.epoch = epoch + 1
         if not is_main():
             return
+        self.history.save()
         every = self.cfg.TRAIN.CHECKPOINT_FREQ
         if every and (epoch + 1) % every == 0 and epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
             save_checkpoint(self.directory, self.trainer, tensors, epoch + 1, self.cfg)
-        if epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
-            self._save_state(tensors)
+        self._save_state(tensors)  # after the last epoch too: what is left is to test
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
         content = {
@@ -195,24 +220,56 @@ class TrainingRun:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        with replacing(self.directory / STATE_FILE) as partial:
-            torch.save(content, partial)
+        save_tensors(self.directory / STATE_FILE, content)
 
     def _resume(self) -> None:
         path = self.directory / STATE_FILE
-        if not path.is_file():
+        if not path.exists():
             return
         content = load_inert(path)
-        if content["identity"] != self.identity:
+        if not isinstance(content, dict) or content.get("identity") != self.identity:
             raise OtherRunError(
                 f"{self.directory} holds an interrupted run with other settings: give another "
                 "--output-dir, or --overwrite to begin anew"
             )
-        self.trainer.learned.load_state_dict(content["tensors"])
+        with reading(path, "the state of a training; --overwrite begins anew"):
+            self._restore(content, path)
+        say(f"resuming after epoch {self.done.epoch} of {self.cfg.OPTIM.MAX_EPOCH}")
+
+    def _restore(self, content: Mapping, path: Path) -> None:
+        """Raises NerpError, or whatever content of another form makes Python raise."""
+        epoch, mean, learned = content["epoch"], content["mean"], self.trainer.learned
+        if type(epoch) is not int or not 0 < epoch <= self.cfg.OPTIM.MAX_EPOCH:
+            raise ValueError(f"epoch {epoch!r} of {self.cfg.OPTIM.MAX_EPOCH}")
+        if (mean is None) != (self.weights is None):
+            raise ValueError("the mean of the epochs")
+        if not isinstance(content["scaler"], dict):
+            raise ValueError("the loss's scale")
+        wanted = learned.state_dict()
+        for tensors in (content["tensors"], *([] if mean is None else [mean])):
+            if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in wanted.items()}:
+                raise ValueError("tensors of another model")
+            for name, tensor in tensors.items():
+                check_finite(name, tensor, path)
+        self._check_optimizer(content["optimizer"], path)
+        learned.load_state_dict(content["tensors"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
-        mean = content["mean"]
         if mean is not None:
             mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
-        self.done = _Progress(content["epoch"], mean)
-        say(f"resuming after epoch {self.done.epoch} of {self.cfg.OPTIM.MAX_EPOCH}")
+        self.done = _Progress(epoch, mean)
+
+    def _check_optimizer(self, content: Mapping, path: Path) -> None:
+        """Its tensors are those of the parameters, a number or of the parameter's own shape."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for place, state in content["state"].items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    if value.dim() and value.shape != parameters[place].shape:
+                        raise ValueError(f"the optimizer's {name}")
+                    check_finite(f"the optimizer's {name}", value, path)
+
+
+def forget_state(directory: Path) -> None:
+    """Remove what a training that is done was to go on from."""
+    (directory / STATE_FILE).unlink(missing_ok=True)

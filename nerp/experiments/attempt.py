@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+from nerp.errors import NerpError
 from nerp.experiments.plan import Run
+from nerp.experiments.server import Server
+from nerp.files.json_file import is_number, read_json
+from nerp.files.opening import opened
 from nerp.paths import write_text
 from nerp.protocols import RESULT_FILE
 
@@ -46,9 +49,11 @@ def fingerprint(run: Run) -> str:
 def receipt(run: Run) -> dict:
     """How the last attempt ended: exit_status, fingerprint, seconds; {} if none ended."""
     try:
-        return json.loads((run.directory / RECEIPT_FILE).read_text())
-    except (OSError, ValueError):
+        content = read_json(run.directory / RECEIPT_FILE)
+    except NerpError:
         return {}
+    status, seconds = content.get("exit_status"), content.get("seconds", 0)
+    return content if type(status) is int and is_number(seconds) else {}
 
 
 def is_finished(run: Run) -> bool:
@@ -77,9 +82,9 @@ def state(run: Run) -> str:
 
 def _is_locked(path: Path) -> bool:
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             _lock(file)
-    except FileNotFoundError:
+    except NerpError:
         return False
     except TakenError:
         return True
@@ -94,16 +99,15 @@ class Attempt:
     """One attempt at a run, in a process of its own.
 
     Args:
-        command: what stands for `nerp`. gpu: the device it sees; None: what this process sees.
+        server: what starts it. gpu: the device it sees; None: what this process sees.
         wait: wait for another attempt that is under way, instead of raising TakenError.
     """
 
     def __init__(
-        self, run: Run, command: Sequence[str], gpu: str | None = None, wait: bool = False
+        self, run: Run, server: Server, gpu: str | None = None, wait: bool = False
     ):
         self.run = run
         self.start = time.monotonic()
-        environment = {**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
         run.directory.mkdir(parents=True, exist_ok=True)
         # Kept open, and so locked, until the receipt is there.
         self.log = open(run.directory / LOG_FILE, "ab")  # noqa: SIM115
@@ -115,12 +119,8 @@ class Attempt:
             self.log.truncate(0)
             self.log.write(f"$ {run.command}\n".encode())
             self.log.flush()
-            # A session of its own: a Ctrl-C at the terminal reaches it through `stop` alone.
-            self.process = subprocess.Popen(
-                [*command, *run.argv],
-                stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
-                env=environment, start_new_session=True,
-            )
+            environment = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+            self.process = server.start(run.argv, self.log.fileno(), environment)
         except BaseException:
             self.log.close()
             raise
@@ -170,10 +170,10 @@ def stop(attempts: Iterable[Attempt]) -> None:
         attempt.log.close()
 
 
-def run_to_end(run: Run, command: Sequence[str]) -> int:
+def run_to_end(run: Run, server: Server) -> int:
     """One attempt from beginning to end; the exit status."""
     try:
-        return Attempt(run, command, wait=True).wait()
+        return Attempt(run, server, wait=True).wait()
     except TakenError:  # and, since it has waited, finished
         return 0
 

@@ -1,11 +1,25 @@
 """What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
-from nerp.config import find_card, load_yaml
+from nerp.config import Request, card_file, find_card, options_of
+from nerp.defaults import KEYS
+from nerp.errors import NerpError
+from nerp.files.yaml_file import load_yaml
+from nerp.log import say
 from nerp.paths import shipped
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol
-from nerp.registry import unknown
+from nerp.protocols import (
+    CONFIG_FILE,
+    NERP_SUFFIX,
+    SAR_SUFFIX,
+    plain_name,
+    protocol,
+    trained_name,
+)
+from nerp.registry import TRAINERS, unknown
 
 
 @cache
@@ -15,7 +29,8 @@ def catalogue() -> dict:
 
 
 def methods() -> list[str]:
-    """The methods, in the order of tables. The one list that needs no trainer to be imported."""
+    """The methods that ship, in the order of tables. The one list that needs no trainer to be
+    imported."""
     return list(catalogue()["methods"])
 
 
@@ -26,14 +41,21 @@ def published_methods() -> list[str]:
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without NeRP."""
-    if plain_name(name) not in methods():
-        raise unknown("method", plain_name(name), methods())
+    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP:
+    neither one that ships nor one that is registered; or if SAR does not fit it."""
+    plain = plain_name(name)
+    if plain not in methods() and plain not in (registered := TRAINERS.names()):
+        raise unknown("method", plain, {*methods(), *registered})
+    if trained_name(name) != plain:
+        TRAINERS[trained_name(name)]
 
 
-def learns(plain: str) -> bool:
+def learns(name: str) -> bool:
     """Whether a method is trained; one that is not has no configuration either."""
-    return bool(catalogue()["methods"][plain])
+    plain = plain_name(name)
+    if plain in methods():
+        return bool(catalogue()["methods"][plain])
+    return bool(TRAINERS[plain].folder)
 
 
 def is_drawn(dataset: str) -> bool:
@@ -47,11 +69,71 @@ def drawn_names() -> set[str]:
             for name in catalogue()["drawn"]["datasets"]}
 
 
-def config_name(plain: str, task: str, trained_on: str, shots: int) -> str:
-    """The configuration's name, such as vit_b16; "" for zero-shot CLIP on a downloaded dataset."""
-    if is_drawn(trained_on):
+def config_name(name: str, task: str, trained_on: str, shots: int) -> str:
+    """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
+    zero-shot CLIP on a downloaded dataset.
+
+    Args: trained_on: a card by name, or the file of one.
+
+    Raises NerpError for a method that has no row in configs/experiments.yaml.
+    """
+    ships = plain_name(name) in methods()
+    if is_drawn(trained_on) and ships:
         return catalogue()["drawn"]["config"]
-    if not learns(plain):
+    if not learns(name):
         return ""
-    rows = catalogue()["methods"][plain][protocol(task).name]
+    if not ships:
+        raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
+                        f"{name}=FILE.yaml")
+    own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
+    protocols = {**catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {})}
+    rows = protocols[protocol(task).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
+
+
+def config_file(name: str, config: str) -> str:
+    """What --config-file takes for a method's configuration of that name."""
+    return f"configs/trainers/{plain_name(name)}/{config}.yaml"
+
+
+def complete(request: Request, model_dir: str = "") -> Request:
+    """`request` with the configuration that configs/experiments.yaml has for its method, protocol,
+    shots and the dataset trained on, where it names none; which one is said.
+
+    Args:
+        model_dir: of the tested checkpoint, whose run says what it was trained on.
+    """
+    name = TRAINERS.canonical(trained_name(request.trainer))
+    if request.config_file:
+        return request
+    if plain_name(name) not in methods():
+        say(f"no --config-file, and configs/experiments.yaml has none for {name}: the defaults")
+        return request
+    options = options_of(request.opts)
+    task, shots = (
+        KEYS[key].read(options.get(key, KEYS[key].default), f"command line: {key}")
+        for key in ("TASK", "DATASET.NUM_SHOTS")
+    )
+    config = config_name(name, task, _trained_on(request, task, model_dir), shots)
+    if not config:
+        return request
+    file = config_file(name, config)
+    say(f"no --config-file: {file}")
+    return replace(request, config_file=file)
+
+
+def _trained_on(request: Request, task: str, model_dir: str) -> str:
+    """The card of the dataset trained on: as the run in `model_dir` says, else by the protocol."""
+    tested = card_file(request).stem
+    if not model_dir:
+        return tested
+    there = Path(model_dir).expanduser()
+    for folder in (there, *there.parents[:2]):  # a run's, its checkpoints', or one of these
+        if (folder / CONFIG_FILE).is_file():
+            node = load_yaml(folder / CONFIG_FILE).get("DATASET")
+            try:
+                return find_card(str(node.get("NAME"))).stem if isinstance(node, Mapping) else ""
+            except NerpError:  # a card of one's own
+                return ""
+    crossing = protocol(task).task == "CD" and not is_drawn(tested)
+    return catalogue()["protocols"]["cross_dataset"]["source"] if crossing else tested

@@ -5,19 +5,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, load_yaml
+from nerp.config import find_card, find_method_file, is_shipped, open_card
+from nerp.data.benchmark import dataset_folder
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
     catalogue,
     check_method,
+    config_file,
     config_name,
     is_drawn,
     learns,
     published_methods,
 )
+from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
-from nerp.protocols import NERP_SUFFIX, plain_name, protocol, run_dir
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, run_dir, trained_name
 from nerp.registry import unknown
 
 PHASES = ("all", "train", "test")
@@ -29,12 +32,14 @@ class Selection:
     """What is to be run. An empty list stands for the published one (configs/experiments.yaml).
 
     Attributes:
-        protocol: by any of its names. methods: with or without _NeRP. datasets: cards; in
-            cross_dataset the ones tested on. seeds, shots: whole numbers.
+        protocol: by any of its names. methods: with or without _SAR and _NeRP. datasets: cards, by
+            name or file; in cross_dataset the ones tested on. seeds, shots: whole numbers.
         source: the card that cross_dataset trains on; "" for the published one.
         phase: "all": everything the methods need, baselines included; "train" or "test": only
             those runs of the named methods.
-        config: a configuration's name to use instead of the published one, for every method.
+        config: configurations to use instead of the published ones: by name or file, for every
+            method, or METHOD=NAME or METHOD=FILE for one.
+        imports: modules that register methods or the like, for every run (see `nerp.plugins`).
         root, output: the folders of the data and of the runs.
         options: KEY VALUE pairs for every run.
     """
@@ -46,7 +51,8 @@ class Selection:
     shots: tuple[int, ...] = ()
     source: str = ""
     phase: str = "all"
-    config: str = ""
+    config: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     root: str = "data"
     output: str = "output"
     options: tuple[str, ...] = ()
@@ -68,13 +74,17 @@ def parse(values: Mapping, where: str) -> dict:
     for name, value in values.items():
         if name not in kinds:
             raise NerpError(f"{where}: {unknown('key', name, kinds)}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name == "config":
+            value = [f"{method}={file}" for method, file in value.items()]
+        elif isinstance(value, Mapping):
             value = [part for pair in value.items() for part in pair]
         parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
         if name == "options" and len(parts) % 2:
             raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
         if name != "options":
             parts = " ".join(parts).replace(",", " ").split()
+            if not parts and value != [] and kinds[name] is not str:
+                raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
         if kinds[name] is str:
             parsed[name] = str(value)
         elif kinds[name] == tuple[str, ...]:
@@ -136,8 +146,9 @@ def plan(selection: Selection) -> list[Run]:
 def check_data(root: str, runs: Iterable[Run]) -> None:
     """Raise NerpError, naming them, if folders of datasets are missing below `root`; without them
     every run would fail by itself. Drawn benchmarks need none."""
-    cards = dict.fromkeys(run.card for run in runs if not is_drawn(run.card.stem))
-    folders = [Path(root).expanduser() / load_yaml(card)["DATASET"]["DIRECTORY"] for card in cards]
+    cards = dict.fromkeys(run.card for run in runs
+                          if not (is_shipped(run.card) and is_drawn(run.card.stem)))
+    folders = [dataset_folder(open_card(card, root)) for card in cards]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise NerpError(f"{len(missing)} of {len(folders)} datasets are not there: "
@@ -154,22 +165,36 @@ def _complete(selection: Selection) -> Selection:
     methods = selection.methods or tuple(published_methods())
     for method in methods:
         check_method(method)
-    datasets = selection.datasets or published["datasets"]
+    datasets = [_card_name(dataset) for dataset in selection.datasets or published["datasets"]]
     source = selection.source or published.get("source")
+    stems: dict[str, str] = {}
+    for dataset in datasets:
+        if stems.setdefault(Path(dataset).stem, dataset) != dataset:
+            raise NerpError(f"{dataset} and {stems[Path(dataset).stem]} have one name, so their "
+                            "runs would share a folder: call one card otherwise")
     return replace(
         selection,
         protocol=name,
         methods=methods,
-        datasets=tuple(find_card(dataset).stem for dataset in datasets),
+        datasets=tuple(datasets),
         seeds=selection.seeds or tuple(catalogue()["seeds"]),
         shots=selection.shots or tuple(published["shots"]),
-        source=find_card(source).stem if source else "",
+        source=_card_name(source) if source else "",
     )
+
+
+def _card_name(dataset: str) -> str:
+    """How a run names the card that `dataset` means: a shipped one by name, another by file."""
+    card = find_card(dataset)
+    return card.stem if is_shipped(card) else str(card)
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """One method, trained on one dataset with one number of shots and one seed."""
+    """One method, trained on one dataset with one number of shots and one seed.
+
+    Attributes: plain: its name without NeRP; SAR is a part of it.
+    """
 
     selection: Selection
     plain: str
@@ -218,24 +243,28 @@ class _Setting:
         """One run; `training` made its checkpoint, `after` must have finished as well."""
         chosen = self.selection
         task = protocol(chosen.protocol).task
-        config = config_name(self.plain, task, self.trained_on, self.shots)
-        if chosen.config and learns(self.plain):
-            config = chosen.config
+        config = self._config(task)
+        own_file = config.endswith((".yaml", ".yml"))
         directory = run_dir(
-            chosen.output, task=task, phase=phase, classes=classes, dataset=dataset,
-            shots=self.shots, trainer=trainer, config=config or "default", seed=self.seed,
+            chosen.output, task=task, phase=phase, classes=classes,
+            dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
+            config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
         )
         inputs = []
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
+        for module in chosen.imports:
+            argv += ["--import", module]
         if config:
-            file = f"configs/trainers/{self.plain}/{config}.yaml"
+            file = config if own_file else config_file(self.plain, config)
             inputs.append(find_method_file(file))
             argv += ["--config-file", file]
         if training:
             argv += ["--model-dir", training.directory]
         argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
                  "DATASET.SUBSAMPLE_CLASSES", classes]
+        if self.plain.endswith(SAR_SUFFIX):
+            inputs.append(shipped("configs") / "sar.yaml")
         if trainer != self.plain:
             table = f"{chosen.protocol}.yaml"
             inputs.append(shipped("configs") / "nerp" / self.plain / table)
@@ -252,11 +281,19 @@ class _Setting:
             trainer=trainer,
         )
 
+    def _config(self, task: str) -> str:
+        """The configuration's name or file; "" for none."""
+        for entry in reversed(self.selection.config):
+            method, _, config = entry.rpartition("=")
+            if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
+                return config
+        return config_name(self.plain, task, self.trained_on, self.shots)
+
 
 def _settings(selection: Selection) -> Iterator[_Setting]:
     crossing = selection.protocol == "cross_dataset"
     sources = (selection.source,) if crossing else selection.datasets
-    for plain in dict.fromkeys(map(plain_name, selection.methods)):
+    for plain in dict.fromkeys(map(trained_name, selection.methods)):
         for trained_on in sources:
             for shots in selection.shots:
                 for seed in selection.seeds:

@@ -9,9 +9,9 @@ import yaml
 from tabulate import tabulate
 
 from nerp.errors import NerpError
-from nerp.experiments.attempt import STATES, state
+from nerp.experiments.attempt import LOG_FILE, STATES, state
 from nerp.experiments.plan import Run, Selection, plan, read_selection
-from nerp.experiments.sweep import reason
+from nerp.experiments.sweep import current_epoch, reason
 from nerp.paths import write_text
 from nerp.protocols import protocol
 
@@ -37,7 +37,7 @@ def remembered(output: str) -> list[Run]:
         raise NerpError(f"no sweep has been started below {output}; --output names another folder")
     runs = {}
     for file in files:
-        selection = replace(Selection(**read_selection(file)), output=output)
+        selection = replace(Selection(**{"protocol": "", **read_selection(file)}), output=output)
         runs.update((run.directory, run) for run in plan(selection))
     return list(runs.values())
 
@@ -49,8 +49,12 @@ def overview(runs: list[Run]) -> str:
     for run in runs:
         found = state(run)
         counts[run.trainer][found] += 1
-        if found in ("running", "failed"):
-            lines += [f"{found}: {run.label}", *reason(run)]
+        if found == "running":
+            epoch = current_epoch(run)
+            lines += [f"running{epoch and f', {epoch}'}: {run.label}",
+                      f"    log: {run.directory / LOG_FILE}"]
+        elif found == "failed":
+            lines += [f"failed: {run.label}", *reason(run)]
     counts["all"] = sum(counts.values(), Counter())
     rows = [[name, *(count[s] for s in STATES)] for name, count in counts.items()]
     return "\n".join([tabulate(rows, headers=["", *STATES]), *([""] if lines else []), *lines])

@@ -1,13 +1,21 @@
 """Driving a plan: each run when what it needs has finished, and an account of it all."""
 
+import json
+import os
+import re
+import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
+from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
+from nerp.printable import duration
+from nerp.protocols import RESULT_FILE
 
 DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
 
@@ -18,17 +26,26 @@ class Sweep:
     Args:
         runs: each after those it needs.
         tell: called with a line for people.
+        look: called all the time, to show what is under way.
+        announce: whether the command line of each run that begins is told, too.
 
     Attributes:
         state: directory -> how a run ended, for those that have.
     """
 
-    def __init__(self, runs: Iterable[Run], workers: Local | Slurm, tell: Callable[[str], None]):
+    def __init__(
+        self, runs: Iterable[Run], workers: Local | Slurm, tell: Callable[[str], None],
+        look: Callable[[], None] = lambda: None, announce: bool = True,
+    ):
         self.runs = list(runs)
         self.workers = workers
         self.tell = tell
+        self.look = look
+        self.announce = announce
         self.state: dict[Path, str] = {}
         self._active: dict[Path, object] = {}
+        self._began: dict[Path, float] = {}
+        self._took: dict[object, list[float]] = defaultdict(list)  # seconds by kind; None: of all
         self._unfinished: set[Path] = set()
         self._taken: set[Path] = set()
 
@@ -43,10 +60,13 @@ class Sweep:
                         self._look_at(run)
                     elif run.directory not in self.state:
                         self._consider(run)
+                self.look()
                 time.sleep(self.workers.interval)
         except BaseException:
             self.workers.stop()
             raise
+        finally:
+            self.workers.close()
         self.tell(account(self.runs, self.state, time.monotonic() - start))
         return not {FAILED, NOT_RUN} & set(self.state.values())
 
@@ -79,15 +99,70 @@ class Sweep:
                 self._taken.add(run.directory)
                 self.tell(f"another sweep is at it: {run.label}")
         else:
-            self.tell(run.command)
+            self._began[run.directory] = time.monotonic()
+            if self.announce:
+                self.tell(run.command)
 
     def _settle(self, run: Run, state: str) -> None:
         self.state[run.directory] = state
+        seconds = receipt(run).get("seconds")
+        if state in (DONE, SKIPPED) and seconds is not None:
+            for kind in (_kind(run), None):
+                self._took[kind].append(seconds)
         if state == SKIPPED:  # counted in the account; hundreds of lines would hide the others
             return
-        seconds = receipt(run).get("seconds")
-        took = "" if state == NOT_RUN or seconds is None else f" in {seconds:.0f} s"
-        self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}: {run.label}")
+        took = "" if state == NOT_RUN or seconds is None else f" in {duration(seconds)}"
+        result = f", {accuracy:.2f}%" if state == DONE and (accuracy := _accuracy(run)) else ""
+        self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}{result}: {run.label}")
+
+    @property
+    def active(self) -> list[Run]:
+        """What is under way, the latest last."""
+        runs = [run for run in self.runs if run.directory in self._active]
+        return sorted(runs, key=lambda run: self._began[run.directory])
+
+    def time_left(self) -> float | None:
+        """Seconds, from what finished runs of the same kind took, this sweep's and earlier ones';
+        for want of those, any. None before one has finished."""
+        if not self._took:
+            return None
+        left, now = 0.0, time.monotonic()
+        for run in self.runs:
+            if run.directory not in self.state:
+                expected = fmean(self._took.get(_kind(run)) or self._took[None])
+                left += max(0.0, expected - now + self._began.get(run.directory, now))
+        return left / max(1, len(self._active))
+
+
+def _kind(run: Run) -> tuple[str, str]:
+    return run.argv[0], run.trainer
+
+
+def _accuracy(run: Run) -> float | None:
+    """In percent; None where nothing was tested."""
+    try:
+        return json.loads((run.directory / RESULT_FILE).read_text()).get("accuracy")
+    except (OSError, ValueError):
+        return None
+
+
+def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]) -> bool:
+    """Carry out runs one after the other, what they say going where this process's output goes;
+    whether all have finished. The first that fails is the last."""
+    try:
+        for run in runs:
+            tell(run.command)
+            child = server.start(run.argv, None, {})
+            try:
+                if child.wait():
+                    return False
+            except KeyboardInterrupt:
+                os.kill(child.pid, signal.SIGINT)
+                child.wait()
+                raise
+    finally:
+        server.close()
+    return True
 
 
 def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
@@ -107,12 +182,21 @@ def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
 
 def reason(run: Run) -> list[str]:
     """How a run's last attempt ended, the last that it said, and where it said the rest."""
-    log = run.directory / LOG_FILE
     status = receipt(run).get("exit_status")
     end = "no exit status" if status is None else f"exit status {status}"
+    return [f"    {end}: {last_line(run)}", f"    log: {run.directory / LOG_FILE}"]
+
+
+def last_line(run: Run) -> str:
+    """The last that a run's attempt said."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = (run.directory / LOG_FILE).read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
-    return [f"    {end}: {last}", f"    log: {log}"]
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+
+
+def current_epoch(run: Run) -> str:
+    """`epoch 3 of 10`, the one that a training has finished last; "" where it has said none."""
+    found = re.match(r"epoch \d+ of \d+", last_line(run))
+    return found[0] if found else ""

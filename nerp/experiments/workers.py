@@ -4,14 +4,16 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nerp.errors import NerpError
-from nerp.experiments.attempt import Attempt, run_to_end, stop
+from nerp.experiments.attempt import Attempt, receipt, run_to_end, stop
 from nerp.experiments.plan import Run
+from nerp.experiments.server import Server
 
-COMMAND = (sys.executable, "-m", "nerp")
+FRESH = (sys.executable, "-m", "nerp")  # for a Python of its own for every run
 _QUEUE_INTERVAL = 20.0  # seconds between looks at SLURM's queue
 # Seconds after which a job that is no longer in the queue counts as lost; its result may take a
 # while through a shared file system.
@@ -23,11 +25,13 @@ class Local:
 
     Args:
         gpus: as CUDA_VISIBLE_DEVICES takes them; naming one twice puts two runs on it.
+        command: see `Server`.
     """
 
     interval = 0.05  # seconds between looks at the runs under way
 
-    def __init__(self, gpus: Iterable[str] = ()):
+    def __init__(self, gpus: Iterable[str] = (), command: Sequence[str] | None = None):
+        self.server = Server(command)
         self.slots: list[str | None] = list(gpus) or [None]
         self.active: dict[Attempt, str | None] = {}
 
@@ -37,7 +41,7 @@ class Local:
     def start(self, run: Run) -> Attempt:
         """Begin a run. Raises TakenError where another sweep is at it."""
         gpu = self.slots[0]
-        attempt = Attempt(run, COMMAND, gpu)
+        attempt = Attempt(run, self.server, gpu)
         self.active[attempt] = self.slots.pop(0)
         return attempt
 
@@ -52,54 +56,102 @@ class Local:
         """End every run."""
         stop(self.active)
 
+    def close(self) -> None:
+        """Let go of what starts runs; none is under way."""
+        self.server.close()
+
+
+@dataclass
+class _Job:
+    """Runs that one job of a cluster carries out, one after the other.
+
+    Attributes:
+        job: submitit's; None until it is submitted. statuses: of the runs, once they are known.
+    """
+
+    runs: list[Run]
+    job: object = None
+    statuses: list[int] | None = None
+
 
 class Slurm:
-    """A SLURM cluster, through submitit: every run that is ready is a job in the queue.
+    """A SLURM cluster, through submitit: runs that are ready become jobs in the queue.
 
     Args:
         settings: "KEY=VALUE,..." with the long options of sbatch (partition, gpus, time in minutes,
             account, ...); "cluster=local" runs the jobs on this machine instead, to try things.
         folder: for submitit's files; the compute nodes must see it too.
+        runs_per_job: so many runs, where as many are ready at once, share a job and its start-up.
+        command: see `Server`.
 
     Raises NerpError where submitit or SLURM is missing or a setting is malformed.
     """
 
     interval = 1.0
 
-    def __init__(self, settings: str, folder: Path):
+    def __init__(
+        self, settings: str, folder: Path, runs_per_job: int = 1,
+        command: Sequence[str] | None = None,
+    ):
         options = _parse(settings)
         self.local = options.pop("cluster", "slurm") == "local"
         self.executor = _local(folder) if self.local else _cluster(folder, options)
-        self.active: list = []
+        self.runs_per_job = runs_per_job
+        self.command = command
+        self.gathering: _Job | None = None
+        self.active: list[_Job] = []
         self.last_seen: dict[str, float] = {}  # job id -> when the queue last had it
         self.last_look = 0.0
 
     def has_room(self) -> bool:
-        return not (self.local and self.active)
+        return self.gathering is not None or not (self.local and self.active)
 
-    def start(self, run: Run):
-        """Submit a run. Raises NerpError, with sbatch's own words, if it is refused."""
+    def start(self, run: Run) -> tuple[_Job, int]:
+        """Put a run into a job, which is submitted when it is full, or else when somebody asks
+        after one of its runs. Raises NerpError, with sbatch's own words, if it is refused."""
+        if self.gathering is None:
+            self.gathering = _Job([])
+            self.active.append(self.gathering)
+        job = self.gathering
+        job.runs.append(run)
+        if len(job.runs) == self.runs_per_job:
+            self._submit(job)
+        return job, len(job.runs) - 1
+
+    def _submit(self, job: _Job) -> None:
+        self.gathering = None
         try:
-            job = self.executor.submit(run_to_end, run, COMMAND)
+            job.job = self.executor.submit(runs_to_end, job.runs, self.command)
         except (subprocess.CalledProcessError, RuntimeError) as error:
             raise NerpError(f"the job was refused: {' '.join(str(error).split())}") from None
-        self.active.append(job)
-        self.last_seen[job.job_id] = time.monotonic()
-        return job
+        self.last_seen[job.job.job_id] = time.monotonic()
 
-    def poll(self, job) -> int | None:
-        """The exit status of a run, None while it waits or is under way; 1 for a job that was
-        cancelled or went down with its node."""
+    def poll(self, place: tuple[_Job, int]) -> int | None:
+        """The exit status of a run, None while its job waits or is under way; where the job was
+        cancelled or went down with its node, 1 for what it had not finished."""
+        job, number = place
+        if job is self.gathering:
+            self._submit(job)
+        if job.statuses is None:
+            job.statuses = self._statuses(job)
+            if job.statuses is None:
+                return None
+            self.active.remove(job)
+        return job.statuses[number]
+
+    def _statuses(self, job: _Job) -> list[int] | None:
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
-        handed_over = job.done() if self.local else job.paths.result_pickle.exists()
-        if not handed_over and not self._is_lost(job):
+        theirs = job.job
+        handed_over = theirs.done() if self.local else theirs.paths.result_pickle.exists()
+        if not handed_over and not self._is_lost(theirs):
             return None
-        self.active.remove(job)
         try:
-            return job.result() if handed_over else 1
+            if handed_over:
+                return theirs.result()
         except (FailedJobError, UncompletedJobError):
-            return 1
+            pass
+        return [receipt(run).get("exit_status", 1) for run in job.runs]
 
     def _is_lost(self, job) -> bool:
         """Whether a job has left the queue and no result of it has come."""
@@ -118,7 +170,20 @@ class Slurm:
     def stop(self) -> None:
         """Cancel every job."""
         for job in self.active:
-            job.cancel(check=False)
+            if job.job is not None:
+                job.job.cancel(check=False)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def runs_to_end(runs: list[Run], command: Sequence[str] | None) -> list[int]:
+    """What a job does: one run after the other; their exit statuses."""
+    server = Server(command)
+    try:
+        return [run_to_end(run, server) for run in runs]
+    finally:
+        server.close()
 
 
 def _parse(settings: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import drawn_names, methods
-from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 from nerp.results.published import domain_shifts, in_published_order
 from nerp.results.records import Record
 
@@ -29,6 +29,13 @@ INCOMPLETE = "*"  # what a number is marked with that some seeds are missing fro
 # What has to be said where a NeRP row has base accuracies without runs of its own.
 BORROWED = ("NeRP leaves classes that were trained on alone: where it was not run on base classes, "
             "the plain method's base accuracy stands.")
+
+# What has to be said of methods whose settings, as their authors chose them, are no rule over
+# training data.
+_BETA = ("MMRLpp: its BETA is chosen by the dataset under test, as its authors did "
+         "(configs/trainers/MMRLpp/vit_b16_cross_datasets.yaml).")
+_SAR = ("_SAR: its weight is chosen by dataset and method (configs/sar.yaml); its related class "
+        "names were written by a language model, which knows the benchmarks.")
 
 
 class Grid:
@@ -94,7 +101,8 @@ class Grid:
         def key(label: str):
             trainer = label.split(" ")[0]
             plain = plain_name(trainer)
-            return order.get(plain, len(order)), plain, trainer.endswith(NERP_SUFFIX), label
+            return (order.get(plain, len(order)), plain, trained_name(trainer),
+                    trainer.endswith(NERP_SUFFIX), label)
 
         return sorted({row for row, _, _ in self._places}, key=key)
 
@@ -135,6 +143,17 @@ class Grid:
                         place = " ".join(filter(None, (row, dataset, part)))
                         lines.append(f"{place} (seed {', '.join(lacking)})")
         return lines
+
+
+def cautions(protocol: str, rows: Iterable[str]) -> list[str]:
+    """What has to be said wherever numbers of these rows are shown."""
+    trainers = {trained_name(row.split(" ")[0]) for row in rows}
+    lines = []
+    if protocol == "cross_dataset" and any(plain_name(t) == "MMRLpp" for t in trainers):
+        lines.append(_BETA)
+    if any(t.endswith(SAR_SUFFIX) for t in trainers):
+        lines.append(_SAR)
+    return lines
 
 
 def meanings(marks: str) -> list[str]:

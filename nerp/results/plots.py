@@ -4,6 +4,7 @@ Readable in print and by colour-blind readers: the colours are Okabe and Ito's, 
 colour says a marker says too. NeRP is drawn like its plain method, hollow and dashed.
 """
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from nerp.experiments.catalogue import methods
-from nerp.paths import replacing
+from nerp.paths import write_bytes
 from nerp.protocols import NERP_SUFFIX, plain_name
-from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, meanings
+from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, cautions, meanings
 from nerp.results.published import AVERAGE
 
 STYLES = (  # colour, marker
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),
-    ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"),
+    ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"), ("#7F7F7F", "<"), ("#8C564B", ">"),
+    ("#332288", "p"), ("#AA4499", "h"),
 )
 _PANEL = (2.6, 2.2)  # inches
 _ONLY_PANEL = (4.0, 3.2)
@@ -36,6 +38,7 @@ SETTINGS = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "lines.markersize": 5, "errorbar.capsize": 1.5, "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold a $
     "svg.fonttype": "none", "svg.hashsalt": "nerp", "savefig.dpi": 200,
 }
 
@@ -45,8 +48,10 @@ def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
     paths = [directory / f"{name}.{kind}" for kind in ("png", "svg")]
     for path in paths:
         undated = {"Date": None} if path.suffix == ".svg" else None
-        with matplotlib.rc_context(SETTINGS), replacing(path) as partial:
-            figure.savefig(partial, format=path.suffix[1:], metadata=undated)
+        content = io.BytesIO()
+        with matplotlib.rc_context(SETTINGS):
+            figure.savefig(content, format=path.suffix[1:], metadata=undated)
+        write_bytes(path, content.getvalue())
     return paths
 
 
@@ -191,10 +196,17 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
     return figure, panels
 
 
+def style_of(place: int) -> tuple[str, str]:
+    """Colour and marker of what is in that place of a list; beyond the first eight places a colour
+    comes again with another marker."""
+    count = len(STYLES)
+    return STYLES[place % count][0], STYLES[(place + place // count) % count][1]
+
+
 def _style(label: str) -> dict:
     plain = plain_name(label.split(" ")[0])
     known = methods()
-    colour, marker = STYLES[(known.index(plain) if plain in known else len(known)) % len(STYLES)]
+    colour, marker = style_of(known.index(plain) if plain in known else len(known))
     hollow = NERP_SUFFIX in label
     return {"color": colour, "marker": marker, "linestyle": "--" if hollow else "-",
             "markerfacecolor": "white" if hollow else colour}
@@ -276,7 +288,7 @@ def _finish(
     if len(grid.seeds) > 1:
         seeds = ", ".join(map(str, grid.seeds))
         lines.append(f"Means and, as bars, standard deviations over seeds {seeds}.")
-    lines += [*notes, *meanings(shown)]
+    lines += [*notes, *cautions(part.name, names), *meanings(shown)]
     if INCOMPLETE in shown:
         lines.append(f"{INCOMPLETE} runs are missing: nerp table lists them.")
     lines = [line for note in lines for line in textwrap.wrap(note, int(width / _NOTE[0]))]

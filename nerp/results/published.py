@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from nerp.protocols import SAR_SUFFIX
+
 AVERAGE = "Average"
 PUBLISHED_SHOTS = 16  # what all of them were trained with
-# What a trainer is called in the papers, where that differs.
+# What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
 _NAMES = {"ZeroshotCLIP": "CLIP"}
 
 
@@ -51,9 +53,14 @@ def rows_of(protocol: str, trainer: str) -> dict[str, dict[str, Published]]:
     """Source -> dataset -> the row of a trainer."""
     found: dict[str, dict[str, Published]] = {}
     for row in published():
-        if row.protocol == protocol and row.method == _NAMES.get(trainer, trainer):
+        if row.protocol == protocol and row.method == _name(trainer):
             found.setdefault(row.source, {})[row.dataset] = row
     return found
+
+
+def _name(trainer: str) -> str:
+    method = trainer.removesuffix(SAR_SUFFIX)
+    return _NAMES.get(method, method) + ("+SAR" if method != trainer else "")
 
 
 def domain_shifts() -> list[str]:

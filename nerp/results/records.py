@@ -1,11 +1,11 @@
 """Reading the records (result.json) of runs below a folder."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nerp.errors import NerpError
+from nerp.files.record_file import read_record
 from nerp.protocols import RESULT_FILE, protocol
 
 
@@ -65,24 +65,24 @@ def collect(folders: Iterable[str | Path]) -> list[Record]:
 def _read(path: Path) -> Record | None:
     """None for a training that was not followed by a test."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("accuracy") is None:
-            return None
-        return Record(
-            path=path,
-            kind=content["kind"],
-            protocol=protocol(content["task"]).name,
-            trainer=content["trainer"],
-            dataset=content["dataset"],
-            classes=content["classes"],
-            shots=int(content["shots"]),
-            seed=int(content["seed"]),
-            accuracy=float(content["accuracy"]),
-            looked_at=content.get("nerp", {}).get("looked_at", ""),
-            on_base=content.get("nerp", {}).get("on_base", False),
-            substitute=str(content.get("substitute") or ""),
-            digest=content.get("identity", {}).get("config", ""),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NerpError(f"{path}: not a run's record ({error!r}); run it again with "
-                        "--overwrite, or move it away") from None
+        content = read_record(path)
+    except NerpError as error:
+        raise NerpError(f"{error}; run it again with --overwrite, or move it away") from None
+    if "accuracy" not in content:
+        return None
+    nerp = content.get("nerp", {})
+    return Record(
+        path=path,
+        kind=content["kind"],
+        protocol=protocol(content["task"]).name,
+        trainer=content["trainer"],
+        dataset=content["dataset"],
+        classes=content["classes"],
+        shots=content["shots"],
+        seed=content["seed"],
+        accuracy=float(content["accuracy"]),
+        looked_at=nerp.get("looked_at", ""),
+        on_base=nerp.get("on_base", False),
+        substitute=content.get("substitute", ""),
+        digest=content.get("identity", {}).get("config", ""),
+    )

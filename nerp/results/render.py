@@ -2,18 +2,25 @@
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Iterable
 
 from tabulate import tabulate
 
+from nerp.printable import csv_cell, printable
 from nerp.results.grid import INCOMPLETE, MARKS
 from nerp.results.tables import Column, Row, Table
 
 MISSING = "–"  # a run that is not there
 _PAGE_COLUMNS = 12  # of a Markdown or LaTeX table: four datasets of three, as papers have them
 _LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$",
-          "*": "$^*$", "±": r"$\pm$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
+          "*": "$^*$", "±": r"$\pm$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
+          "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+          "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+# What Markdown, or the HTML in it, takes for more than a character; an underscore does no harm
+# inside a word.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|$&~#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def terminal(tables: Iterable[Table], width: int) -> str:
@@ -34,7 +41,7 @@ def _terminal(table: Table, width: int) -> str:
         for columns in _blocks(table.columns, (width - label) // cell)
     ]
     notes = "\n".join(textwrap.fill(note, width) for note in table.notes)
-    return "\n\n".join([table.title, *blocks, notes])
+    return printable("\n\n".join([table.title, *blocks, notes]), keep="\n")
 
 
 def _two_lines(columns: list[Column]) -> list[str]:
@@ -55,16 +62,21 @@ def _markdown(table: Table) -> str:
     for columns in _blocks(table.columns, _PAGE_COLUMNS):
         lines = []
         for row in _rows(table, columns):
-            texts = [_text(row, column).replace("*", r"\*") for column in columns]
+            texts = [_marked_down(_text(row, column)) for column in columns]
             bold = [f"**{text}**" if (row.label, column) in best else text
                     for text, column in zip(texts, columns, strict=True)]
-            lines.append([row.label, *bold])
+            lines.append([_marked_down(row.label), *bold])
         blocks.append(tabulate(
-            lines, ["", *(" ".join(filter(None, column)) for column in columns)],
+            lines, ["", *(_marked_down(" ".join(filter(None, column))) for column in columns)],
             tablefmt="pipe", disable_numparse=True, colalign=["left", *["right"] * len(columns)],
         ))
-    notes = "\n".join(f"- {note}".replace("*", r"\*") for note in table.notes)
-    return "\n\n".join([f"### {table.title}", *blocks, notes])
+    notes = "\n".join(f"- {_marked_down(note)}" for note in table.notes)
+    return "\n\n".join([f"### {_marked_down(table.title)}", *blocks, notes])
+
+
+def _marked_down(text: str) -> str:
+    """A text as Markdown shows it."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def latex(tables: Iterable[Table]) -> str:
@@ -74,7 +86,7 @@ def latex(tables: Iterable[Table]) -> str:
 
 def _latex(table: Table) -> str:
     best = _best(table)
-    lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}."]
+    lines = [f"% {printable(table.title)}. Needs \\usepackage{{booktabs}}."]
     for columns in _blocks(table.columns, _PAGE_COLUMNS):
         groups = _groups(columns)
         lines += [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
@@ -113,7 +125,8 @@ def comma_separated(tables: Iterable[Table]) -> str:
                 if cell:
                     mean, std = f"{cell.mean:.4f}", "" if cell.std is None else f"{cell.std:.4f}"
                 marks = "; ".join(words[mark] for mark in cell.marks) if cell else "missing"
-                writer.writerow([table.title, method, kind, group, part, mean, std, marks])
+                texts = map(csv_cell, (table.title, method, kind, group, part))
+                writer.writerow([*texts, mean, std, marks])
     return text.getvalue()
 
 
@@ -166,4 +179,4 @@ def _blocks(columns: Iterable[Column], most: int) -> list[list[Column]]:
 
 
 def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in printable(text))

@@ -1,13 +1,14 @@
 """What a sweep over NeRP's settings found: a table, a CSV file, a heat map."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 from nerp.correction.sweep import Grid, Outcome
-from nerp.paths import replacing
+from nerp.paths import write_bytes, write_text
 
 _MEASURED = ("accuracy", "flips", "helped", "hurt")
 
@@ -23,11 +24,12 @@ def write_outcomes(
     file: Path, outcomes: Sequence[Outcome], grid: Grid
 ) -> Path:
     """Every setting as a line of CSV, in the order of the sweep."""
-    with replacing(file) as partial, open(partial, "w", newline="") as content:
-        writer = csv.writer(content)
-        writer.writerow([*grid, *_MEASURED])
-        for o in outcomes:
-            writer.writerow([*o.settings, *(getattr(o, name) for name in _MEASURED)])
+    content = io.StringIO()
+    writer = csv.writer(content)
+    writer.writerow([*grid, *_MEASURED])
+    for o in outcomes:
+        writer.writerow([*o.settings, *(getattr(o, name) for name in _MEASURED)])
+    write_text(file, content.getvalue())
     return file
 
 
@@ -59,7 +61,8 @@ def draw_heat_map(
             axes.text(x, y, f"{gain:+.2f}", ha="center", va="center", fontsize=7,
                       color="white" if dark else "black")
     figure.colorbar(image, ax=axes, label="points")
-    with replacing(file) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_bytes(file, content.getvalue())
     return file
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
 from nerp.engine.metrics import harmonic_mean
-from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Grid, Part, meanings, split
+from nerp.results.grid import (
+    BASE,
+    BORROWED,
+    INCOMPLETE,
+    NOVEL,
+    Grid,
+    Part,
+    cautions,
+    meanings,
+    split,
+)
 from nerp.results.published import AVERAGE, PUBLISHED_SHOTS, rows_of
 from nerp.results.records import Record
 
@@ -106,7 +116,7 @@ def _table(part: Part) -> Table:
                          *(["drawn benchmarks"] if part.drawn else [])]),
         columns=[(group, name) for group in groups for name in shown],
         rows=rows,
-        notes=_notes(grid, rows),
+        notes=_notes(part, rows),
     )
 
 
@@ -141,7 +151,8 @@ def _cell(series: Mapping[int, float], marks: str, grid: Grid) -> Cell:
     return Cell(fmean(values), pstdev(values) if len(values) > 1 else None, marks)
 
 
-def _notes(grid: Grid, rows: list[Row]) -> list[str]:
+def _notes(part: Part, rows: list[Row]) -> list[str]:
+    grid = part.grid
     seeds = ", ".join(map(str, grid.seeds))
     notes = [f"Accuracy in percent, seed {seeds}."]
     if len(grid.seeds) > 1:
@@ -152,7 +163,7 @@ def _notes(grid: Grid, rows: list[Row]) -> list[str]:
     if grid.borrows:
         notes.append(BORROWED)
     shown = "".join(cell.marks for row in rows for cell in row.cells.values())
-    notes += meanings(shown)
+    notes += [*cautions(part.name, grid.rows), *meanings(shown)]
     missing = grid.missing(grid.rows)
     if missing:
         more = len(missing) - _MOST_MISSING

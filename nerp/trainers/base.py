@@ -1,7 +1,7 @@
 """What a method is: learned tensors, an edit per tower, a loss; and what it must answer."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +37,9 @@ class Classes:
         return [self.template.format(name) for name in self.names]
 
 
-def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A module whose state dict is `tensors`: dotted names become nested modules."""
+def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:
+    """A module whose state dict is `tensors`: dotted names become nested modules. Those in `fixed`
+    are buffers, the others parameters."""
     root = nn.Module()
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
@@ -47,7 +48,10 @@ def tree(tensors: Mapping[str, Tensor]) -> nn.Module:
             if not hasattr(module, parent):
                 module.add_module(parent, nn.Module())
             module = getattr(module, parent)
-        module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
+        if name in fixed:
+            module.register_buffer(leaf, tensor.detach().clone())
+        else:
+            module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
     return root
 
 
@@ -78,6 +82,8 @@ class Trainer:
             say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
+        fixed: names of tensors in a checkpoint that are not trained.
+        text_by_image: whether a class has another feature for each image.
         views: how many augmented views of an image `loss` takes, one after the other.
     """
 
@@ -88,6 +94,8 @@ class Trainer:
     signature: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    text_by_image: bool = False
     views: int = 1
 
     def __init__(
@@ -106,7 +114,8 @@ class Trainer:
         self.clip = clip
         self.classes = classes
         self.check()
-        self.learned = tree(self.initial() if tensors is None else tensors).to(clip.device)
+        tensors = self.initial() if tensors is None else tensors
+        self.learned = tree(tensors, self.fixed).to(clip.device)
         self._prepare()
 
     def for_classes(self, classes: Classes) -> "Trainer":
@@ -118,7 +127,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         self._frozen_class_features = None
-        self.prepare()
+        with self.clip.autocast():
+            self.prepare()
 
     # What a method defines.
 
@@ -184,9 +194,30 @@ class Trainer:
 
     # What follows for every method.
 
+    def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
+        """What the record of a training run holds besides.
+
+        Args: untrained: names the dataset's classes that are not trained on, which a test may be
+            of.
+        """
+        return {}
+
+    @property
+    def frozen_images(self) -> bool:
+        """Whether images have frozen CLIP's features whatever was learned, which all such methods
+        share. It follows from what a method defines: neither `image_features` nor `classifier`."""
+        method = type(self)
+        own = method.image_features, method.classifier
+        return own == (Trainer.image_features, Trainer.classifier)
+
     @property
     def substitute(self) -> str:
         """What training uses in place of files that a method has and was not given, in words."""
+        return ""
+
+    @property
+    def test_substitute(self) -> str:
+        """The same of a test."""
         return ""
 
     @property
@@ -207,8 +238,13 @@ class Trainer:
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
         """`logits` with the class features computed once: call it for batch after batch."""
+        classify = self.feature_classifier()
+        return lambda images: classify(self.image_features(images))
+
+    def feature_classifier(self) -> Callable[[Tensor], Tensor]:
+        """`classifier` of image features f [B, D] instead of images."""
         text = self.class_features()
-        return lambda images: self.similarity(self.image_features(images), text)
+        return lambda features: self.similarity(features, text)
 
     def frozen_class_features(self) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once."""
@@ -275,6 +311,12 @@ def context_prompts(classes: Classes, prefix: str, **kwargs):
     """Prompts "{prefix} {name}." (see `build_prompts` for the rest)."""
     texts = [f"{prefix} {name}." for name in classes.names]
     return build_prompts(texts, names=classes.names, **kwargs)
+
+
+def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str]) -> Tensor:
+    """Frozen features [C, D] of C names: each template's normalised, their mean normalised."""
+    texts = ([template.format(name) for name in names] for template in templates)
+    return normalise(sum(normalise(clip.text_features(column)) for column in texts))
 
 
 def mean_templates(classes: Classes, templates: Iterable[str]) -> list[list[str]]:

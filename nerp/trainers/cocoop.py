@@ -27,6 +27,7 @@ class CoCoOp(CoOp):
     }
     signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
     shape_settings = ("N_CTX", "CTX_INIT")
+    text_by_image = True
     class_specific = False
     position = "end"
 
@@ -51,14 +52,14 @@ class CoCoOp(CoOp):
     def class_features(self, images=None):
         return self.conditional_features(self.image_features(images))
 
-    def classifier(self):
+    def feature_classifier(self):
         classes, length = self.prompts.ids.shape
         at_once = max(1, _TOKENS_AT_ONCE // (classes * length))
 
-        def logits(images):
-            parts = self.image_features(images).split(at_once)
-            return torch.cat(
-                [self.similarity(part, self.conditional_features(part)) for part in parts]
-            )
+        def logits(features):
+            return torch.cat([
+                self.similarity(part, self.conditional_features(part))
+                for part in features.split(at_once)
+            ])
 
         return logits

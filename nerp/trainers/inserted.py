@@ -1,7 +1,7 @@
 """What MMRL, MMRL++ and ANPrompt share: tokens of one space, mapped into both towers' layers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -100,16 +100,18 @@ class InsertedTokens(Trainer):
         return normalise(self.clip.text.features(state, self.edit("t")))[0, 0]
 
 
-def equal_maps(clip: Clip, dim: int, count: int, name: str) -> dict[str, Tensor]:
+def equal_maps(
+    clip: Clip, dim: int, count: int, name: Callable[[str, int], str]
+) -> dict[str, Tensor]:
     """`count` maps d -> W a tower, copies of one Linear each: weights and biases by name.
 
-    Args: name: with {} for the tower (v or t) and for the map's number.
+    Args: name: of a map, by tower (v or t) and number.
     """
     tensors = {}
     for kind, tower in (("v", clip.image), ("t", clip.text)):
         first = linear(tower.width, dim, "")
         for i in range(count):
-            tensors |= {name.format(kind, i) + leaf: tensor for leaf, tensor in first.items()}
+            tensors |= {name(kind, i) + leaf: tensor for leaf, tensor in first.items()}
     return tensors
 
 

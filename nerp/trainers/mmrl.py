@@ -53,16 +53,12 @@ class MMRL(InsertedTokens):
             TOKENS: EMBEDDING_STD * torch.randn(self.settings.N_REP_TOKENS, dim),
             _PROJ: torch.randn(self.clip.image.width, self.clip.embed_dim)
             * self.clip.image.width**-0.5,
-            **equal_maps(self.clip, dim, len(self.layers), _MAP),
+            **equal_maps(self.clip, dim, len(self.layers), _MAP.format),
         }
 
     def mapped(self, kind):
         tokens = self.parameter(TOKENS)
-        names = [_MAP.format(kind, i) for i in range(len(self.layers))]
-        return [
-            F.linear(tokens, self.parameter(f"{name}.weight"), self.parameter(f"{name}.bias"))
-            for name in names
-        ]
+        return [self.apply_linear(_MAP.format(kind, i), tokens) for i in range(len(self.layers))]
 
     def project_mean(self, mean):
         return mean @ self.parameter(_PROJ)

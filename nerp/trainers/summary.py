@@ -1,13 +1,16 @@
 """What is registered, in numbers: for `nerp methods`."""
 
+from dataclasses import dataclass
+
 import torch
 
-from nerp.clip.loading import PUBLISHED, SHIPPED, load_model
+from nerp.clip.backbones import HUB, find_backbone, model_config
+from nerp.clip.loading import SHIPPED, load_model
 from nerp.clip.model import Clip
 from nerp.defaults import default_config
 from nerp.errors import NerpError
-from nerp.registry import TRAINERS, unknown
-from nerp.trainers.base import Classes
+from nerp.registry import TRAINERS
+from nerp.trainers.base import Classes, Trainer
 
 _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "a photo.")
 
@@ -19,20 +22,12 @@ def method_rows(backbone: str) -> list[list]:
     backbone and whatever a method computes from it are on the meta device, without any values.
     Raises NerpError for an unknown backbone.
     """
-    meta = torch.device("meta")
-    clip = Clip(_shapes_of(backbone), "fp32", meta, backbone)
-    cfg = default_config()
-    rows = []
-    for name in TRAINERS.names():
-        method = TRAINERS[name]
-        try:
-            trainer = method(cfg, clip, _CLASSES)
-        except NerpError:
-            count = None
-        else:
-            count = sum(parameter.numel() for parameter in trainer.parameters())
-        rows.append([name, count, method.folder, method.paper])
-    return rows
+    clip = Clip(_shapes_of(backbone), "fp32", torch.device("meta"), backbone)
+    return [
+        [name, trainer and sum(parameter.numel() for parameter in trainer.parameters()),
+         TRAINERS[name].folder, TRAINERS[name].paper]
+        for name, trainer in _fitted(clip).items()
+    ]
 
 
 def _shapes_of(backbone: str) -> torch.nn.Module:
@@ -40,12 +35,46 @@ def _shapes_of(backbone: str) -> torch.nn.Module:
     which `Clip` reads."""
     if backbone in SHIPPED:
         return load_model(SHIPPED[backbone])
-    if backbone not in PUBLISHED:
-        raise unknown("backbone", backbone, [*PUBLISHED, *SHIPPED])
-    from open_clip.factory import get_model_config
     from open_clip.model import CLIP
 
+    config = find_backbone(backbone).config if backbone.startswith(HUB) else \
+        model_config(backbone.partition(":")[0])
     with torch.device("meta"):
-        model = CLIP(**get_model_config(PUBLISHED[backbone]))
+        model = CLIP(**{key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
     model.logit_scale = torch.nn.Parameter(torch.zeros(()))
     return model
+
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """What `nerp backbones` says of one: patch and image in pixels (patch 0: a ResNet), layers of
+    the image and the text tower, the joint width D, and the methods whose defaults fit."""
+
+    name: str
+    patch: int
+    pixels: int
+    layers: tuple[int, int]
+    embed_dim: int
+    methods: list[str]
+
+
+def backbone_row(name: str) -> BackboneRow:
+    """The row of a backbone, without its weights. Raises NerpError as `method_rows` does."""
+    clip = Clip(_shapes_of(name), "fp32", torch.device("meta"), name)
+    conv = clip.model.visual.conv1
+    return BackboneRow(
+        name, conv.kernel_size[0] if clip.image.depth else 0, clip.size,
+        (clip.image.depth, clip.text.depth), clip.embed_dim,
+        [method for method, trainer in _fitted(clip).items() if trainer is not None],
+    )
+
+
+def _fitted(clip: Clip) -> dict[str, Trainer | None]:
+    """Every method, by name, on a backbone; None where it does not fit."""
+    cfg, fitted = default_config(), {}
+    for name in TRAINERS.names():
+        try:
+            fitted[name] = TRAINERS[name](cfg, clip, _CLASSES)
+        except NerpError:
+            fitted[name] = None
+    return fitted

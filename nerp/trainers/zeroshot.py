@@ -3,7 +3,7 @@
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Trainer, precision
+from nerp.trainers.base import Trainer, mean_of_normalised, precision
 
 
 @TRAINERS.register("ZeroshotCLIP")
@@ -28,9 +28,7 @@ class ZeroshotEnsemble(ZeroshotCLIP):
     def frozen_class_features(self):
         if self._frozen_class_features is None:
             templates = dict.fromkeys([*ENSEMBLE_7, self.classes.template])
-            features = [
-                normalise(self.clip.text_features([t.format(n) for n in self.classes.names]))
-                for t in templates
-            ]
-            self._frozen_class_features = normalise(sum(features))
+            self._frozen_class_features = mean_of_normalised(
+                self.clip, self.classes.names, templates
+            )
         return self._frozen_class_features

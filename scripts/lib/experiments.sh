@@ -6,6 +6,7 @@
 #   OUTPUT    where the runs go (default: output)
 #   SEEDS, SHOTS, DATASETS, SOURCE, CONFIG    instead of the published ones (nerp sweep --help)
 #   GPUS=0,1 or SLURM=partition=gpu,gpus=1    where a sweep runs
+#   RUNS_PER_JOB=8    so many runs, where as many are ready, in one job of SLURM
 #   DRY_RUN=1 print the command lines only
 
 # shellcheck source=scripts/lib/environment.sh
@@ -22,39 +23,46 @@ usage() {
         [[ ! ${2:-} =~ ^[0-9]+$ ]] || meant="SEEDS=$2 $meant"
         die "$1 is a dataset; the method comes first: $meant"
     fi
-    [ $# -ge "$count" ] && return
+    local given=0 argument
+    for argument in "${@:1:count}"; do
+        [ -z "${argument//[[:space:],]/}" ] || given=$((given + 1))
+    done
+    [ "$given" = "$count" ] && return
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
     die "usage: bash $0 $names"
 }
 
 # The options of `nerp sweep` that the environment sets, in $SELECTION.
 selection() {
-    SELECTION=(--root "${DATA:-data}" --output "${OUTPUT:-output}")
     local name words
+    for name in DATA OUTPUT; do
+        [[ ${!name:-} != *[[:cntrl:]]* ]] || die "$name holds a line break or a control character"
+    done
+    SELECTION=(--root "${DATA:-data}" --output "${OUTPUT:-output}")
     for name in SEEDS SHOTS DATASETS SOURCE CONFIG; do
         [ -n "${!name:-}" ] || continue
-        read -ra words <<<"${!name//,/ }"
+        read -rd "" -a words <<<"${!name//,/ }" || true  # words on several lines, too
+        [ "${#words[@]}" -gt 0 ] || die "$name is empty; leave it out for the published choice"
         SELECTION+=("--${name,,}" "${words[@]}")
     done
 }
 
 # run_here OPTIONS... : the runs that `nerp sweep OPTIONS` plans, one after the other at this
-# terminal, each command line printed before it runs; stops at the first that fails.
+# terminal, each command line printed before it runs; stops at the first that fails. It takes the
+# place of the script, as run_sweep does.
 run_here() {
-    local plan line
     selection
-    plan="$(nerp sweep "${SELECTION[@]}" "$@" --dry-run)"
-    while IFS= read -r line; do
-        echo "$line"
-        [ -n "${DRY_RUN:-}" ] || eval "$line" </dev/null
-    done <<<"$plan"
+    SELECTION+=(--here)
+    [ -z "${DRY_RUN:-}" ] || SELECTION+=(--dry-run)
+    exec nerp sweep "${SELECTION[@]}" "$@"
 }
 
-# run_sweep OPTIONS... : `nerp sweep OPTIONS`, which takes the place of the script.
+# run_sweep OPTIONS... : `nerp sweep OPTIONS`.
 run_sweep() {
     selection
     [ -z "${GPUS:-}" ] || SELECTION+=(--gpus "$GPUS")
     [ -z "${SLURM:-}" ] || SELECTION+=(--slurm "$SLURM")
+    [ -z "${RUNS_PER_JOB:-}" ] || SELECTION+=(--runs-per-job "$RUNS_PER_JOB")
     [ -z "${DRY_RUN:-}" ] || SELECTION+=(--dry-run)
     exec nerp sweep "${SELECTION[@]}" "$@"
 }

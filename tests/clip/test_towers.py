@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import EUROSAT, TEMPLATE
 from plain_methods import padded
-from tiny_clip import Sizes, random_clip
+from tiny_clip import Sizes, open_clip_model, random_clip
 
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
@@ -82,8 +82,8 @@ def test_towers_of_different_depth_and_width(tmp_path):
                   text_width=192, text_layers=3, vocabulary=49408)
     path = tmp_path / "clip.pt"
     torch.save(random_clip(3, sizes), path)
-    model = load_model(path)
-    clip = Clip(model, "fp32", torch.device("cpu"), "odd")
+    model = open_clip_model(random_clip(3, sizes))
+    clip = Clip(load_model(path), "fp32", torch.device("cpu"), "odd")
     assert (clip.size, clip.embed_dim, clip.image.depth, clip.text.depth) == (24, 32, 1, 3)
     images = torch.randn(2, 3, 24, 24)
     torch.testing.assert_close(

@@ -127,7 +127,7 @@ def test_names_match_whatever_their_case_and_underscores():
     ({"EuroSAT_sub": [[1, 2]]}, "must be a list of"),
     ({"EuroSAT_sub": 3}, "must be a list of"),
     ({"EuroSAT_sub": [["Hill", "Dale"]]}, "has no pair of these classes"),
-    ([1], "expected a JSON object"),
+    ([1], "not a readable JSON file"),
 ])
 def test_bad_bundles(tmp_path, content, message):
     with pytest.raises(NerpError, match=message):
@@ -142,7 +142,7 @@ def test_unreadable_bundles(tmp_path):
     whole = gzip.compress(b'{"EuroSAT_sub": []}' * 50)
     for data in (b"{", whole[:30], b"\x1f\x8bnot gzip"):
         (tmp_path / "bad.gz").write_bytes(data)
-        with pytest.raises(NerpError, match="not a readable pair bundle"):
+        with pytest.raises(NerpError, match="not a readable JSON file"):
             find_pairs(clues(PAIRS="bundle", PAIRS_FILE=str(tmp_path / "bad.gz")))
 
 

@@ -27,6 +27,10 @@ def encoded(image: Image.Image, format: str, **options) -> bytes:
 
 
 SIXTEEN_BIT = Image.fromarray(NOISE[..., 0].astype(np.uint16) * 257)
+SIXTEEN_BIT_FILES = {
+    "sixteen.png": encoded(SIXTEEN_BIT, "PNG"),
+    "sixteen.tif": encoded(SIXTEEN_BIT, "TIFF"),
+}
 KINDS = {
     "exif.jpg": exif_rotated(),
     "palette.png": encoded(Image.fromarray(NOISE[..., :3]).quantize(16), "PNG"),
@@ -37,8 +41,6 @@ KINDS = {
     "grey_alpha.png": encoded(Image.fromarray(NOISE).convert("LA"), "PNG"),
     "alpha.png": encoded(Image.fromarray(NOISE), "PNG"),
     "bilevel.png": encoded(Image.fromarray(NOISE[..., 0]).convert("1"), "PNG"),
-    "sixteen.png": encoded(SIXTEEN_BIT, "PNG"),
-    "sixteen.tif": encoded(SIXTEEN_BIT, "TIFF"),
     "progressive.jpg": encoded(Image.fromarray(NOISE[..., :3]), "JPEG", progressive=True),
     "colour.bmp": encoded(Image.fromarray(NOISE[..., :3]), "BMP"),
     "colour.webp": encoded(Image.fromarray(NOISE[..., :3]), "WEBP"),
@@ -55,6 +57,21 @@ def test_every_kind_comes_out_as_pillow_converts_it(name, tmp_path):
         assert image.mode == "RGB" and image.size == expected.size
         assert np.array_equal(image, expected.convert("RGB"))
     verify_image(file)
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BIT_FILES)
+def test_of_sixteen_bits_the_upper_eight_are_taken(name, tmp_path):
+    image = open_image(write(tmp_path / name, SIXTEEN_BIT_FILES[name]))
+    assert image.mode == "RGB" and np.array_equal(np.asarray(image)[..., 2], NOISE[..., 0])
+
+
+@pytest.mark.parametrize("type, kind", [(np.int32, "32-bit integers"), (np.float32, "floats")])
+def test_grey_values_of_no_stated_range_are_refused_by_name(type, kind, tmp_path):
+    content = encoded(Image.fromarray(NOISE[..., 0].astype(type)), "TIFF")
+    file = write(tmp_path / "depth.tif", content)
+    for read in (open_image, verify_image):
+        with pytest.raises(NerpError, match=f"depth.tif: cannot be decoded: .*{kind}"):
+            read(file)
 
 
 def test_an_orientation_is_not_applied(tmp_path):
@@ -79,7 +96,7 @@ def test_small_decoding_is_for_large_jpegs_alone(name, tmp_path):
     (jpeg((64, 64))[:-9], "image file is truncated"),
     (b"", "the file is empty"),
     (b"<!DOCTYPE html><html><body>404</body></html>", "not an image file"),
-    (KINDS["sixteen.png"][:60], "."),
+    (SIXTEEN_BIT_FILES["sixteen.png"][:60], "."),
 ])
 @pytest.mark.parametrize("read", [open_image, verify_image])
 def test_damaged_files_are_named(read, content, reason, tmp_path):
@@ -90,12 +107,12 @@ def test_damaged_files_are_named(read, content, reason, tmp_path):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(NerpError, match="a.jpg: no such image"):
+    with pytest.raises(NerpError, match="a.jpg: no such file"):
         open_image(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").symlink_to(tmp_path / "unmounted")
     with pytest.raises(NerpError, match="a.jpg: a link that leads nowhere"):
         open_image(tmp_path / "a.jpg")
-    with pytest.raises(NerpError, match="cannot be decoded: Is a directory"):
+    with pytest.raises(NerpError, match="a folder, not a file"):
         open_image(tmp_path)
 
 

@@ -40,7 +40,7 @@ def test_decoded_images_are_held_up_to_the_limit(items, tmp_path):
             if index < held:
                 assert images[0, index][1] == index
             else:
-                with pytest.raises(NerpError, match=f"{index}.png: no such image"):
+                with pytest.raises(NerpError, match=f"{index}.png: no such file"):
                     images[0, index]
         for item in items:
             (tmp_path / f"away_{item.path}").rename(tmp_path / item.path)
@@ -52,6 +52,20 @@ def test_holding_images_changes_no_pixel(items, tmp_path):
         for index in range(4):
             assert torch.equal(held[epoch, index][0], read[epoch, index][0])
     assert not torch.equal(held[0, 0][0], held[1, 0][0])  # another epoch, another crop
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(32, 32), (47, 33), (33, 50), (31, 64), (20, 21), (100, 33)])
+def test_test_pixels_are_those_of_torchvision(size, interpolation):
+    from torchvision import transforms as T
+
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    cfg = default_config()
+    cfg.INPUT.INTERPOLATION = interpolation
+    mode = T.InterpolationMode(interpolation)
+    theirs = T.Compose([T.Resize(32, mode), T.CenterCrop(32), T.PILToTensor()])
+    image = Image.fromarray(noise)
+    assert torch.equal(eval_transform(cfg, 32)(image), theirs(image))
 
 
 def test_test_images_are_exact_unless_that_is_turned_off(tmp_path):

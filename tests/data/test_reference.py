@@ -54,7 +54,7 @@ def test_read_only_data_keep_it_elsewhere(items, tmp_path):
     folders = [tmp_path / "a file, not a folder", tmp_path / "output"]
     _, file = cached_mean_image(items[:2], tmp_path, "Apes", folders)
     assert file.parent == tmp_path / "output"
-    with pytest.raises(NerpError, match="can be kept in none of .*a file, not a folder"):
+    with pytest.raises(NerpError, match="cannot be kept: .*a file, not a folder"):
         cached_mean_image(items[:2], tmp_path, "Apes", folders[:1])
 
 
@@ -76,5 +76,5 @@ def test_a_published_reference_is_a_picture_or_in_a_zip(tmp_path):
         assert image.mode == "RGB" and np.array_equal(image, Image.open(picture))
     with pytest.raises(NerpError, match="means.zip: holds no Food101_train_image_mean.png"):
         load_reference(archive, "Food101")
-    with pytest.raises(NerpError, match="gone.png: no such image"):
+    with pytest.raises(NerpError, match="gone.png: no such file"):
         load_reference(tmp_path / "gone.png", "EuroSAT")

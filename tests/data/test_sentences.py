@@ -36,7 +36,7 @@ def test_a_folder_holds_a_file_a_dataset(name, tmp_path):
 @pytest.mark.parametrize(("content", "says"), [
     ("no JSON", "not a readable JSON file"),
     ("[" * 100_000, "not a readable JSON file"),
-    ([["Forest"]], "expected a JSON object"),
+    ([["Forest"]], "not an object"),
     ({"Forest": ["trees."]}, "has no sentences for the class 'Annual Crop Land'"),
     ({"Annual Crop Land": "corn.", "Forest": ["trees."]}, "'Annual Crop Land' has 'corn.'"),
     ({"Annual Crop Land": [], "Forest": ["trees."]}, r"'Annual Crop Land' has \[\]"),

@@ -15,6 +15,7 @@ from nerp.engine.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from nerp.engine.correct import other_dataset
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
@@ -56,7 +57,7 @@ def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     wanted = golden_config().TRAINER[TRAINERS[method].node]
     if method == "CoCoOp":
         wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
-    for key in ("ADAPTER_SCALE", "BETA", "CLASS_LAYER"):  # no tensor tells
+    for key in ("ADAPTER_SCALE", "BETA", "CLASS_LAYER", "ALPHA", "EPSILON"):  # no tensor tells
         if key in wanted:
             cfg.TRAINER[TRAINERS[method].node][key] = wanted[key]
     trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
@@ -78,7 +79,11 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     checkpoint = read_checkpoint(path)
     assert (checkpoint.trainer, checkpoint.epoch, checkpoint.source) == (method, 7, "EuroSAT")
     assert set(checkpoint.tensors) == set(trainer.learned.state_dict())
-    again, _ = load(method, golden_clip, checkpoint, "base", default_config())
+    fresh = default_config()
+    for key in ("MAIN_TEXTS", "NOISE_TEXTS"):  # files stay where they are
+        if key in trainer.settings:
+            fresh.TRAINER[trainer.node][key] = trainer.settings[key]
+    again, _ = load(method, golden_clip, checkpoint, "base", fresh)
     with torch.no_grad():
         assert torch.equal(again.logits(inputs[0]), trainer.logits(inputs[0]))
 
@@ -171,3 +176,19 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
         )
         path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit
+
+
+def test_a_checkpoint_tells_where_the_images_of_an_own_dataset_are(golden_clip, tmp_path):
+    cfg = golden_config(DATASET={"NAME": "Birds", "DIRECTORY": "birds", "LAYOUT": "folders"})
+    cfg.TRAINER.NAME = "CoOp"
+    trainer = TRAINERS["CoOp"](cfg, golden_clip, eurosat_classes("base"))
+    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    card = read_checkpoint(path).card
+    other = golden_config(DATASET={"NAME": "EuroSAT", "ROOT": "/data"})
+    source = other_dataset(other, "Birds", card).DATASET
+    assert (source.NAME, source.DIRECTORY, source.LAYOUT, source.ROOT) == (
+        "Birds", "birds", "folders", "/data")
+    with pytest.raises(NerpError, match="unknown dataset 'Bees'"):
+        other_dataset(other, "Bees", card)
+    with pytest.raises(NerpError, match="DIRECTORY is '../x'"):
+        other_dataset(other, "Birds", {**card, "DIRECTORY": "../x"})

@@ -7,6 +7,7 @@ from nerp.engine.metrics import (
     accuracy_record,
     asymmetry,
     confusion_matrix,
+    distinct,
     flip_effect,
     harmonic_mean,
     spearman,
@@ -60,3 +61,7 @@ def test_spearman_is_the_correlation_of_ranks_with_ties_at_their_mean():
     # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
     assert spearman(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(0.948683298)
     assert spearman(np.array([1, 1, 1]), np.array([1, 2, 3])) is None
+
+
+def test_classes_of_one_name_are_told_apart_by_their_labels():
+    assert distinct(["missile", "crane", "missile"]) == ["missile (0)", "crane", "missile (2)"]

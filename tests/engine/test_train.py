@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     monkeypatch.setattr(CoOp, "loss", loss)
     status, _, error = train("TRAIN.PRINT_FREQ", "1")
     assert status == 1 and len(error.splitlines()) == 1
-    assert "epoch 2, step 2" in error and "learning rate 0.0015" in error
+    assert "epoch 2, step 2" in error and "learning rate 0.002" in error
     assert "TRAINER.COOP.PREC amp" in error
     run = tmp_path / "run"
     assert not (run / "result.json").exists() and not (run / "prompt_learner").exists()

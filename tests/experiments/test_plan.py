@@ -3,8 +3,6 @@
 import argparse
 import itertools
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -230,15 +228,3 @@ def test_missing_data_is_named_before_anything_runs(tmp_path):
     (tmp_path / directory).mkdir()
     with pytest.raises(NerpError, match=r"1 of 2 datasets are not there: .*/dtd\."):
         check_data(str(tmp_path), runs)
-
-
-@pytest.mark.parametrize("line", [
-    "['sweep', '--protocol', 'B2N', '--dry-run']", "['table', FOLDER]", "['plot', FOLDER]",
-])
-def test_planning_and_tables_do_without_torch(line, tmp_path):
-    """Every bash script and every look at a sweep pays for what is imported here."""
-    code = f"FOLDER = {str(tmp_path)!r}\n" \
-           "import sys\nfrom nerp import cli\n" \
-           f"try:\n    cli.run({line})\nexcept SystemExit:\n    pass\n" \
-           "assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -3,8 +3,10 @@
 `stub.py` stands for `nerp`; what it did is in its journal.
 """
 
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +18,11 @@ import pytest
 
 from nerp.errors import NerpError
 from nerp.experiments import workers
-from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, state
+from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, receipt, state
 from nerp.experiments.plan import Selection, plan
+from nerp.experiments.server import Server
 from nerp.experiments.status import overview, remember, remembered
-from nerp.experiments.sweep import Sweep
+from nerp.experiments.sweep import SKIPPED, Sweep
 from nerp.experiments.workers import Local, Slurm
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub.py")))
@@ -27,7 +30,7 @@ TRAINED = "train_base/eurosat/shots_16/MMRL"
 # `nerp sweep` as a process, with the stub in the place of the runs.
 DRIVER = (
     "from nerp.experiments import workers; import sys; "
-    f"workers.COMMAND = {STUB!r}; "
+    f"workers.FRESH = {STUB!r}; "
     "from nerp.cli import main; main()"
 )
 
@@ -51,12 +54,12 @@ class World:
     def sweep(self, runs, place=None) -> tuple[bool, str]:
         """Whether all finished, and what was told."""
         lines = []
-        return Sweep(runs, place or Local(), lines.append).run(), "\n".join(lines)
+        return Sweep(runs, place or Local(command=STUB), lines.append).run(), "\n".join(lines)
 
-    def start(self, **changes) -> subprocess.Popen:
+    def start(self, *options, **changes) -> subprocess.Popen:
         """`nerp sweep` in a process of its own, in a session of its own."""
         chosen = self.selection(**changes)
-        argv = ["sweep", "--protocol", chosen.protocol, "--root", chosen.root,
+        argv = ["sweep", "--fresh", *options, "--protocol", chosen.protocol, "--root", chosen.root,
                 "--output", chosen.output, "--methods", *chosen.methods,
                 "--datasets", *chosen.datasets, "--seeds", *map(str, chosen.seeds)]
         return subprocess.Popen([sys.executable, "-c", DRIVER, *argv], text=True,
@@ -82,7 +85,6 @@ class World:
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> World:
     world = World(tmp_path)
-    monkeypatch.setattr(workers, "COMMAND", STUB)
     monkeypatch.setenv("STUB_JOURNAL", str(world.journal))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return world
@@ -90,7 +92,7 @@ def world(tmp_path, monkeypatch) -> World:
 
 def test_every_run_begins_after_those_it_needs(world):
     runs = world.plan(seeds=(1, 2))
-    done, _ = world.sweep(runs, Local(["0", "1", "2"]))
+    done, _ = world.sweep(runs, Local(["0", "1", "2"], STUB))
     assert done
     begun = world.folders("begin")
     assert sorted(begun) == sorted(run.directory for run in runs)
@@ -101,7 +103,7 @@ def test_every_run_begins_after_those_it_needs(world):
 
 
 def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
-    world.sweep(world.plan(seeds=(1, 2, 3)), Local(["4", "7"]))
+    world.sweep(world.plan(seeds=(1, 2, 3)), Local(["4", "7"], STUB))
     busy = set()
     used = set()
     for what, _, gpu, _ in world.lines(""):
@@ -180,6 +182,52 @@ def test_a_killed_sweep_ends_its_runs_and_goes_on_later(world, monkeypatch, numb
     assert sorted(finished) == sorted(run.directory for run in runs)  # each of them once
 
 
+def test_at_the_terminal_nothing_runs_after_a_failure(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", "seed2")
+    sweep = world.start("--here", seeds=(1, 2, 3))
+    told, _ = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1
+    runs = world.plan(seeds=(1, 2, 3))
+    assert world.folders("begin") == [run.directory for run in runs[:6]]
+    assert told.splitlines() == [*(run.command for run in runs[:6]), "nerp: error: made to fail"]
+
+
+@pytest.mark.parametrize("killed", ["the sweep", "what starts its runs"])
+def test_no_run_outlives_what_it_belongs_to(world, monkeypatch, killed):
+    monkeypatch.setenv("STUB_SLOW", "train_base")
+    sweep = world.start()
+    world.wait_for(lambda: world.lines("begin"))
+    run = int(world.lines("begin")[0][3])
+    server = int(Path(f"/proc/{run}/stat").read_text().rsplit(")")[1].split()[1])
+    os.kill(sweep.pid if killed == "the sweep" else server, signal.SIGKILL)
+    sweep.communicate(timeout=30)
+    assert sweep.returncode == (-signal.SIGKILL if killed == "the sweep" else 1)
+    world.wait_for(lambda: not any(map(_runs, (server, run))))
+
+    monkeypatch.delenv("STUB_SLOW")
+    runs = world.plan()
+    assert world.sweep(runs)[0]
+    assert sorted(world.folders("end")) == sorted(run.directory for run in runs)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_run_is_one_failure_and_the_others_go_on(world, monkeypatch):
+    monkeypatch.setenv("STUB_SLOW", f"{TRAINED}/vit_b16/seed1")
+    sweep = world.start("--gpus", "0,1", seeds=(1, 2))
+    world.wait_for(lambda: len(world.folders("end")) == 5)
+    slow = next(line for line in world.lines("begin") if line[1].endswith("seed1"))
+    os.kill(int(slow[3]), signal.SIGKILL)
+    told, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 1
+    assert "5 done, 1 failed, 4 not run" in told and "exit status -9" in told
+
+
 def test_two_sweeps_at_once_share_the_work(world):
     sweeps = [world.start(seeds=(1, 2)) for _ in range(2)]
     assert [sweep.wait(60) for sweep in sweeps] == [0, 0]
@@ -190,13 +238,15 @@ def test_two_sweeps_at_once_share_the_work(world):
 def test_a_run_under_way_is_left_to_who_has_it(world, monkeypatch):
     monkeypatch.setenv("STUB_SLOW", "train_base")
     run = world.plan()[0]
-    attempt = Attempt(run, STUB)
+    server = Server(STUB)
+    attempt = Attempt(run, server)
     try:
         assert state(run) == "running"
         with pytest.raises(TakenError):
-            Attempt(run, STUB)
+            Attempt(run, server)
     finally:
         workers.stop([attempt])
+        server.close()
     assert state(run) == "interrupted"
 
 
@@ -212,6 +262,34 @@ def test_status_counts_and_names_what_failed(world, monkeypatch):
     assert rows["MMRL"] == ["2", "0", "1", "0", "0"]  # done, running, failed, interrupted, waiting
     assert rows["MMRL_NeRP"] == ["1", "0", "0", "0", "1"]
     assert str(runs[3].directory / LOG_FILE) in text
+
+
+def test_status_says_how_far_a_training_is(world):
+    run = world.plan()[0]
+    remember(world.selection())
+    run.directory.mkdir(parents=True)
+    with open(run.directory / LOG_FILE, "w") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert f"running: {run.label}" in overview(remembered(str(world.output)))
+        log.write("epoch 181 of 200: loss 0.5000, rate 0.001, 2.0 s, 38 s left\n")
+        log.flush()
+        text = overview(remembered(str(world.output)))
+    assert f"running, epoch 181 of 200: {run.label}" in text
+
+
+def test_a_run_is_one_line_with_its_result_and_the_time_left_is_that_of_its_kind(world):
+    runs, lines, left = world.plan(seeds=(1, 2)), [], []
+    sweep = Sweep(runs, Local(), lines.append, lambda: left.append(sweep.time_left()),
+                  announce=False)
+    assert sweep.time_left() is None and sweep.run()
+    assert len(lines) == len(runs) + 1  # and the account
+    for number, line in enumerate(lines[:-1], 1):
+        assert re.match(rf"\[{number}/10\] done in \d+ s, \d\d\.\d\d%: t", line)
+    assert left[0] is None and left[-1] == 0
+    again = Sweep(runs, Local(), lines.append)
+    again._settle(runs[0], SKIPPED)
+    took = receipt(runs[0])["seconds"]
+    assert again.time_left() == pytest.approx(9 * took)
 
 
 def test_a_failed_run_that_was_mended_by_hand_counts_as_done(world, monkeypatch):
@@ -233,10 +311,21 @@ def test_status_before_any_sweep_says_so(world):
 def test_jobs_through_submitit_do_the_same(world, monkeypatch):
     monkeypatch.setenv("STUB_FAIL", "test_new/eurosat/shots_16/MMRL/")
     runs = world.plan()
-    done, told = world.sweep(runs, Slurm("cluster=local", world.output / "jobs"))
+    done, told = world.sweep(runs, Slurm("cluster=local", world.output / "jobs", command=STUB))
     assert not done
     assert "3 done, 1 failed, 1 not run" in told
     assert [state(run) for run in runs] == ["done", "done", "done", "failed", "waiting"]
+
+
+def test_a_job_of_several_runs_reports_each_of_them(world, monkeypatch):
+    monkeypatch.setenv("STUB_FAIL", f"{TRAINED}/vit_b16/seed2")
+    runs = world.plan(seeds=(1, 2, 3))
+    done, told = world.sweep(
+        runs, Slurm("cluster=local", world.output / "jobs", runs_per_job=2, command=STUB)
+    )
+    assert not done
+    assert "10 done, 1 failed, 4 not run" in told
+    assert len(list((world.output / "jobs").glob("*_submitted.pkl"))) < 11
 
 
 @pytest.mark.parametrize("settings", ["partition", "cluster=local,=3", "partition=gpu,time=2:00"])

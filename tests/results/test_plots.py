@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 from test_tables import write
 
-from nerp.experiments.catalogue import published_methods
+from nerp.experiments.catalogue import learns, methods, published_methods
 from nerp.results.grid import split
-from nerp.results.plots import figures
+from nerp.results.plots import _style, figures
 from nerp.results.records import collect
+from nerp.results.training import training_curves
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def output(tmp_path):
     for rank, name in enumerate(published_methods()):
         for dataset in ("EuroSAT", "UCF101"):
             for seed in (1, 2):
-                accuracy = 50.0 + 3 * rank + seed
+                accuracy = 20.0 + rank + seed
                 write(tmp_path, name, dataset, "base", seed, accuracy)
                 write(tmp_path, name, dataset, "new", seed, accuracy - 10)
                 write(tmp_path, name, dataset, "all", seed, accuracy, task="CD")
@@ -45,20 +46,20 @@ def test_few_shot_curves_go_through_the_means(drawn):
     assert average.get_title() == "Average of 2 datasets"
     curve = eurosat.containers[0].lines[0]
     assert curve.get_xdata().tolist() == [1, 4, 16]
-    assert curve.get_ydata().tolist() == [52.5, 55.5, 67.5]
+    assert curve.get_ydata().tolist() == [22.5, 25.5, 37.5]
 
 
 def test_the_scatter_has_base_across_and_novel_up(drawn):
     axes = drawn["base_to_novel_16_shots_scatter"].axes[1]
     point = axes.containers[0].lines[0]
-    assert (point.get_xdata()[0], point.get_ydata()[0]) == (51.5, 41.5)
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (21.5, 11.5)
 
 
 def test_the_gain_is_corrected_minus_plain(drawn):
     axes = drawn["base_to_novel_16_shots_nerp_gain"].axes[0]
-    assert len(axes.containers) == 5
+    assert len(axes.containers) == sum(map(learns, methods()))
     for points in axes.containers:
-        assert points.lines[0].get_xdata().tolist() == [3.0, 3.0, 3.0]  # a rank apart
+        assert points.lines[0].get_xdata().tolist() == [1.0, 1.0, 1.0]  # a rank apart
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Average", "EuroSAT", "UCF101"]
 
 
@@ -167,3 +168,32 @@ def test_the_command_writes_png_and_svg(tmp_path, nerp):
     assert out.splitlines() == [str(png), str(svg)]
     assert Image.open(png).format == "PNG"
     assert xml.parse(svg).getroot().tag.endswith("svg")
+
+
+def test_trainings_are_drawn_by_the_means_of_their_epochs(tmp_path, nerp):
+    for name, first in (("a", 2.0), ("b", 4.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text(
+            "epoch,step,loss,rate,seconds\n"
+            f"1,10,{first},0.1,1\n1,15,{first + 3},0.1,2\n2,25,1.0,0.05,3\n2,30,1.0,0.05,4\n"
+        )
+    figure = training_curves([tmp_path / "a", tmp_path / "b"])
+    losses, rates = figure.axes
+    steps, means, *_ = losses.lines
+    assert steps.get_xdata() == pytest.approx([2 / 3, 1, 5 / 3, 2])
+    assert (list(means.get_xdata()), list(means.get_ydata())) == ([1, 2], [3.0, 1.0])
+    assert means.get_label() == str(tmp_path / "a")
+    assert [len(axes.lines) for axes in (losses, rates)] == [4, 2]
+    status, printed, _ = nerp("plot", tmp_path / "a", "--output-dir", tmp_path / "figures")
+    assert status == 0 and [line.split(".")[-1] for line in printed.split()] == ["png", "svg"]
+
+
+def test_a_history_that_is_none_is_one_line(tmp_path, nerp):
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,2\n")
+    status, _, error = nerp("plot", tmp_path)
+    assert status == 1 and len(error.splitlines()) == 1 and "not a training's history" in error
+
+
+def test_every_method_has_a_style_of_its_own():
+    styles = {(style["color"], style["marker"]) for style in map(_style, methods())}
+    assert len(styles) == len(methods())

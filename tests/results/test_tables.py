@@ -369,3 +369,23 @@ def test_the_command_prints_and_writes(output, nerp, tmp_path):
     assert status == 1 and "Did you mean few_shot" in err
     status, _, err = nerp("table", output, "--protocol", "few_shot")
     assert status == 1 and "no runs for few_shot" in err
+
+
+def test_sar_stands_below_its_method_with_what_has_to_be_said(tmp_path):
+    for trainer in ("CoOp_SAR_NeRP", "MMRL", "CoOp_SAR", "CoOp"):
+        for part in ("base", "new"):
+            write(tmp_path, trainer, "EuroSAT", part, 1, 80.0)
+    (table,) = tables(tmp_path, against_published=True)
+    measured = [row.label for row in table.rows if row.kind == "measured"]
+    assert measured == ["CoOp", "CoOp_SAR", "CoOp_SAR_NeRP", "MMRL"]
+    below = table.rows[[row.label for row in table.rows].index("CoOp_SAR") + 1]
+    assert below.kind == "published" and below.label.startswith("SAR")
+    assert any(note.startswith("_SAR: its weight is chosen by dataset") for note in table.notes)
+
+
+def test_mmrlpp_across_datasets_says_what_its_beta_is_chosen_by(tmp_path):
+    write(tmp_path, "MMRLpp", "EuroSAT", "all", 1, 50.0, task="CD")
+    write(tmp_path, "MMRLpp", "EuroSAT", "new", 1, 50.0)
+    novel, crossing = tables(tmp_path)
+    said = ["dataset under test" in " ".join(table.notes) for table in (novel, crossing)]
+    assert said == [False, True]

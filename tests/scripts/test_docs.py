@@ -1,5 +1,9 @@
-"""Every command of the README and of docs/experiments.md runs, in its order. `stub.py` stands for
-the runs."""
+"""Every block of commands of every page runs as printed, in its order.
+
+What a page marks with <!-- download --> needs data or weights that are not here: it runs against
+made folders, with `stub.py` for the runs, and its command lines are read as the real ones are. The
+rest runs for real, on the shipped world.
+"""
 
 import os
 import re
@@ -8,77 +12,124 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nerp.config import load_yaml, shipped_cards
 from nerp.experiments.catalogue import methods
 
 REPO = Path(__file__).parents[2]
+PAGES = ["README.md", "DATASETS.md",
+         *(str(page.relative_to(REPO)) for page in sorted((REPO / "docs").rglob("*.md")))]
+MARK = "<!-- download -->\n"
 STUB = REPO / "tests" / "experiments" / "stub.py"
-# `nerp` and `python` of the page's environment: training, testing and getting data are not real.
+# `nerp` and `python` of the page's environment.
 PROGRAM = f"""#!{sys.executable}
-import runpy, sys
+import os, runpy, sys
 from nerp import cli
 from nerp.experiments import workers
 
-real = cli.run
-workers.COMMAND = (sys.executable, {str(STUB)!r})
+real, find = cli.run, cli.command_module
+
+def stand_in(name):
+    module = find(name)
+    if name not in ("sweep", "table", "plot", "methods", "completion"):
+        module.main = read if name in ("train", "test") else lambda args: 0
+    return module
+
+def read(args):
+    from nerp.commands.common import request
+    from nerp.config import build_config
+    from nerp.engine.record import output_dir
+    from nerp.experiments.catalogue import complete
+    asked = complete(request(args), getattr(args, "model_dir", ""))
+    directory = output_dir(build_config(asked), asked, cli.argv[0])
+    sys.argv[1:] = [*cli.argv, "--output-dir", str(directory)]
+    runpy.run_path({str(STUB)!r}, run_name="__main__")
+
+def quick(argv):
+    if argv[0] in ("train", "demo"):
+        return [argv[0], "OPTIM.MAX_EPOCH", "1", *argv[1:]]
+    return argv
 
 def run(argv):
-    if argv[0] in ("sweep", "table", "plot"):
-        return real(argv)
-    if argv[0] in ("train", "test"):
-        sys.argv[1:] = argv
-        runpy.run_path({str(STUB)!r}, run_name="__main__")
+    if argv[0] == "sweep" and os.environ["DOCS"] == "stub":
+        argv = ["sweep", "--fresh", *argv[1:]]
+    cli.argv = argv = quick(argv) if os.environ["DOCS"] == "quick" else argv
+    return real(argv)
 
+if os.environ["DOCS"] == "stub":
+    cli.command_module = stand_in
+    workers.FRESH = (sys.executable, {str(STUB)!r})
 cli.run = run
 """
 NERP = "sys.exit(run(sys.argv[1:]))\n"
-PYTHON = "del sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+PYTHON = """del sys.argv[0]
+if sys.argv[0] == "-":
+    exec(sys.stdin.read())
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# The package is there already; that it can be installed is what other tests show.
+PIP = '#!/bin/sh\n[ "$*" = "install ." ] && [ -f pyproject.toml ]\n'
 
 
-def blocks(page, language):
-    """The fenced blocks of a page in a language."""
-    fence = rf"^```{language}\n(.*?)^```$"
-    return re.findall(fence, (REPO / page).read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page, language, marked=None):
+    """The fenced blocks of a page in a language; `marked`: only those that need a download, or
+    only the others."""
+    fence = rf"^({MARK})?```{language}\n(.*?)^```$"
+    found = re.findall(fence, (REPO / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [text for mark, text in found if marked is None or bool(mark) == marked]
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a page's commands in an empty folder, with data and an environment that stand ready."""
+    """Runs commands in a folder that is like a fresh clone whose environment stands ready."""
     for name in ("scripts", "tools", "configs", "pyproject.toml"):
         (tmp_path / name).symlink_to(REPO / name)
-    for card in shipped_cards().values():
-        directory = load_yaml(card)["DATASET"]["DIRECTORY"]
-        (tmp_path / "data" / directory).mkdir(parents=True, exist_ok=True)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f"PATH='{programs}':$PATH\n")
-    for name, rest in (("nerp", NERP), ("python", PYTHON)):
-        (programs / name).write_text(PROGRAM + rest)
+    for name, text in (("nerp", PROGRAM + NERP), ("python", PROGRAM + PYTHON), ("pip", PIP)):
+        (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     stamp = "cat pyproject.toml scripts/lib/constraints.txt | cksum"
     ready = subprocess.check_output(["bash", "-c", stamp], cwd=REPO)
     (programs.parent / ".ready").write_bytes(ready)
 
-    def run(commands, **environment):
-        # Two datasets and one seed, where the page does not say: its commands are what is tested.
-        small = 'export SEEDS=1 DATASETS="eurosat ucf101"'
-        lines = ["set -euo pipefail", *(f"{small}\n{block}" for block in commands)]
+    def run(commands, mode, before=""):
+        lines = ["set -euo pipefail", ". .venv/bin/activate"]
         result = subprocess.run(
-            ["bash", "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True,
+            ["bash", "-c", "\n".join([*lines, *(f"{before}\n{block}" for block in commands)])],
+            cwd=tmp_path, capture_output=True, text=True,
             env={**os.environ, "NERP_VENV": str(programs.parent), "PYTHONPATH": str(REPO),
-                 **environment},
+                 "DOCS": mode, "OMP_NUM_THREADS": "1"},
         )
-        assert result.returncode == 0, result.stderr[-2000:]
+        assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
         return result.stdout
 
     return run
 
 
-def test_the_experiments_run_from_top_to_bottom(run, tmp_path):
-    page = blocks("docs/experiments.md", "bash")
-    assert len(page) > 10
-    printed = run(page)
+@pytest.fixture
+def pretend(run, tmp_path):
+    """Runs blocks of commands with made folders for the data and a stub for the runs."""
+    for card in shipped_cards().values():
+        directory = load_yaml(card)["DATASET"]["DIRECTORY"]
+        (tmp_path / "data" / directory).mkdir(parents=True, exist_ok=True)
+    # Two datasets and one seed, where the page does not say: its commands are what is tested.
+    return lambda blocks: run(blocks, "stub", 'export SEEDS=1 DATASETS="eurosat ucf101"')
+
+
+def test_a_page_has_no_commands_that_are_not_run():
+    for page in PAGES:
+        fences = re.findall(r"^```(\w*)$", (REPO / page).read_text(), re.MULTILINE)
+        assert set(fences) <= {"", "bash", "python", "text", "bibtex", "sh"}, page
+        # The two commands that the page begins with: the one sets up, the other runs this.
+        assert ("sh" in fences) == (page == "README.md")
+
+
+def test_the_experiments_run_from_top_to_bottom(pretend, tmp_path):
+    printed = pretend(blocks("docs/experiments.md", "bash"))
     assert (tmp_path / "table.tex").is_file()
     assert len(list((tmp_path / "figures").iterdir())) == 4
     # A method takes training, two tests, and both with NeRP; zero-shot CLIP two tests.
@@ -88,14 +139,52 @@ def test_the_experiments_run_from_top_to_bottom(run, tmp_path):
     assert f"those of all methods: {11 * 3 * runs}." in text
 
 
-def test_the_readme_runs_from_top_to_bottom(run, tmp_path):
-    page = blocks("README.md", "bash")
-    assert len(page) == 3
-    assert "eurosat" in run([". .venv/bin/activate", *page])
-    assert list((tmp_path / "figures").glob("*.png"))
+@pytest.mark.parametrize("page", ["README.md", "DATASETS.md"])
+def test_what_needs_a_download_runs_against_made_files(page, pretend):
+    commands = blocks(page, "bash", marked=True)
+    assert commands
+    pretend(commands)
+
+
+@pytest.mark.parametrize("mode", ["quick", pytest.param("as printed", marks=pytest.mark.slow)])
+def test_the_readme_runs_on_the_shipped_world(mode, run, tmp_path):
+    """Quick: one epoch."""
+    printed = run(blocks("README.md", "bash", marked=False), mode)
+    assert "no --config-file: configs/trainers/MMRL/tiny.yaml" in printed
+    for file in ("mine/corrected/explain.html", "figures/training.png", "pairs.json.gz"):
+        assert (tmp_path / file).is_file()
+
+
+@pytest.mark.slow
+def test_the_experiments_run_on_the_shipped_world(run):
+    page = "docs/experiments.md"
+    assert len(blocks(page, "bash", marked=False)) > 3
+    assert "DemoLandcover" in run(blocks(page, "bash", marked=False), "as printed")
 
 
 def test_the_library_example_prints_what_the_readme_says(capsys):
     (example,) = blocks("README.md", "python")
     exec(example, {})
     assert capsys.readouterr().out == example.splitlines()[-1].removeprefix("# ") + "\n"
+
+
+def test_the_readme_begins_with_its_title_and_the_two_commands():
+    text = (REPO / "README.md").read_text()
+    assert text.startswith("# nerp\n\n```sh\nbash scripts/demo.sh ")
+    for line in (REPO / "docs" / "nerp.md").read_text().split("```text\n")[1].split("\n")[:3]:
+        assert line.split() and " ".join(line.split()) in " ".join(text.split())
+
+
+def test_every_link_of_a_page_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)\)", (REPO / page).read_text()):
+            if not target.startswith(("http:", "https:")):
+                assert (REPO / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_the_citations_agree():
+    (entry,) = blocks("README.md", "bibtex")
+    cited = yaml.safe_load((REPO / "CITATION.cff").read_text())["preferred-citation"]
+    people = " and ".join(f"{p['given-names']} {p['family-names']}" for p in cited["authors"])
+    for part in (cited["title"], people, str(cited["year"]), cited["url"].rsplit("/", 1)[-1]):
+        assert "{" + part + "}" in entry

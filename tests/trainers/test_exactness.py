@@ -39,6 +39,8 @@ VARIANTS = [
     ("MMRLpp", {}),
     ("MMRLpp", {"REP_LAYERS": [1, 2, 3, 4], "N_REP_TOKENS": 2, "RES_LORA_DIM": 1}),
     ("MMRLpp", {"REP_LAYERS": [2, 4], "BETA": 0.0}),
+    ("ANPrompt", {}),
+    ("ANPrompt", {"LAYERS": [1, 3], "N_TOKENS": 7, "MAIN_TEXTS": "", "NOISE_TEXTS": ""}),
 ]
 
 
@@ -53,6 +55,7 @@ def pair(method, settings, clip, model, which="base"):
         for tensor in ours.parameters():
             tensor += 0.02 * torch.randn_like(tensor)
     copies = {n: t.detach().clone().requires_grad_() for n, t in ours.learned.named_parameters()}
+    copies |= dict(ours.learned.named_buffers())
     plain = PLAIN[method](
         model, classes.names, TEMPLATE, copies, ours.settings, seen=classes.seen
     )

@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from nerp.clip.unpickle import load_inert
 from nerp.errors import NerpError
+from nerp.files.tensors import load_inert
 
 
 class Attack:

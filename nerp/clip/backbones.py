@@ -1,0 +1,182 @@
+"""Backbones by open_clip's names: what each is, how its images look, whether the towers run it.
+
+Beside the names of `nerp.clip.loading` there are MODEL:TAG for the weights that open_clip lists
+(ViT-B-16:laion2b_s34b_b88k), and hf-hub:OWNER/NAME for a repository in its format. The weights come
+through open_clip's loader and stay in its caches. What the towers do not compute exactly is refused
+by name, with the reason; a setting of a model that is not known here is one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from nerp.clip.loading import PUBLISHED, SHIPPED
+from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.errors import NerpError
+from nerp.files.json_file import read_json
+from nerp.registry import unknown
+
+HUB = "hf-hub:"
+_VOCABULARY = 49_408  # of CLIP's tokeniser
+# Settings of open_clip's models that the towers follow, or that change nothing when testing.
+_VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size",
+           "ls_init_value", "patch_dropout", "no_ln_pre", "pos_embed_type", "final_ln_after_pool",
+           "output_tokens", "act_kwargs", "norm_kwargs", "timm_pool", "timm_proj"}
+_TEXT = {"width", "heads", "layers", "mlp_ratio", "ls_init_value", "pad_id", "eos_id",
+         "output_tokens", "act_kwargs", "norm_kwargs"}
+_MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale",
+          "init_logit_bias", "nonscalar_logit_scale", "output_dict"}
+# By the beginning of a tag, from the model cards of the weights.
+_LICENCES = {
+    "openai": "MIT", "laion": "MIT", "datacomp": "MIT", "commonpool": "MIT",
+    "metaclip": "CC-BY-NC-4.0", "dfn": "Apple's, see the model card",
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A named backbone.
+
+    Attributes:
+        config: open_clip's configuration of the model; None: it is read from the weights.
+        activation: "quick_gelu" or "gelu" as it was trained with, "auto": what the weights say.
+        preprocess: what open_clip says of the images: mean, std, interpolation, resize_mode.
+        fetch: the file of the weights, downloaded if it must be.
+    """
+
+    name: str
+    config: Mapping | None = None
+    activation: str = "auto"
+    preprocess: Mapping = field(default_factory=dict)
+    fetch: Callable[[], Path] | None = None
+
+    @property
+    def inputs(self) -> dict[str, object]:
+        """What the configuration's INPUT has to say of the images; {} where nothing is known."""
+        names = {"mean": "PIXEL_MEAN", "std": "PIXEL_STD", "interpolation": "INTERPOLATION",
+                 "resize_mode": "RESIZE_MODE"}
+        return {f"INPUT.{names[key]}": list(value) if isinstance(value, tuple) else value
+                for key, value in self.preprocess.items() if key in names}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The backbone that one of open_clip's names, which have a colon, stands for.
+
+    Raises NerpError for a name that does not exist, or of a model that the towers cannot run.
+    """
+    return _from_hub(name) if name.startswith(HUB) else _tagged(name)
+
+
+def _tagged(name: str) -> Backbone:
+    from open_clip import list_pretrained_tags_by_model
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    model, _, tag = name.partition(":")
+    config = model_config(model)
+    weights = get_pretrained_cfg(model, tag)
+    if not weights:
+        tags = list_pretrained_tags_by_model(model)
+        if not tags:
+            raise NerpError(f"backbone {name}: open_clip lists no weights of {model}")
+        raise unknown(f"weights of {model}", tag, tags)
+
+    def fetch() -> Path:
+        where = f"https://huggingface.co/{weights['hf_hub']}" if weights.get("hf_hub") else \
+            weights.get("url", "")
+        return _fetched(name, where, lambda: download_pretrained(weights))
+
+    activation = "quick_gelu" if weights.get("quick_gelu") else "gelu"
+    return Backbone(name, config, activation, weights, fetch)
+
+
+def _from_hub(name: str) -> Backbone:
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository = name.removeprefix(HUB)
+    where = f"https://huggingface.co/{repository}"
+    file = _fetched(name, where, lambda: download_pretrained_from_hf(
+        repository, filename="open_clip_config.json"))
+    content = read_json(file)
+    try:
+        config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
+        reason = reason_against(config)
+    except (LookupError, TypeError, AttributeError):
+        raise NerpError(f"backbone {name}: {file} is no open_clip configuration") from None
+    if reason:
+        raise NerpError(f"backbone {name} cannot be used: {reason}")
+    return Backbone(
+        name, config, "quick_gelu" if config.get("quick_gelu") else "gelu", preprocess,
+        lambda: _fetched(name, where, lambda: download_pretrained_from_hf(repository)),
+    )
+
+
+def _fetched(name: str, where: str, download: Callable[[], str]) -> Path:
+    try:
+        return Path(download())
+    except Exception as error:  # the network, two libraries' errors
+        reason = " ".join(str(getattr(error, "reason", error)).split())[:200]
+        raise NerpError(f"backbone {name} could not be fetched ({reason}). Fetch {where} where "
+                        "there is a network, and give the file as MODEL.BACKBONE.PATH beside this "
+                        "name") from None
+
+
+def model_config(model: str) -> dict:
+    """open_clip's configuration of a model by name.
+
+    Raises NerpError for one that does not exist, or that the towers cannot run.
+    """
+    from open_clip.factory import get_model_config
+
+    config = get_model_config(PUBLISHED.get(model, model))
+    if config is None:
+        raise unknown("backbone", model, [*PUBLISHED, *SHIPPED, *supported()])
+    if reason := reason_against(config):
+        raise NerpError(f"backbone {model} cannot be used: {reason}")
+    return config
+
+
+def supported() -> list[str]:
+    """The names of open_clip's models that have weights and that the towers run."""
+    from open_clip import list_models, list_pretrained_tags_by_model
+    from open_clip.factory import get_model_config
+
+    return [model for model in list_models()
+            if list_pretrained_tags_by_model(model) and not reason_against(get_model_config(model))]
+
+
+def licence(tag: str) -> str:
+    """The licence of weights by their tag; "" where it is not known here."""
+    return next((text for start, text in _LICENCES.items() if tag.startswith(start)), "")
+
+
+def reason_against(config: Mapping) -> str:
+    """Why the towers do not run a model exactly, in words; "" where they do.
+
+    Args: config: open_clip's configuration of it.
+    """
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if vision.get("timm_model_name"):
+        return (f"its image tower is timm's {vision['timm_model_name']}, not CLIP's vision "
+                "transformer, whose layers the methods reach into")
+    if "multimodal_cfg" in config:
+        return "it writes captions (CoCa): its towers pool by attention"
+    if text.get("hf_model_name"):
+        return f"its text tower is {text['hf_model_name']}, not CLIP's"
+    if text.get("hf_tokenizer_name"):
+        return f"its prompts are tokenised as {text['hf_tokenizer_name']} does, not as CLIP does"
+    length, vocabulary = (text.get("context_length", CONTEXT_LENGTH),
+                          text.get("vocab_size", _VOCABULARY))
+    if (length, vocabulary) != (CONTEXT_LENGTH, _VOCABULARY):
+        return (f"its prompts are {length} of {vocabulary:,} tokens, those of CLIP are "
+                f"{CONTEXT_LENGTH} of {_VOCABULARY:,}")
+    for part, given, known, standard in (
+        ("", config, _MODEL, {}),
+        ("vision_cfg.", vision, _VISION, asdict(CLIPVisionCfg())),
+        ("text_cfg.", text, _TEXT, asdict(CLIPTextCfg())),
+    ):
+        for key, value in given.items():
+            if key not in known and value != standard.get(key):
+                return f"its {part}{key} is {value!r}, which the towers do not compute"
+    return ""

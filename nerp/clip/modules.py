@@ -1,0 +1,75 @@
+"""CLIP's parameters as modules, under OpenAI's names. The towers run them, so none has a forward.
+
+open_clip's own CLIP has the same names; importing it takes longer than a test of a small model.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+HEAD_WIDTH = 64
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), which OpenAI's weights were trained with (see `feed_forward`)."""
+
+
+class Block(nn.Module):
+    """A residual block of width W: attention and two linear layers, each after a LayerNorm."""
+
+    def __init__(self, width: int, quick_gelu: bool):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, width // HEAD_WIDTH)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(OrderedDict(
+            c_fc=nn.Linear(width, 4 * width),
+            gelu=QuickGELU() if quick_gelu else nn.GELU(),
+            c_proj=nn.Linear(4 * width, width),
+        ))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, quick_gelu: bool):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, quick_gelu) for _ in range(layers))
+
+
+class VisionTransformer(nn.Module):
+    """Images of `image_size` pixels a side, in patches of `patch_size`."""
+
+    def __init__(
+        self, width: int, layers: int, patch_size: int, image_size: int, embed: int,
+        quick_gelu: bool,
+    ):
+        super().__init__()
+        self.image_size = image_size
+        self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        tokens = (image_size // patch_size) ** 2 + 1
+        self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, quick_gelu)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, embed))
+
+
+class CLIP(nn.Module):
+    """A CLIP with a vision transformer.
+
+    Args:
+        embed: the joint width. vision, text: sizes, as `loading` reads them from tensors.
+    """
+
+    def __init__(self, embed: int, vision: dict, text: dict, quick_gelu: bool):
+        super().__init__()
+        width = text["width"]
+        self.visual = VisionTransformer(**vision, embed=embed, quick_gelu=quick_gelu)
+        self.transformer = Transformer(width, text["layers"], quick_gelu)
+        # Not drawn at random, which on the meta device imports torch's compiler.
+        self.token_embedding = nn.Embedding.from_pretrained(torch.empty(text["vocab_size"], width))
+        self.positional_embedding = nn.Parameter(torch.empty(text["context_length"], width))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, embed))
+        self.logit_scale = nn.Parameter(torch.empty(()))

@@ -1,0 +1,48 @@
+"""List the backbones for MODEL.BACKBONE.NAME: sizes, published weights, the methods that fit.
+
+NAME:TAG takes weights that open_clip lists, such as ViT-B-16:laion2b_s34b_b88k, and
+hf-hub:OWNER/NAME a repository of the Hugging Face hub in its format; both are fetched once, by
+open_clip, into its cache. INPUT follows what they were trained with. With names, lists these alone.
+"""
+
+from nerp.commands.common import terminal_width
+
+_LEAST = 30  # columns for the tags, however narrow the terminal
+_METHODS, _OTHERS = 26, 37  # columns for the methods; for what is between names and methods
+
+
+def add_arguments(parser):
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help="such as ViT-B-16, or hf-hub:OWNER/NAME; one that cannot be used is "
+                             "refused with the reason (default: all that can)")
+
+
+def main(args):
+    from open_clip import list_pretrained_tags_by_model
+    from tabulate import tabulate
+
+    from nerp.clip.backbones import licence, supported
+    from nerp.clip.loading import PUBLISHED, SHIPPED
+    from nerp.registry import TRAINERS
+    from nerp.trainers.summary import backbone_row
+
+    default = [*SHIPPED, *(name for name in supported() if not name.endswith("-quickgelu"))]
+    rows, licences = [], {}
+    for row in map(backbone_row, args.names or default):
+        lacking = [name for name in TRAINERS.names() if name not in row.methods]
+        methods = f"all but {', '.join(lacking)}" if lacking else "all"
+        tags = list_pretrained_tags_by_model(PUBLISHED.get(row.name, row.name).partition(":")[0])
+        rows.append([row.name, row.patch or "–", row.pixels, row.embed_dim,
+                     f"{row.layers[0] or 'ResNet'}/{row.layers[1]}", methods, ", ".join(tags)])
+        for tag in tags:
+            licences.setdefault(licence(tag) or "see the model card", set()).add(tag.split("_")[0])
+    headers = ["name", "patch", "pixels", "D", "layers", "methods", "tags"]
+    name_width = max(len(row[0]) for row in rows)
+    tags_width = max(_LEAST, terminal_width() - name_width - _OTHERS - _METHODS)
+    print(tabulate(rows, headers, maxcolwidths=[None] * 5 + [_METHODS, tags_width],
+                   disable_numparse=True))
+    print()
+    for text, families in sorted(licences.items()):
+        print(f"licence of {', '.join(sorted(families))}: {text}")
+    print(", ".join(f"{ours} is {theirs}:openai" for ours, theirs in PUBLISHED.items()))
+    print("methods: which fit with default settings; with fewer layers others may")

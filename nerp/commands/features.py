@@ -1,0 +1,25 @@
+"""Write a model's features of a split as npz: image_features [N, D], class_features and
+frozen_class_features [C, D], all of length 1, labels, paths and classnames; for probes and plots.
+
+  nerp features eurosat.npz --trainer MMRL --model-dir RUN --dataset eurosat --root data \\
+    --config-file configs/trainers/MMRL/vit_b16.yaml TEST.SPLIT test"""
+
+import argparse
+
+from nerp.commands.common import add_model_arguments, add_run_arguments, model_flags, request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the npz")
+    add_run_arguments(parser)
+    add_model_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from nerp.engine.features import save_features
+    from nerp.log import say_on_terminal
+
+    say_on_terminal()
+    save_features(Path(args.file), request(args), model_flags(args))

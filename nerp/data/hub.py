@@ -1,0 +1,140 @@
+"""A dataset of the Hugging Face hub, in image-folder or parquet form, written out as images."""
+
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from nerp.data.benchmark import Item
+from nerp.data.own import SPLIT_FILE, stratified
+from nerp.errors import NerpError
+from nerp.log import say
+from nerp.progress import progress
+
+PREFIX = "hf:"
+_IMAGES = "images"
+_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val",
+           "test": "test"}
+_LABELS = ("label", "labels", "class", "category", "fine_label")
+
+
+def fetch(name: str, root: Path, fractions: Sequence[float], seed: int) -> tuple[Path, str]:
+    """Write a dataset's images, and a split JSON, into a folder below `root`, once.
+
+    Its own splits are kept; where nothing is for testing, validation images are, and where there
+    is one split alone it is split as `nerp.data.own.stratified` does.
+
+    Args: name: OWNER/NAME on the hub, or a local folder of parquet files or of images.
+
+    Returns the folder and the dataset's licence. Raises NerpError where the package `datasets` is
+    missing, the dataset cannot be had, or it has no one image column and label column.
+    """
+    folder = root / re.sub(r"[^\w.-]", "_", name.rstrip("/").rsplit("/", 1)[-1])
+    if folder.exists():
+        say(f"{folder} is there")
+        return folder, ""
+    splits = _load(name)
+    root.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
+    try:
+        listed = {split: _write_out(part, split, aside / _IMAGES) for split, part in splits.items()}
+        listed = {split: items for split, items in listed.items() if items}
+        text = json.dumps(_all_three(listed, fractions, seed))
+        (aside / SPLIT_FILE).write_text(text + "\n", encoding="utf-8")
+        aside.chmod(0o755)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder, next(iter(splits.values())).info.license or ""
+
+
+def _load(name: str) -> dict[str, Any]:
+    """{"train" | "val" | "test": the split's table}."""
+    try:
+        import datasets
+    except ImportError:
+        raise NerpError("datasets of the Hugging Face hub need the package datasets: pip install "
+                        "'nerp[hub]'") from None
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # the network, the hub, parsers of many formats
+        reason = " ".join(str(error).split())[:200]
+        raise NerpError(f"{PREFIX}{name} cannot be loaded: {reason}") from None
+    splits = {_SPLITS[split]: part for split, part in found.items() if split in _SPLITS}
+    if not splits:
+        raise NerpError(f"{PREFIX}{name}: its splits are {', '.join(found)}; expected train, "
+                        "validation or test")
+    return splits
+
+
+def _write_out(part: Any, split: str, directory: Path) -> list[Item]:
+    """Write a split's images as they are encoded; its items. Without labels there are none."""
+    import datasets
+
+    image = _one(part, "image", [name for name, feature in part.features.items()
+                                 if isinstance(feature, datasets.Image)], ("image",))
+    classes = {name: feature.names for name, feature in part.features.items()
+               if isinstance(feature, datasets.ClassLabel)}
+    texts = [name for name, feature in part.features.items()
+             if getattr(feature, "dtype", "") == "string" and name in _LABELS]
+    column = _one(part, "label", list(classes) or texts, _LABELS)
+    labels = part[column]
+    names = classes.get(column) or sorted(set(labels))
+    places = {name: i for i, name in enumerate(names)}
+    (directory / split).mkdir(parents=True)
+    items = []
+    rows = part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    for i, row in enumerate(progress(rows, f"writing {split}", len(part), "images")):
+        label = labels[i] if column in classes else places[labels[i]]
+        if label is None or label < 0:
+            say(f"the split {split} has images without labels; it is left out")
+            return []
+        path = f"{split}/{i:06}{_suffix(row[image], f'{split}, row {i}')}"
+        (directory / path).write_bytes(_content(row[image]))
+        items.append(Item(path, label, names[label]))
+    return items
+
+
+def _one(part: Any, kind: str, found: list[str], preferred: Sequence[str]) -> str:
+    """The column meant, of those that can be."""
+    for name in found if len(found) == 1 else [name for name in preferred if name in found]:
+        return name
+    raise NerpError(f"no one {kind} column: {', '.join(found) or 'none'} of "
+                    f"{', '.join(part.column_names)}")
+
+
+def _content(image: dict) -> bytes:
+    return image["bytes"] or Path(image["path"]).read_bytes()
+
+
+def _suffix(image: dict, where: str) -> str:
+    try:
+        with Image.open(io.BytesIO(_content(image))) as opened:
+            kind = (opened.format or "").lower()
+    except (UnidentifiedImageError, TypeError, OSError):
+        raise NerpError(f"{where}: not an image that can be read") from None
+    return {"jpeg": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")
+
+
+def _all_three(
+    listed: dict[str, list[Item]], fractions: Sequence[float], seed: int
+) -> dict[str, list[Item]]:
+    if not listed:
+        raise NerpError("no split has images with labels")
+    if len(listed) == 1:
+        (items,) = listed.values()
+        by_class: dict[str, list[str]] = {}
+        for item in items:
+            by_class.setdefault(item.classname, []).append(item.path)
+        say(f"one split alone: split anew, fractions {fractions}, seed {seed}")
+        return stratified(by_class, fractions, seed)
+    if "test" not in listed:
+        say("there is no test split: the validation images are for testing")
+        listed["test"] = listed.pop("val")
+    return {split: listed.get(split, []) for split in ("train", "val", "test")}

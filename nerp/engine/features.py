@@ -1,0 +1,43 @@
+"""A model's features of a split, for probes and plots of one's own."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nerp.config import Request
+from nerp.engine.correct import gather_material
+from nerp.engine.evaluate import encode_images
+from nerp.engine.tested import ModelFlags, open_tested
+from nerp.log import say
+from nerp.paths import replacing
+
+
+def save_features(file: Path, request: Request, flags: ModelFlags) -> Path:
+    """Write an npz with image_features [N, D], class_features and frozen_class_features [C, D],
+    all of length 1, labels [N], paths [N] and classnames [C]; its path.
+
+    Of a method whose class features depend on the image, those for the reference image are kept.
+    Raises NerpError for a model or dataset that cannot be had.
+    """
+    tested = open_tested(request, flags)
+    trainer, cfg = tested.trainer, tested.cfg
+    images = encode_images(
+        trainer.image_features, trainer.clip, tested.items, tested.bench.image_dir, cfg
+    )
+    with torch.inference_mode(), trainer.clip.autocast():
+        text = trainer.reference_class_features(gather_material(tested).reference)
+        frozen = trainer.frozen_class_features()
+    arrays = {
+        "image_features": images.cpu().numpy(),
+        "class_features": text.float().cpu().numpy(),
+        "frozen_class_features": frozen.float().cpu().numpy(),
+        "labels": tested.labels,
+        "paths": np.array([item.path for item in tested.items]),
+        "classnames": np.array(tested.bench.classnames),
+    }
+    with replacing(file) as partial, open(partial, "wb") as content:
+        np.savez_compressed(content, **arrays)
+    say(f"{file}: {len(tested.items)} images, {len(tested.bench.classnames)} classes, "
+        f"D = {arrays['image_features'].shape[1]}")
+    return file

@@ -1,0 +1,152 @@
+"""A training's history: metrics.csv in the run's folder, and wherever else it is asked for.
+
+TRAIN.TENSORBOARD writes the same numbers for TensorBoard, to `tensorboard/` in the run's folder;
+TRAIN.WANDB names the project of Weights & Biases that gets them (WANDB_MODE=offline keeps them
+here). Both are extras, imported only when asked for.
+"""
+
+import contextlib
+import csv
+import functools
+import io
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+from nerp.errors import NerpError
+from nerp.files.opening import read_text, reading
+from nerp.paths import write_text
+
+METRICS_FILE = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The steps since the row before it.
+
+    Attributes:
+        epoch: from 1. step: steps since training began, these included.
+        loss: their mean. rate: the learning rate. seconds: since training began, without pauses.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    rate: float
+    seconds: float
+
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def read_history(file: Path) -> list[Row]:
+    """The rows of a metrics.csv. Raises NerpError for a file that is none."""
+    with reading(file, f"a training's history with the columns {','.join(COLUMNS)}"):
+        reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
+        if reader.fieldnames != COLUMNS:
+            raise ValueError("it begins otherwise")
+        return [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
+                    float(row["rate"]), float(row["seconds"])) for row in reader]
+
+
+class History:
+    """Collects the rows of one training run.
+
+    Raises NerpError, saying what to install, where a package that is asked for is missing.
+    """
+
+    def __init__(self, directory: Path, cfg: CfgNode):
+        self.file = directory / METRICS_FILE
+        self.rows: list[Row] = []
+        asked = {_TensorBoard: cfg.TRAIN.TENSORBOARD, _WandB: cfg.TRAIN.WANDB}
+        self._asked = [writer(directory, cfg) for writer, on in asked.items() if on]
+        self._writers: list[_TensorBoard | _WandB] = []  # those that have begun
+
+    def begin(self, epoch: int) -> None:
+        """Go on after `epoch` (0: at the beginning): what the file has of later ones is trained
+        again. Raises NerpError where Weights & Biases refuses the run."""
+        if epoch and self.file.is_file():
+            self.rows = [row for row in read_history(self.file) if row.epoch <= epoch]
+        for writer in self._asked:
+            writer.begin()
+            self._writers.append(writer)
+            for row in self.rows:
+                writer.add(row)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, up to the last row."""
+        return self.rows[-1].seconds if self.rows else 0.0
+
+    def add(self, row: Row) -> None:
+        """One more row; in the file with the next `save`."""
+        self.rows.append(row)
+        for writer in self._writers:
+            writer.add(row)
+
+    def save(self) -> None:
+        """Write metrics.csv, whole."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for epoch, step, loss, rate, seconds in map(astuple, self.rows):
+            writer.writerow([epoch, step, f"{loss:.6g}", f"{rate:.6g}", f"{seconds:.2f}"])
+        write_text(self.file, text.getvalue())
+
+    def close(self) -> None:
+        """End what is written elsewhere."""
+        for writer in self._writers:
+            writer.close()
+
+
+class _TensorBoard:
+    def __init__(self, directory: Path, cfg: CfgNode):
+        with _needed("TRAIN.TENSORBOARD", "tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self._open = functools.partial(SummaryWriter, directory / "tensorboard", purge_step=0)
+
+    def begin(self) -> None:
+        self._writer = self._open()
+
+    def add(self, row: Row) -> None:
+        self._writer.add_scalar("train/loss", row.loss, row.step)
+        self._writer.add_scalar("train/rate", row.rate, row.step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, directory: Path, cfg: CfgNode):
+        with _needed("TRAIN.WANDB", "wandb"):
+            import wandb
+        self._wandb = wandb
+        self._directory, self._cfg = directory, cfg
+
+    def begin(self) -> None:
+        cfg = self._cfg
+        try:
+            self._run = self._wandb.init(
+                project=cfg.TRAIN.WANDB, dir=self._directory, config=yaml.safe_load(cfg.dump()),
+                group=f"{cfg.TRAINER.NAME} {cfg.DATASET.NAME}", name=f"seed {cfg.SEED}",
+            )
+        except self._wandb.errors.Error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise NerpError(f"TRAIN.WANDB {cfg.TRAIN.WANDB}: {reason}. WANDB_MODE=offline in the "
+                            "environment needs no account") from None
+
+    def add(self, row: Row) -> None:
+        self._run.log({"loss": row.loss, "rate": row.rate, "epoch": row.epoch}, step=row.step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+@contextlib.contextmanager
+def _needed(key: str, extra: str):
+    try:
+        yield
+    except ImportError:
+        raise NerpError(f"{key} needs {extra}: pip install {extra}") from None

@@ -1,0 +1,321 @@
+"""Runs without start-up: a process that has everything imported forks one for every run.
+
+A run is a process of its own all the same, with its session, environment, output and exit status.
+What it finds in memory, the frozen backbone included, it shares with the server until one of them
+writes to it. The server itself never touches CUDA, and computes on one thread: neither survives
+a fork.
+
+The two sides talk over a socket: what to run one way, process ids and exit statuses the other.
+Where the client is gone, however it ended, the server kills every run and ends; where the server
+is killed, the kernel kills its runs.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+KILLED = -signal.SIGKILL
+
+
+class Server:
+    """The client's side: starts the server when it is first needed, and anew if it was killed.
+
+    Args:
+        command: what stands for `nerp`, started anew for each run as a process of its own is; None:
+            nerp itself, forked with everything imported.
+    """
+
+    def __init__(self, command: Sequence[str] | None = None):
+        self.command = None if command is None else list(command)
+        self._process: subprocess.Popen | None = None
+        self._lines: _Lines | None = None
+        self._started: Child | None = None
+        self._running: dict[int, Child] = {}
+
+    def start(
+        self, argv: Sequence[str], output: int | None, environment: Mapping[str, str]
+    ) -> "Child":
+        """Begin a run.
+
+        Args:
+            argv: the arguments after `nerp`.
+            output: a file descriptor for what it says, which it keeps open; None: this process's
+                own standard output.
+            environment: what differs from this process's.
+        """
+        self._listen(0)
+        if self._lines is None:
+            self._open()
+        self._lines.send(
+            {"command": self.command, "argv": list(argv), "environment": dict(environment)},
+            (1, 2) if output is None else (output, output),
+        )
+        self._started = None
+        while self._started is None:
+            self._listen(None)
+            if self._lines is None:
+                raise ChildProcessError("the process that starts runs was ended")
+        return self._started
+
+    def _open(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A session of its own: a Ctrl-C at the terminal does not reach it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()], start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )
+        self._lines = _Lines(ours)
+
+    def _listen(self, seconds: float | None) -> None:
+        """Take in what the server has said, waiting so long for it at most."""
+        if self._lines is None or not select.select([self._lines.socket], [], [], seconds)[0]:
+            return
+        messages, open_ = self._lines.receive()
+        for message in messages:
+            if "started" in message:
+                self._started = Child(message["started"], self)
+                self._running[self._started.pid] = self._started
+            else:
+                self._running.pop(message["ended"]).status = message["status"]
+        if not open_:
+            self.close()
+
+    def close(self) -> None:
+        """End the server, and with it whatever still runs."""
+        if self._lines is None:
+            return
+        self._lines.socket.close()
+        self._lines = None
+        self._process.wait()
+        for child in self._running.values():
+            child.status = KILLED
+        self._running.clear()
+
+
+class Child:
+    """A run under way.
+
+    Attributes:
+        pid: the leader of a process group. status: its exit status, -N after signal N; None
+            while it runs.
+    """
+
+    def __init__(self, pid: int, server: Server):
+        self.pid = pid
+        self.status: int | None = None
+        self._server = server
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        if self.status is None:
+            self._server._listen(0)
+        return self.status
+
+    def wait(self) -> int:
+        """The exit status, once it has ended."""
+        while self.status is None:
+            self._server._listen(None)
+        return self.status
+
+
+class _Lines:
+    """JSON values, one a line, over a socket; with a message may come file descriptors."""
+
+    def __init__(self, connection: socket.socket):
+        self.socket = connection
+        self._rest = b""
+
+    def send(self, message: dict, descriptors: Sequence[int] = ()) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        sent = socket.send_fds(self.socket, [data], descriptors) if descriptors else 0
+        self.socket.sendall(data[sent:])
+
+    def receive(self, descriptors: list[int] | None = None) -> tuple[list[dict], bool]:
+        """The messages that have come whole, and whether more can come. What came with them is
+        put into `descriptors`."""
+        data, found, _, _ = socket.recv_fds(self.socket, 2**16, 2)
+        if descriptors is not None:
+            descriptors.extend(found)
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        return [json.loads(line) for line in whole], bool(data)
+
+
+# The server's side.
+
+
+def serve(connection: socket.socket) -> dict | None:
+    """Fork a process for every request. Returns the request in such a process, and None in the
+    server, after its client has gone."""
+    server, lines = os.getpid(), _Lines(connection)
+    children: set[int] = set()
+    threads = 0
+
+    def end(*_) -> None:
+        if os.getpid() == server:
+            _kill(children)
+        os._exit(1)
+
+    # The end of the connection says the same, but not while everything is being imported.
+    on_term = signal.signal(signal.SIGTERM, end)
+    _end_with_parent(signal.SIGTERM)
+    with _child_ends() as ends:
+        outputs: list[int] = []
+        while True:
+            ready, _, _ = select.select([connection, ends], [], [])
+            if ends in ready:
+                os.read(ends, 2**10)
+                for pid, status in _ended(children):
+                    with contextlib.suppress(BrokenPipeError):
+                        lines.send({"ended": pid, "status": status})
+            if connection not in ready:
+                continue
+            try:
+                requests, open_ = lines.receive(outputs)
+            except ConnectionResetError:
+                requests, open_ = [], False
+            for request in requests:
+                if request["command"] is None:
+                    threads = threads or _import_everything()
+                    request["threads"] = threads
+                    _read_backbone(request["argv"])
+                sys.stdout.flush()
+                pid = os.fork()
+                if not pid:
+                    signal.signal(signal.SIGTERM, on_term)
+                    _leave(server, connection, outputs, request["environment"])
+                    return request
+                children.add(pid)
+                for descriptor in outputs:
+                    os.close(descriptor)
+                outputs.clear()
+                with contextlib.suppress(BrokenPipeError):
+                    lines.send({"started": pid})
+            if not open_:
+                _kill(children)
+                return None
+
+
+@contextlib.contextmanager
+def _child_ends() -> Iterator[int]:
+    """A descriptor that can be read when a child has ended. (In a fork, what is left is undone.)"""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(writable)
+    try:
+        yield readable
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, before)
+        os.close(readable)
+        os.close(writable)
+
+
+def _ended(children: set[int]) -> Iterator[tuple[int, int]]:
+    for pid in list(children):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            children.remove(pid)
+            yield pid, os.waitstatus_to_exitcode(status)
+
+
+def _kill(children: set[int]) -> None:
+    """Kill the processes, and all that they have started."""
+    for pid in children:
+        for kill in (os.kill, os.killpg):  # it may not lead its group yet
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+    for pid in children:
+        os.waitpid(pid, 0)
+
+
+def _end_with_parent(number: int) -> None:
+    """Have the kernel send a signal when the parent dies, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
+
+
+def _leave(
+    server: int, connection: socket.socket, outputs: list[int], environment: dict[str, str]
+) -> None:
+    """In a fork: no longer be part of the server."""
+    os.setsid()
+    _end_with_parent(signal.SIGKILL)
+    if os.getppid() != server:  # it died before
+        os.kill(os.getpid(), signal.SIGKILL)
+    connection.close()
+    for number, output in enumerate(outputs, 1):
+        os.dup2(output, number)
+        os.close(output)
+    os.environ.update(environment)
+
+
+def _become(request: dict) -> int:
+    """In a fork: what the run is. Returns its exit status."""
+    if request["command"] is not None:
+        os.execvp(request["command"][0], [*request["command"], *request["argv"]])
+    import numpy as np
+    import torch
+
+    from nerp import cli
+
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    sys.argv[1:] = request["argv"]
+    np.random.seed()  # as in a new process, and unlike in the server's other forks
+    torch.set_num_threads(request["threads"])
+    return cli.run(request["argv"])
+
+
+def _import_everything() -> int:
+    """Import what `nerp train` and `nerp test` do. Returns how many threads torch would use."""
+    import nerp.cli  # noqa: F401  (first: it decides what torch reads when it is imported)
+
+    for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
+                 "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
+                 "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
+                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
+                 "safetensors.torch", "multiprocessing.synchronize"):
+        importlib.import_module(name)
+    import torch
+    from PIL import Image
+
+    from nerp.clip.tokenizer import encode
+    from nerp.log import environment, revision
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    encode("")
+    Image.preinit()
+    environment(torch.device("cpu"))
+    revision()
+    gc.collect()
+    gc.freeze()
+    return threads
+
+
+def _read_backbone(argv: Sequence[str]) -> None:
+    """Read the backbone of a run, once for all runs that follow."""
+    from nerp.clip.model import read_ahead
+    from nerp.commands.common import configuration
+
+    with contextlib.suppress(Exception):  # the run meets it too, and says what it is
+        backbone = configuration(argv).MODEL.BACKBONE
+        read_ahead(backbone.NAME, backbone.PATH, backbone.ACTIVATION)
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as their_end:
+        asked = serve(their_end)
+    sys.exit(0 if asked is None else _become(asked))

@@ -1,0 +1,99 @@
+"""Opening a file that is not trusted: regular, and no larger than its kind can be."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from nerp.errors import NerpError
+from nerp.printable import printable
+
+MIB = 2**20
+_SHOWN = 160  # characters of another library's message
+
+# The file that was opened last, for the message about an error that nobody foresaw.
+_last: list[str] = []
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """The regular file at `path`, to be read; a pipe or a device is not waited for.
+
+    Raises NerpError, naming the file, where there is none or it cannot be read.
+    """
+    name = os.fspath(path)
+    _last[:] = [name]
+    try:
+        # Without O_NONBLOCK to open a pipe waits until something writes to it.
+        handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        what = "a link that leads nowhere" if os.path.islink(name) else "no such file"
+        raise NerpError(f"{name}: {what}") from None
+    except (OSError, ValueError) as error:
+        raise NerpError(f"{name}: {reason(error)}") from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise NerpError(f"{name}: {what}, not a file")
+    with open(handle, "rb") as file:
+        yield file
+
+
+def read_bytes(path: str | os.PathLike, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. Raises NerpError as `opened` does."""
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise NerpError(f"{path}: {size:,} bytes, more than a file of its kind has "
+                            f"({most:,} at most)")
+        try:
+            return file.read(most)
+        except OSError as error:
+            raise NerpError(f"{path}: {reason(error)}") from None
+
+
+def read_text(path: str | os.PathLike, most: int = 64 * MIB) -> str:
+    """The content of a UTF-8 file. Raises NerpError, naming it, for one that is not."""
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError:
+        raise NerpError(f"{path}: not a text file") from None
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """Whatever goes wrong in here is the file's fault: NerpError, "`path`: not `what`".
+
+    For libraries that raise all sorts on damaged files, and for content that does not fit what is
+    made of it.
+    """
+    _last[:] = [os.fspath(path)]
+    try:
+        yield
+    except NerpError:
+        raise
+    except Exception as error:
+        raise NerpError(f"{path}: not {what} ({reason(error)})") from error
+
+
+def last_opened() -> str:
+    """The file that was opened last, "" where none was."""
+    return _last[0] if _last else ""
+
+
+def reason(error: BaseException) -> str:
+    """What an error says of itself, in a line."""
+    text = getattr(error, "strerror", None) or str(error)
+    kind = type(error).__name__
+    if isinstance(error, LookupError | RecursionError | MemoryError):  # "'x'" alone says little
+        text = f"{kind}: {text}" if text else kind
+    return printable(" ".join(text.split()))[:_SHOWN] or kind
+
+
+def regular(path: str | os.PathLike) -> Path:
+    """`path`, for a library that opens it itself. Raises NerpError as `opened` does."""
+    with opened(path):
+        return Path(path)

@@ -1,0 +1,85 @@
+"""A run's record, result.json, as its readers may rely on it."""
+
+import re
+from pathlib import Path
+
+from nerp.errors import NerpError
+from nerp.files.json_file import (
+    check_fields,
+    is_count,
+    is_node,
+    is_percent,
+    is_text,
+    read_json,
+)
+from nerp.printable import is_printable
+from nerp.protocols import protocol
+
+_LONGEST_NAME = 200
+_MOST_SHOTS = 10**6
+
+
+def _is_name(value: object) -> bool:
+    return is_text(value) and 0 < len(value) <= _LONGEST_NAME and is_printable(value)
+
+
+def _is_line(value: object) -> bool:
+    return is_text(value) and is_printable(value)
+
+
+def _is_task(value: object) -> bool:
+    try:
+        return is_text(value) and bool(protocol(value))
+    except NerpError:
+        return False
+
+
+_NAME, _LINE = (_is_name, "a name"), (_is_line, "a text")
+_COUNT = (is_count, "a whole number of at least 0")
+_PERCENT = (is_percent, "a number from 0 to 100")
+_NODE = (is_node, "an object")
+_FLAG = (lambda value: isinstance(value, bool), "true or false")
+_TEXTS = (lambda value: is_node(value) and all(map(_is_line, value.values())), "names with texts")
+_EFFECT = dict.fromkeys(("flips", "helped", "hurt", "neutral"), _COUNT)
+
+_FIELDS = {
+    "kind": (lambda value: value in ("train", "test"), "train or test"),
+    "task": (_is_task, "a protocol"),
+    "trainer": _NAME,
+    "dataset": _NAME,
+    "classes": (lambda value: value in ("all", "base", "new"), "all, base or new"),
+    "shots": (lambda value: type(value) is int and -1 <= value <= _MOST_SHOTS, "a whole number"),
+    "seed": _COUNT,
+}
+_OPTIONAL = {
+    "accuracy": _PERCENT, "uncorrected_accuracy": _PERCENT, "macro_f1": _PERCENT,
+    "uncorrected_macro_f1": _PERCENT, "total": _COUNT, "correct": _COUNT, **_EFFECT,
+    "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
+}
+# As in `nerp.correction.looked_at`, which needs torch.
+_LOOKED_AT = ("nothing", "training images", "training labels", "test images", "unknown",
+              "test labels")
+_NERP = {
+    "looked_at": (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}"),
+}
+_NERP_OPTIONAL = {
+    "rule": _NODE, "on_base": _FLAG, "references": _TEXTS, "pairs": _LINE, "n_pairs": _COUNT,
+    "thresholds": _LINE, "strength": _LINE, "calibration": _LINE,
+}
+
+
+def read_record(path: str | Path) -> dict:
+    """A run's record. What is not there, of what may be missing, is not there; the rest is of its
+    type and range, the node `nerp` included where there is one.
+
+    Raises NerpError, naming file and field.
+    """
+    content = read_json(path)
+    where = f"{path}: not a run's record"
+    check_fields(content, _FIELDS, _OPTIONAL, where)
+    if "nerp" in content:
+        check_fields(content["nerp"], _NERP, _NERP_OPTIONAL, f"{where}: nerp")
+    digest = content.get("identity", {}).get("config", "")
+    if not is_text(digest) or not re.fullmatch("[0-9a-f]*", digest):
+        raise NerpError(f"{where}: identity.config is no digest")
+    return content

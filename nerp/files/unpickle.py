@@ -1,0 +1,142 @@
+"""Pickles from strangers: their plain values, and what describes their tensors; nothing runs.
+
+Every class and function that a pickle names, but for the few that describe a tensor, becomes an
+empty placeholder, and placeholders are dropped from what is read.
+"""
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+
+_MOST_VALUES = 1_000_000
+_DEEPEST = 100
+
+# What pickle's protocols up to 4 say with, but for extension registries and mutable buffers, which
+# are made as large as a file says before it is seen to have them.
+_FORBIDDEN = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BYTEARRAY8,
+              pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+
+STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a tensor's numbers are: `count` numbers of a type, under a name in the file."""
+
+    key: str
+    dtype: torch.dtype
+    count: int
+
+
+@dataclass(frozen=True)
+class Described:
+    """A tensor as a pickle describes it, not yet looked at."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class Inert:
+    """Stands for an object of whatever class a file names: takes anything, does nothing, keeps
+    its state."""
+
+    state: object = None
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def _ignore(self, *args, **kwargs):
+        pass
+
+    __call__ = __setitem__ = append = extend = add = update = _ignore
+
+
+class _Dict(dict):
+    """An OrderedDict, without the attributes that a file may give it."""
+
+    def __setstate__(self, state):
+        pass
+
+
+def _describe(storage, offset, shape, stride, *_):
+    """A tensor of a kind that is not read here (sparse, of another type) is an object as others."""
+    if not isinstance(storage, Storage):
+        return Inert()
+    return Described(storage, offset, tuple(shape), tuple(stride))
+
+
+_KNOWN: dict[tuple[str, str], object] = {
+    ("collections", "OrderedDict"): _Dict,
+    ("torch._utils", "_rebuild_tensor"): _describe,
+    ("torch._utils", "_rebuild_tensor_v2"): _describe,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
+    ("torch", "Size"): tuple,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+# The one written in Python: the other sets aside memory for whatever numbers a file names.
+class _Unpickler(pickle._Unpickler):
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items()
+                if code not in {forbidden[0] for forbidden in _FORBIDDEN}}
+
+    def find_class(self, module, name):
+        return _KNOWN.get((module, name), Inert)
+
+    def persistent_load(self, saved_id):
+        kind, dtype, key, _, count, *_ = saved_id
+        known = kind == "storage" and isinstance(dtype, torch.dtype) and type(count) is int
+        return Storage(str(key), dtype, count) if known else Inert()
+
+
+def unpickle(file: BinaryIO) -> object:
+    """The next pickle in a file, with `Described` for tensors and `Inert` for other objects.
+
+    Raises whatever a damaged one makes Python raise.
+    """
+    return _Unpickler(file, encoding="utf-8").load()
+
+
+def plain(value: object, tensor: Callable[[Described], object]) -> object:
+    """`value` with every placeholder, wherever it is nested, left out, and tensors for their
+    descriptions. Raises ValueError for more values than a checkpoint has, or no end of them."""
+    left = _MOST_VALUES
+
+    def walk(value, depth):
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise ValueError("it holds too many values, or nests them too deeply")
+        if isinstance(value, Described):
+            return tensor(value)
+        if isinstance(value, dict):
+            pairs = ((walk(key, depth + 1), walk(inner, depth + 1))
+                     for key, inner in dict.items(value) if _is_plain(key) and _is_plain(inner))
+            return dict(pairs)
+        if isinstance(value, list | tuple):
+            return type(value)(walk(inner, depth + 1) for inner in value if _is_plain(inner))
+        return value
+
+    return walk(value, 0)
+
+
+def _is_plain(value: object) -> bool:
+    plain = bool | int | float | complex | str | bytes | None | dict | list | tuple
+    return isinstance(value, plain | Described)

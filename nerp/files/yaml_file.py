@@ -1,0 +1,77 @@
+"""YAML files: plain values alone, and no more of them than the file has room for."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from nerp.errors import NerpError
+from nerp.files.opening import read_text, reading
+from nerp.printable import brief
+
+_LARGEST = 2**18  # bytes; the largest file that ships has a fortieth of it
+_MOST_VALUES = 100_000  # with every alias written out
+_DEEPEST = 50
+
+
+def load_yaml(path: str | Path) -> dict:
+    """The KEY: value lines of a YAML file: names, numbers, truth values, texts, lists of them.
+
+    Raises NerpError, naming the file, for one that is missing or is not one, and for aliases that
+    stand for more values than a configuration can have.
+    """
+    text = read_text(path, _LARGEST)
+    with reading(path, "a readable YAML file"):
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _check(node)
+            content = None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+        return dict(mapping(_plain(content), str(path)))
+
+
+def mapping(value: object, source: str) -> Mapping:
+    """`value`, which must be a mapping. Raises NerpError, beginning with `source`, if it is not."""
+    if not isinstance(value, Mapping):
+        raise NerpError(f"{source}: expected KEY: value lines, found {brief(value)}")
+    return value
+
+
+def _check(root: yaml.Node | None) -> None:
+    """Raise ValueError for a tree that is too large with every alias written out, or has no
+    end."""
+    open_nodes: set[int] = set()
+
+    @cache  # a node that aliases lead to is counted again, but not walked again
+    def size(node: yaml.Node | None) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) in open_nodes or len(open_nodes) >= _DEEPEST:
+            raise ValueError("it is nested too deeply, or holds itself")
+        open_nodes.add(id(node))
+        total = 1
+        for child in node.value:
+            total += sum(map(size, child)) if isinstance(child, tuple) else size(child)
+            if total > _MOST_VALUES:
+                raise ValueError(f"more than {_MOST_VALUES:,} values, aliases written out")
+        open_nodes.discard(id(node))
+        return total
+
+    size(root)
+
+
+def _plain(value: object) -> object:
+    """`value`, of plain types alone. Raises ValueError for others, and names that are no text."""
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{brief(name)} is no name; put it in quotes")
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{brief(value)} is neither a number nor a text; put it in quotes")

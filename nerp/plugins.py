@@ -1,0 +1,73 @@
+"""Code of the user's own that registers methods, layouts, pair sources, references or rules.
+
+It is found in two ways: an installed package names its module under an entry-point group that is
+called like the package whose registry it fills (`nerp.trainers` for methods), and `--import NAME`
+or the variable NERP_IMPORT names modules, or files that end in .py, separated by commas.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from nerp.errors import NerpError
+
+VARIABLE = "NERP_IMPORT"
+_imported: set[str] = set()
+
+
+@cache
+def load_installed(group: str) -> None:
+    """Import what installed packages have entered under `group`, once. Raises NerpError, naming
+    the entry, for one that fails."""
+    for entry in entry_points(group=group):
+        try:
+            entry.load()
+        except Exception as error:
+            raise NerpError(f"the plug-in {entry.name} ({entry.value}) cannot be imported: "
+                            f"{_reason(error)}; pip uninstall it, or mend it") from error
+
+
+def load_named() -> None:
+    """Import what NERP_IMPORT names. Raises NerpError as `import_modules` does."""
+    import_modules(filter(None, os.environ.get(VARIABLE, "").split(",")))
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules by name, from the current folder too, or by the path of a .py file, each
+    once. Raises NerpError, naming the module, for one that fails."""
+    for name in map(str.strip, names):
+        if name in _imported:
+            continue
+        _imported.add(name)
+        try:
+            _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
+        except Exception as error:
+            _imported.discard(name)
+            raise NerpError(f"--import {name}: it cannot be imported: {_reason(error)}") from error
+
+
+def _import_module(name: str) -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: it hides nothing that is installed
+    importlib.import_module(name)
+
+
+def _import_file(path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # a name in .py has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,178 @@
+"""ANPrompt: MMRL's tokens with cluster centres of noisy text features added; sentences' features
+enter the prediction."""
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nerp.clip.model import normalise
+from nerp.data.sentences import read_sentences, substitute_sentences
+from nerp.keys import file, listing, number, whole
+from nerp.registry import TRAINERS
+from nerp.trainers.base import EMBEDDING_STD, precision
+from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
+
+_TOKENS = "prompt_learner.tokens"
+_PROJ = "image_encoder.proj_prompt"
+_NOISE = "prompt_learner.noise_prompts"
+_DRAWN = "prompt_learner.drawn"
+_MAPS = {"v": "prompt_learner.vision_maps.{}", "t": "prompt_learner.text_maps.{}"}
+_ROUNDS = 100  # of the clustering, at most
+_TINY = 1e-6
+
+
+def noise_prompts(features: Tensor, count: int) -> Tensor:
+    """Centres [count, D] of a K-means over features [C, D], without randomness.
+
+    It starts at the row nearest to the mean, then at the rows farthest from the centres chosen
+    before. With fewer rows than centres the rows are repeated.
+    """
+    if len(features) < count:
+        return features[torch.arange(count, device=features.device) % len(features)]
+    rows = features.detach().double()
+    centres = rows[_distances(rows, rows.mean(0, keepdim=True)).argmin(0)]
+    for _ in range(count - 1):
+        farthest = _distances(rows, centres).amin(1).argmax().view(1)
+        centres = torch.cat([centres, rows[farthest]])
+    numbers = torch.arange(count, device=rows.device)
+    for _ in range(_ROUNDS):  # once no row changes its centre, a round changes nothing
+        own = (_distances(rows, centres).argmin(1)[:, None] == numbers).double()
+        sizes = own.sum(0)[:, None]
+        centres = torch.where(sizes > 0, own.t() @ rows / sizes.clamp(min=1), centres)
+    return centres.to(features.dtype)
+
+
+def _distances(rows: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances [C, K]."""
+    return (rows[:, None] - centres).square().sum(2)
+
+
+@TRAINERS.register("ANPrompt")
+class ANPrompt(InsertedTokens):
+    """Tokens P_c + ε P_w are mapped into both towers at each of LAYERS; f_w = f_m + α f_n, of two
+    sentences a class, is a second classifier. (docs/methods/anprompt.md)
+
+    Loss: CE(ℓ_A) + λ [(1 - cos(f, f*)) + (1 - cos(t, t*))] + γ KL(ℓ_W || ℓ_A), ℓ_A = 100 f tᵀ,
+    ℓ_W = 100 f_N f_wᵀ, γ = 1 / (std(ℓ_R) B C), ℓ_R = 100 f f_wᵀ. Prediction: θ ℓ_A + (1 - θ) ℓ_R.
+
+    Learned: tokens P_c [K, D], a Linear a tower and layer (vision_maps.i, text_maps.i),
+    proj_prompt [W_v, D]; beside them noise_prompts P_w [K, D] and which sentences were drawn [2].
+    """
+
+    node = "ANPROMPT"
+    folder = "MultiModalPromptLearner"
+    paper = "Gao et al., Robust Prompt Tuning with Mild Semantic Noise, arXiv 2508.04677, 2025"
+    defaults = {
+        "N_TOKENS": whole(5, 1, 512),
+        "LAYERS": listing([6, 7, 8, 9, 10, 11, 12], whole(12, 1), 1),
+        "THETA": number(0.7, least=0, most=1),
+        "SIM_WEIGHT": number(1.0, least=0),
+        "ALPHA": number(0.001),
+        "EPSILON": number(0.01),
+        "MAIN_TEXTS": file(""),
+        "NOISE_TEXTS": file(""),
+        "PREC": precision("amp"),
+    }
+    signature = (_TOKENS, _PROJ)
+    fixed = (_NOISE, _DRAWN)
+    shape_settings = ("N_TOKENS", "LAYERS", "THETA", "ALPHA", "EPSILON")
+    layers_key = "LAYERS"
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        one_a_layer = _MAPS["v"].format(r"\d+") + ".weight"
+        layers = last_layers(settings.LAYERS, tensors, one_a_layer, clip)
+        return {"N_TOKENS": len(tensors[_TOKENS]), "LAYERS": layers}
+
+    @property
+    def substitute(self):
+        keys = [key for key in ("MAIN_TEXTS", "NOISE_TEXTS") if not self.settings[key]]
+        if not keys:
+            return ""
+        return f"templates stand in for the sentences of {' and '.join(keys)}; no file was given"
+
+    @property
+    def test_substitute(self):
+        return self.substitute
+
+    def initial(self):
+        width, dim, settings = self.clip.image.width, self.clip.embed_dim, self.settings
+        source = random.Random(self.cfg.SEED)
+        drawn = [source.randrange(min(map(len, texts))) for texts in self.sentences()]
+        return {
+            _TOKENS: EMBEDDING_STD * torch.randn(settings.N_TOKENS, dim),
+            _PROJ: torch.randn(width, dim) * width**-0.5,
+            **equal_maps(self.clip, dim, len(self.layers), _map_name),
+            _NOISE: noise_prompts(self.weak_features(*drawn), settings.N_TOKENS),
+            _DRAWN: torch.tensor(drawn),
+        }
+
+    def sentences(self) -> tuple[list[list[str]], list[list[str]]]:
+        """MAIN and NOISE: for each class its sentences."""
+        names, settings = self.classes.names, self.settings
+        main = [[prompt] for prompt in self.classes.prompts]
+        noise = substitute_sentences(names)
+        found = []
+        for key, texts in (("MAIN_TEXTS", main), ("NOISE_TEXTS", noise)):
+            if settings[key]:
+                where = f"TRAINER.{self.node}.{key}"
+                texts = read_sentences(settings[key], names, where, self.classes.dataset)
+            found.append(texts)
+        return tuple(found)
+
+    def weak_features(self, main: int, noise: int) -> Tensor:
+        """f_w [C, D] of the sentences of these numbers, counted round in each class."""
+        f_m, f_n = (
+            normalise(self.clip.text_features([t[i % len(t)] for t in texts], cut=True))
+            for i, texts in zip((main, noise), self.sentences(), strict=True)
+        )
+        return f_m + self.settings.ALPHA * f_n
+
+    def prepare(self):
+        super().prepare()
+        self._weak = None
+
+    def weak_class_features(self) -> Tensor:
+        """f_w normalised [C, D], of the checkpoint's sentences, computed once."""
+        if self._weak is None:
+            drawn = self.learned.get_buffer(_DRAWN).tolist()
+            self._weak = normalise(self.weak_features(*drawn))
+        return self._weak
+
+    def mapped(self, kind):
+        tokens = self.parameter(_TOKENS)
+        tokens = tokens + self.settings.EPSILON * self.learned.get_buffer(_NOISE)
+        return [self.apply_linear(_map_name(kind, i), tokens) for i in range(len(self.layers))]
+
+    def project_mean(self, mean):
+        return mean @ self.parameter(_PROJ)
+
+    def classifier(self):
+        text, weak = self.class_features(), self.weak_class_features()
+        theta = self.settings.THETA
+
+        def logits(images):
+            image = self.image_features(images)
+            return theta * self.similarity(image, text) + (1 - theta) * self.similarity(image, weak)
+
+        return logits
+
+    def loss(self, images, labels):
+        text, weak_text = self.class_features(), self.weak_class_features()
+        state = self.image_state(images)
+        image, prototype = self.both_features(state)
+        aligned = self.similarity(image, text)
+        robust = self.similarity(image, weak_text)
+        weak = self.similarity(prototype, weak_text)
+        divergence = F.kl_div(
+            aligned.log_softmax(1), weak.log_softmax(1), reduction="sum", log_target=True
+        )
+        drift = self.settings.SIM_WEIGHT * self.drift(state, image, text)
+        gamma = 1 / (robust.std() * robust.numel() + _TINY)
+        return F.cross_entropy(aligned, labels) + drift + gamma * divergence
+
+
+def _map_name(kind: str, i: int) -> str:
+    return _MAPS[kind].format(i)

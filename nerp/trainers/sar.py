@@ -1,0 +1,193 @@
+"""SAR: a term that keeps the similarities among classes, added to another method's loss.
+
+`CoOp_SAR` is CoOp with it. Registry names end in `_SAR`, before `_NeRP`.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.clip.model import normalise
+from nerp.clip.templates import ENSEMBLE_7
+from nerp.data.benchmark import comparable
+from nerp.data.sentences import read_named
+from nerp.errors import NerpError
+from nerp.files.opening import MIB, read_bytes, reading
+from nerp.log import say
+from nerp.printable import brief, is_printable
+from nerp.protocols import SAR_SUFFIX
+from nerp.registry import TRAINERS
+from nerp.trainers.base import Trainer, mean_of_normalised
+
+_LISTS = Path(__file__).with_name("sar_novel_classes.json")
+_KEY = "TRAINER.SAR.NOVEL_FILE"
+_LARGEST = MIB  # of a text file of names
+_EPOCH_SEEDS = 1000003  # the generator of epoch e has the seed: seed * this + e
+# Dataset -> the eighth template of T*, where it is not the one in the dataset's card.
+_TEMPLATES = {
+    "FGVCAircraft": "a photo of an aircraft {}.",
+    "DescribableTextures": "a photo of a {}, a type of texture.",
+}
+
+
+def draw(classes: int, samples: int, generator: torch.Generator) -> Tensor:
+    """S [M, n]: for each of M classes n = min(samples, M - 1) others, uniformly and without
+    replacement, on the CPU."""
+    count = min(samples, classes - 1)
+    if count == classes - 1:
+        others = torch.arange(count).expand(classes, -1)
+        return others + (others >= torch.arange(classes)[:, None])
+    keys = torch.rand(classes, classes, generator=generator).fill_diagonal_(-1)
+    return keys.topk(count).indices
+
+
+def alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """L_SAR, a scalar: the mean over the rows i of KL(P*_i || P_i), P_i the softmax over S_i of
+    scale * cos(t_i, t_j).
+
+    Args:
+        learned, frozen: T and T* [M, D]; they are normalised here. indices: S [M, n].
+    """
+    with torch.autocast(learned.device.type, enabled=False):
+        own, target = (
+            (scale * x @ x.t()).gather(1, indices).log_softmax(1)
+            for x in (normalise(learned), normalise(frozen))
+        )
+        return F.kl_div(own, target, reduction="sum", log_target=True) / len(learned)
+
+
+@dataclass(frozen=True)
+class NovelNames:
+    """Class names related to the trained ones.
+
+    Attributes: names: those in use, no trained class among them. source: the list, in words.
+    """
+
+    names: tuple[str, ...]
+    source: str
+
+    def equal_to(self, classnames: Collection[str]) -> int:
+        """How many are the name of one of `classnames`."""
+        return len({*map(_compared, self.names)} & {*map(_compared, classnames)})
+
+
+def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
+    """The first TRAINER.SAR.N_NOVEL names of the dataset's list that are no trained class.
+
+    Raises NerpError for a TRAINER.SAR.NOVEL_FILE that is missing or no list of names.
+    """
+    settings, dataset = cfg.TRAINER.SAR, cfg.DATASET.NAME
+    path = Path(settings.NOVEL_FILE).expanduser() if settings.NOVEL_FILE else _LISTS
+    source = f"{settings.NOVEL_FILE or 'the shipped list'}, {dataset}"
+    listed = _read_names(path, dataset)
+    if listed is None:
+        say(f"SAR: {path.name} has no novel names for {dataset}; its term runs over the trained "
+            "classes alone")
+        return NovelNames((), f"none for {dataset}")
+    known = set(map(_compared, trained))
+    left: dict[str, str] = {}
+    for name in listed:
+        if _compared(name) not in known:
+            left.setdefault(_compared(name), name)
+    return NovelNames(tuple(left.values())[: settings.N_NOVEL], source)
+
+
+def _read_names(path: Path, dataset: str) -> list[str] | None:
+    """The names for a dataset in a JSON object, dataset -> names, or in a text file of one name a
+    line; None where the object has none."""
+    if path.suffix == ".json":
+        listed = read_named(path, _KEY).get(dataset)
+        if listed is None:
+            return None
+    else:
+        with reading(path, "a readable text file"):
+            text = read_bytes(path, _LARGEST).decode()
+        listed = [line.strip() for line in text.splitlines()]
+        listed = [line for line in listed if line]
+    fits = isinstance(listed, list) and listed
+    if not fits or not all(isinstance(n, str) and n.strip() and is_printable(n) for n in listed):
+        raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "
+                        "class names (.json: dataset -> names; else one name a line)")
+    return [name.replace("_", " ") for name in listed]
+
+
+def _compared(name: str) -> str:
+    return comparable(name.replace("-", " "))
+
+
+class Aligned(Trainer):
+    """A method whose loss has SAR's term: its own + λ L_SAR. (docs/methods/sar.md)
+
+    It stands before the method among the bases of a class made by `with_alignment`. Trained and
+    novel names go through the text tower together; the method's own loss sees the trained ones.
+    Learned tensors and checkpoint are the method's.
+    """
+
+    shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
+
+    def __init__(self, cfg, clip, classes, tensors=None):
+        self.generator = torch.Generator()
+        super().__init__(cfg, clip, classes, tensors)
+        self.sar = cfg.TRAINER.SAR
+        self.novel = novel_names(cfg, classes.names)
+        names = (*classes.names, *self.novel.names)
+        self.everyone = self.for_classes(replace(classes, names=names))
+        template = _TEMPLATES.get(classes.dataset, classes.template)
+        with clip.autocast():
+            self.frozen = mean_of_normalised(clip, names, [*ENSEMBLE_7, template])
+        self.start_epoch(0)
+
+    def check(self):
+        super().check()
+        if getattr(self, "class_specific", False):
+            raise NerpError(f"TRAINER.{self.node}.CSC: SAR needs a context that serves any name; "
+                            "a novel class has none of its own")
+
+    def start_epoch(self, epoch):
+        super().start_epoch(epoch)
+        seed = (self.cfg.SEED * _EPOCH_SEEDS + epoch) % 2**63
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def class_features(self, images=None):
+        if self.shared_features is not None:
+            return self.shared_features
+        return super().class_features(images)
+
+    def loss(self, images, labels, *views):
+        if not self.sar.WEIGHT:
+            return super().loss(images, labels, *views)
+        features = self.everyone.class_features()
+        self.shared_features = features[: len(self.classes.names)]
+        own = super().loss(images, labels, *views)
+        self.shared_features = None
+        indices = draw(len(features), self.sar.SAMPLES, self.generator).to(features.device)
+        return own + self.sar.WEIGHT * alignment(features, self.frozen, indices, self.clip.scale)
+
+    def account(self, untrained):
+        return {"sar": {
+            "weight": self.sar.WEIGHT,
+            "samples": min(self.sar.SAMPLES, len(self.frozen) - 1),
+            "novel_list": self.novel.source,
+            "novel_names": len(self.novel.names),
+            "equal_to_a_test_class": self.novel.equal_to(untrained()),
+        }}
+
+
+@TRAINERS.suffix(SAR_SUFFIX)
+@cache
+def with_alignment(method: type[Trainer]) -> type[Trainer]:
+    """The method with SAR's term. Raises NerpError for one whose classes have no features of their
+    own that are learned."""
+    name = method.__name__ + SAR_SUFFIX
+    if not method.folder:
+        raise NerpError(f"there is no {name}: {method.__name__} learns nothing")
+    if method.text_by_image:
+        raise NerpError(f"there is no {name}: a class of {method.__name__} has no feature of its "
+                        "own, only one for each image")
+    return type(name, (Aligned, method), {"__doc__": Aligned.__doc__})

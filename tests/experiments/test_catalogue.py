@@ -1,0 +1,70 @@
+"""Which configuration a command line means that names none."""
+
+import pytest
+
+from nerp.config import Request, build_config, find_method_file, shipped_cards
+from nerp.experiments.catalogue import catalogue, complete, is_drawn, learns, methods
+from nerp.experiments.plan import Selection, plan
+from nerp.log import RunLog
+from nerp.protocols import NERP_SUFFIX, PROTOCOLS
+
+
+def asked(trainer, dataset, *opts, model_dir="", **flags):
+    """The --config-file that is taken, and what is said of it."""
+    with RunLog() as log:
+        request = complete(Request(trainer=trainer, dataset=dataset, opts=list(opts), **flags),
+                           str(model_dir))
+        return request.config_file, [record.getMessage() for record in log.buffer]
+
+
+@pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
+@pytest.mark.parametrize("method", methods())
+def test_every_training_of_a_sweep_can_leave_its_configuration_out(method, protocol):
+    if not learns(method):
+        return
+    shots = {16, *catalogue()["protocols"][protocol]["shots"]}
+    for run in plan(Selection(protocol, (method,), shots=tuple(shots), seeds=(1,), phase="train")):
+        argv = list(run.argv)
+        file = argv[argv.index("--config-file") + 1]
+        opts = argv[argv.index("TASK"):]
+        assert asked(method, run.card.stem, *opts) == (file, [f"no --config-file: {file}"])
+        assert find_method_file(file).is_file()
+
+
+@pytest.mark.parametrize("dataset", [card for card in shipped_cards() if is_drawn(card)])
+def test_a_drawn_benchmark_has_tiny_whatever_is_asked(dataset):
+    for method in methods():
+        for task in ("B2N", "CD", "FS"):
+            file, _ = asked(method, dataset, "TASK", task)
+            assert file == f"configs/trainers/{method}/tiny.yaml"
+            assert build_config(Request(method, dataset, config_file=file))
+
+
+def test_a_test_takes_what_its_model_was_trained_with(tmp_path):
+    """MMA on ImageNet trains by another file than elsewhere; the tested dataset is not asked."""
+    trained = tmp_path / "train"
+    (trained / "prompt_learner").mkdir(parents=True)
+    (trained / "config.yaml").write_text("DATASET: {NAME: ImageNet}\n")
+    row = catalogue()["methods"]["MMA"]["base_to_novel"]
+    assert row["imagenet"] != row["default"]
+    for folder in (trained, trained / "prompt_learner"):
+        for trainer in ("MMA", "MMA" + NERP_SUFFIX):
+            file, _ = asked(trainer, "imagenetv2", "TASK", "B2N", model_dir=folder)
+            assert file == f"configs/trainers/MMA/{row['imagenet']}.yaml"
+    file, _ = asked("MMA", "eurosat", "TASK", "CD", model_dir=tmp_path / "published")
+    assert file == "configs/trainers/MMA/vit_b16_ep1_cross_datasets.yaml"
+
+
+def test_what_is_given_stays_and_zero_shot_clip_needs_none():
+    assert asked("MMRL", "eurosat", config_file="mine.yaml") == ("mine.yaml", [])
+    assert asked("ZeroshotCLIP", "eurosat") == ("", [])
+
+
+def test_a_method_of_ones_own_is_said_to_have_none(monkeypatch):
+    from nerp.experiments import catalogue as module
+
+    monkeypatch.setattr(module, "methods", lambda: ["CoOp"])
+    file, said = asked("MMRL", "eurosat")
+    assert file == "" and said == [
+        "no --config-file, and configs/experiments.yaml has none for MMRL: the defaults"
+    ]

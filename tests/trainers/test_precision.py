@@ -1,0 +1,48 @@
+"""Half precision: what a GPU does in float16, a CPU does in bfloat16 on the same paths."""
+
+import pytest
+import torch
+from conftest import GOLDEN_SETTINGS, eurosat_classes, golden_config
+
+from nerp.clip.loading import load_model
+from nerp.clip.model import Clip
+from nerp.registry import TRAINERS
+
+METHODS = [name for name in TRAINERS.names() if TRAINERS[name].folder]
+
+
+def step(method, precision, weights, inputs, tensors=None):
+    """The trainer, the loss of a batch, and its gradient as one vector."""
+    torch.manual_seed(0)
+    clip = Clip(load_model(weights), precision, torch.device("cpu"), "golden")
+    trainer = TRAINERS[method](golden_config(), clip, eurosat_classes("base"), tensors)
+    with clip.autocast():
+        loss = trainer.loss(inputs[0], inputs[1] % 5)
+    loss.backward()
+    return trainer, loss.item(), torch.cat([p.grad.flatten() for p in trainer.parameters()])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_in_half_precision_is_that_of_float32_rounded(method, golden_weights, inputs):
+    trainer, wanted, gradient = step(method, "fp32", golden_weights, inputs)
+    _, loss, rounded = step(method, "bf16", golden_weights, inputs, trainer.learned.state_dict())
+    assert loss == pytest.approx(wanted, rel=0.1)
+    assert torch.cosine_similarity(gradient, rounded, dim=0) > 0.95
+
+
+@pytest.mark.parametrize("method", ["CoCoOp", "MMA", "MMRL"])
+def test_training_and_correction_in_half_precision(
+    method, nerp, eurosat_root, golden_weights, tmp_path
+):
+    node = TRAINERS[method].node
+    settings = [x for key, value in GOLDEN_SETTINGS[method].items()
+                for x in (f"TRAINER.{node}.{key}", value)]
+    for phase, name, classes in (("train", method, "base"), ("test", f"{method}_NeRP", "new")):
+        line = [phase, "--trainer", name, "--root", eurosat_root, "--dataset", "eurosat",
+                "--output-dir", tmp_path / phase, "MODEL.BACKBONE.PATH", golden_weights,
+                f"TRAINER.{node}.PREC", "bf16", "DATASET.SUBSAMPLE_CLASSES", classes,
+                "DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1", *settings]
+        if phase == "test":
+            line[1:1] = ["--model-dir", tmp_path / "train"]
+        status, _, error = nerp(*line)
+        assert status == 0, error
