@@ -173,6 +173,8 @@ class Bench:
         """Give a trainer what is encoded once a run, so that no step encodes it."""
         trainer.frozen_class_features = lambda: self.frozen_text
         trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
+        if self.method == "ANPrompt":
+            trainer.weak_class_features()
 
     def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
         if name == "ours":
