@@ -42,13 +42,14 @@ from nerp.trainers.base import Classes
 # Published batch sizes: training, evaluation.
 BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
-    "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250),
+    "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
+    "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100),
 }
 CPU_EVAL_BATCH = 4
 # These keep their class features for the whole evaluation; the others' code encodes text per batch.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
-HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC"}
-OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw"}
+HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt"}
+OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam"}
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 
@@ -108,11 +109,12 @@ class Plain:
         self.autocast = lambda: torch.autocast(
             bench.device.type, dtype=dtype, enabled=dtype != torch.float32
         )
-        if frozen:  # encoded once a run, in the published code too
-            self.plain.frozen_text = lambda: bench.frozen_text
-            if self.method == "ANPrompt":
-                weak = self.plain.weak_text()
-                self.plain.weak_text = lambda: weak
+        # Encoded once a run, in the published code too.
+        self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
+        self.plain.weight = bench.cfg.TRAINER.W
+        if self.method == "ANPrompt":
+            weak = self.plain.weak_text()
+            self.plain.weak_text = lambda: weak
 
     def step(self) -> Tensor:
         with self.autocast():
@@ -165,7 +167,14 @@ class Bench:
         self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
         if method in HAS_FROZEN_COPY and not args.memory:
             self.frozen_text = self.trainer.frozen_class_features()
-        self.trainer.frozen_class_features = lambda: self.frozen_text
+        self.hold_references(self.trainer)
+
+    def hold_references(self, trainer) -> None:
+        """Give a trainer what is encoded once a run, so that no step encodes it."""
+        trainer.frozen_class_features = lambda: self.frozen_text
+        trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
+        if self.method == "ANPrompt":
+            trainer.weak_class_features()
 
     def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
         if name == "ours":
@@ -174,7 +183,7 @@ class Bench:
             return Plain(self, args)
         copied = {name: t.clone() for name, t in self.trainer.learned.state_dict().items()}
         trainer = TRAINERS[self.method](self.cfg, self.clip, self.classes, copied)
-        trainer.frozen_class_features = self.trainer.frozen_class_features
+        self.hold_references(trainer)
         return Ours(self, trainer, compiled=True)
 
     def bare_forward(self, args: argparse.Namespace):
