@@ -340,6 +340,15 @@ def test_terminal_blocks_fit_the_width_and_part_no_dataset(output):
                    for line in text.splitlines() if line.startswith(" ") and "Base" in line)
 
 
+@pytest.mark.parametrize("width", [93, 100, 101, 150])
+def test_blocks_fit_beside_the_labels_and_headers_of_published_rows(width, tmp_path):
+    complete(tmp_path, "CoOp_SAR")
+    complete(tmp_path, "ANPrompt")
+    text = render.terminal(tables(tmp_path, against_published=True), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "ANPrompt Table IX (gamma by softmax entropy)" in text
+
+
 def test_csv_holds_every_number(output):
     write(output, "CoOp", "EuroSAT", "new", 1, 50.0)
     lines = list(csv.DictReader(io.StringIO(
