@@ -118,7 +118,9 @@ def _merge(cfg: CN, name: str, value, source: str) -> None:
 def _unknown_key(name: str, node: CN, path: str, source: str) -> NerpError:
     if name in _ELSEWHERE:
         return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
-    error = unknown("configuration key", name, [path + leaf for leaf in node])
+    known = [path + leaf for leaf in node]
+    known += [other for other in _RELEASE_NAMES if path and other.startswith(path)]
+    error = unknown("configuration key", name, known)
     return NerpError(f"{source}: {error}")
 
 
@@ -343,8 +345,13 @@ def _settle_rule(cfg: CN, trainer: str, given: set[str]) -> None:
             say(f"NeRP: no published settings for {where}; the rule is the automatic shift")
     if nerp.RULE == "flip" and published:
         if row:
+            before = {name: get(cfg, name) for name in keys(row)}
             merge(cfg, row, f"{file}, {cfg.DATASET.NAME}")
             say(f"NeRP: the published settings for {where}")
+            for name, value in before.items():
+                if value not in (key(name).default, get(cfg, name)):
+                    say(f"{name} {value} gives way to {get(cfg, name)}, the published one "
+                        "(NERP.THRESHOLDS default keeps it)")
         else:
             nerp.THRESHOLDS = "default"
             say(f"NeRP: no published settings for {where}; the defaults apply")

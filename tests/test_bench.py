@@ -44,6 +44,26 @@ def test_every_method_agrees_and_is_in_the_table(run, tmp_path):
         assert f"| {record['method']} " in text
 
 
+def test_a_step_with_sar_is_measured_beside_the_plain_step_without(run, monkeypatch, tmp_path):
+    seen = []
+    loss = bench.PLAIN["CoOp_SAR"].loss
+
+    def look(plain, *args):
+        seen.append((len(plain.novel), len(plain.frozen_all)))
+        return loss(plain, *args)
+
+    monkeypatch.setattr(bench.PLAIN["CoOp_SAR"], "loss", look)
+    text = run("--methods", "CoOp_SAR", "CoOp", "--classes", "3", "--json",
+               str(tmp_path / "bench.json"))
+    assert set(seen) == {(200, 203)}
+    with_sar, without = json.loads((tmp_path / "bench.json").read_text())["records"]
+    assert with_sar["train_seconds"]["without"] > 0
+    assert "without" not in without["train_seconds"]
+    ratio = with_sar["times_the_step_without"]
+    assert f"CoOp_SAR, C = 3: A's step takes {ratio:.2f} times that of plain CoOp\n" in text
+    assert text.count("times that of") == 1
+
+
 def test_sides_that_differ_fail_the_bench(run, monkeypatch):
     compute = bench.PLAIN["CoOp"].logits
     monkeypatch.setattr(bench.PLAIN["CoOp"], "logits", lambda *args: compute(*args) + 0.1)

@@ -139,6 +139,9 @@ def test_every_method_trains_tests_and_takes_nerp(method, nerp, common, tmp_path
     assert status == 0, error
     result = json.loads((tmp_path / "test" / "result.json").read_text())
     assert result["total"] == 15 and "flips" in result
+    takes_texts = any(key.endswith("TEXTS") for key in TRAINERS[method].defaults)
+    for found in (result, json.loads((out / "result.json").read_text())):  # none was given
+        assert bool(found.get("substitute")) == takes_texts
 
 
 @pytest.mark.parametrize("which", ["base", "new"])

@@ -36,3 +36,9 @@ def test_the_table_fits_the_terminal(nerp, monkeypatch, width):
     _, text, _ = nerp("methods")
     assert max(map(len, text.splitlines())) <= width
     assert ("Language Models, CVPR 2022" in text) == (width > 100)
+
+
+def test_the_closing_lines_name_both_suffixes(nerp):
+    _, text, _ = nerp("methods", "--backbone", "tiny")
+    closing = text.rsplit("\n\n", 1)[1]
+    assert "append _NeRP to its name" in closing and "_SAR, before _NeRP" in closing

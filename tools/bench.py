@@ -4,7 +4,8 @@ A is `nerp.trainers`. B is tools/plain_methods.py: open_clip's own modules, 77 t
 every step, a separate frozen CLIP where the method has one beside the tuned model, class features
 recomputed per batch where the published code does; or A under torch.compile. Both start from the
 same random ViT-B/16 (or --backbone) and the same learned tensors, and their results must agree or
-the bench fails. Beside them, open_clip's bare image forward on the evaluation's batch.
+the bench fails. Beside them, open_clip's bare image forward on the evaluation's batch, and beside a
+method with SAR (200 novel names) the plain step of the method without.
 
     python tools/bench.py                         every method, C = 10, 50, 500
     python tools/bench.py --methods MMRL --classes 50 --repeats 5 --json bench.json
@@ -36,19 +37,21 @@ from nerp.engine.checkpoint import save_checkpoint
 from nerp.engine.optim import build_optimizer
 from nerp.engine.record import process_peak_mib
 from nerp.log import environment
+from nerp.protocols import SAR_SUFFIX, plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes
 
 # Published batch sizes: training, evaluation.
 BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
-    "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250),
+    "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
+    "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
 }
 CPU_EVAL_BATCH = 4
 # These keep their class features for the whole evaluation; the others' code encodes text per batch.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
-HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC"}
-OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw"}
+HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt"}
+OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam"}
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 
@@ -60,6 +63,9 @@ class Ours:
         self.trainer = trainer
         self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
         self.optimizer = build_optimizer(trainer.parameters(), bench.cfg.OPTIM)
+        if bench.method == "ANPrompt":  # computed once a run, by training
+            with trainer.clip.autocast():
+                trainer.weak_class_features()
         self.compile = torch.compile if compiled else lambda function: function
         self.loss = self.compile(trainer.loss)
 
@@ -85,8 +91,8 @@ class Ours:
 class Plain:
     """The same of tools/plain_methods.py."""
 
-    def __init__(self, bench: "Bench", args: argparse.Namespace):
-        self.method = bench.method
+    def __init__(self, bench: "Bench", args: argparse.Namespace, method: str):
+        self.method = method
         self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
         tensors = {
             name: tensor.detach().clone().requires_grad_()
@@ -95,24 +101,27 @@ class Plain:
         learned = list(tensors.values())
         tensors |= dict(bench.trainer.learned.named_buffers())
         classes, settings = bench.trainer.classes, bench.trainer.settings
+        of_sar = bench.of_sar() if method.endswith(SAR_SUFFIX) else {}
         if args.memory:  # what is measured is this side alone
             del bench.trainer, bench.clip
-        copies = 2 if self.method in HAS_FROZEN_COPY else 1
+        copies = 2 if method in HAS_FROZEN_COPY else 1
         model, *frozen = (random_model(args.backbone).to(bench.device) for _ in range(copies))
-        self.plain = PLAIN[self.method](
+        self.plain = PLAIN[method](
             model, classes.names, classes.template, tensors, settings,
             frozen=frozen[0] if frozen else None,
         )
+        vars(self.plain).update(of_sar)
         self.optimizer = build_optimizer(learned, bench.cfg.OPTIM)
         dtype = bench.precision.weights
         self.autocast = lambda: torch.autocast(
             bench.device.type, dtype=dtype, enabled=dtype != torch.float32
         )
-        if frozen:  # encoded once a run, in the published code too
-            self.plain.frozen_text = lambda: bench.frozen_text
-            if self.method == "ANPrompt":
-                weak = self.plain.weak_text()
-                self.plain.weak_text = lambda: weak
+        # Encoded once a run, in the published code too.
+        self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
+        self.plain.weight = bench.cfg.TRAINER.W
+        if method == "ANPrompt":
+            weak = self.plain.weak_text()
+            self.plain.weak_text = lambda: weak
 
     def step(self) -> Tensor:
         with self.autocast():
@@ -130,14 +139,13 @@ class Plain:
 
     @torch.inference_mode()
     def evaluate(self) -> Tensor:
-        encode = self.plain.text
         if self.text is not None:
             self.plain.text = lambda: self.text
         try:
             with self.autocast():
                 return self.plain.logits(self.eval_images)
         finally:
-            self.plain.text = encode
+            vars(self.plain).pop("text", None)
 
 
 class Bench:
@@ -152,6 +160,8 @@ class Bench:
         self.cfg = default_config()
         self.cfg.OPTIM.NAME = OPTIMISER.get(method, "sgd")
         self.cfg.TRAINER.NAME = method
+        if method.endswith(SAR_SUFFIX):
+            self.cfg.DATASET.NAME = "ImageNet"  # whose list has more names than are used
         names = tuple(f"kind of thing {i}" for i in range(classes))
         self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
         self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
@@ -165,17 +175,31 @@ class Bench:
         self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
         if method in HAS_FROZEN_COPY and not args.memory:
             self.frozen_text = self.trainer.frozen_class_features()
-        self.trainer.frozen_class_features = lambda: self.frozen_text
+        self.hold_references(self.trainer)
+
+    def hold_references(self, trainer) -> None:
+        """Give a trainer what is encoded once a run, so that no step encodes it."""
+        trainer.frozen_class_features = lambda: self.frozen_text
+        trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
+        if self.method == "ANPrompt":
+            trainer.weak_class_features()
 
     def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
         if name == "ours":
             return Ours(self, self.trainer)
         if name == "plain":
-            return Plain(self, args)
+            return Plain(self, args, self.method)
         copied = {name: t.clone() for name, t in self.trainer.learned.state_dict().items()}
         trainer = TRAINERS[self.method](self.cfg, self.clip, self.classes, copied)
-        trainer.frozen_class_features = self.trainer.frozen_class_features
+        self.hold_references(trainer)
         return Ours(self, trainer, compiled=True)
+
+    def of_sar(self) -> dict[str, object]:
+        """What tools/plain_methods.py takes for SAR's term; its sets will be the trainer's."""
+        trainer = self.trainer
+        generator = torch.Generator().manual_seed(trainer.generator.initial_seed())
+        return {"novel": trainer.novel.names, "sar": trainer.sar, "frozen_all": trainer.frozen,
+                "generator": generator}
 
     def bare_forward(self, args: argparse.Namespace):
         """open_clip's image forward alone, all its matrices in the precision's type."""
@@ -212,9 +236,11 @@ def compare(method: str, classes: int, args: argparse.Namespace) -> dict:
     """Times, ratios and operations of both sides; raises SystemExit where results differ."""
     bench = Bench(method, classes, args)
     sides = {"A": bench.side("ours", args), "B": bench.side(args.against, args)}
+    without = plain_name(method)
+    others = {} if without == method else {"without": Plain(bench, args, without)}
     forward = bench.bare_forward(args)
     test = {"A": [], "B": [], "bare": []}
-    train = {"A": [], "B": []}
+    train = {name: [] for name in (*sides, *others)}
     forward()
     for side in sides.values():
         side.prepare()
@@ -226,12 +252,16 @@ def compare(method: str, classes: int, args: argparse.Namespace) -> dict:
     with FlopCounterMode(display=False) as counter:
         first = sides["A"].step()
     worst = max(worst, difference(first, sides["B"].step()))
+    for side in others.values():
+        side.step()
     for _ in range(args.repeats):
         losses = []
         for name, side in sides.items():
             seconds, loss = timed(side.step, bench.device)
             train[name].append(seconds)
             losses.append(loss)
+        for name, side in others.items():
+            train[name].append(timed(side.step, bench.device)[0])
         worst = max(worst, difference(*losses))
     if not worst <= TOLERANCE[bench.precision.weights]:
         raise SystemExit(f"{method}, C = {classes}: the sides differ by {worst:g}")
@@ -242,6 +272,7 @@ def compare(method: str, classes: int, args: argparse.Namespace) -> dict:
         "eval_batch": bench.eval_batch,
         "train_seconds": {name: statistics.median(values) for name, values in train.items()},
         "train_ratio": paired_ratio(train["A"], train["B"]),
+        **{f"times_the_step_{name}": paired_ratio(train[name], train["A"]) for name in others},
         "train_gflop": counter.get_total_flops() / 1e9,
         "eval_images_per_second": {
             name: bench.eval_batch / statistics.median(values) for name, values in test.items()
@@ -354,6 +385,10 @@ def main() -> None:
                "max diff"]
     rows = map(table_row, records)
     print(tabulate(rows, headers=headers, disable_numparse=True, tablefmt="github"))
+    for r in records:
+        if ratio := r.get("times_the_step_without"):
+            print(f"\n{r['method']}, C = {r['classes']}: A's step takes {ratio:.2f} times that of "
+                  f"plain {plain_name(r['method'])}")
 
 
 def table_row(r: dict) -> list[str]:

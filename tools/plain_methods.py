@@ -6,6 +6,7 @@ recomputes everything at every call, frozen CLIP included. Numerics: the methods
 gradient, see `PlainMMA.loss`.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import CONTEXT_LENGTH, encode, tokenize
+from nerp.trainers.sar import draw
 
 
 def padded(texts: Sequence[str]) -> Tensor:
@@ -161,6 +163,36 @@ class PlainKgCoOp(PlainCoOp):
         pull = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
         logits = self.scale * self.image(images) @ t.t()
         return F.cross_entropy(logits, labels) + self.settings.get("W", 8.0) * pull
+
+
+def plain_alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
+    """SAR's term, row by row."""
+    learned, frozen = unit(learned), unit(frozen)
+    rows = []
+    for i, others in enumerate(indices):
+        own = (scale * learned[others] @ learned[i]).log_softmax(0)
+        target = (scale * frozen[others] @ frozen[i]).log_softmax(0)
+        rows.append((target.exp() * (target - own)).sum())
+    return torch.stack(rows).mean()
+
+
+class PlainCoOpSAR(PlainCoOp):
+    """CoOp with SAR's term over trained and novel names. `novel`, `sar` (its settings),
+    `frozen_all` (T* of trained and novel names) and `generator` are set from outside."""
+
+    novel: Sequence[str] = ()
+    sar: Mapping[str, object]
+    frozen_all: Tensor
+    generator: torch.Generator
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        everyone = copy.copy(self)
+        everyone.names = [*self.names, *self.novel]
+        t = everyone.text()
+        logits = self.scale * self.image(images) @ t[: len(self.names)].t()
+        indices = draw(len(t), self.sar["SAMPLES"], self.generator)
+        term = plain_alignment(t, self.frozen_all, indices, self.scale)
+        return F.cross_entropy(logits, labels) + self.sar["WEIGHT"] * term
 
 
 class PlainTCP(PlainKgCoOp):
@@ -506,22 +538,12 @@ class PlainANPrompt(PlainInserted):
         return F.cross_entropy(aligned, labels) + drift + gamma * divergence
 
 
-def plain_alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
-    """SAR's term, row by row."""
-    learned, frozen = unit(learned), unit(frozen)
-    rows = []
-    for i, others in enumerate(indices):
-        own = (scale * learned[others] @ learned[i]).log_softmax(0)
-        target = (scale * frozen[others] @ frozen[i]).log_softmax(0)
-        rows.append((target.exp() * (target - own)).sum())
-    return torch.stack(rows).mean()
-
-
 PLAIN = {
     "ZeroshotCLIP": PlainMethod,
     "CoOp": PlainCoOp,
     "CoCoOp": PlainCoCoOp,
     "PromptSRC": PlainPromptSRC,
+    "CoOp_SAR": PlainCoOpSAR,
     "KgCoOp": PlainKgCoOp,
     "TCP": PlainTCP,
     "MaPLe": PlainMaPLe,

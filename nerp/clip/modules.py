@@ -15,6 +15,11 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), which OpenAI's weights were trained with (see `feed_forward`)."""
 
 
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x * sigmoid(1.702 x), for methods whose own layers have it."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 class Block(nn.Module):
     """A residual block of width W: attention and two linear layers, each after a LayerNorm."""
 

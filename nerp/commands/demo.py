@@ -47,6 +47,7 @@ def main(args):
           "shift: each\nclass's logits lowered by as much as neutral references say the model "
           "prefers it anyway. Both have\nlooked at training data alone, and leave classes that "
           "were trained on as they are.\n"
-          f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
+          + "".join(f"{method}: {what}.\n" for method, what in demo.substitutes.items())
+          + f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
           f"{time.monotonic() - start:.0f} s.\n\n"
           f"Next, a page about what the correction changed: nerp explain {demo.folders[-1]}")

@@ -19,7 +19,8 @@ def main(args):
     print(_table(rows, terminal_width()))
     print(f"\nLearned parameters on {args.backbone}, with default settings and 10 classes\n"
           "(–: these do not fit it). Checkpoints lie in a run's checkpoint folder. Every\n"
-          "method can be tested with NeRP: append _NeRP to its name.")
+          "method can be tested with NeRP: append _NeRP to its name; and trained with SAR\n"
+          "where classes have learned features of their own: _SAR, before _NeRP.")
 
 
 def _table(rows: list[list[str]], width: int) -> str:

@@ -17,7 +17,7 @@ from nerp.engine.saved import load_run
 from nerp.engine.tested import ModelFlags
 from nerp.errors import OtherRunError
 from nerp.experiments import catalogue
-from nerp.protocols import NERP_SUFFIX, run_dir
+from nerp.protocols import NERP_SUFFIX, plain_name, run_dir
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 
@@ -65,6 +65,7 @@ class Demo:
         # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds)
         self.folders: list[Path] = []  # of the runs
+        self.substitutes: dict[str, str] = {}  # plain method -> what stood in for its files
         # By corrected trainer: of each seed the folder of each part.
         self.corrected: dict[str, list[dict[str, Path]]] = defaultdict(list)
 
@@ -76,6 +77,7 @@ class Demo:
             for seed in self.settings.seeds:
                 self._one_seed(method, seed)
         records = collect(self.folders)
+        self.substitutes = {plain_name(r.trainer): r.substitute for r in records if r.substitute}
         grid, dataset = Grid(records, self.settings.seeds, by_config=False), records[0].dataset
         rows = []
         for trainer in grid.rows:

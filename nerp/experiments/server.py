@@ -286,7 +286,8 @@ def _import_everything() -> int:
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
                  "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
-                 "safetensors.torch", "multiprocessing.synchronize"):
+                 "torch.utils.serialization.config", "safetensors.torch",
+                 "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch
     from PIL import Image

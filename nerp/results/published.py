@@ -1,7 +1,7 @@
 """Published numbers, as the papers named in `source` print them (published.csv).
 
-Base-to-novel rows have base, novel and H; the others one accuracy. Rows called Average are the
-papers' own.
+Base-to-novel rows have base, novel and H, or H alone; the others one accuracy. Rows called Average
+are the papers' own. Brackets after a method say what of it a paper varied.
 """
 
 import csv
@@ -13,49 +13,72 @@ from pathlib import Path
 from nerp.protocols import SAR_SUFFIX
 
 AVERAGE = "Average"
-PUBLISHED_SHOTS = 16  # what all of them were trained with
+# The papers that the file's sources begin with.
+_PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025"}
+_SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
+# A protocol of the file -> its name and shots.
+_PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4), "few_shot_16": ("few_shot", 16)}
 # What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
 _NAMES = {"ZeroshotCLIP": "CLIP"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row: accuracies in percent; `novel` and `hm` are None but in base_to_novel."""
+    """One row: accuracies in percent, None where the paper does not say. variant: what of the
+    method was varied, in the paper's words, or ""."""
 
     protocol: str
+    shots: int
     method: str
+    variant: str
     dataset: str
-    base_or_accuracy: float
+    base_or_accuracy: float | None
     novel: float | None
     hm: float | None
     source: str
 
     def accuracy(self, part: str) -> float | None:
         """The number that stands in a table's column `part`."""
-        return {"Novel": self.novel, "H": self.hm}.get(part, self.base_or_accuracy)
+        own = dict.fromkeys(("Base", "", f"{self.shots}-shot"), self.base_or_accuracy)
+        return (own | {"Novel": self.novel, "H": self.hm}).get(part)
+
+    @property
+    def label(self) -> str:
+        """Its source, and the variant where it is one."""
+        return f"{self.source} ({self.variant})" if self.variant else self.source
 
 
 @cache
 def published() -> tuple[Published, ...]:
     """Every row, in the order of the file."""
     with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
-        return tuple(
-            Published(**{
-                key: float(value) if value and key in ("base_or_accuracy", "novel", "hm")
-                else value or None
-                for key, value in row.items()
-            })
-            for row in csv.DictReader(file)
-        )
+        return tuple(map(_row, csv.DictReader(file)))
 
 
-def rows_of(protocol: str, trainer: str) -> dict[str, dict[str, Published]]:
-    """Source -> dataset -> the row of a trainer."""
+def _row(row: dict[str, str]) -> Published:
+    name, shots = _PROTOCOLS.get(row["protocol"], (row["protocol"], _SHOTS))
+    method, _, variant = row["method"].removesuffix(")").partition(" (")
+    base, novel, hm = (float(row[key]) if row[key] else None
+                       for key in ("base_or_accuracy", "novel", "hm"))
+    return Published(name, shots, method, variant, row["dataset"], base, novel, hm, row["source"])
+
+
+def rows_of(protocol: str, trainer: str, shots: int = _SHOTS) -> dict[str, dict[str, Published]]:
+    """Label -> dataset -> the row of a trainer; of any number of shots where `shots` is 0."""
     found: dict[str, dict[str, Published]] = {}
     for row in published():
-        if row.protocol == protocol and row.method == _name(trainer):
-            found.setdefault(row.source, {})[row.dataset] = row
+        if row.protocol == protocol and row.method == _name(trainer) and shots in (0, row.shots):
+            found.setdefault(row.label, {})[row.dataset] = row
     return found
+
+
+def with_papers(shown: Iterable[Published]) -> list[str]:
+    """The sources of rows, each paper's arXiv number and year behind its own."""
+    sources = {row.source for row in shown}
+    by_paper: dict[str, list[str]] = {}
+    for source in dict.fromkeys(row.source for row in published() if row.source in sources):
+        by_paper.setdefault(source.split(" ")[0], []).append(source)
+    return [f"{', '.join(of_paper)} ({_PAPERS[paper]})" for paper, of_paper in by_paper.items()]
 
 
 def _name(trainer: str) -> str:
@@ -65,15 +88,16 @@ def _name(trainer: str) -> str:
 
 def domain_shifts() -> list[str]:
     """The variants of a source that domain generalisation tests on."""
-    return [name for name in _datasets("domain_generalisation") if name != "ImageNet"]
+    return [name for name in datasets("domain_generalisation") if name != "ImageNet"]
 
 
 def in_published_order(names: Iterable[str]) -> list[str]:
     """Dataset names as the papers order them, others after them by name."""
-    order = {name: i for i, name in enumerate(_datasets("cross_dataset") + domain_shifts())}
+    order = {name: i for i, name in enumerate(datasets("cross_dataset") + domain_shifts())}
     return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
 
 
-def _datasets(protocol: str) -> list[str]:
+def datasets(protocol: str) -> list[str]:
+    """Those that published averages of a protocol are over, and the source; in their order."""
     names = dict.fromkeys(row.dataset for row in published() if row.protocol == protocol)
     return [name for name in names if name != AVERAGE]

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tabulate import tabulate
 
@@ -13,6 +13,7 @@ from nerp.results.grid import INCOMPLETE, MARKS
 from nerp.results.tables import Column, Row, Table
 
 MISSING = "–"  # a run that is not there
+_PADDING = 2  # of a header in a terminal, by tabulate
 _PAGE_COLUMNS = 12  # of a Markdown or LaTeX table: four datasets of three, as papers have them
 _LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$",
           "*": "$^*$", "±": r"$\pm$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
@@ -29,8 +30,13 @@ def terminal(tables: Iterable[Table], width: int) -> str:
 
 
 def _terminal(table: Table, width: int) -> str:
-    label = 4 + max(len(row.label) for row in table.rows)
-    cell = 2 + max((len(_text(row, c)) for row in table.rows for c in table.columns), default=0)
+    label = 2 + max(len(row.label) for row in table.rows)
+    headers = dict(zip(table.columns, _two_lines(table.columns), strict=True))
+
+    def size(column: Column) -> int:
+        header = max(map(len, headers[column].split("\n"))) + _PADDING
+        return 2 + max([header, *(len(_text(row, column)) for row in table.rows)])
+
     blocks = [
         tabulate(
             [[_indented(row, "· "), *(_text(row, column) for column in columns)]
@@ -38,7 +44,7 @@ def _terminal(table: Table, width: int) -> str:
             ["", *_two_lines(columns)],
             disable_numparse=True, colalign=["left", *["right"] * len(columns)],
         )
-        for columns in _blocks(table.columns, (width - label) // cell)
+        for columns in _blocks(table.columns, width - label, size)
     ]
     notes = "\n".join(textwrap.fill(note, width) for note in table.notes)
     return printable("\n\n".join([table.title, *blocks, notes]), keep="\n")
@@ -168,11 +174,13 @@ def _groups(columns: Iterable[Column]) -> dict[str, list[Column]]:
     return groups
 
 
-def _blocks(columns: Iterable[Column], most: int) -> list[list[Column]]:
-    """Columns in blocks of at most `most`, where that does not part a group."""
+def _blocks(
+    columns: Iterable[Column], most: int, size: Callable[[Column], int] = lambda column: 1
+) -> list[list[Column]]:
+    """Columns in blocks whose sizes sum to at most `most`, where that does not part a group."""
     blocks: list[list[Column]] = []
     for group in _groups(columns).values():
-        if not blocks or len(blocks[-1]) + len(group) > most:
+        if not blocks or sum(map(size, blocks[-1] + group)) > most:
             blocks.append([])
         blocks[-1] += group
     return blocks

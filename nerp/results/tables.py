@@ -24,7 +24,7 @@ from nerp.results.grid import (
     meanings,
     split,
 )
-from nerp.results.published import AVERAGE, PUBLISHED_SHOTS, rows_of
+from nerp.results.published import AVERAGE, Published, datasets, rows_of, with_papers
 from nerp.results.records import Record
 
 TITLES = {
@@ -179,28 +179,41 @@ def _compare(table: Table, part: Part) -> None:
     A published average is compared with an average over the same datasets only.
     """
     rows: list[Row] = []
-    sources = set()
-    ours = set(part.averaged)
+    shown: list[Published] = []
+    without = []
+    same = {*part.averaged, *part.source} == {*datasets(table.protocol)}
+    columns = [column for column in table.columns if same or column[0] != AVERAGE]
     for row in table.rows:
-        rows.append(row)
-        trainer = row.label.split(" ")[0]
-        papers = rows_of(table.protocol, trainer) if part.shots == PUBLISHED_SHOTS else {}
-        for paper, theirs in papers.items():
-            if ours != theirs.keys() - {AVERAGE, *part.source}:
-                theirs = {name: line for name, line in theirs.items() if name != AVERAGE}
-            cells = {
-                (group, name): Cell(value)
-                for group, name in table.columns
-                if group in theirs and (value := theirs[group].accuracy(name)) is not None
-            }
-            if cells:
-                sources.add(paper)
-                differences = {column: Cell(row.cells[column].mean - cell.mean)
-                               for column, cell in cells.items() if column in row.cells}
-                rows += [Row(paper, cells, "published"),
-                         Row("difference", differences, "difference")]
+        papers = rows_of(table.protocol, row.label.split(" ")[0], part.shots).values()
+        there = [lines for lines in papers if _published_cells(lines, columns)]
+        rows += [row, *(beside for lines in there for beside in _beside(row, lines, columns))]
+        shown += [line for lines in there for line in lines.values()]
+        without += [] if there else [row.label]
     table.rows = rows
-    table.notes.append(
-        f"Published numbers: {', '.join(sorted(sources))}; ours - theirs below them."
-        if sources else "There are no published numbers for these methods, datasets and shots."
-    )
+    if shown:
+        papers_shown = "; ".join(with_papers(shown))
+        table.notes.append(f"Published numbers: {papers_shown}; ours - theirs below them.")
+    if any(line.variant for line in shown):
+        table.notes.append("In brackets: what a paper varied in the method; "
+                           "no difference is taken.")
+    if without:
+        table.notes.append("No published numbers for these datasets and shots: "
+                           f"{', '.join(without)}.")
+
+
+def _published_cells(lines: Mapping[str, Published], columns: list[Column]) -> dict[Column, Cell]:
+    return {
+        (group, name): Cell(value) for group, name in columns
+        if group in lines and (value := lines[group].accuracy(name)) is not None
+    }
+
+
+def _beside(row: Row, lines: Mapping[str, Published], columns: list[Column]) -> Iterator[Row]:
+    """A published row and, unless it is of a variant, the difference of `row` from it."""
+    cells, line = _published_cells(lines, columns), next(iter(lines.values()))
+    yield Row(line.label, cells, "published")
+    if not line.variant:
+        yield Row("difference", {
+            column: Cell(row.cells[column].mean - cell.mean)
+            for column, cell in cells.items() if column in row.cells
+        }, "difference")

@@ -1,8 +1,7 @@
 """TCP: KgCoOp whose context gives way, half-way up, to tokens made from a class's feature."""
 
-from open_clip.transformer import QuickGELU
-
 from nerp.clip.model import normalise
+from nerp.clip.modules import quick_gelu
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import ClassTokens
 from nerp.errors import NerpError
@@ -79,7 +78,7 @@ class TCP(KgCoOp):
 
     def class_tokens(self, frozen):
         """P [C, 4, W_t] of frozen features [C, D]."""
-        hidden = QuickGELU()(self.apply_linear("meta_net.linear1", frozen))
+        hidden = quick_gelu(self.apply_linear("meta_net.linear1", frozen))
         return self.apply_linear("meta_net.linear2", hidden).view(len(frozen), _COUNT, -1)
 
     def encode(self, prompts, frozen):

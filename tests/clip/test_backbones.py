@@ -226,7 +226,7 @@ def test_without_a_network_it_says_what_to_fetch(monkeypatch):
 def test_the_command_lists_sizes_methods_tags_and_licences(nerp):
     status, out, error = nerp("backbones", "ViT-B-16", "tiny")
     assert status == 0, error
-    assert "laion2b_s34b_b88k" in out and "all but MMA" in out
+    assert "laion2b_s34b_b88k" in out and "all but ANPrompt" in out
     assert "licence of metaclip: CC-BY-NC-4.0" in out
     assert licence("unheard_of") == ""
     status, _, error = nerp("backbones", "ViT-B-16-SigLIP")

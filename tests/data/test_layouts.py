@@ -11,6 +11,7 @@ from nerp.config import find_card, load_yaml, shipped_cards
 from nerp.data.benchmark import SPLITS, Item, open_benchmark
 from nerp.data.selection import class_half
 from nerp.errors import NerpError
+from nerp.registry import DRAWN
 
 
 def lists(bench):
@@ -205,8 +206,8 @@ def test_folders_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("content, message", [
     ("<!DOCTYPE html><html>", "not a readable JSON file"),
     ("[" * 100_000, "not a readable JSON file"),
-    (b"\xff\xfe\x00", "not a text file"),
-    ("[]", "'train' must be a list of"),
+    (b"\xff\xfe\x00", "not a readable JSON file"),
+    ("[]", "not an object"),
     ('{"train": [], "test": []}', "'val' must be a list of"),
     ('{"train": [["a.jpg", 0]], "val": [], "test": []}', "'train' must be a list of"),
     ('{"train": [["a.jpg", "0", "ape"]], "val": [], "test": []}', "'train' must be a list of"),
@@ -214,7 +215,7 @@ def test_folders_that_cannot_be_read(tmp_path):
     ('{"train": 3, "val": [], "test": []}', "'train' must be a list of"),
     ('{"train": [], "val": [], "test": []}', "no images are listed"),
     ('{"train": [["a.jpg", 1, "ape"]], "val": [], "test": []}', "labels must be 0..0, found 1..1"),
-    ('{"train": [["a.jpg", -1, "ape"]], "val": [], "test": []}', "labels must be 0..0"),
+    ('{"train": [["a.jpg", -1, "ape"]], "val": [], "test": []}', "label -1, 'ape': not a class"),
     ('{"train": [["a.jpg", 0, "ape"]], "val": [["b.jpg", 0, "yak"]], "test": []}',
      "label 0 is called both 'ape' and 'yak'"),
     ('{"train": [["a.jpg", 0, "ape"]], "val": [], "test": []}', "1 classes, the card says 10"),
@@ -241,14 +242,13 @@ def test_a_missing_folder_says_what_root_is(tmp_path):
 
 
 def test_a_procedural_benchmark_is_drawn_on_first_use(tmp_path, monkeypatch):
-    from nerp.demo import world
-
-    def build(name, root, progress=True):
+    def build(root, progress):
         content = {"train": [["a.jpg", 0, "ape"]], "val": [], "test": []}
-        write(root / name / "split_zhou_DemoObjects.json", json.dumps(content))
-        return root / name
+        write(root / "demo_objects" / "split_zhou_DemoObjects.json", json.dumps(content))
+        return root / "demo_objects"
 
-    monkeypatch.setattr(world, "build", build)
+    assert "demo_objects" in DRAWN.names()
+    monkeypatch.setitem(DRAWN._entries, "demo_objects", build)
     bench = open_benchmark(card("demo_objects", tmp_path / "new", NUM_CLASSES=1))
     assert bench.train == [Item("a.jpg", 0, "ape")]
     assert bench.directory == tmp_path / "new" / "demo_objects"

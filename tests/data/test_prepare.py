@@ -292,7 +292,7 @@ def test_two_at_once_are_kept_apart(server, said, tmp_path):
     ({"FILE": "a", "URL": ["http://x"]}, "unknown key of DATASET.SOURCES .EuroSAT. 'URL'. Did you"),
     ({"FILE": "a", "URLS": "http://x"}, "URLS: 'http://x' is not of its type"),
     ({"FILE": "a", "URLS": ["file:///etc/passwd"]}, "'file:///etc/passwd': not an http address"),
-    ({"FILE": "a", "GDRIVE": "1", "CHECKSUM": "crc:1"}, "crc:1: not md5:<hex>, sha1:<hex> or sha"),
+    ({"FILE": "a", "GDRIVE": "1", "CHECKSUM": "crc:1"}, "'crc:1': not md5:<hex>, sha1:<hex> or"),
     ({"FILE": "a"}, "needs a FILE with URLS, GDRIVE, MIRROR or STEP, or GIVES with STEP"),
     ({"STEP": "do it"}, "needs a FILE with URLS, GDRIVE, MIRROR or STEP, or GIVES with STEP"),
     ({"FILE": "a", "MIRROR": "https://huggingface.co/x/y"}, "MIRROR .*: not owner/name"),

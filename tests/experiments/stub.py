@@ -15,7 +15,7 @@ from pathlib import Path
 argv = sys.argv[1:]
 flags = dict(zip(argv, argv[1:], strict=False))
 directory = Path(flags["--output-dir"])
-slow, fail = (os.environ.get(f"STUB_{name}") or "nothing" for name in ("SLOW", "FAIL"))
+slow, fail = (os.environ.get(f"STUB_{name}") or "no folder" for name in ("SLOW", "FAIL"))
 
 
 def note(what):

@@ -279,14 +279,14 @@ def test_status_says_how_far_a_training_is(world):
 
 def test_a_run_is_one_line_with_its_result_and_the_time_left_is_that_of_its_kind(world):
     runs, lines, left = world.plan(seeds=(1, 2)), [], []
-    sweep = Sweep(runs, Local(), lines.append, lambda: left.append(sweep.time_left()),
-                  announce=False)
+    sweep = Sweep(runs, Local(command=STUB), lines.append,
+                  lambda: left.append(sweep.time_left()), announce=False)
     assert sweep.time_left() is None and sweep.run()
     assert len(lines) == len(runs) + 1  # and the account
     for number, line in enumerate(lines[:-1], 1):
         assert re.match(rf"\[{number}/10\] done in \d+ s, \d\d\.\d\d%: t", line)
     assert left[0] is None and left[-1] == 0
-    again = Sweep(runs, Local(), lines.append)
+    again = Sweep(runs, Local(command=STUB), lines.append)
     again._settle(runs[0], SKIPPED)
     took = receipt(runs[0])["seconds"]
     assert again.time_left() == pytest.approx(9 * took)

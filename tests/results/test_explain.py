@@ -417,7 +417,7 @@ def test_a_run_that_was_not_corrected_is_one_clear_line(nerp, run, tmp_path):
     z = np.load(run / "predictions.npz")
     np.savez(tmp_path / "predictions.npz", logits=z["logits"], labels=z["labels"])
     status, _, error = nerp("explain", tmp_path)
-    assert status == 1 and "not a corrected run" in error and error.count("\n") == 1
+    assert status == 1 and "no text_prior" in error and error.count("\n") == 1
     status, _, error = nerp("explain", tmp_path / "nowhere")
     assert status == 1 and "--save-logits" in error and error.count("\n") == 1
     assert not (tmp_path / "explain.html").exists()

@@ -123,7 +123,7 @@ def pretend(run, tmp_path):
 def test_a_page_has_no_commands_that_are_not_run():
     for page in PAGES:
         fences = re.findall(r"^```(\w*)$", (REPO / page).read_text(), re.MULTILINE)
-        assert set(fences) <= {"", "bash", "python", "text", "bibtex", "sh"}, page
+        assert set(fences) <= {"", "bash", "python", "text", "bibtex", "sh", "yaml", "toml"}, page
         # The two commands that the page begins with: the one sets up, the other runs this.
         assert ("sh" in fences) == (page == "README.md")
 

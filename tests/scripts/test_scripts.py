@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from nerp.experiments.catalogue import learns, methods
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NAMES = ("base2new_train", "base2new_test", "cross_dataset_train", "cross_dataset_test",
          "few_shot", "sweep_base2new", "sweep_cross_dataset", "demo_eurosat")
+LEARNING = sum(map(learns, methods()))
 # `nerp` in the scripts' environment: plans for real, and notes down what it is to run.
 STUB = """#!{python}
 import os, shlex, sys
@@ -97,9 +100,10 @@ def test_few_shot_runs_every_number_of_shots(run):
 
 def test_whole_sweeps_print_the_published_experiment(run):
     lines = commands(run("sweep_base2new", DRY_RUN="1"))
-    assert len(lines) == 11 * 3 * (5 + 2 * 11)  # 5 trainings, 11 trainers tested on two halves
+    # A training a method that learns; each tested on two halves, and with NeRP; zero-shot CLIP.
+    assert len(lines) == 11 * 3 * (LEARNING + 2 * (2 * LEARNING + 1))
     lines = commands(run("sweep_cross_dataset", DRY_RUN="1"))
-    assert len(lines) == 3 * (5 + 11 * 15)
+    assert len(lines) == 3 * (LEARNING + 15 * (2 * LEARNING + 1))
     lines = commands(run("sweep_base2new", "CoOp", "CoOp_NeRP", DRY_RUN="1"))
     assert {of(line, "--trainer") for line in lines} == {"CoOp", "CoOp_NeRP"}
 
@@ -164,7 +168,7 @@ def test_the_argument_order_of_coops_scripts_is_answered_with_ours(run, line, me
 
 
 def test_an_unknown_method_is_one_line(run):
-    result = run("base2new_train", "MMRLL", "eurosat")
+    result = run("base2new_train", "MMRLL", "eurosat", DRY_RUN="1")
     assert result.returncode == 1
     assert "Did you mean MMRL?" in result.stderr
     assert len(result.stderr.splitlines()) == 1
