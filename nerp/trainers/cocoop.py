@@ -17,7 +17,8 @@ _TOKENS_AT_ONCE = 2**16
 class CoCoOp(CoOp):
     """ctx_b = ctx + h(f_b): every image has class features of its own.
 
-    Learned: ctx [K, W_t], meta_net (D -> D / 16 -> W_t).
+    Loss: CE(s f_b · t_bc). Learned: ctx [K, W_t], meta_net (D -> D / 16 -> W_t).
+    See docs/methods/cocoop.md.
     """
 
     node = "COCOOP"

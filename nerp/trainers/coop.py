@@ -23,7 +23,7 @@ from nerp.trainers.base import (
 class CoOp(Trainer):
     """K context vectors, shared by all classes or, with CSC, one set a class.
 
-    Learned: ctx [K, W_t] or [C, K, W_t].
+    Loss: CE(s f tᵀ). Learned: ctx [K, W_t] or [C, K, W_t]. See docs/methods/coop.md.
     """
 
     node = "COOP"

@@ -53,6 +53,8 @@ class AdapterEdit(Edit):
 class MMA(Trainer):
     """Multi-modal adapter: `down` and `up` belong to a tower and layer, `shared` to a layer.
 
+    Loss: CE(s f tᵀ). See docs/methods/mma.md.
+
     Learned, for each layer l: {text,visual}_adapter.l.{down.0,up} and shared_adapter.l.0.
     """
 

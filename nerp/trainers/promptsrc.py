@@ -19,6 +19,9 @@ class PromptSRC(DeepPrompts):
     """Text: ctx at positions 1..K, replaced at the input of layers 2..J. Vision: K tokens at the
     end, likewise. The final tensors are a Gaussian-weighted mean over the epochs.
 
+    Loss: CE(s f tᵀ) + λ_t mean|t - t*| + λ_i mean|f - f*| + KL / (B C), KL of the logits to frozen
+    CLIP's. See docs/methods/promptsrc.md.
+
     Learned: prompt_learner.ctx [K, W_t], image_encoder.VPT [K_v, W_v], and for layer l >= 2
     {text,image}_encoder.transformer.resblocks.{l - 1}.VPT_shallow.
     """

@@ -8,7 +8,10 @@ from nerp.trainers.base import Trainer, mean_of_normalised, precision
 
 @TRAINERS.register("ZeroshotCLIP")
 class ZeroshotCLIP(Trainer):
-    """CLIP as published, with the dataset's template. Nothing is learned."""
+    """CLIP as published, with the dataset's template. Nothing is learned.
+
+    Logits: s f tᵀ. See docs/methods/zeroshot.md.
+    """
 
     node = "ZEROSHOT"
     paper = "Radford et al., ICML 2021"
