@@ -13,8 +13,7 @@ from nerp.keys import as_key
 NAMES = list(keys(default_config()))
 # Any finite number is a meaning of these: logits, and factors of logits.
 BOUNDLESS = {"NERP.TAU", "NERP.THRES", "NERP.ENTROPY_THRES", "NERP.C_TEXT", "NERP.C_IMAGE",
-             "TRAINER.MMADAPTER.ADAPTER_SCALE", "TRAINER.PROMPTSRC.GPA_MEAN",
-             "TRAINER.ANPROMPT.ALPHA", "TRAINER.ANPROMPT.EPSILON"}
+             "TRAINER.MMADAPTER.ADAPTER_SCALE", "TRAINER.PROMPTSRC.GPA_MEAN"}
 STRANGE = [
     None, math.nan, math.inf, -math.inf, 10**400, -(10**400), "9" * 5000, "[" * 5000, "nan",
     "x\0y", "\x1b[2J", "\ud800", [], [[]], {}, {"a": {}}, [None] * 3, object(), b"x", "../../x",
