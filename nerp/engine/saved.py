@@ -93,6 +93,10 @@ def _rule(node: dict) -> CorrectionRule:
         }
         if not fits[type(expected)]:
             raise ValueError(f"the rule's {name} is {brief(value)}")
+        if isinstance(expected, float):
+            settings[name] = float(value)  # JSON has whole numbers of any size
+        elif isinstance(expected, dict):
+            settings[name] = {key: float(strength) for key, strength in value.items()}
     return rule(**settings)
 
 

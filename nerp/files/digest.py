@@ -13,6 +13,7 @@ from nerp.files.json_file import read_json
 from nerp.paths import file_digest, write_text
 
 _LARGE = 2**25  # bytes; a smaller file is read in less time than the note would take
+_LARGEST = 2**35  # bytes; to read more would take minutes
 _MOST_KEPT = 200
 # A file that changed so short a time ago, in seconds, may change again within one tick of its
 # file system's clock.
@@ -31,6 +32,9 @@ def content_digest(path: str | Path) -> str:
     if not path.exists():
         return ""
     state = path.stat()
+    if state.st_size > _LARGEST:
+        raise NerpError(f"{path}: {state.st_size:,} bytes, more than any file of weights has "
+                        f"({_LARGEST:,} at most)")
     seen = (os.path.realpath(path), state.st_size, state.st_ino, state.st_mtime_ns,
             state.st_ctime_ns)
     return _digest(*seen)
