@@ -7,6 +7,7 @@ bias that is, how far each neutral reference knows it, and what each rule gains 
 shuffled control.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from nerp.engine.correct import gather_material
 from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
+from nerp.errors import NerpError
+from nerp.files.json_file import read_json
 from nerp.paths import write_text
 from nerp.protocols import NERP_SUFFIX, run_dir
 from nerp.registry import TRAINERS
@@ -119,9 +122,10 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
     kept = Path(test.output_dir) / "study.json"
     identity = digest(cfg)
     if kept.is_file():
-        record = json.loads(kept.read_text())
-        if record["identity"] == identity:
-            return record
+        with contextlib.suppress(NerpError):  # a damaged one is measured anew
+            record = read_json(kept)
+            if record.get("identity") == identity:
+                return record
     model_dir = ""
     if TRAINERS[method].folder:
         model_dir = str(run_training(request("base", "train")))

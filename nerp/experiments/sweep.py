@@ -1,6 +1,5 @@
 """Driving a plan: each run when what it needs has finished, and an account of it all."""
 
-import json
 import os
 import re
 import signal
@@ -10,10 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
+from nerp.errors import NerpError
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
+from nerp.files.json_file import is_percent, read_json
 from nerp.printable import duration
 from nerp.protocols import RESULT_FILE
 
@@ -141,9 +142,10 @@ def _kind(run: Run) -> tuple[str, str]:
 def _accuracy(run: Run) -> float | None:
     """In percent; None where nothing was tested."""
     try:
-        return json.loads((run.directory / RESULT_FILE).read_text()).get("accuracy")
-    except (OSError, ValueError):
+        accuracy = read_json(run.directory / RESULT_FILE).get("accuracy")
+    except NerpError:
         return None
+    return accuracy if is_percent(accuracy) else None
 
 
 def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]) -> bool:
