@@ -1,21 +1,45 @@
-"""docs/methods has a page a method that names its tensors and settings as the code does."""
+"""docs/methods has a page a method whose tables say what the code does: the learned tensors with
+their shapes, the published schedules, the settings and their defaults."""
 
 import re
 
 import pytest
+import yaml
 from conftest import eurosat_classes, golden_config
 from scripts.test_docs import REPO
 
+from nerp.defaults import default_config
 from nerp.keys import Key
 from nerp.registry import TRAINERS
 
 PAGES = REPO / "docs" / "methods"
-# Pages with both tables. The first number in a tensor's name is written i.
-OWN_TABLES = ["CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL", "ZeroshotCLIP"]
+CONFIGS = REPO / "configs" / "trainers"
 
 
 def page(method):
     return (PAGES / f"{method.__module__.rsplit('.', 1)[1]}.md").read_text()
+
+
+def rows(text, *columns):
+    """The cells of each row of the table whose heading has these."""
+    heading = "| " + " | ".join(columns)
+    _, _, below = text.partition(heading)
+    assert below, f"no table {heading}"
+    lines = below.splitlines()[2:]
+    for line in lines:
+        if not line.startswith("|"):
+            return
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def shape_on_page(cell, symbols):
+    """[K, 4 W_t, D/16] as numbers; the first shape that the cell names."""
+    numbers = []
+    for size in re.match(r"\[([^\]]+)\]", cell)[1].split(", "):
+        factor, symbol, divisor = re.fullmatch(r"(\d+ )?([A-Za-z_]+|\d+)(/\d+)?", size).groups()
+        value = int(symbol) if symbol.isdigit() else symbols[symbol]
+        numbers.append(int(factor or 1) * value // int((divisor or "/1")[1:]))
+    return tuple(numbers)
 
 
 @pytest.mark.parametrize("name", TRAINERS.names())
@@ -25,19 +49,55 @@ def test_every_method_has_a_page_in_the_index(name):
     assert link in (PAGES / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", OWN_TABLES)
-def test_the_table_has_exactly_the_learned_tensors(name, golden_clip):
-    trainer = TRAINERS[name](golden_config(), golden_clip, eurosat_classes("base"))
-    listed = page(TRAINERS[name]).split("## Settings")[0]
-    assert set(re.findall(r"^\| `([^`]+)`", listed, re.MULTILINE)) == {
-        re.sub(r"\.\d+\.", ".i.", tensor, count=1)
-        for tensor in trainer.initial()
-    }
+@pytest.mark.parametrize("name", [name for name in TRAINERS.names() if TRAINERS[name].folder])
+def test_the_table_has_exactly_the_learned_tensors_in_their_shapes(name, golden_clip):
+    method = TRAINERS[name]
+    trainer = method(golden_config(), golden_clip, eurosat_classes("base"))
+    symbols = {"D": golden_clip.embed_dim, "W_v": golden_clip.image.width,
+               "W_t": golden_clip.text.width, "C": len(trainer.classes.names)}
+    for symbol, key in re.findall(r"\b(\w+) = ([A-Z_]+)\b", page(method)):
+        if key in trainer.settings:
+            symbols[symbol] = trainer.settings[key]
+    if hasattr(trainer, "n_ctx"):  # the number of CTX_INIT's words, where there are any
+        symbols["K"] = trainer.n_ctx
+    tensors = trainer.initial()
+    for tensor, shape, *_ in rows(page(method), "name in a checkpoint", "shape"):
+        pattern = r"\d+".join(map(re.escape, re.split(r"(?<=\.)i(?=\.|$)", tensor.strip("`"))))
+        listed = [found for found in tensors if re.fullmatch(pattern, found)]
+        assert listed, tensor
+        for found in listed:
+            assert tuple(tensors.pop(found).shape) == shape_on_page(shape, symbols), found
+    assert not tensors
 
 
-@pytest.mark.parametrize("name", OWN_TABLES)
+@pytest.mark.parametrize("name", TRAINERS.names())
 def test_every_setting_stands_with_its_default(name):
-    for key, value in TRAINERS[name].defaults.items():
-        default = value.default if isinstance(value, Key) else value
-        shown = f'"{default}"' if isinstance(default, str) else str(default)
-        assert f"| `{key}` | {shown} |" in page(TRAINERS[name])
+    method = TRAINERS[name]
+    stated = {key: default for key, default, *_ in rows(page(method), f"`TRAINER.{method.node}`")}
+    assert stated == {f"`{key}`": shown(value) for key, value in method.defaults.items()}
+
+
+def test_every_setting_of_sar_stands_with_its_default():
+    text = (PAGES / "sar.md").read_text()
+    stated = {key: default for key, default, *_ in rows(text, "`TRAINER.SAR`")}
+    settings = default_config().TRAINER.SAR
+    assert stated == {f"`{key}`": shown(value) for key, value in settings.items()}
+
+
+def shown(value):
+    value = value.default if isinstance(value, Key) else value
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in CONFIGS.iterdir()))
+def test_every_published_schedule_stands_as_its_file_has_it(folder):
+    schedules = {}
+    for file in CONFIGS.joinpath(folder).glob("*.yaml"):
+        read = yaml.safe_load(file.read_text())
+        if "OPTIM" in read and file.stem != "tiny":
+            batch, optim = read["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"], read["OPTIM"]
+            schedules[f"`{file.stem}`"] = [str(batch), str(optim["MAX_EPOCH"]), str(optim["LR"])]
+    if schedules:
+        columns = f"`configs/trainers/{folder}`", "batch", "epochs", "LR"
+        stated = {file: numbers for file, *numbers in rows(page(TRAINERS[folder]), *columns)}
+        assert stated == schedules
