@@ -140,21 +140,22 @@ def flips(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-def other_types(content, path: tuple = ()) -> Iterator[tuple[str, object]]:
+def other_types(content) -> Iterator[tuple[str, object]]:
     """A tree of JSON or YAML with one node replaced or left out, in every way; and where it was."""
-    if path:
-        yield from ((f"{'.'.join(map(str, path))} = {value!r:.30}", _replaced(content, path, value))
+    for path in _places(content):
+        where = ".".join(map(str, path))
+        yield from ((f"{where} = {value!r:.30}", _replaced(content, path, value))
                     for value in STRANGE)
-        yield f"{'.'.join(map(str, path))} left out", _replaced(content, path, _LEFT_OUT)
-    node = content
-    for step in path:
-        node = node[step]
-    if isinstance(node, dict):
-        for name in node:
-            yield from other_types(content, (*path, name))
-    elif isinstance(node, list):
-        for place in range(min(len(node), 2)):
-            yield from other_types(content, (*path, place))
+        yield f"{where} left out", _replaced(content, path, _LEFT_OUT)
+
+
+def _places(content, path: tuple = ()) -> Iterator[tuple]:
+    """Where the nodes of a tree are; of a list the first two."""
+    inner = content if isinstance(content, dict) else range(
+        min(len(content), 2) if isinstance(content, list) else 0)
+    for step in inner:
+        yield (*path, step)
+        yield from _places(content[step], (*path, step))
 
 
 _LEFT_OUT = object()
