@@ -7,7 +7,7 @@ Key names are those of CoOp's family of repositories wherever those have one.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -296,12 +296,18 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
         put(cfg, name, value, "command line")
 
 
-def options_of(opts: list[str]) -> dict[str, str]:
-    """Key -> value of KEY VALUE pairs, by our names. Raises NerpError for half a pair."""
-    if len(opts) % 2:
-        raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
-    names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])
-    return dict(zip(names, opts[1::2], strict=True))
+def options_of(opts: Sequence[str], where: str = "command line") -> dict[str, str]:
+    """Key -> value of KEY VALUE and KEY=VALUE, by our names. Raises NerpError for half a pair."""
+    found = {}
+    rest = iter(opts)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not equals:
+            value = next(rest, None)
+        if value is None:
+            raise NerpError(f"{where}: expected KEY VALUE pairs, found {' '.join(opts)!r}")
+        found[_RELEASE_NAMES.get(name, name)] = value
+    return found
 
 
 def is_shipped(card: Path) -> bool:

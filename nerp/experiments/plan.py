@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, is_shipped, open_card
+from nerp.config import find_card, find_method_file, is_shipped, open_card, options_of
 from nerp.data.benchmark import dataset_folder
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
@@ -79,9 +79,9 @@ def parse(values: Mapping, where: str) -> dict:
         elif isinstance(value, Mapping):
             value = [part for pair in value.items() for part in pair]
         parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
-        if name == "options" and len(parts) % 2:
-            raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
-        if name != "options":
+        if name == "options":
+            options_of(parts, f"{where}: options")
+        else:
             parts = " ".join(parts).replace(",", " ").split()
             if not parts and value != [] and kinds[name] is not str:
                 raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
