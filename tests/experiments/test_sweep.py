@@ -92,7 +92,7 @@ def world(tmp_path, monkeypatch) -> World:
 
 def test_every_run_begins_after_those_it_needs(world):
     runs = world.plan(seeds=(1, 2))
-    done, _ = world.sweep(runs, Local(["0", "1", "2"], STUB))
+    done, _ = world.sweep(runs, Local(["0", "1", "2"], command=STUB))
     assert done
     begun = world.folders("begin")
     assert sorted(begun) == sorted(run.directory for run in runs)
@@ -103,7 +103,7 @@ def test_every_run_begins_after_those_it_needs(world):
 
 
 def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
-    world.sweep(world.plan(seeds=(1, 2, 3)), Local(["4", "7"], STUB))
+    world.sweep(world.plan(seeds=(1, 2, 3)), Local(["4", "7"], command=STUB))
     busy = set()
     used = set()
     for what, _, gpu, _ in world.lines(""):
@@ -111,6 +111,20 @@ def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
         busy ^= {gpu}
         used.add(gpu)
     assert used == {"4", "7"}
+
+
+@pytest.mark.parametrize("gpus", [[], ["4", "7"]])
+def test_as_many_runs_at_once_as_asked_for(gpus, world):
+    place = Local(gpus, at_once=2, command=STUB)
+    runs = [run for run in world.plan(seeds=(1, 2, 3, 4, 5)) if not run.needs]
+    attempts = []
+    while place.has_room():
+        attempts.append(place.start(runs[len(attempts)]))
+    assert len(attempts) == 2 * max(1, len(gpus))
+    world.wait_for(lambda: place.poll(attempts[0]) == 0)
+    assert place.has_room()
+    place.stop()
+    place.close()
 
 
 def test_a_failure_is_listed_with_its_log_and_stops_only_what_needs_it(world, monkeypatch):
