@@ -53,10 +53,11 @@ def test_a_step_with_sar_is_measured_beside_the_plain_step_without(run, monkeypa
         return loss(plain, *args)
 
     monkeypatch.setattr(bench.PLAIN["CoOp_SAR"], "loss", look)
-    text = run("--methods", "CoOp_SAR", "CoOp", "--classes", "3", "--json",
+    text = run("--methods", "CoOp_SAR", "CoOp", "--classes", "3", "--train-images", "2", "--json",
                str(tmp_path / "bench.json"))
     assert set(seen) == {(200, 203)}
     with_sar, without = json.loads((tmp_path / "bench.json").read_text())["records"]
+    assert with_sar["train_batch"] == without["train_batch"] == 2
     assert with_sar["train_seconds"]["without"] > 0
     assert "without" not in without["train_seconds"]
     ratio = with_sar["times_the_step_without"]

@@ -155,7 +155,8 @@ class Bench:
         torch.manual_seed(0)
         self.method = method
         self.device = torch.device(args.device)
-        self.train_batch, eval_batch = BATCHES[method]
+        published, eval_batch = BATCHES[method]
+        self.train_batch = args.train_images or published
         self.eval_batch = min(eval_batch, args.eval_images)
         self.cfg = default_config()
         self.cfg.OPTIM.NAME = OPTIMISER.get(method, "sgd")
@@ -312,7 +313,8 @@ def peak_mib(method: str, classes: int, side: str, args: argparse.Namespace) -> 
     """MiB at the peak of two training steps and an evaluation, in a process of its own."""
     command = [sys.executable, __file__, "--memory", side, "--methods", method, "--classes",
                str(classes), "--device", args.device, "--precision", args.precision,
-               "--backbone", args.backbone, "--eval-images", str(args.eval_images)]
+               "--backbone", args.backbone, "--eval-images", str(args.eval_images),
+               "--train-images", str(args.train_images)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -338,6 +340,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--against", default="plain", choices=["plain", "compiled"],
                         help="what B is (default: plain)")
     parser.add_argument("--repeats", type=int, default=3, help="timed pairs (default: 3)")
+    parser.add_argument("--train-images", type=int, default=0, metavar="N",
+                        help="images a training batch (default: as published)")
     parser.add_argument("--eval-images", type=int, metavar="N",
                         help="at most N images a test batch (default: as published; on a CPU "
                              f"{CPU_EVAL_BATCH})")
