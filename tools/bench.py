@@ -1,6 +1,6 @@
 """Our path against another formulation of every method, in one process, alternating A B A B.
 
-A is `nerp.trainers`. B is tools/plain_methods.py: open_clip's own modules, 77 tokens a text at
+A is `nerp.trainers`. B is tools/plain_methods: open_clip's own modules, 77 tokens a text at
 every step, a separate frozen CLIP where the method has one beside the tuned model, class features
 recomputed per batch where the published code does; or A under torch.compile. Both start from the
 same random ViT-B/16 (or --backbone) and the same learned tensors, and their results must agree or
@@ -89,7 +89,7 @@ class Ours:
 
 
 class Plain:
-    """The same of tools/plain_methods.py."""
+    """The same of tools/plain_methods."""
 
     def __init__(self, bench: "Bench", args: argparse.Namespace, method: str):
         self.method = method
@@ -196,7 +196,7 @@ class Bench:
         return Ours(self, trainer, compiled=True)
 
     def of_sar(self) -> dict[str, object]:
-        """What tools/plain_methods.py takes for SAR's term; its sets will be the trainer's."""
+        """What tools/plain_methods takes for SAR's term; its sets will be the trainer's."""
         trainer = self.trainer
         generator = torch.Generator().manual_seed(trainer.generator.initial_seed())
         return {"novel": trainer.novel.names, "sar": trainer.sar, "frozen_all": trainer.frozen,
