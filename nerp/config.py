@@ -410,12 +410,15 @@ def input_files(cfg: Mapping) -> dict[str, str]:
 
 
 def _decisive(cfg: Mapping) -> dict[str, object]:
-    """The keys that a run's numbers depend on; NeRP's and SAR's do not decide about a run without
-    them."""
+    """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
+    about a run without them."""
     trainer = get(cfg, "TRAINER.NAME")
     idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
     if not trained_name(trainer).endswith(SAR_SUFFIX):
         idle = (*idle, "TRAINER.SAR.")
+    nodes = {TRAINERS[name].node for name in TRAINERS.names()}
+    nodes.discard(TRAINERS[plain_name(trainer)].node)
+    idle = (*idle, *(f"TRAINER.{node}." for node in nodes))
     return {
         name: get(cfg, name)
         for name in keys(cfg)

@@ -104,12 +104,12 @@ def _sweep(args, selection, runs):
     from nerp.experiments.workers import Local, Slurm
 
     check_data(selection.root, runs)
-    command = _command(args)
     if args.slurm:
         folder = Path(selection.output) / FOLDER / "slurm"
-        workers = Slurm(args.slurm, folder, args.runs_per_job, command)
+        workers = Slurm(_program(args), args.slurm, folder, args.runs_per_job)
     else:
-        workers = Local((gpu for gpu in args.gpus.split(",") if gpu), args.runs_at_once, command)
+        gpus = (gpu for gpu in args.gpus.split(",") if gpu)
+        workers = Local(_program(args), gpus, args.runs_at_once)
     remember(selection)
     _end_on_signals()
     # The bar says all in its description, which is made to fit.
@@ -135,13 +135,13 @@ def _here(args, runs):
     from nerp.experiments.sweep import at_terminal
 
     _end_on_signals()
-    return at_terminal(runs, Server(_command(args)), lambda line: print(line, flush=True))
+    return at_terminal(runs, Server(_program(args)), lambda line: print(line, flush=True))
 
 
-def _command(args):
-    from nerp.experiments import workers
+def _program(args):
+    from nerp.commands import forked
 
-    return workers.FRESH if args.fresh else None
+    return forked.FRESH if args.fresh else forked.FORKED
 
 
 def _under_way(sweep):

@@ -33,11 +33,13 @@ from nerp.files.yaml_file import load_yaml
 from nerp.log import RunLog, command_line, environment, revision, say
 from nerp.paths import clear_partials, holding, write_bytes, write_text
 from nerp.printable import csv_cell, duration
-from nerp.protocols import CONFIG_FILE, RESULT_FILE, run_dir
+from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, RESULT_FILE, plain_name, run_dir
+from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
-INPUTS = "inputs"  # of an identity: what it holds of files
+# Of an identity: what it holds of files, and of code of the user's own.
+INPUTS, CODE = "inputs", "code"
 
 
 def output_dir(cfg: CfgNode, request: Request, phase: str) -> Path:
@@ -132,23 +134,29 @@ def _changes(directory: Path, cfg: CfgNode, old: dict, new: dict) -> str:
         file = directory / CONFIG_FILE
         with contextlib.suppress(NerpError), reading(file, "a configuration"):
             lines = difference(load_yaml(file), yaml.safe_load(cfg.dump()))
-    files = [node if isinstance(node, dict) else {} for node in
-             (old.get(INPUTS), new.get(INPUTS))]
-    if not lines:
-        lines = [f"{name}: the file's content" for name in files[1]
-                 if files[0].get(name) != files[1][name]]
+    for part, what in ((INPUTS, "the file's content"), (CODE, "its code")) if not lines else ():
+        before, after = (node if isinstance(node, dict) else {} for node in
+                         (old.get(part), new.get(part)))
+        lines += [f"{name}: {what}" for name in after if before.get(name) != after[name]]
     more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
     keys = [key for key in new if old.get(key) != new[key]]
     return "; ".join(lines[:3]) + more if lines else "another " + " and ".join(keys)
 
 
 def inputs(cfg: CfgNode) -> dict[str, dict[str, str]]:
-    """The part of a run's identity that files decide about: {"inputs": {key: digest}}, or {}."""
+    """The part of a run's identity that files and code of the user's own decide about: {"inputs":
+    {key: digest}, "code": {name: digest}}, either left out where it is empty."""
     files = input_files(cfg)
     backbone = cfg.MODEL.BACKBONE
     if not backbone.PATH and backbone.NAME in SHIPPED:
         files["MODEL.BACKBONE.NAME"] = SHIPPED[backbone.NAME]
-    return {INPUTS: {key: content_digest(file) for key, file in files.items()}} if files else {}
+    used = [(TRAINERS, plain_name(cfg.TRAINER.NAME)), (LAYOUTS, cfg.DATASET.LAYOUT)]
+    if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
+        used += [(PAIR_SOURCES, cfg.NERP.PAIRS), (RULES, cfg.NERP.RULE),
+                 *((REFERENCES, name) for name in cfg.NERP.REFERENCES)]
+    parts = {INPUTS: {key: content_digest(file) for key, file in files.items()},
+             CODE: {name: code for registry, name in used if (code := registry.code(name))}}
+    return {part: digests for part, digests in parts.items() if digests}
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from nerp.experiments.catalogue import (
 )
 from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
+from nerp.plugins import import_modules, load_named, named_files
 from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, run_dir, trained_name
 from nerp.registry import unknown
 
@@ -157,7 +158,10 @@ def check_data(root: str, runs: Iterable[Run]) -> None:
 
 
 def _complete(selection: Selection) -> Selection:
-    """With the published values where the selection leaves them open; checked."""
+    """With the published values where the selection leaves them open; checked. What it imports is
+    imported."""
+    load_named()
+    import_modules(selection.imports)
     name = protocol(selection.protocol).name
     published = catalogue()["protocols"][name]
     if selection.phase not in PHASES:
@@ -250,7 +254,7 @@ class _Setting:
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
         )
-        inputs = []
+        inputs = named_files()
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         for module in chosen.imports:
