@@ -1,8 +1,8 @@
 """What a run's numbers depend on, in digests: by them a finished run is known again.
 
-`config` is of the configuration's keys, `inputs` of the files that keys name, `code` of what code of
-the user's own registered, `images` of the lists of images with the size of each. No image is read, and nothing depends on the machine or on the
-folder that holds the data.
+`config` is of the configuration's keys, `inputs` of the files that keys name, `code` of the user's
+own methods and the like, `images` of the lists of images with the size of each. No image is read,
+and nothing depends on the machine or on the folder that holds the data.
 """
 
 import contextlib
