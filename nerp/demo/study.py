@@ -20,12 +20,13 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.loading import SHIPPED
-from nerp.config import Request, build_config, digest, find_method_file
+from nerp.config import Request, build_config, find_method_file
 from nerp.correction.looked_at import CAVEATS, TEST_LABELS
 from nerp.correction.shifting import shift, uniform_bias
 from nerp.correction.wrapper import Material, build_nerp, find_priors, values
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
+from nerp.engine.identity import digest
 from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested

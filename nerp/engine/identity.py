@@ -6,6 +6,8 @@ and nothing depends on the machine or on the folder that holds the data.
 """
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,19 +15,35 @@ import yaml
 from yacs.config import CfgNode
 
 from nerp.clip.loading import SHIPPED
-from nerp.config import difference, digest, input_files
+from nerp.config import get, keys
 from nerp.correction.wrapper import looks_at_training
 from nerp.data.benchmark import Benchmark, images_digest, split_digest
 from nerp.data.sentences import sentence_file
+from nerp.defaults import key
 from nerp.engine.tested import Tested, is_corrected, tested_items
 from nerp.errors import NerpError
 from nerp.files.digest import content_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
 from nerp.paths import file_digest
-from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name
+from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 
+# What does not change a run's numbers, and so is left out of its digest.
+_VOLATILE = (
+    "OUTPUT_DIR",
+    "USE_CUDA",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CACHE_MB",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.TENSORBOARD",
+    "TRAIN.WANDB",
+    "DATASET.CITATION",
+    "DATASET.LICENCE",
+    "DATASET.SOURCES",
+)
 _INPUTS, _CODE, _IMAGES = "inputs", "code", "images"
 _MOST_NAMED = 3
 # What an entry of an identity is of, in words.
@@ -80,17 +98,17 @@ def test_identity(tested: Tested) -> dict:
 def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
     """{"inputs": {key: digest}} of the files that keys name, or {}; of a folder of sentence files
     those for `datasets`, which alone are read."""
-    files = input_files(cfg)
+    files = _input_files(cfg)
     backbone = cfg.MODEL.BACKBONE
     if not backbone.PATH and backbone.NAME in SHIPPED:
         files["MODEL.BACKBONE.NAME"] = str(SHIPPED[backbone.NAME])
     digests = {}
-    for key, file in files.items():
+    for name, file in files.items():
         if Path(file).expanduser().is_dir():
-            read = [sentence_file(file, name) for name in dict.fromkeys(datasets)]
-            digests[key] = " ".join(content_digest(file) for file in read if file)
+            read = [sentence_file(file, dataset) for dataset in dict.fromkeys(datasets)]
+            digests[name] = " ".join(content_digest(file) for file in read if file)
         else:
-            digests[key] = content_digest(file)
+            digests[name] = content_digest(file)
     return {_INPUTS: digests} if digests else {}
 
 
@@ -130,7 +148,7 @@ def _settings(directory: Path, cfg: CfgNode) -> list[str]:
     """The keys by which the configuration kept in a run's folder differs."""
     file = directory / CONFIG_FILE
     with contextlib.suppress(NerpError), reading(file, "a configuration"):
-        return difference(load_yaml(file), yaml.safe_load(cfg.dump()))
+        return _difference(load_yaml(file), yaml.safe_load(cfg.dump()))
     return []
 
 
@@ -138,6 +156,44 @@ def _flat(identity: Mapping) -> dict[str, object]:
     """Its entries, those of a node with the node's name before theirs."""
     flat: dict[str, object] = {}
     for name, value in identity.items():
-        flat |= ({f"{name}.{key}": entry for key, entry in value.items()}
+        flat |= ({f"{name}.{inner}": entry for inner, entry in value.items()}
                  if isinstance(value, Mapping) else {name: value})
     return flat
+
+
+def digest(cfg: Mapping) -> str:
+    """16 hex digits that two configurations share when they ask for the same numbers."""
+    text = json.dumps(_decisive(cfg), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _difference(old: Mapping, new: Mapping) -> list[str]:
+    """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
+    before, after = _decisive(old), _decisive(new)
+    return [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _input_files(cfg: Mapping) -> dict[str, str]:
+    """Key -> path, for every key that names a file whose content decides about the numbers."""
+    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
+
+
+def _decisive(cfg: Mapping) -> dict[str, object]:
+    """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
+    about a run without them."""
+    trainer = get(cfg, "TRAINER.NAME")
+    idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
+    if not trained_name(trainer).endswith(SAR_SUFFIX):
+        idle = (*idle, "TRAINER.SAR.")
+    nodes = {TRAINERS[name].node for name in TRAINERS.names()}
+    nodes.discard(TRAINERS[plain_name(trainer)].node)
+    idle = (*idle, *(f"TRAINER.{node}." for node in nodes))
+    return {
+        name: get(cfg, name)
+        for name in keys(cfg)
+        if name not in _VOLATILE and not name.startswith(idle)
+    }
