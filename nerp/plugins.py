@@ -5,14 +5,18 @@ called like the package whose registry it fills (`nerp.trainers` for methods), a
 or the variable NERP_IMPORT names modules, or files that end in .py, separated by commas.
 """
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
+import linecache
 import os
 import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from nerp.errors import NerpError
 
@@ -51,6 +55,28 @@ def import_modules(names: Iterable[str]) -> None:
             raise NerpError(f"--import {name}: it cannot be imported: {_reason(error)}") from error
 
 
+def named_files() -> list[Path]:
+    """The files of the modules that have been imported by name."""
+    modules = (sys.modules.get(Path(name).stem if name.endswith(".py") else name)
+               for name in sorted(_imported))
+    return [Path(file) for module in modules if (file := getattr(module, "__file__", None))]
+
+
+def own_code(entry: Any) -> str:
+    """16 hex digits of the text that a class or function of the user's own is written in, a file or
+    a notebook's cell; "" for one of nerp's."""
+    if entry.__module__.partition(".")[0] == "nerp":
+        return ""
+    members = vars(entry).values() if inspect.isclass(entry) else [entry]
+    files = {member.__code__.co_filename for member in members if inspect.isfunction(member)}
+    files.add(getattr(sys.modules.get(entry.__module__), "__file__", None) or "")
+    content = hashlib.sha256()
+    for file in sorted(files):
+        linecache.checkcache(file)
+        content.update("".join(linecache.getlines(file)).encode())
+    return content.hexdigest()[:16]
+
+
 def _import_module(name: str) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: it hides nothing that is installed
@@ -58,6 +84,11 @@ def _import_module(name: str) -> None:
 
 
 def _import_file(path: Path) -> None:
+    there = getattr(sys.modules.get(path.stem), "__file__", None)
+    if there is not None and path.exists() and path.samefile(there):
+        return  # it has been imported by name
+    if path.stem in sys.modules:
+        raise ImportError(f"a module {path.stem} is there already; call the file otherwise")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # a name in .py has a loader
     module = importlib.util.module_from_spec(spec)

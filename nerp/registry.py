@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from nerp.errors import NerpError
-from nerp.plugins import load_installed, load_named
+from nerp.plugins import load_installed, load_named, own_code
 from nerp.printable import brief, printable
 
 _LISTED = 60  # names, in a message
@@ -37,7 +37,7 @@ class Registry:
 
         def enter(entry: Entry) -> Entry:
             for name in names:
-                if name in self._entries:
+                if not _is_again(self._entries.get(name, entry), entry):
                     raise ValueError(f"{self.kind} {name!r} is registered twice")
                 self._entries[name] = entry
                 self._canonical[name] = names[0]
@@ -79,10 +79,20 @@ class Registry:
         found = [suffix for suffix in self._suffixes if name.endswith(suffix)]
         return (name.removesuffix(found[0]), found[0]) if found else (name, "")
 
+    def code(self, name: str) -> str:
+        """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is."""
+        return own_code(self[name])
+
     def names(self) -> list[str]:
         """Every entry's own name, aliases left out."""
         self._fill()
         return sorted(set(self._canonical.values()))
+
+
+def _is_again(old: Any, new: Any) -> bool:
+    """Whether an entry is the old one, written anew: a notebook's cell that was run again."""
+    old, new = ((entry.__module__, getattr(entry, "__qualname__", entry)) for entry in (old, new))
+    return bool(old == new)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> NerpError:

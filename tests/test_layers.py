@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from draw_layers import CLIMBS, LAYERS, PACKAGE, draw, imports
+from draw_layers import LAYERS, PACKAGE, draw, imports
 
 HEIGHT = {part: height for height, layer in enumerate(reversed(LAYERS)) for part in layer}
 PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
@@ -17,8 +17,7 @@ def test_every_part_of_the_package_has_its_layer():
 
 @pytest.mark.parametrize("part", sorted(set(HEIGHT) - {"nerp"}))
 def test_a_part_imports_no_higher_layer(part):
-    climbing = {(part, other) for other in imports().get(part, ()) if HEIGHT[other] > HEIGHT[part]}
-    assert climbing == {climb for climb in CLIMBS if climb[0] == part}
+    assert not {other for other in imports().get(part, ()) if HEIGHT[other] > HEIGHT[part]}
 
 
 def test_the_page_names_every_part_and_the_figure_draws_it():

@@ -35,9 +35,6 @@ LAYERS = (
     ("errors", "printable", "nerp"),
 )
 
-# A sweep carries out command lines, in processes forked from one that has imported everything.
-CLIMBS = {("experiments", "cli"), ("experiments", "commands")}
-
 
 @cache
 def imports() -> dict[str, set[str]]:

@@ -44,6 +44,7 @@ from tiny_clip import random_clip
 
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
+from nerp.commands.forked import FORKED
 from nerp.data.benchmark import Benchmark, Item
 from nerp.data.images import ImageSet, eval_loader, eval_set
 from nerp.engine.train import TrainingRun
@@ -211,7 +212,7 @@ class Report:
 
     def forked_run(self) -> Iterator[Line]:
         """Runs of `nerp sweep`: forked, the device first touched in the child."""
-        server = Server()
+        server = Server(FORKED)
         for number in (1, 2):
             start = time.perf_counter()
             status = server.start(

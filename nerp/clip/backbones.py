@@ -26,10 +26,13 @@ _TEXT = {"width", "heads", "layers", "mlp_ratio", "ls_init_value", "pad_id", "eo
          "output_tokens", "act_kwargs", "norm_kwargs"}
 _MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale",
           "init_logit_bias", "nonscalar_logit_scale", "output_dict"}
-# By the beginning of a tag, from the model cards of the weights.
+# By the beginning of a tag: what the weights' cards on Hugging Face say (laion/CLIP-*, timm/*,
+# facebook/metaclip-*, apple/DFN*), of those in open_clip's releases its maintainers (issue 177).
+# Of OpenAI's nobody has said it (openai/CLIP, issues 203 and 241). Another tag: unknown.
 _LICENCES = {
-    "openai": "MIT", "laion": "MIT", "datacomp": "MIT", "commonpool": "MIT",
-    "metaclip": "CC-BY-NC-4.0", "dfn": "Apple's, see the model card",
+    "laion": "MIT", "datacomp": "MIT", "commonpool": "MIT", "yfcc15m": "MIT", "cc12m": "MIT",
+    "metaclip": "CC-BY-NC-4.0", "dfn": "Apple's own (apple-amlr)",
+    "openai": "not stated; that of the code is MIT",
 }
 
 
@@ -145,8 +148,9 @@ def supported() -> list[str]:
 
 
 def licence(tag: str) -> str:
-    """The licence of weights by their tag; "" where it is not known here."""
-    return next((text for start, text in _LICENCES.items() if tag.startswith(start)), "")
+    """The licence of weights by their tag; "unknown" where it is not known here."""
+    known = (text for start, text in _LICENCES.items() if tag.startswith(start))
+    return next(known, "unknown, see the model card")
 
 
 def reason_against(config: Mapping) -> str:

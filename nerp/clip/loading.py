@@ -36,6 +36,10 @@ SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-bia
 # file's tensors do not tell, its width does: none of these widths has been published with 64.
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
+# What a file may hold beside the model, as no feature depends on it: the causal mask, which the
+# towers have themselves, and the bias of a sigmoid loss, the same for every class.
+_IDLE = ("attn_mask", "logit_bias")
+
 # Far above any published CLIP: what is larger is no model but a file made to fill the memory.
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
 
@@ -156,6 +160,11 @@ def _build(
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
         raise NerpError(f"{file}: not a whole CLIP model: it lacks {_some(missing)}")
+    more = sorted(n for n in tensors if n not in wanted and n.rpartition(".")[2] not in _IDLE)
+    if more:
+        advice = ("plain CLIP does not have; MODEL.BACKBONE.NAME beside the file says what else it "
+                  "is (nerp backbones)" if config is None else "no backbone of that name has")
+        raise NerpError(f"{file}: it holds {_some(more)}, which {advice}")
     wrong = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
     if wrong:
         found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)

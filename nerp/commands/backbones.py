@@ -35,7 +35,7 @@ def main(args):
         rows.append([row.name, row.patch or "–", row.pixels, row.embed_dim,
                      f"{row.layers[0] or 'ResNet'}/{row.layers[1]}", methods, ", ".join(tags)])
         for tag in tags:
-            licences.setdefault(licence(tag) or "see the model card", set()).add(tag.split("_")[0])
+            licences.setdefault(licence(tag), set()).add(tag.split("_")[0])
     headers = ["name", "patch", "pixels", "D", "layers", "methods", "tags"]
     name_width = max(len(row[0]) for row in rows)
     tags_width = max(_LEAST, terminal_width() - name_width - _OTHERS - _METHODS)

@@ -2,12 +2,9 @@
 
 import argparse
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from yacs.config import CfgNode
-
-from nerp.commands import command_module
-from nerp.config import Request, build_config
+from nerp.config import Request
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.keys import Key, whole
@@ -45,7 +42,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="default: the run's place below output/")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
-                        help="configuration values, such as DATASET.NUM_SHOTS 16")
+                        help="configuration values, such as DATASET.NUM_SHOTS 16, or "
+                             "DATASET.NUM_SHOTS=16")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,19 +82,6 @@ def model_flags(args: argparse.Namespace):
     from nerp.engine.tested import ModelFlags
 
     return ModelFlags(args.model_dir, args.load_epoch, cache=not args.no_cache)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise NerpError(message)
-
-
-def configuration(argv: Sequence[str]) -> CfgNode:
-    """The configuration that `nerp train` or `nerp test` with these arguments builds, the word
-    `nerp` left out. Raises NerpError as it does."""
-    parser = _Parser()
-    command_module(argv[0]).add_arguments(parser)
-    return build_config(request(parser.parse_intermixed_args(argv[1:])))
 
 
 def request(args: argparse.Namespace) -> Request:

@@ -41,10 +41,12 @@ def add_arguments(parser):
                         help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
-                       help="one run at a time on each of these (default: one at a time)")
+                       help="a run on each of these (default: on whatever there is)")
     where.add_argument("--slurm", metavar="KEY=VALUE,...",
                        help="as jobs of a cluster, with sbatch's long options: "
                             "partition=gpu,gpus=1,time=600")
+    parser.add_argument("--runs-at-once", type=argument(whole(1, 1)), default=1, metavar="N",
+                        help="so many on each GPU, or in all where there is none (default: 1)")
     parser.add_argument("--runs-per-job", type=argument(whole(1, 1)), default=1, metavar="N",
                         help="with --slurm: put up to N runs that are ready into one job")
     where.add_argument("--here", action="store_true",
@@ -102,12 +104,12 @@ def _sweep(args, selection, runs):
     from nerp.experiments.workers import Local, Slurm
 
     check_data(selection.root, runs)
-    command = _command(args)
     if args.slurm:
         folder = Path(selection.output) / FOLDER / "slurm"
-        workers = Slurm(args.slurm, folder, args.runs_per_job, command)
+        workers = Slurm(_program(args), args.slurm, folder, args.runs_per_job)
     else:
-        workers = Local((gpu for gpu in args.gpus.split(",") if gpu), command)
+        gpus = (gpu for gpu in args.gpus.split(",") if gpu)
+        workers = Local(_program(args), gpus, args.runs_at_once)
     remember(selection)
     _end_on_signals()
     # The bar says all in its description, which is made to fit.
@@ -133,13 +135,13 @@ def _here(args, runs):
     from nerp.experiments.sweep import at_terminal
 
     _end_on_signals()
-    return at_terminal(runs, Server(_command(args)), lambda line: print(line, flush=True))
+    return at_terminal(runs, Server(_program(args)), lambda line: print(line, flush=True))
 
 
-def _command(args):
-    from nerp.experiments import workers
+def _program(args):
+    from nerp.commands import forked
 
-    return workers.FRESH if args.fresh else None
+    return forked.FRESH if args.fresh else forked.FORKED
 
 
 def _under_way(sweep):

@@ -29,6 +29,7 @@ from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.log import environment, say
 from nerp.paths import file_digest, replacing
 from nerp.protocols import plain_name
+from nerp.registry import TRAINERS
 from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
@@ -152,13 +153,14 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 def logits_key(
     trainer: Trainer, checkpoint: Path | None, bench: Benchmark, items: list[Item], cfg: CfgNode
 ) -> str:
-    """A digest of all that logits depend on: weights, classes, images, transform, machine.
+    """A digest of all that logits depend on: method, weights, classes, images, transform, machine.
 
     Images count by place, size and times of change (`images_digest`).
     """
     clip, classes = trainer.clip, trainer.classes
     parts = {
         "method": plain_name(cfg.TRAINER.NAME),
+        "code": TRAINERS.code(plain_name(cfg.TRAINER.NAME)),
         "settings": dict(trainer.settings),
         "checkpoint": file_digest(checkpoint) if checkpoint else "",
         "backbone": clip.digest,

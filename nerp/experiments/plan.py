@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, is_shipped, open_card
+from nerp.config import find_card, find_method_file, is_shipped, open_card, options_of
 from nerp.data.benchmark import dataset_folder
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
@@ -20,6 +20,7 @@ from nerp.experiments.catalogue import (
 )
 from nerp.files.yaml_file import load_yaml
 from nerp.paths import shipped
+from nerp.plugins import import_modules, load_named, named_files
 from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, run_dir, trained_name
 from nerp.registry import unknown
 
@@ -79,9 +80,9 @@ def parse(values: Mapping, where: str) -> dict:
         elif isinstance(value, Mapping):
             value = [part for pair in value.items() for part in pair]
         parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
-        if name == "options" and len(parts) % 2:
-            raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
-        if name != "options":
+        if name == "options":
+            options_of(parts, f"{where}: options")
+        else:
             parts = " ".join(parts).replace(",", " ").split()
             if not parts and value != [] and kinds[name] is not str:
                 raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
@@ -157,7 +158,10 @@ def check_data(root: str, runs: Iterable[Run]) -> None:
 
 
 def _complete(selection: Selection) -> Selection:
-    """With the published values where the selection leaves them open; checked."""
+    """With the published values where the selection leaves them open; checked. What it imports is
+    imported."""
+    load_named()
+    import_modules(selection.imports)
     name = protocol(selection.protocol).name
     published = catalogue()["protocols"][name]
     if selection.phase not in PHASES:
@@ -250,7 +254,7 @@ class _Setting:
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
         )
-        inputs = []
+        inputs = named_files()
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         for module in chosen.imports:

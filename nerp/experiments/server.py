@@ -1,5 +1,7 @@
 """Runs without start-up: a process that has everything imported forks one for every run.
 
+What is run is for the layer above to say: the server knows a program by the name of its module.
+
 A run is a process of its own all the same, with its session, environment, output and exit status.
 What it finds in memory, the frozen backbone included, it shares with the server until one of them
 writes to it. The server itself never touches CUDA, and computes on one thread: neither survives
@@ -12,7 +14,6 @@ is killed, the kernel kills its runs.
 
 import contextlib
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -23,6 +24,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+Program = str | Sequence[str]
+
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 KILLED = -signal.SIGKILL
 
@@ -31,12 +34,13 @@ class Server:
     """The client's side: starts the server when it is first needed, and anew if it was killed.
 
     Args:
-        command: what stands for `nerp`, started anew for each run as a process of its own is; None:
-            nerp itself, forked with everything imported.
+        program: a module, imported once and forked for every run; it has `prepare(argv)`, called
+            in the server before each run, and `run(argv)`, whose value is the run's exit status.
+            Or a command line, started anew for each run as a process of its own is.
     """
 
-    def __init__(self, command: Sequence[str] | None = None):
-        self.command = None if command is None else list(command)
+    def __init__(self, program: Program):
+        self.program = program
         self._process: subprocess.Popen | None = None
         self._lines: _Lines | None = None
         self._started: Child | None = None
@@ -48,7 +52,7 @@ class Server:
         """Begin a run.
 
         Args:
-            argv: the arguments after `nerp`.
+            argv: the program's arguments.
             output: a file descriptor for what it says, which it keeps open; None: this process's
                 own standard output.
             environment: what differs from this process's.
@@ -57,7 +61,7 @@ class Server:
         if self._lines is None:
             self._open()
         self._lines.send(
-            {"command": self.command, "argv": list(argv), "environment": dict(environment)},
+            {"program": self.program, "argv": list(argv), "environment": dict(environment)},
             (1, 2) if output is None else (output, output),
         )
         self._started = None
@@ -160,7 +164,6 @@ def serve(connection: socket.socket) -> dict | None:
     server, after its client has gone."""
     server, lines = os.getpid(), _Lines(connection)
     children: set[int] = set()
-    threads = 0
 
     def end(*_) -> None:
         if os.getpid() == server:
@@ -186,10 +189,8 @@ def serve(connection: socket.socket) -> dict | None:
             except ConnectionResetError:
                 requests, open_ = [], False
             for request in requests:
-                if request["command"] is None:
-                    threads = threads or _import_everything()
-                    request["threads"] = threads
-                    _read_backbone(request["argv"])
+                if isinstance(request["program"], str):
+                    importlib.import_module(request["program"]).prepare(request["argv"])
                 sys.stdout.flush()
                 pid = os.fork()
                 if not pid:
@@ -264,56 +265,12 @@ def _leave(
 
 def _become(request: dict) -> int:
     """In a fork: what the run is. Returns its exit status."""
-    if request["command"] is not None:
-        os.execvp(request["command"][0], [*request["command"], *request["argv"]])
-    import numpy as np
-    import torch
-
-    from nerp import cli
-
+    program, argv = request["program"], request["argv"]
+    if not isinstance(program, str):
+        os.execvp(program[0], [*program, *argv])
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
-    sys.argv[1:] = request["argv"]
-    np.random.seed()  # as in a new process, and unlike in the server's other forks
-    torch.set_num_threads(request["threads"])
-    return cli.run(request["argv"])
-
-
-def _import_everything() -> int:
-    """Import what `nerp train` and `nerp test` do. Returns how many threads torch would use."""
-    import nerp.cli  # noqa: F401  (first: it decides what torch reads when it is imported)
-
-    for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
-                 "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
-                 "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
-                 "torch.utils.serialization.config", "safetensors.torch",
-                 "multiprocessing.synchronize"):
-        importlib.import_module(name)
-    import torch
-    from PIL import Image
-
-    from nerp.clip.tokenizer import encode
-    from nerp.log import environment, revision
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    encode("")
-    Image.preinit()
-    environment(torch.device("cpu"))
-    revision()
-    gc.collect()
-    gc.freeze()
-    return threads
-
-
-def _read_backbone(argv: Sequence[str]) -> None:
-    """Read the backbone of a run, once for all runs that follow."""
-    from nerp.clip.model import read_ahead
-    from nerp.commands.common import configuration
-
-    with contextlib.suppress(Exception):  # the run meets it too, and says what it is
-        backbone = configuration(argv).MODEL.BACKBONE
-        read_ahead(backbone.NAME, backbone.PATH, backbone.ACTIVATION)
+    sys.argv[1:] = argv
+    return importlib.import_module(program).run(argv)
 
 
 if __name__ == "__main__":

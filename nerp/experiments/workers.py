@@ -1,19 +1,17 @@
-"""Where runs are carried out: on this machine, one a GPU, or as jobs of a SLURM cluster."""
+"""Where runs are carried out: on this machine, or as jobs of a SLURM cluster."""
 
 import logging
 import subprocess
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nerp.errors import NerpError
 from nerp.experiments.attempt import Attempt, receipt, run_to_end, stop
 from nerp.experiments.plan import Run
-from nerp.experiments.server import Server
+from nerp.experiments.server import Program, Server
 
-FRESH = (sys.executable, "-m", "nerp")  # for a Python of its own for every run
 _QUEUE_INTERVAL = 20.0  # seconds between looks at SLURM's queue
 # Seconds after which a job that is no longer in the queue counts as lost; its result may take a
 # while through a shared file system.
@@ -21,18 +19,18 @@ _GRACE = 60.0
 
 
 class Local:
-    """This machine: one run at a time on each of `gpus`; without any, one at a time.
+    """This machine: `at_once` runs at a time on each of `gpus`; without any, `at_once` in all.
 
     Args:
-        gpus: as CUDA_VISIBLE_DEVICES takes them; naming one twice puts two runs on it.
-        command: see `Server`.
+        program: see `Server`.
+        gpus: as CUDA_VISIBLE_DEVICES takes them.
     """
 
     interval = 0.05  # seconds between looks at the runs under way
 
-    def __init__(self, gpus: Iterable[str] = (), command: Sequence[str] | None = None):
-        self.server = Server(command)
-        self.slots: list[str | None] = list(gpus) or [None]
+    def __init__(self, program: Program, gpus: Iterable[str] = (), at_once: int = 1):
+        self.server = Server(program)
+        self.slots: list[str | None] = at_once * (list(gpus) or [None])
         self.active: dict[Attempt, str | None] = {}
 
     def has_room(self) -> bool:
@@ -78,26 +76,23 @@ class Slurm:
     """A SLURM cluster, through submitit: runs that are ready become jobs in the queue.
 
     Args:
+        program: see `Server`.
         settings: "KEY=VALUE,..." with the long options of sbatch (partition, gpus, time in minutes,
             account, ...); "cluster=local" runs the jobs on this machine instead, to try things.
         folder: for submitit's files; the compute nodes must see it too.
         runs_per_job: so many runs, where as many are ready at once, share a job and its start-up.
-        command: see `Server`.
 
     Raises NerpError where submitit or SLURM is missing or a setting is malformed.
     """
 
     interval = 1.0
 
-    def __init__(
-        self, settings: str, folder: Path, runs_per_job: int = 1,
-        command: Sequence[str] | None = None,
-    ):
+    def __init__(self, program: Program, settings: str, folder: Path, runs_per_job: int = 1):
         options = _parse(settings)
         self.local = options.pop("cluster", "slurm") == "local"
         self.executor = _local(folder) if self.local else _cluster(folder, options)
         self.runs_per_job = runs_per_job
-        self.command = command
+        self.program = program
         self.gathering: _Job | None = None
         self.active: list[_Job] = []
         self.last_seen: dict[str, float] = {}  # job id -> when the queue last had it
@@ -121,7 +116,7 @@ class Slurm:
     def _submit(self, job: _Job) -> None:
         self.gathering = None
         try:
-            job.job = self.executor.submit(runs_to_end, job.runs, self.command)
+            job.job = self.executor.submit(runs_to_end, job.runs, self.program)
         except (subprocess.CalledProcessError, RuntimeError) as error:
             raise NerpError(f"the job was refused: {' '.join(str(error).split())}") from None
         self.last_seen[job.job.job_id] = time.monotonic()
@@ -177,9 +172,9 @@ class Slurm:
         """Nothing is held."""
 
 
-def runs_to_end(runs: list[Run], command: Sequence[str] | None) -> list[int]:
+def runs_to_end(runs: list[Run], program: Program) -> list[int]:
     """What a job does: one run after the other; their exit statuses."""
-    server = Server(command)
+    server = Server(program)
     try:
         return [run_to_end(run, server) for run in runs]
     finally:

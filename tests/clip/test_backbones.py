@@ -95,6 +95,17 @@ def test_settings_that_a_repository_may_have_are_followed(extra, tmp_path):
     assert_same(clip, *features(model), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_with_layer_scale_needs_the_name_of_a_backbone_that_has_it(tmp_path):
+    plain = small(get_model_config("ViT-B-32"))
+    scaled = deepcopy(plain)
+    scaled["vision_cfg"]["ls_init_value"] = scaled["text_cfg"]["ls_init_value"] = 0.1
+    torch.save(reference(scaled, False).state_dict(), tmp_path / "clip.pt")
+    for config, whose in ((None, "plain CLIP does not have"), (plain, "no backbone of that name")):
+        with pytest.raises(NerpError, match=rf"it holds .*ls_1.gamma, .* 5 more, which {whose}"):
+            load_model(tmp_path / "clip.pt", "gelu", config)
+    assert load_model(tmp_path / "clip.pt", "gelu", scaled)
+
+
 @pytest.mark.parametrize("name", ["ViT-H-14", "ViT-g-14"])
 def test_a_file_alone_tells_the_heads_of_the_large_ones(name, tmp_path):
     config = small(get_model_config(name), pixels=1)
@@ -148,6 +159,7 @@ def test_a_setting_that_the_towers_do_not_know_is_refused(part, key, value):
 
 def test_every_listed_model_is_either_run_or_refused_with_a_reason():
     runs = supported()
+    assert set(runs) <= set(PLAIN)  # whose features are compared with open_clip's above
     assert {"ViT-B-16", "ViT-L-14", "ViT-H-14", "ViT-bigG-14", "RN50"} <= set(runs)
     for name in set(open_clip.list_models()) - set(runs):
         assert reason_against(get_model_config(name)) or \
@@ -228,6 +240,7 @@ def test_the_command_lists_sizes_methods_tags_and_licences(nerp):
     assert status == 0, error
     assert "laion2b_s34b_b88k" in out and "all but ANPrompt" in out
     assert "licence of metaclip: CC-BY-NC-4.0" in out
-    assert licence("unheard_of") == ""
+    assert "licence of openai: not stated" in out  # rather than guessed
+    assert licence("unheard_of").startswith("unknown")
     status, _, error = nerp("backbones", "ViT-B-16-SigLIP")
     assert status == 1 and "timm's vit_base" in error

@@ -141,6 +141,21 @@ def test_missing_and_wrong_tensors(tmp_path, state):
     refused(path, "holds a list")
 
 
+@pytest.mark.parametrize("name", [
+    "visual.transformer.resblocks.0.ls_1.gamma", "transformer.resblocks.1.ls_2.gamma",
+    "visual.attn_pool.query", "transformer.resblocks.0.attn.ln_q.weight", "text_projection.bias",
+])
+def test_parts_that_plain_clip_does_not_have_are_not_left_out_in_silence(name, tmp_path, state):
+    torch.save(state | {name: torch.ones(64)}, tmp_path / "clip.pt")
+    refused(tmp_path / "clip.pt", f"it holds {name}, which plain CLIP does not have; MODEL")
+
+
+def test_what_no_feature_depends_on_may_be_in_the_file(tmp_path, state):
+    idle = {"attn_mask": torch.zeros(77, 77), "logit_bias": torch.tensor(-10.0)}
+    torch.save(state | idle, tmp_path / "clip.pt")
+    assert same(load_model(tmp_path / "clip.pt"), state)
+
+
 def test_width_that_is_no_multiple_of_a_head(tmp_path):
     odd = Sizes(embed=32, pixels=16, vision_width=80, vision_layers=1, text_width=64, text_layers=1)
     torch.save(random_clip(0, odd), tmp_path / "clip.pt")

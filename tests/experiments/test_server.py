@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import GOLDEN_SETTINGS
 
+from nerp.commands.forked import FORKED, FRESH
 from nerp.experiments.server import Server
-from nerp.experiments.workers import FRESH
 
 # Measured, so never the same twice.
 MEASURED = ("seconds", "peak_memory_mib", "start", "end")
@@ -20,7 +20,7 @@ MEASURED = ("seconds", "peak_memory_mib", "start", "end")
 
 @pytest.fixture(scope="module")
 def server():
-    server = Server()
+    server = Server(FORKED)
     yield server
     server.close()
 
@@ -125,7 +125,7 @@ def test_a_server_that_was_killed_takes_its_runs_along_and_is_replaced(tmp_path)
         time.sleep(0.02)
     else:
         pytest.fail("the run is still there")
-    server.command = [sys.executable, "-c", "raise SystemExit(3)"]
+    server.program = [sys.executable, "-c", "raise SystemExit(3)"]
     assert server.start([], None, {}).wait() == 3
     server.close()
 
@@ -137,7 +137,7 @@ def test_what_a_run_imports_is_there_and_cuda_is_not_touched(
     lines = [[str(x) for x in line] for line in run_lines(tmp_path, eurosat_root, golden_weights)]
     code = f"""
 import sys, torch
-from nerp.experiments import server
+from nerp.commands import forked
 
 def touched(*args, **kwargs):
     raise AssertionError("CUDA")
@@ -146,10 +146,10 @@ real = torch._C._cuda_getDeviceCount, torch.cuda.is_available, torch.cuda.device
 torch._C._cuda_getDeviceCount = torch.cuda.is_available = torch.cuda.device_count = touched
 torch.cuda._lazy_init = touched
 state = torch.get_rng_state()
-server._import_everything()
+forked.import_everything()
 lines = {lines!r}
 for line in lines:
-    server._read_backbone(line)
+    forked.read_backbone(line)
 assert torch.equal(torch.get_rng_state(), state)
 torch._C._cuda_getDeviceCount, torch.cuda.is_available, torch.cuda.device_count = real
 from nerp.clip import model

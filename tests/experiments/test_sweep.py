@@ -29,8 +29,8 @@ STUB = (sys.executable, str(Path(__file__).with_name("stub.py")))
 TRAINED = "train_base/eurosat/shots_16/MMRL"
 # `nerp sweep` as a process, with the stub in the place of the runs.
 DRIVER = (
-    "from nerp.experiments import workers; import sys; "
-    f"workers.FRESH = {STUB!r}; "
+    "from nerp.commands import forked; import sys; "
+    f"forked.FRESH = {STUB!r}; "
     "from nerp.cli import main; main()"
 )
 
@@ -54,7 +54,7 @@ class World:
     def sweep(self, runs, place=None) -> tuple[bool, str]:
         """Whether all finished, and what was told."""
         lines = []
-        return Sweep(runs, place or Local(command=STUB), lines.append).run(), "\n".join(lines)
+        return Sweep(runs, place or Local(STUB), lines.append).run(), "\n".join(lines)
 
     def start(self, *options, **changes) -> subprocess.Popen:
         """`nerp sweep` in a process of its own, in a session of its own."""
@@ -92,7 +92,7 @@ def world(tmp_path, monkeypatch) -> World:
 
 def test_every_run_begins_after_those_it_needs(world):
     runs = world.plan(seeds=(1, 2))
-    done, _ = world.sweep(runs, Local(["0", "1", "2"], STUB))
+    done, _ = world.sweep(runs, Local(STUB, ["0", "1", "2"]))
     assert done
     begun = world.folders("begin")
     assert sorted(begun) == sorted(run.directory for run in runs)
@@ -103,7 +103,7 @@ def test_every_run_begins_after_those_it_needs(world):
 
 
 def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
-    world.sweep(world.plan(seeds=(1, 2, 3)), Local(["4", "7"], STUB))
+    world.sweep(world.plan(seeds=(1, 2, 3)), Local(STUB, ["4", "7"]))
     busy = set()
     used = set()
     for what, _, gpu, _ in world.lines(""):
@@ -111,6 +111,20 @@ def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
         busy ^= {gpu}
         used.add(gpu)
     assert used == {"4", "7"}
+
+
+@pytest.mark.parametrize("gpus", [[], ["4", "7"]])
+def test_as_many_runs_at_once_as_asked_for(gpus, world):
+    place = Local(STUB, gpus, at_once=2)
+    runs = [run for run in world.plan(seeds=(1, 2, 3, 4, 5)) if not run.needs]
+    attempts = []
+    while place.has_room():
+        attempts.append(place.start(runs[len(attempts)]))
+    assert len(attempts) == 2 * max(1, len(gpus))
+    world.wait_for(lambda: place.poll(attempts[0]) == 0)
+    assert place.has_room()
+    place.stop()
+    place.close()
 
 
 def test_a_failure_is_listed_with_its_log_and_stops_only_what_needs_it(world, monkeypatch):
@@ -279,14 +293,14 @@ def test_status_says_how_far_a_training_is(world):
 
 def test_a_run_is_one_line_with_its_result_and_the_time_left_is_that_of_its_kind(world):
     runs, lines, left = world.plan(seeds=(1, 2)), [], []
-    sweep = Sweep(runs, Local(command=STUB), lines.append,
+    sweep = Sweep(runs, Local(STUB), lines.append,
                   lambda: left.append(sweep.time_left()), announce=False)
     assert sweep.time_left() is None and sweep.run()
     assert len(lines) == len(runs) + 1  # and the account
     for number, line in enumerate(lines[:-1], 1):
         assert re.match(rf"\[{number}/10\] done in \d+ s, \d\d\.\d\d%: t", line)
     assert left[0] is None and left[-1] == 0
-    again = Sweep(runs, Local(command=STUB), lines.append)
+    again = Sweep(runs, Local(STUB), lines.append)
     again._settle(runs[0], SKIPPED)
     took = receipt(runs[0])["seconds"]
     assert again.time_left() == pytest.approx(9 * took)
@@ -311,7 +325,7 @@ def test_status_before_any_sweep_says_so(world):
 def test_jobs_through_submitit_do_the_same(world, monkeypatch):
     monkeypatch.setenv("STUB_FAIL", "test_new/eurosat/shots_16/MMRL/")
     runs = world.plan()
-    done, told = world.sweep(runs, Slurm("cluster=local", world.output / "jobs", command=STUB))
+    done, told = world.sweep(runs, Slurm(STUB, "cluster=local", world.output / "jobs"))
     assert not done
     assert "3 done, 1 failed, 1 not run" in told
     assert [state(run) for run in runs] == ["done", "done", "done", "failed", "waiting"]
@@ -321,7 +335,7 @@ def test_a_job_of_several_runs_reports_each_of_them(world, monkeypatch):
     monkeypatch.setenv("STUB_FAIL", f"{TRAINED}/vit_b16/seed2")
     runs = world.plan(seeds=(1, 2, 3))
     done, told = world.sweep(
-        runs, Slurm("cluster=local", world.output / "jobs", runs_per_job=2, command=STUB)
+        runs, Slurm(STUB, "cluster=local", world.output / "jobs", runs_per_job=2)
     )
     assert not done
     assert "10 done, 1 failed, 4 not run" in told
@@ -335,4 +349,4 @@ def test_malformed_slurm_settings_are_refused(settings, tmp_path, monkeypatch):
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(NerpError, match="--slurm"):
-        Slurm(settings, tmp_path / "jobs")
+        Slurm(STUB, settings, tmp_path / "jobs")

@@ -26,7 +26,7 @@ STUB = REPO / "tests" / "experiments" / "stub.py"
 PROGRAM = f"""#!{sys.executable}
 import os, runpy, sys
 from nerp import cli
-from nerp.experiments import workers
+from nerp.commands import forked
 
 real, find = cli.run, cli.command_module
 
@@ -59,7 +59,7 @@ def run(argv):
 
 if os.environ["DOCS"] == "stub":
     cli.command_module = stand_in
-    workers.FRESH = (sys.executable, {str(STUB)!r})
+    forked.FRESH = (sys.executable, {str(STUB)!r})
 cli.run = run
 """
 NERP = "sys.exit(run(sys.argv[1:]))\n"

@@ -32,6 +32,8 @@ def own(tmp_path, monkeypatch):
         for table in ("_entries", "_canonical"):
             monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     monkeypatch.setattr(plugins, "_imported", set())
+    for module in ("mine", "broken"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(world, "IMAGES_PER_CLASS", {"train": 8, "val": 2, "test": 2})
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -143,7 +145,6 @@ def test_an_installed_package_names_its_module(own, monkeypatch):
     (info / "entry_points.txt").write_text(blocks(PAGE, "toml")[0].replace(
         '[project.entry-points."nerp.trainers"]', "[nerp.trainers]").replace('"', ""))
     monkeypatch.syspath_prepend(str(own))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
     plugins.load_installed.cache_clear()
     try:
         assert "Mine" in TRAINERS.names()

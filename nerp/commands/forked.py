@@ -1,0 +1,78 @@
+"""nerp as a sweep's server (`nerp.experiments.server`) runs it: forked from a process that has all
+imported that `nerp train` and `nerp test` use, and has read the backbone of the next run."""
+
+import argparse
+import contextlib
+import gc
+import importlib
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+import nerp.cli  # (first: it decides what torch reads when it is imported)
+from nerp.commands import add_arguments, command_module
+
+# How `nerp sweep` says what a run is: a fork of this, or a Python of its own.
+FORKED = "nerp.commands.forked"
+FRESH = (sys.executable, "-m", "nerp")
+
+
+def prepare(argv: Sequence[str]) -> None:
+    """In the server, which stays as it is but for what the runs share."""
+    import_everything()
+    read_backbone(argv)
+
+
+def run(argv: list[str]) -> int:
+    """In a fork: carry out the arguments after `nerp`. Returns the exit status."""
+    import numpy as np
+    import torch
+
+    np.random.seed()  # as in a new process, and unlike in the server's other forks
+    torch.set_num_threads(import_everything())
+    return nerp.cli.run(argv)
+
+
+@cache
+def import_everything() -> int:
+    """Import what `nerp train` and `nerp test` do. Returns how many threads torch would use."""
+    for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
+                 "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
+                 "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
+                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
+                 "torch.utils.serialization.config", "safetensors.torch",
+                 "multiprocessing.synchronize"):
+        importlib.import_module(name)
+    import torch
+    from PIL import Image
+
+    from nerp.clip.tokenizer import encode
+    from nerp.log import environment, revision
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    encode("")
+    Image.preinit()
+    environment(torch.device("cpu"))
+    revision()
+    gc.collect()
+    gc.freeze()
+    return threads
+
+
+def read_backbone(argv: Sequence[str]) -> None:
+    """Read the backbone of a run, once for all runs that follow."""
+    from nerp.clip.model import read_ahead
+    from nerp.commands.common import request
+    from nerp.config import build_config
+
+    with contextlib.suppress(Exception):  # the run meets it too, and says what it is
+        command, parser = command_module(argv[0]), _Parser()
+        add_arguments(parser, command)
+        backbone = build_config(request(parser.parse_intermixed_args(argv[1:]))).MODEL.BACKBONE
+        read_ahead(backbone.NAME, backbone.PATH, backbone.ACTIVATION)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(message)
