@@ -27,7 +27,7 @@ from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.run import run_test, run_training
 from nerp.engine.tested import ModelFlags
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
-from nerp.files.record_file import read_record
+from nerp.files.record_file import read_measured, read_record
 from nerp.log import on_terminal
 from nerp.progress import silence
 from nerp.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
@@ -35,6 +35,9 @@ from nerp.registry import REFERENCES
 
 Array = npt.NDArray[Any]
 
+_MEASURED = ("accuracy", "macro_f1", "per_class_accuracy")
+_FLIPS = ("flips", "helped", "hurt", "neutral")
+_EFFECT = ("uncorrected_accuracy", *_FLIPS)
 _ITEMS = {"labels": Kind(WHOLE, 1), "paths": Kind(TEXTS, 1), "classnames": Kind(TEXTS, 1)}
 _PREDICTIONS = {"logits": Kind(FLOATS, 2), **_ITEMS}
 _OF_NERP = {"corrected_logits": Kind(FLOATS, 2), "pairs": Kind(WHOLE, 2)}
@@ -258,7 +261,7 @@ def _flags(model: Trained | str | Path, epoch: int | None) -> ModelFlags:
 
 
 def _read(path: Path, corrected: bool) -> Tested:
-    record = read_record(path / RESULT_FILE)
+    record = read_measured(path / RESULT_FILE, (*_MEASURED, *(_EFFECT if corrected else ())))
     priors = {f"{name}_prior": Kind(FLOATS, 1) for name in REFERENCES.names()}
     arrays = read_arrays(path / PREDICTIONS_FILE, _PREDICTIONS, _OF_NERP | priors)
     common = {
@@ -277,7 +280,7 @@ def _read(path: Path, corrected: bool) -> Tested:
         priors={name.removesuffix("_prior"): value for name, value in arrays.items()
                 if name.endswith("_prior")},
         pairs=arrays.get("pairs", np.zeros((0, 2), np.int64)),
-        flips={name: record[name] for name in ("flips", "helped", "hurt", "neutral")},
+        flips={name: record[name] for name in _FLIPS},
         uncorrected_accuracy=record["uncorrected_accuracy"],
         looked_at=record.get("nerp", {}).get("looked_at", "nothing"),
     )

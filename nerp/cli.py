@@ -11,7 +11,6 @@ from nerp.commands import add_arguments, command_module
 from nerp.errors import NerpError
 from nerp.files.opening import last_opened, reason
 from nerp.log import command_line
-from nerp.printable import printable
 
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
@@ -92,7 +91,7 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"nerp: error: {printable(_line(error))}", file=sys.stderr)
+        print(f"nerp: error: {NerpError(_line(error))}", file=sys.stderr)
         if isinstance(error, OSError):
             _forget_output()
         return 1

@@ -1,15 +1,16 @@
 """The exceptions that stand for what the user can mend, printed as one line."""
 
+from nerp.printable import printable
 
 _LONGEST, _END = 1500, 300  # characters
 
 
 class NerpError(Exception):
     """Something the user can mend. Its text is one clear line that says what to do; of a long one,
-    as it quotes from a file that is not trusted, the middle is left out."""
+    as it quotes from a file that is not trusted, the middle is left out, and nothing is obeyed."""
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = printable(super().__str__())
         if len(text) <= _LONGEST:
             return text
         return f"{text[: _LONGEST - _END]} ... {text[-_END:]}"

@@ -102,8 +102,9 @@ def _from_hub(name: str) -> Backbone:
     content = read_json(file)
     try:
         config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
+        preprocess = {**preprocess}
         reason = reason_against(config)
-    except (LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError, ValueError):
         raise NerpError(f"backbone {name}: {file} is no open_clip configuration") from None
     if reason:
         raise NerpError(f"backbone {name} cannot be used: {reason}")

@@ -42,6 +42,7 @@ _IDLE = ("attn_mask", "logit_bias")
 
 # Far above any published CLIP: what is larger is no model but a file made to fill the memory.
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
+_MOST_PATCHES = 1024  # a side
 
 
 def weights_file(name: str, path: str = "") -> Path:
@@ -140,6 +141,7 @@ def _build(
     if config is not None:
         vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
         embed = config["embed_dim"]
+        _check_stated(vision, text, embed, file)
     else:
         vision, text, embed = _architecture(tensors, file)
         unusual = _unusual(tensors, vision)
@@ -203,6 +205,21 @@ def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
         # A little above: open_clip takes the whole part of width * mlp_ratio.
         found["mlp_ratio"] = (len(hidden) + 0.01) / width
     return found
+
+
+def _check_stated(vision: Mapping, text: Mapping, embed: object, file: Path) -> None:
+    """Raise NerpError where a configuration states a size of no model: what it makes of modules
+    and position embeddings would fill the memory before a tensor could be compared."""
+    depth, pixels = vision.get("layers", 1), vision.get("image_size", 224)
+    sides = pixels if isinstance(pixels, list | tuple) else [pixels]
+    patch = vision.get("patch_size") or 16  # of a ResNet None
+    stated = [(size, _DEEPEST) for size in (depth if isinstance(depth, list) else [depth])]
+    stated += [(text.get("layers", 1), _DEEPEST), (embed, _WIDEST), (patch, _WIDEST)]
+    stated += [(part.get("width", 64), _WIDEST) for part in (vision, text)]
+    stated += [(side, _WIDEST) for side in sides]
+    if not all(type(size) is int and 0 < size <= most for size, most in stated) or (
+            max(sides) / patch > _MOST_PATCHES):
+        raise NerpError(f"{file}: its configuration is of a model larger than any, or of none")
 
 
 def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:

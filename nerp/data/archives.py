@@ -33,6 +33,7 @@ _ALWAYS_ALLOWED = 64 * 2**20  # bytes; small archives of text grow more
 _LONGEST_PATH = 4096
 _MAX_DEPTH = 50  # far below what recursion can remove again
 _BLOCK = 2**20
+_MOST_PADDING = 2**26  # bytes; a tar is filled up to a whole block of a tape
 
 _DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
@@ -146,9 +147,13 @@ def _tar_members(archive: Path, limit: int) -> Iterator[_Member]:
                 yield _Member(info.name, kind, info.size, partial(file.extractfile, info), link)
         # tarfile stops at the first damaged header as if the archive ended there. What follows
         # the end is zeros, and a compressed stream's checksum.
+        padding = 0
         while rest := stream.read(_BLOCK):
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("it is damaged in the middle")
+            padding += len(rest)
+            if padding > _MOST_PADDING:
+                raise NerpError("it ends in more zeros than an archive does")
 
 
 def _target(name: str, link: str) -> str:

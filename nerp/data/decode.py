@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from nerp.errors import NerpError
 from nerp.files.opening import opened, reason
 
+# What images are in. Pillow knows more, some of which it has other programs draw (PostScript).
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "DIB", "TIFF", "WEBP", "JPEG2000")
+
 # Pillow warns of images from this size on, in several lines; here they are refused in one.
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -46,7 +49,7 @@ def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) 
     files are that are made to fill the memory.
     """
     try:
-        with Image.open(content) as image:
+        with Image.open(content, formats=FORMATS) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise NerpError(f"{name}: cannot be decoded: {image.width} x {image.height} "
                                 f"pixels, more than {_MOST_PIXELS:,}")

@@ -4,23 +4,28 @@ import io
 import json
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nerp.data.benchmark import Item
+from nerp.data.decode import FORMATS
 from nerp.data.own import SPLIT_FILE, stratified
 from nerp.errors import NerpError
+from nerp.files.opening import MIB, read_bytes, reading
 from nerp.log import say
+from nerp.paths import disk_error
 from nerp.progress import progress
 
 PREFIX = "hf:"
 _IMAGES = "images"
 _SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val",
            "test": "test"}
+_LARGEST = 64 * MIB  # of an image
 _LABELS = ("label", "labels", "class", "category", "fine_label")
 
 
@@ -43,7 +48,9 @@ def fetch(name: str, root: Path, fractions: Sequence[float], seed: int) -> tuple
     root.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
     try:
-        listed = {split: _write_out(part, split, aside / _IMAGES) for split, part in splits.items()}
+        with reading(f"{PREFIX}{name}", "a dataset of images with labels"):
+            listed = {split: _write_out(part, split, aside / _IMAGES, _places_of(name))
+                      for split, part in splits.items()}
         listed = {split: items for split, items in listed.items() if items}
         text = json.dumps(_all_three(listed, fractions, seed))
         (aside / SPLIT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -61,6 +68,8 @@ def _load(name: str) -> dict[str, Any]:
     except ImportError:
         raise NerpError("datasets of the Hugging Face hub need the package datasets: pip install "
                         "'nerp[hub]'") from None
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         found = datasets.load_dataset(name)
     except Exception as error:  # the network, the hub, parsers of many formats
@@ -73,8 +82,23 @@ def _load(name: str) -> dict[str, Any]:
     return splits
 
 
-def _write_out(part: Any, split: str, directory: Path) -> list[Item]:
-    """Write a split's images as they are encoded; its items. Without labels there are none."""
+def _places_of(name: str) -> list[Path]:
+    """Where the files of a dataset are: those that its rows may name."""
+    from huggingface_hub import constants
+
+    import datasets
+
+    if Path(name).is_dir():
+        return [Path(name).resolve()]
+    return [Path(place).resolve()
+            for place in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)]
+
+
+def _write_out(part: Any, split: str, directory: Path, places: list[Path]) -> list[Item]:
+    """Write a split's images as they are encoded; its items. Without labels there are none.
+
+    Args: places: the folders that images may be in, which have no bytes in the table itself.
+    """
     import datasets
 
     image = _one(part, "image", [name for name, feature in part.features.items()
@@ -85,18 +109,25 @@ def _write_out(part: Any, split: str, directory: Path) -> list[Item]:
              if getattr(feature, "dtype", "") == "string" and name in _LABELS]
     column = _one(part, "label", list(classes) or texts, _LABELS)
     labels = part[column]
-    names = classes.get(column) or sorted(set(labels))
-    places = {name: i for i, name in enumerate(names)}
+    names = classes.get(column) or sorted({label for label in labels if label is not None})
+    numbers = {name: i for i, name in enumerate(names)}
     (directory / split).mkdir(parents=True)
     items = []
     rows = part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     for i, row in enumerate(progress(rows, f"writing {split}", len(part), "images")):
-        label = labels[i] if column in classes else places[labels[i]]
+        label = labels[i] if column in classes else numbers.get(labels[i])
         if label is None or label < 0:
             say(f"the split {split} has images without labels; it is left out")
             return []
-        path = f"{split}/{i:06}{_suffix(row[image], f'{split}, row {i}')}"
-        (directory / path).write_bytes(_content(row[image]))
+        where = f"{split}, row {i}"
+        if label >= len(names):
+            raise NerpError(f"{where}: the label {label} of {len(names)} classes")
+        content = _content(row[image], places, where)
+        path = f"{split}/{i:06}{_suffix(content, where)}"
+        try:
+            (directory / path).write_bytes(content)
+        except OSError as error:
+            raise disk_error(directory / path, error, len(content)) from None
         items.append(Item(path, label, names[label]))
     return items
 
@@ -109,15 +140,21 @@ def _one(part: Any, kind: str, found: list[str], preferred: Sequence[str]) -> st
                     f"{', '.join(part.column_names)}")
 
 
-def _content(image: dict) -> bytes:
-    return image["bytes"] or Path(image["path"]).read_bytes()
+def _content(image: dict | None, places: list[Path], where: str) -> bytes:
+    if image and image["bytes"]:
+        content: bytes = image["bytes"]
+        return content
+    path = Path(image and image["path"] or "").resolve()
+    if not any(path.is_relative_to(place) for place in places):
+        raise NerpError(f"{where}: its image is neither in the table nor in the dataset's folder")
+    return read_bytes(path, _LARGEST)
 
 
-def _suffix(image: dict, where: str) -> str:
+def _suffix(content: bytes, where: str) -> str:
     try:
-        with Image.open(io.BytesIO(_content(image))) as opened:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             kind = (opened.format or "").lower()
-    except (UnidentifiedImageError, TypeError, OSError):
+    except Exception:  # on damaged files Pillow's plugins raise all sorts
         raise NerpError(f"{where}: not an image that can be read") from None
     return {"jpeg": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")
 

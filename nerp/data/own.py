@@ -1,6 +1,7 @@
 """A folder of one's own: how its images are listed, a split where they have none, a card."""
 
 import json
+import os
 import random
 import shlex
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ def _tables(directory: Path, tables: Sequence[str]) -> tuple[dict[str, str], boo
 def _place(file: Path, paths: Sequence[str]) -> str:
     """The folder below which the first of the paths that `file` lists is."""
     for place in ("", *subfolders(file.parent)):
-        if paths and (file.parent / place / paths[0]).exists():
+        if paths and os.path.exists(file.parent / place / paths[0]):  # whatever the path is
             return place
     raise NerpError(f"{file}: lists {paths[0] if paths else 'no images'}, which is neither in "
                     f"{file.parent} nor in a folder in it")

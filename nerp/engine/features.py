@@ -9,6 +9,7 @@ from nerp.config import Request
 from nerp.engine.correct import gather_material
 from nerp.engine.evaluate import encode_images
 from nerp.engine.tested import ModelFlags, open_tested
+from nerp.errors import NerpError
 from nerp.log import say
 from nerp.paths import replacing
 
@@ -36,6 +37,10 @@ def save_features(file: Path, request: Request, flags: ModelFlags) -> Path:
         "paths": np.array([item.path for item in tested.items]),
         "classnames": np.array(tested.bench.classnames),
     }
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NerpError(f"{name} holds numbers that are not finite: the model's numbers are "
+                            "too large, or its precision too low")
     with replacing(file) as partial, open(partial, "wb") as content:
         np.savez_compressed(content, **arrays)
     say(f"{file}: {len(tested.items)} images, {len(tested.bench.classnames)} classes, "

@@ -9,6 +9,8 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
+import math
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -47,8 +49,11 @@ def read_history(file: Path) -> list[Row]:
         reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
         if reader.fieldnames != COLUMNS:
             raise ValueError("it begins otherwise")
-        return [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
+        rows = [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
                     float(row["rate"]), float(row["seconds"])) for row in reader]
+        if not all(map(math.isfinite, itertools.chain.from_iterable(map(astuple, rows)))):
+            raise ValueError("it holds numbers that are not finite")
+        return rows
 
 
 class History:

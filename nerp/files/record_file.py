@@ -1,6 +1,7 @@
 """A run's record, result.json, as its readers may rely on it."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from nerp.errors import NerpError
@@ -34,6 +35,10 @@ def _is_task(value: object) -> bool:
         return False
 
 
+def _is_per_class(value: object) -> bool:
+    return is_node(value) and all(rate is None or is_percent(rate) for rate in value.values())
+
+
 _NAME, _LINE = (_is_name, "a name"), (_is_line, "a text")
 _COUNT = (is_count, "a whole number of at least 0")
 _PERCENT = (is_percent, "a number from 0 to 100")
@@ -53,7 +58,9 @@ _FIELDS = {
 }
 _OPTIONAL = {
     "accuracy": _PERCENT, "uncorrected_accuracy": _PERCENT, "macro_f1": _PERCENT,
-    "uncorrected_macro_f1": _PERCENT, "total": _COUNT, "correct": _COUNT, **_EFFECT,
+    "uncorrected_macro_f1": _PERCENT,
+    "per_class_accuracy": (_is_per_class, "an accuracy for each class"),
+    "total": _COUNT, "correct": _COUNT, **_EFFECT,
     "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
 }
 # As in `nerp.correction.looked_at`, which needs torch.
@@ -82,4 +89,12 @@ def read_record(path: str | Path) -> dict:
     digest = content.get("identity", {}).get("config", "")
     if not is_text(digest) or not re.fullmatch("[0-9a-f]*", digest):
         raise NerpError(f"{where}: identity.config is no digest")
+    return content
+
+
+def read_measured(path: str | Path, fields: Iterable[str]) -> dict:
+    """`read_record` of a test, which has those of the fields that may be missing, too."""
+    content = read_record(path)
+    wanted = {name: _OPTIONAL[name] for name in fields}
+    check_fields(content, wanted, {}, f"{path}: not the record of a test")
     return content
