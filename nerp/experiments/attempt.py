@@ -15,9 +15,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from nerp.config import open_card
+from nerp.data.benchmark import dataset_folder, images_digest, read_benchmark
 from nerp.errors import NerpError
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Server
+from nerp.files.digest import content_digest
 from nerp.files.json_file import is_number, read_json
 from nerp.files.opening import opened
 from nerp.paths import write_text
@@ -37,13 +40,31 @@ class TakenError(Exception):
 
 
 def fingerprint(run: Run) -> str:
-    """16 hex digits of all that decides a run: its command, its configuration files, and the
-    records of the runs that it needs."""
-    content = hashlib.sha256(json.dumps(run.argv).encode())
+    """16 hex digits of all that decides a run: its command, its configuration and other files, the
+    images of its dataset, and the records of the runs that it needs."""
+    digests = [_images(run.card, run.root)]
     for path in (run.card, *run.inputs, *(needed / RESULT_FILE for needed in run.needs)):
-        with contextlib.suppress(FileNotFoundError):
-            content.update(path.read_bytes())
-    return content.hexdigest()[:16]
+        with contextlib.suppress(NerpError):  # the run meets it too, and says what it is
+            digests.append(content_digest(path))
+    return hashlib.sha256(json.dumps([run.argv, digests]).encode()).hexdigest()[:16]
+
+
+_seen: dict[tuple[Path, str], str] = {}
+
+
+def _images(card: Path, root: str) -> str:
+    """`images_digest` of a dataset, looked at once by each process; "" where it cannot be had."""
+    if (card, root) not in _seen:
+        try:
+            cfg = open_card(card, root)
+            if not dataset_folder(cfg).is_dir():  # it may be drawn later
+                return ""
+            bench, _ = read_benchmark(cfg)
+            items = [*bench.train, *bench.val, *bench.test]
+            _seen[card, root] = images_digest(items, bench.image_dir)
+        except NerpError:
+            return ""
+    return _seen[card, root]
 
 
 def receipt(run: Run) -> dict:

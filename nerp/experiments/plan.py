@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nerp.config import find_card, find_method_file, is_shipped, open_card, options_of
 from nerp.data.benchmark import dataset_folder
-from nerp.defaults import KEYS
+from nerp.defaults import KEYS, is_file_key
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import (
     catalogue,
@@ -107,7 +107,8 @@ class Run:
         directory: where it keeps its files; no two runs share one.
         argv: the arguments after `nerp`.
         needs: directories of runs that must have finished before.
-        card: the dataset's. inputs: what else decides its configuration, besides `argv`.
+        card: the dataset's. inputs: further files that decide about its numbers.
+        root: the folder that holds the dataset's.
         label: what it is, for people.
         trainer: the method, with or without _NeRP.
     """
@@ -119,6 +120,7 @@ class Run:
     inputs: tuple[Path, ...]
     label: str
     trainer: str
+    root: str
 
     @property
     def command(self) -> str:
@@ -254,7 +256,7 @@ class _Setting:
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
         )
-        inputs = named_files()
+        inputs = [*named_files(), *self._files()]
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         for module in chosen.imports:
@@ -281,9 +283,15 @@ class _Setting:
             needs=tuple(needs) if chosen.phase == "all" else (),
             card=find_card(dataset),
             inputs=tuple(inputs),
+            root=chosen.root,
             label=f"{phase} {trainer}, {dataset} {classes}, {self.shots} shots, seed {self.seed}",
             trainer=trainer,
         )
+
+    def _files(self) -> list[Path]:
+        """What the options name, by keys whose files decide about numbers."""
+        options = options_of(list(self.selection.options))
+        return [Path(value).expanduser() for name, value in options.items() if is_file_key(name)]
 
     def _config(self, task: str) -> str:
         """The configuration's name or file; "" for none."""

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import write_eurosat
 
 from nerp.errors import NerpError
 from nerp.experiments import workers
@@ -289,6 +291,27 @@ def test_status_says_how_far_a_training_is(world):
         log.flush()
         text = overview(remembered(str(world.output)))
     assert f"running, epoch 181 of 200: {run.label}" in text
+
+
+@pytest.mark.parametrize("change", ["image", "file"])
+def test_what_ran_on_other_images_or_files_is_started_again(world, tmp_path, monkeypatch, change):
+    shutil.rmtree(world.root)
+    write_eurosat(world.root, per_class=4, size=16)
+    weights = tmp_path / "clip.pt"
+    weights.write_bytes(b"1")
+    runs = world.plan(options=("MODEL.BACKBONE.PATH", str(weights)))
+
+    def begun() -> int:
+        monkeypatch.setattr("nerp.experiments.attempt._seen", {})  # as in a new process
+        before = len(world.lines("begin"))
+        assert world.sweep(runs)[0]
+        return len(world.lines("begin")) - before
+
+    assert begun() == len(runs) and begun() == 0
+    image = next(world.root.rglob("*.jpg"))
+    changed = image if change == "image" else weights
+    changed.write_bytes(changed.read_bytes() + b"2")
+    assert begun() == len(runs) and begun() == 0
 
 
 def test_a_run_is_one_line_with_its_result_and_the_time_left_is_that_of_its_kind(world):
