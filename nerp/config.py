@@ -7,7 +7,7 @@ Key names are those of CoOp's family of repositories wherever those have one.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -296,7 +296,7 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
         put(cfg, name, value, "command line")
 
 
-def options_of(opts: list[str]) -> dict[str, str]:
+def options_of(opts: Sequence[str]) -> dict[str, str]:
     """Key -> value of KEY VALUE pairs, by our names. Raises NerpError for half a pair."""
     if len(opts) % 2:
         raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")

@@ -43,7 +43,9 @@ def fetch(name: str, root: Path, fractions: Sequence[float], seed: int) -> tuple
     root.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
     try:
-        listed = {split: _write_out(part, split, aside / _IMAGES) for split, part in splits.items()}
+        names = _class_names(splits)
+        listed = {split: _write_out(part, split, names, aside / _IMAGES)
+                  for split, part in splits.items()}
         listed = {split: items for split, items in listed.items() if items}
         text = json.dumps(_all_three(listed, fractions, seed))
         (aside / SPLIT_FILE).write_text(text + "\n", encoding="utf-8")
@@ -73,28 +75,59 @@ def _load(name: str) -> dict[str, Any]:
     return splits
 
 
-def _write_out(part: Any, split: str, directory: Path) -> list[Item]:
+def _image_column(part: Any) -> str:
+    """The one column of images: declared so, or bytes, alone or beside a path, as other programs
+    write them."""
+    import datasets
+
+    def holds_images(feature):
+        content = feature.get("bytes") if isinstance(feature, dict) else feature
+        return isinstance(feature, datasets.Image) or \
+            getattr(content, "dtype", "") in ("binary", "large_binary")
+
+    found = [name for name, feature in part.features.items() if holds_images(feature)]
+    return _one(part, "image", found, ("image",))
+
+
+def _label_column(part: Any) -> tuple[str, list[str]]:
+    """The one column of labels, and the classes it numbers; none where it holds names, or numbers
+    of which nothing says the names."""
+    import datasets
+
+    classes = {name: feature.names for name, feature in part.features.items()
+               if isinstance(feature, datasets.ClassLabel)}
+    plain = [name for name, feature in part.features.items() if name in _LABELS
+             and re.fullmatch(r"(large_)?string|u?int\d+", str(getattr(feature, "dtype", "")))]
+    column = _one(part, "label", list(classes) or plain, _LABELS)
+    return column, classes.get(column, [])
+
+
+def _class_names(splits: dict[str, Any]) -> list[str]:
+    """The classes of all splits together, in label order."""
+    found: set[Any] = set()
+    for part in splits.values():
+        column, names = _label_column(part)
+        if names:
+            return names
+        found.update(part.unique(column))
+    return [str(label) for label in sorted(found - {None})]
+
+
+def _write_out(part: Any, split: str, names: list[str], directory: Path) -> list[Item]:
     """Write a split's images as they are encoded; its items. Without labels there are none."""
     import datasets
 
-    image = _one(part, "image", [name for name, feature in part.features.items()
-                                 if isinstance(feature, datasets.Image)], ("image",))
-    classes = {name: feature.names for name, feature in part.features.items()
-               if isinstance(feature, datasets.ClassLabel)}
-    texts = [name for name, feature in part.features.items()
-             if getattr(feature, "dtype", "") == "string" and name in _LABELS]
-    column = _one(part, "label", list(classes) or texts, _LABELS)
-    labels = part[column]
-    names = classes.get(column) or sorted(set(labels))
-    places = {name: i for i, name in enumerate(names)}
+    image, (column, numbered) = _image_column(part), _label_column(part)
+    labels, places = part[column], {name: i for i, name in enumerate(names)}
     (directory / split).mkdir(parents=True)
     items = []
     rows = part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     for i, row in enumerate(progress(rows, f"writing {split}", len(part), "images")):
-        label = labels[i] if column in classes else places[labels[i]]
-        if label is None or label < 0:
+        label = labels[i]
+        if label is None or numbered and label < 0:
             say(f"the split {split} has images without labels; it is left out")
             return []
+        label = label if numbered else places[str(label)]
         path = f"{split}/{i:06}{_suffix(row[image], f'{split}, row {i}')}"
         (directory / path).write_bytes(_content(row[image]))
         items.append(Item(path, label, names[label]))
