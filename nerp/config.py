@@ -5,8 +5,6 @@ NeRP's settings for that method, protocol and dataset, command-line flags, KEY V
 Key names are those of CoOp's family of repositories wherever those have one.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,21 +20,6 @@ from nerp.printable import brief
 from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, trained_name
 from nerp.registry import TRAINERS, unknown
 
-# What does not change a run's numbers, and so is left out of its digest.
-_VOLATILE = (
-    "OUTPUT_DIR",
-    "USE_CUDA",
-    "DATASET.ROOT",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.CACHE_MB",
-    "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ",
-    "TRAIN.TENSORBOARD",
-    "TRAIN.WANDB",
-    "DATASET.CITATION",
-    "DATASET.LICENCE",
-    "DATASET.SOURCES",
-)
 # Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
 _ELSEWHERE = {
     "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
@@ -296,12 +279,18 @@ def merge_options(cfg: CN, options: Mapping[str, str]) -> None:
         put(cfg, name, value, "command line")
 
 
-def options_of(opts: Sequence[str]) -> dict[str, str]:
-    """Key -> value of KEY VALUE pairs, by our names. Raises NerpError for half a pair."""
-    if len(opts) % 2:
-        raise NerpError(f"command line: expected KEY VALUE pairs, found {' '.join(opts)!r}")
-    names = (_RELEASE_NAMES.get(name, name) for name in opts[::2])
-    return dict(zip(names, opts[1::2], strict=True))
+def options_of(opts: Sequence[str], where: str = "command line") -> dict[str, str]:
+    """Key -> value of KEY VALUE and KEY=VALUE, by our names. Raises NerpError for half a pair."""
+    found = {}
+    rest = iter(opts)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not equals:
+            value = next(rest, None)
+        if value is None:
+            raise NerpError(f"{where}: expected KEY VALUE pairs, found {' '.join(opts)!r}")
+        found[_RELEASE_NAMES.get(name, name)] = value
+    return found
 
 
 def is_shipped(card: Path) -> bool:
@@ -380,41 +369,3 @@ def _check(cfg: CN) -> None:
     if low > high:
         raise NerpError(f"INPUT.RRCROP_SCALE is {cfg.INPUT.RRCROP_SCALE}; the smaller share of the "
                         "image comes first")
-
-
-def digest(cfg: CN) -> str:
-    """16 hex digits that two configurations share when they ask for the same numbers."""
-    text = json.dumps(_decisive(cfg), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def difference(old: Mapping, new: Mapping) -> list[str]:
-    """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
-    before, after = _decisive(old), _decisive(new)
-    return [
-        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-
-
-def input_files(cfg: Mapping) -> dict[str, str]:
-    """Key -> path, for every key that names a file whose content decides about the numbers."""
-    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
-
-
-def _decisive(cfg: Mapping) -> dict[str, object]:
-    """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
-    about a run without them."""
-    trainer = get(cfg, "TRAINER.NAME")
-    idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
-    if not trained_name(trainer).endswith(SAR_SUFFIX):
-        idle = (*idle, "TRAINER.SAR.")
-    nodes = {TRAINERS[name].node for name in TRAINERS.names()}
-    nodes.discard(TRAINERS[plain_name(trainer)].node)
-    idle = (*idle, *(f"TRAINER.{node}." for node in nodes))
-    return {
-        name: get(cfg, name)
-        for name in keys(cfg)
-        if name not in _VOLATILE and not name.startswith(idle)
-    }

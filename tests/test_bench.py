@@ -6,8 +6,9 @@ import json
 import sys
 
 import bench
+import bench_sides
 import pytest
-from plain_methods import PlainMMRL
+from plain_methods import PLAIN, PlainMMRL
 from tiny_clip import Sizes, open_clip_model, random_clip
 
 from nerp.clip.model import Clip
@@ -22,7 +23,7 @@ def small_model():
 @pytest.fixture
 def run(small_model, monkeypatch, capsys):
     """Run the bench with arguments; returns what it printed."""
-    monkeypatch.setattr(bench, "random_model", lambda name: copy.deepcopy(small_model))
+    monkeypatch.setattr(bench_sides, "random_model", lambda name: copy.deepcopy(small_model))
     monkeypatch.setattr(bench, "peak_mib", lambda *args: 1)
 
     def main(*args):
@@ -46,17 +47,18 @@ def test_every_method_agrees_and_is_in_the_table(run, tmp_path):
 
 def test_a_step_with_sar_is_measured_beside_the_plain_step_without(run, monkeypatch, tmp_path):
     seen = []
-    loss = bench.PLAIN["CoOp_SAR"].loss
+    loss = PLAIN["CoOp_SAR"].loss
 
     def look(plain, *args):
         seen.append((len(plain.novel), len(plain.frozen_all)))
         return loss(plain, *args)
 
-    monkeypatch.setattr(bench.PLAIN["CoOp_SAR"], "loss", look)
-    text = run("--methods", "CoOp_SAR", "CoOp", "--classes", "3", "--json",
+    monkeypatch.setattr(PLAIN["CoOp_SAR"], "loss", look)
+    text = run("--methods", "CoOp_SAR", "CoOp", "--classes", "3", "--train-images", "2", "--json",
                str(tmp_path / "bench.json"))
     assert set(seen) == {(200, 203)}
     with_sar, without = json.loads((tmp_path / "bench.json").read_text())["records"]
+    assert with_sar["train_batch"] == without["train_batch"] == 2
     assert with_sar["train_seconds"]["without"] > 0
     assert "without" not in without["train_seconds"]
     ratio = with_sar["times_the_step_without"]
@@ -65,8 +67,8 @@ def test_a_step_with_sar_is_measured_beside_the_plain_step_without(run, monkeypa
 
 
 def test_sides_that_differ_fail_the_bench(run, monkeypatch):
-    compute = bench.PLAIN["CoOp"].logits
-    monkeypatch.setattr(bench.PLAIN["CoOp"], "logits", lambda *args: compute(*args) + 0.1)
+    compute = PLAIN["CoOp"].logits
+    monkeypatch.setattr(PLAIN["CoOp"], "logits", lambda *args: compute(*args) + 0.1)
     with pytest.raises(SystemExit, match=r"CoOp, C = 3: the sides differ by 0\.1"):
         run("--methods", "CoOp", "--classes", "3")
 

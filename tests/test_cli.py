@@ -7,7 +7,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, GOLDEN_SETTINGS, LEARNING, TEMPLATE, golden_config, write_eurosat
+from conftest import (
+    EUROSAT,
+    GOLDEN,
+    GOLDEN_SETTINGS,
+    LEARNING,
+    TEMPLATE,
+    golden_config,
+    write_eurosat,
+)
 from PIL import Image
 from plain_methods import PLAIN
 from tiny_clip import Sizes, random_clip
@@ -95,11 +103,14 @@ def test_a_finished_run_is_skipped_and_another_one_does_not_replace_it(nerp, tra
     assert status == 0 and (out / "result.json").read_text() != before
 
 
-def test_interrupted_training_goes_on_to_the_same_numbers(nerp, common, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["PromptSRC", "CoPrompt"])  # averages epochs; draws sentences
+def test_interrupted_training_goes_on_to_the_same_numbers(
+    method, nerp, common, tmp_path, monkeypatch
+):
     from nerp.engine.train import TrainingRun
 
     flags, opts = common
-    command = ["train", "--trainer", "PromptSRC", *flags, *opts, *settings("PromptSRC"),
+    command = ["train", "--trainer", method, *flags, *opts, *settings(method),
                "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "4"]
     assert nerp(*command, "--output-dir", tmp_path / "whole")[0] == 0
     finish = TrainingRun._finish_epoch
@@ -117,7 +128,8 @@ def test_interrupted_training_goes_on_to_the_same_numbers(nerp, common, tmp_path
     status, text, _ = nerp(*command, "--output-dir", tmp_path / "cut")
     assert status == 0 and "resuming after epoch 2 of 4" in text
     whole, cut = (
-        torch.load(tmp_path / d / "VLPromptLearner" / "model.pth.tar-4") for d in ("whole", "cut")
+        torch.load(tmp_path / d / TRAINERS[method].folder / "model.pth.tar-4")
+        for d in ("whole", "cut")
     )
     assert all(torch.equal(whole["state_dict"][n], cut["state_dict"][n])
                for n in whole["state_dict"])
@@ -214,6 +226,22 @@ def test_unknown_names(mistake, nerp):
     assert "expected KEY VALUE pairs" in mistake("OPTIM.LR")
     assert "OPTIM.LR is 'fast'; it takes a number" in mistake("OPTIM.LR", "fast")
     assert nerp("tarin")[0] == 1
+
+
+def test_wrong_sentences(mistake, common, tmp_path):
+    file = tmp_path / "texts.json"
+    texts = {name: [f"{name}.", "a place."] for name in EUROSAT}
+    for changes, views, message in (
+        ({"River": ["a river."]}, 2, "1 sentences for the class 'River', 2 for "),
+        ({"River": None}, 2, "has no sentences for the class 'River'"),
+        ({}, 1, "DATALOADER.K_TRANSFORMS is 1; CoPrompt learns from 2 views of an image"),
+    ):
+        kept = {name: own for name, own in (texts | changes).items() if own}
+        file.write_text(json.dumps(kept))
+        assert message in mistake(*common[1], "TRAINER.CoPrompt.TEXTS", file,
+                                  "TRAINER.CoPrompt.PROMPT_DEPTH", "3",
+                                  "DATALOADER.K_TRANSFORMS", views, trainer="CoPrompt",
+                                  command="train")
 
 
 def test_wrong_files(mistake, tmp_path, common, golden_weights):

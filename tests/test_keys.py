@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from nerp.config import get, keys, put
+from nerp.config import get, keys, options_of, put
 from nerp.defaults import default_config, key
 from nerp.errors import NerpError
 from nerp.keys import as_key
@@ -110,6 +110,13 @@ def train(nerp, eurosat_root, golden_weights, tmp_path):
         )
 
     return train
+
+
+def test_key_and_value_may_be_one_word():
+    options = ["OPTIM.LR=0.1", "DATASET.NAME", "a=b", "TEST.TAU=1", "DATASET.TEMPLATE=x = {}"]
+    assert options_of(options) == {
+        "OPTIM.LR": "0.1", "DATASET.NAME": "a=b", "NERP.TAU": "1", "DATASET.TEMPLATE": "x = {}",
+    }
 
 
 def test_no_fixed_seed_is_a_drawn_one_that_is_said_and_repeats_the_run(train, tmp_path):

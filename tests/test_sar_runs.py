@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nerp.config import Request, build_config, digest
+from nerp.config import Request, build_config
+from nerp.engine.identity import digest
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import config_name
 from nerp.experiments.plan import Selection, plan

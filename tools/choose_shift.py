@@ -36,7 +36,7 @@ from nerp.data.decode import open_image
 from nerp.data.images import Normalise, eval_transform
 from nerp.demo.study import ALL_REFERENCES, METHODS, ceiling
 from nerp.demo.world import WORLDS, build
-from nerp.engine.correct import gather_material, seen_benchmark
+from nerp.engine.correct import gather_material
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
 from nerp.paths import replacing, write_text
@@ -129,7 +129,7 @@ def measure(tested: Tested) -> dict[str, np.ndarray]:
 def _from_pictures(tested: Tested) -> Iterator[tuple[str, Tensor]]:
     """Candidate references made of the training images, and their logits [M, C]."""
     cfg, clip = tested.cfg, tested.trainer.clip
-    _, bench = seen_benchmark(cfg, tested.source)
+    _, bench = tested.seen_bench
     transform, normalise = eval_transform(cfg, clip.size), Normalise(cfg, clip.device)
     classify = tested.trainer.classifier()
     images = [open_image(bench.image_dir / item.path) for item in bench.train]

@@ -42,7 +42,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="default: the run's place below output/")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
-                        help="configuration values, such as DATASET.NUM_SHOTS 16")
+                        help="configuration values, such as DATASET.NUM_SHOTS 16, or "
+                             "DATASET.NUM_SHOTS=16")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

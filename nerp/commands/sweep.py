@@ -41,10 +41,12 @@ def add_arguments(parser):
                         help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
-                       help="one run at a time on each of these (default: one at a time)")
+                       help="a run on each of these (default: on whatever there is)")
     where.add_argument("--slurm", metavar="KEY=VALUE,...",
                        help="as jobs of a cluster, with sbatch's long options: "
                             "partition=gpu,gpus=1,time=600")
+    parser.add_argument("--runs-at-once", type=argument(whole(1, 1)), default=1, metavar="N",
+                        help="so many on each GPU, or in all where there is none (default: 1)")
     parser.add_argument("--runs-per-job", type=argument(whole(1, 1)), default=1, metavar="N",
                         help="with --slurm: put up to N runs that are ready into one job")
     where.add_argument("--here", action="store_true",
@@ -106,7 +108,8 @@ def _sweep(args, selection, runs):
         folder = Path(selection.output) / FOLDER / "slurm"
         workers = Slurm(_program(args), args.slurm, folder, args.runs_per_job)
     else:
-        workers = Local(_program(args), (gpu for gpu in args.gpus.split(",") if gpu))
+        gpus = (gpu for gpu in args.gpus.split(",") if gpu)
+        workers = Local(_program(args), gpus, args.runs_at_once)
     remember(selection)
     _end_on_signals()
     # The bar says all in its description, which is made to fit.

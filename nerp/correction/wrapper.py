@@ -21,6 +21,8 @@ from nerp.trainers.base import Trainer
 
 # What every corrected run keeps, whatever its rule needs.
 PUBLISHED = ("text", "image")
+# Pair sources that look at no image that was trained on.
+_WITHOUT_TRAINING = ("text", "reference", "unlabelled", "labels", "bundle")
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,17 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
         calibration = _calibrate(cfg, material, rule)
         rule = calibration.rule
     return NeRP(rule, priors, pairs, calibration)
+
+
+def looks_at_training(settings: CfgNode) -> bool:
+    """Whether the correction may look at the images that were trained on, or the validation images
+    beside them: for references, pairs or a calibration. A plug-in's may.
+
+    Args: settings: the config node NERP.
+    """
+    weighed = {*settings.REFERENCES} if RULES[settings.RULE].weighs else set()
+    return (not weighed <= {*PUBLISHED} or settings.PAIRS not in _WITHOUT_TRAINING
+            or settings.THRESHOLDS == "calibrated")
 
 
 def _wanted(settings: CfgNode) -> dict[str, float | None]:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from yacs.config import CfgNode
 
 from nerp.errors import NerpError
+from nerp.files.opening import opened
 from nerp.printable import is_printable
 from nerp.registry import DRAWN, LAYOUTS
 
@@ -130,6 +132,27 @@ def comparable(name: str) -> str:
     return " ".join(name.replace("_", " ").lower().split())
 
 
-def split_digest(items: list[Item]) -> str:
-    """16 hex digits of a list of items: paths, labels and names, in order."""
+def split_digest(items: Sequence[Item] | Sequence[str]) -> str:
+    """16 hex digits of a list of items (paths, labels and names) or of class names, in order."""
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]
+
+
+def images_digest(items: Iterable[Item], image_dir: Path, times: bool = False) -> str:
+    """16 hex digits of a list of items and of their images' sizes; with `times` of when each
+    changed, too, which another copy of the folder does not share. No image is read.
+
+    Raises NerpError for one that is not there.
+    """
+    content = hashlib.sha256()
+    for item in items:
+        path = f"{image_dir}/{item.path}"
+        try:
+            state = os.stat(path)
+        except OSError:
+            with opened(path):  # it says why not
+                raise
+        seen = (*item, state.st_size)
+        if times:
+            seen += state.st_mtime_ns, state.st_ctime_ns
+        content.update(f"{seen}\n".encode())
+    return content.hexdigest()[:16]

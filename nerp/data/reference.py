@@ -1,5 +1,6 @@
 """The reference image: the pixel-wise mean of a dataset's training images."""
 
+import contextlib
 import io
 import zipfile
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nerp.data.benchmark import Item, split_digest
+from nerp.data.benchmark import Item, images_digest
 from nerp.data.decode import decode, open_image
 from nerp.errors import DiskError, NerpError
 from nerp.files.opening import MIB, opened, reading
@@ -52,12 +53,12 @@ def cached_mean_image(
 ) -> tuple[Image.Image, Path]:
     """`mean_image`, kept as a PNG in the first of `folders` that can be written.
 
-    The file's name holds the digest of the list of images and the size, so that another list
-    never meets a stale mean.
+    The file's name holds the digest of the list of images, their sizes and times of change, so
+    that other images never meet a stale mean. A file that is damaged is made anew.
     """
-    file = f"{name}_train_image_mean-{SIZE}-{split_digest(items)}.png"
+    file = f"{name}_train_image_mean-{SIZE}-{images_digest(items, image_dir, times=True)}.png"
     for folder in folders:
-        if (folder / file).is_file():
+        with contextlib.suppress(NerpError):
             return open_image(folder / file), folder / file
     image = mean_image(items, image_dir)
     content = io.BytesIO()

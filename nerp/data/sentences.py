@@ -49,7 +49,7 @@ def read_sentences(
 
     Raises NerpError for a file that is missing or not such an object, or lacks a class.
     """
-    file = _file(Path(path).expanduser(), what, dataset)
+    file = _file(path, what, dataset)
     content = read_named(file, what)
     loosely = {comparable(name): sentences for name, sentences in content.items()}
     found = []
@@ -79,18 +79,27 @@ def substitute_sentences(classnames: Sequence[str]) -> list[list[str]]:
     return [[template.format(name) for template in ENSEMBLE_60] for name in classnames]
 
 
-def _file(path: Path, what: str, dataset: str) -> Path:
-    if not path.is_dir():
-        if not path.is_file():
-            raise NerpError(f"{what}: no file or folder {path}")
-        return path
-    names = [f"{dataset}.json"]
-    if dataset in _RELEASED:
-        names.append(f"{_RELEASED[dataset]}_prompt.json")
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    raise NerpError(f"{what}: the folder {path} has no {' or '.join(names)}")
+def sentence_file(path: str | Path, dataset: str) -> Path | None:
+    """The file that is read for a dataset: `path`, or the one in the folder `path`; None where
+    there is none."""
+    path = Path(path).expanduser()
+    files = [path / name for name in _names(dataset)] if path.is_dir() else [path]
+    return next(filter(Path.is_file, files), None)
+
+
+def _file(path: str | Path, what: str, dataset: str) -> Path:
+    file = sentence_file(path, dataset)
+    if file is None:
+        in_folder = Path(path).expanduser().is_dir()
+        raise NerpError(f"{what}: the folder {path} has no {' or '.join(_names(dataset))}"
+                        if in_folder else f"{what}: no file or folder {path}")
+    return file
+
+
+def _names(dataset: str) -> list[str]:
+    """What a folder may call the file of a dataset."""
+    released = _RELEASED.get(dataset)
+    return [f"{dataset}.json", *([f"{released}_prompt.json"] if released else [])]
 
 
 def _are_sentences(value: object) -> bool:

@@ -155,8 +155,6 @@ class Demo:
 
     def _request(self, trainer: str, classes: str, phase: str, seed: int) -> Request:
         settings = self.settings
-        plain = trainer.removesuffix(NERP_SUFFIX)
-        config = f"configs/trainers/{plain}/tiny.yaml"
         directory = run_dir(
             settings.output, task="B2N", phase=phase, classes=classes, dataset=settings.dataset,
             shots=16, trainer=trainer, config=settings.backbone, seed=seed,
@@ -164,7 +162,7 @@ class Demo:
         return Request(
             trainer=trainer,
             dataset=settings.dataset,
-            config_file=str(find_method_file(config)),
+            config_file=str(find_method_file(catalogue.config_file(trainer, "tiny"))),
             root=settings.root,
             seed=seed,
             output_dir=str(directory),

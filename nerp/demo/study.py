@@ -20,16 +20,18 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.loading import SHIPPED
-from nerp.config import Request, build_config, digest, find_method_file
+from nerp.config import Request, build_config, find_method_file
 from nerp.correction.looked_at import CAVEATS, TEST_LABELS
 from nerp.correction.shifting import shift, uniform_bias
 from nerp.correction.wrapper import Material, build_nerp, find_priors, values
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
+from nerp.engine.identity import digest
 from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
 from nerp.errors import NerpError
+from nerp.experiments import catalogue
 from nerp.files.json_file import read_json
 from nerp.paths import write_text
 from nerp.protocols import NERP_SUFFIX, run_dir
@@ -109,7 +111,7 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
             # A test is of the model and of its correction.
             trainer=method + NERP_SUFFIX if phase == "test" else method,
             dataset=dataset,
-            config_file=str(find_method_file(f"configs/trainers/{method}/tiny.yaml")),
+            config_file=str(find_method_file(catalogue.config_file(method, "tiny"))),
             root=settings.root,
             seed=seed,
             output_dir=str(directory),

@@ -200,8 +200,9 @@ def _spread(records: list[dict], value: Value) -> str:
 
 
 def _present(records: list[dict], key: str, order: Sequence[str]) -> list[str]:
+    """The values of `key` that occur: those of `order` first, then the others by name."""
     there = {r[key] for r in records}
-    return [name for name in order if name in there]
+    return [*(name for name in order if name in there), *sorted(there.difference(order))]
 
 
 def _gain_figure(records: list[dict]) -> Figure:

@@ -20,7 +20,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.model import Clip
-from nerp.data.benchmark import Benchmark, Item
+from nerp.data.benchmark import Benchmark, Item, images_digest
 from nerp.data.images import eval_identity
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import FEATURE_BATCH
@@ -155,7 +155,7 @@ def logits_key(
 ) -> str:
     """A digest of all that logits depend on: method, weights, classes, images, transform, machine.
 
-    Images count by path, size and times of change; they are not read.
+    Images count by place, size and times of change (`images_digest`).
     """
     clip, classes = trainer.clip, trainer.classes
     parts = {
@@ -166,7 +166,7 @@ def logits_key(
         "backbone": clip.digest,
         "description": clip.description,
         "classes": [list(classes.names), classes.template, classes.seen],
-        "images": _images_digest(bench.image_dir, items),
+        "images": _images(bench, items),
         "input": dict(cfg.INPUT),
         "batch": cfg.DATALOADER.TEST.BATCH_SIZE,
         "machine": environment(clip.device),
@@ -182,7 +182,7 @@ def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) 
     parts = {
         "backbone": clip.digest,
         "description": clip.description,
-        "images": _images_digest(bench.image_dir, items),
+        "images": _images(bench, items),
         "input": eval_identity(cfg),
         "batch": FEATURE_BATCH,
         "machine": environment(clip.device),
@@ -190,13 +190,5 @@ def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _images_digest(image_dir: Path, items: list[Item]) -> str:
-    content = hashlib.sha256(str(image_dir.resolve()).encode())
-    for item in items:
-        try:
-            stat = (image_dir / item.path).stat()
-        except OSError:
-            return "missing"  # decoding will name it
-        seen = item.path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-        content.update(f"{seen}\n".encode())
-    return content.hexdigest()
+def _images(bench: Benchmark, items: list[Item]) -> list[str]:
+    return [str(bench.image_dir.resolve()), images_digest(items, bench.image_dir, times=True)]

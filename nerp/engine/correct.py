@@ -1,30 +1,24 @@
 """NeRP in a run: the images it may look at, and the record of what it did."""
 
-from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from PIL import Image
-from yacs.config import CfgNode
 
-from nerp.config import find_card, merge
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import CAVEATS
 from nerp.correction.pairs import Labelled
 from nerp.correction.references import Shown
 from nerp.correction.wrapper import Material, NeRP, build_nerp
-from nerp.data.benchmark import Benchmark, Item, open_benchmark
+from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
-from nerp.data.selection import select_run
 from nerp.engine.distributed import main_first
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
-from nerp.engine.tested import Tested
+from nerp.engine.tested import Tested, is_corrected
 from nerp.errors import NerpError
-from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.protocols import NERP_SUFFIX
 from nerp.trainers.base import Classes, Trainer
@@ -41,7 +35,7 @@ def open_nerp(tested: Tested) -> NeRP | None:
     cfg, trainer = tested.cfg, tested.trainer
     if not cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
         return None
-    if trainer.classes.seen and not cfg.NERP.ON_BASE:
+    if not is_corrected(cfg, tested.source):
         say("NeRP: these classes were trained on, so nothing is corrected (NERP.ON_BASE True does)")
         return None
     nerp = build_nerp(trainer, cfg, gather_material(tested))
@@ -70,12 +64,8 @@ def gather_material(tested: Tested) -> Material:
     reference = Normalise(cfg, clip.device)(pixels)
 
     @cache
-    def seen_bench() -> tuple[CfgNode, Benchmark]:
-        return seen_benchmark(cfg, tested.source, tested.source_card)
-
-    @cache
     def seen() -> Trainer:
-        node, bench = seen_bench()
+        node, bench = tested.seen_bench
         classes = Classes(
             tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
             seen=trainer.classes.seen,  # calibrate the head that is under test
@@ -86,15 +76,16 @@ def gather_material(tested: Tested) -> Material:
     @cache
     def shown_items() -> list[Item]:
         """The training images, at most so many, evenly over the list and so over the classes."""
-        items = seen_bench()[1].train
+        bench = tested.seen_bench[1]
+        items = bench.train
         if not items:
-            raise NerpError(f"{seen_bench()[1].name}: there are no training images to refer to")
+            raise NerpError(f"{bench.name}: there are no training images to refer to")
         step = -(-len(items) // _MOST_SHOWN)
         return items[::step]
 
     @cache
     def shown() -> Shown:
-        bench, items = seen_bench()[1], shown_items()
+        bench, items = tested.seen_bench[1], shown_items()
         there = sorted({item.label for item in items})
         place = {label: i for i, label in enumerate(there)}
         return Shown(
@@ -105,7 +96,7 @@ def gather_material(tested: Tested) -> Material:
         )
 
     def labelled(split: str) -> Labelled:
-        bench = seen_bench()[1]
+        bench = tested.seen_bench[1]
         items = getattr(bench, split)
         if set(items) & set(bench.test):  # ImageNet
             raise NerpError(f"{bench.name} validates on its test images, so nothing may be "
@@ -121,7 +112,7 @@ def gather_material(tested: Tested) -> Material:
         seen=seen,
         shown=shown,
         shown_logits=lambda other: compute_logits(
-            other, shown_items(), seen_bench()[1].image_dir, cfg
+            other, shown_items(), tested.seen_bench[1].image_dir, cfg
         ),
         training=lambda: labelled("train"),
         validation=lambda: labelled("val"),
@@ -130,52 +121,20 @@ def gather_material(tested: Tested) -> Material:
     )
 
 
-def seen_benchmark(
-    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({})
-) -> tuple[CfgNode, Benchmark]:
-    """The card and the few-shot selection of the classes that the model was trained on.
-
-    Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
-    """
-    cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
-    bench = open_benchmark(cfg)
-    classes = "base" if cfg.TASK == "B2N" else "all"
-    return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
-
-
 def reference_image(tested: Tested) -> Image.Image:
     """NERP.REFERENCE_IMAGE, or the mean of the training split, computed once and kept."""
     cfg = tested.cfg
-    name = cfg.DATASET.REFERENCE or cfg.DATASET.NAME
+    name = tested.reference_name
     if cfg.NERP.REFERENCE_IMAGE:
         say(f"NeRP: reference image {cfg.NERP.REFERENCE_IMAGE}")
         return load_reference(cfg.NERP.REFERENCE_IMAGE, name)
-    bench = open_benchmark(other_dataset(cfg, name))
+    bench = tested.reference_bench
     with main_first():
         image, path = cached_mean_image(
             bench.train, bench.image_dir, name, [bench.directory, tested.directory]
         )
     say(f"NeRP: reference image {path}, the mean of {len(bench.train)} training images")
     return image
-
-
-def other_dataset(
-    cfg: CfgNode, name: str, card: Mapping = MappingProxyType({})
-) -> CfgNode:
-    """The configuration with the card of the dataset called `name`, below the same root.
-
-    Args: card: the keys of a card that may be the one; else it is a shipped one.
-    """
-    if name == cfg.DATASET.NAME:
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    if card.get("NAME") == name:
-        merge(cfg, {"DATASET": card}, f"the checkpoint's card of {name}")
-    else:
-        file = find_card(name)
-        merge(cfg, load_yaml(file), str(file))
-    return cfg
 
 
 def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dict:

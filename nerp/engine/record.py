@@ -12,34 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from yacs.config import CfgNode
 
-from nerp.clip.loading import SHIPPED
 from nerp.clip.model import pick_device
-from nerp.config import Request, card_file, difference, input_files
+from nerp.config import Request, card_file
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
 from nerp.engine.history import METRICS_FILE
+from nerp.engine.identity import changes
 from nerp.engine.metrics import confusion_matrix
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE, forget_state
 from nerp.errors import NerpError, OtherRunError
-from nerp.files.digest import content_digest
 from nerp.files.json_file import read_json
-from nerp.files.opening import reading
-from nerp.files.yaml_file import load_yaml
 from nerp.log import RunLog, command_line, environment, revision, say
 from nerp.paths import clear_partials, holding, write_bytes, write_text
 from nerp.printable import csv_cell, duration
-from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, RESULT_FILE, plain_name, run_dir
-from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+from nerp.protocols import CONFIG_FILE, RESULT_FILE, run_dir
 
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
-# Of an identity: what it holds of files, and of code of the user's own.
-INPUTS, CODE = "inputs", "code"
 
 
 def output_dir(cfg: CfgNode, request: Request, phase: str) -> Path:
@@ -117,46 +110,14 @@ def is_finished(
         raise NerpError(f"{error}; --overwrite runs it again") from None
     found = found if isinstance(found, dict) else {}
     if found != identity:
-        changes = _changes(directory, cfg, found, identity)
-        raise OtherRunError(f"{directory} holds a finished run of something else ({changes}): give "
-                            "another --output-dir, or --overwrite to replace it")
+        raise OtherRunError(f"{directory} holds a finished run of something else "
+                            f"({changes(directory, cfg, found, identity)}): give another "
+                            "--output-dir, or --overwrite to replace it")
     if all((directory / name).is_file() for name in wants):
         forget_state(directory)  # of a run that was killed when all was done
         say(f"finished already, skipped: {directory}")
         return True
     return False
-
-
-def _changes(directory: Path, cfg: CfgNode, old: dict, new: dict) -> str:
-    """By what two identities differ, in words."""
-    lines = []
-    if old.get("config") != new.get("config"):
-        file = directory / CONFIG_FILE
-        with contextlib.suppress(NerpError), reading(file, "a configuration"):
-            lines = difference(load_yaml(file), yaml.safe_load(cfg.dump()))
-    for part, what in ((INPUTS, "the file's content"), (CODE, "its code")) if not lines else ():
-        before, after = (node if isinstance(node, dict) else {} for node in
-                         (old.get(part), new.get(part)))
-        lines += [f"{name}: {what}" for name in after if before.get(name) != after[name]]
-    more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-    keys = [key for key in new if old.get(key) != new[key]]
-    return "; ".join(lines[:3]) + more if lines else "another " + " and ".join(keys)
-
-
-def inputs(cfg: CfgNode) -> dict[str, dict[str, str]]:
-    """The part of a run's identity that files and code of the user's own decide about: {"inputs":
-    {key: digest}, "code": {name: digest}}, either left out where it is empty."""
-    files = input_files(cfg)
-    backbone = cfg.MODEL.BACKBONE
-    if not backbone.PATH and backbone.NAME in SHIPPED:
-        files["MODEL.BACKBONE.NAME"] = SHIPPED[backbone.NAME]
-    used = [(TRAINERS, plain_name(cfg.TRAINER.NAME)), (LAYOUTS, cfg.DATASET.LAYOUT)]
-    if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
-        used += [(PAIR_SOURCES, cfg.NERP.PAIRS), (RULES, cfg.NERP.RULE),
-                 *((REFERENCES, name) for name in cfg.NERP.REFERENCES)]
-    parts = {INPUTS: {key: content_digest(file) for key, file in files.items()},
-             CODE: {name: code for registry, name in used if (code := registry.code(name))}}
-    return {part: digests for part, digests in parts.items() if digests}
 
 
 @contextlib.contextmanager

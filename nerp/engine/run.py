@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from nerp.config import Request, digest
+from nerp.config import Request
 from nerp.correction.correction import Correction
-from nerp.data.benchmark import Benchmark, open_benchmark, split_digest
+from nerp.data.benchmark import Benchmark, open_benchmark
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
+from nerp.engine.identity import test_identity, training_identity
 from nerp.engine.record import (
     CONFUSION_FILE,
     PREDICTIONS_FILE,
     claiming,
-    inputs,
     is_finished,
     output_dir,
     recording,
@@ -38,7 +38,6 @@ from nerp.engine.train import TrainingRun, forget_state
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import complete
 from nerp.log import RunLog, say
-from nerp.paths import file_digest
 from nerp.protocols import NERP_SUFFIX, trained_name
 from nerp.registry import TRAINERS
 
@@ -62,7 +61,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         bench = run_benchmark(cfg, directory)
         if not bench.train:
             raise NerpError(f"{bench.name}: the training split is empty")
-        identity = {"config": digest(cfg), **inputs(cfg), "train": split_digest(bench.train)}
+        identity = training_identity(cfg, bench)
         with claiming(directory):
             if agree(is_main() and is_finished(directory, identity, cfg, overwrite)):
                 return directory
@@ -79,6 +78,7 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
     if trainer.substitute:
         say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
     training = TrainingRun(trainer, bench, cfg, directory, identity)
+    training.resume()
     with recording(log, directory, cfg) as record:
         path = training.run()
         say("Finish training")
@@ -119,12 +119,7 @@ def run_test(
         directory = output_dir(cfg, request, "test")
         tested = Tested(cfg, flags, directory)
         checkpoint = tested.checkpoint
-        identity = {
-            "config": digest(cfg),
-            **inputs(cfg),
-            "test": split_digest(tested.items),
-            "checkpoint": file_digest(checkpoint.path) if checkpoint else "",
-        }
+        identity = test_identity(tested)
         wanted = [PREDICTIONS_FILE] * save_logits + [CONFUSION_FILE] * save_confusion
         with claiming(directory):
             if agree(is_main() and is_finished(directory, identity, cfg, overwrite, wanted)):

@@ -1,15 +1,17 @@
 """The model and the images of a test, opened as they are needed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.clip.model import Clip, build_clip, pick_device
-from nerp.config import Request
+from nerp.config import Request, find_card, merge
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
@@ -18,8 +20,9 @@ from nerp.engine.evaluate import compute_logits
 from nerp.engine.seed import run_config
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import complete
+from nerp.files.yaml_file import load_yaml
 from nerp.log import say
-from nerp.protocols import plain_name
+from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Classes, Trainer
 
@@ -100,6 +103,21 @@ class Tested:
             lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
         )
 
+    @cached_property
+    def seen_bench(self) -> tuple[CfgNode, Benchmark]:
+        """`seen_benchmark` of the model."""
+        return seen_benchmark(self.cfg, self.source, self.source_card)
+
+    @property
+    def reference_name(self) -> str:
+        """The dataset whose mean training image is the reference."""
+        return self.cfg.DATASET.REFERENCE or self.cfg.DATASET.NAME
+
+    @cached_property
+    def reference_bench(self) -> Benchmark:
+        """All of its images."""
+        return open_benchmark(other_dataset(self.cfg, self.reference_name))
+
     @property
     def _cache_folder(self) -> Path:
         """Beside the checkpoint; without one, in the folder of the plain trainer's test."""
@@ -139,6 +157,38 @@ def run_benchmark(cfg: CfgNode, directory: Path) -> Benchmark:
     bench = open_benchmark(cfg)
     classes = cfg.DATASET.SUBSAMPLE_CLASSES
     return select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes, fallback=directory)
+
+
+def seen_benchmark(
+    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({})
+) -> tuple[CfgNode, Benchmark]:
+    """The card and the few-shot selection of the classes that the model was trained on.
+
+    Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
+    """
+    cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
+    bench = open_benchmark(cfg)
+    classes = "base" if cfg.TASK == "B2N" else "all"
+    return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
+
+
+def other_dataset(
+    cfg: CfgNode, name: str, card: Mapping = MappingProxyType({})
+) -> CfgNode:
+    """The configuration with the card of the dataset called `name`, below the same root.
+
+    Args: card: the keys of a card that may be the one; else it is a shipped one.
+    """
+    if name == cfg.DATASET.NAME:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    if card.get("NAME") == name:
+        merge(cfg, {"DATASET": card}, f"the checkpoint's card of {name}")
+    else:
+        file = find_card(name)
+        merge(cfg, load_yaml(file), str(file))
+    return cfg
 
 
 def open_clip_model(cfg: CfgNode) -> Clip:
@@ -188,3 +238,10 @@ def is_seen(cfg: CfgNode, source: str) -> bool:
     if cfg.TASK == "CD":
         return source == cfg.DATASET.NAME
     return cfg.DATASET.SUBSAMPLE_CLASSES != "new"
+
+
+def is_corrected(cfg: CfgNode, source: str) -> bool:
+    """Whether NeRP corrects the tested classes: where the trainer's name says so, and those that
+    were trained on only with NERP.ON_BASE."""
+    named = cfg.TRAINER.NAME.endswith(NERP_SUFFIX)
+    return named and (cfg.NERP.ON_BASE or not is_seen(cfg, source))

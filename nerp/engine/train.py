@@ -29,6 +29,7 @@ from nerp.engine.distributed import (
     world_size,
 )
 from nerp.engine.history import History, Row
+from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.errors import NerpError, OtherRunError
 from nerp.files.opening import reading
@@ -111,12 +112,12 @@ class TrainingRun:
         self.done = _Progress()
 
     def run(self) -> Path:
-        """Train to the last epoch, save the checkpoint, and leave the trainer with it.
+        """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
+        `resume` has left off.
 
         Returns the checkpoint's file. Raises NerpError for a loss that is not finite; the last
         good checkpoint and state then stay as they were.
         """
-        self._resume()
         epochs = self.cfg.OPTIM.MAX_EPOCH
         if is_main():
             self.history.begin(self.done.epoch)
@@ -222,14 +223,21 @@ class TrainingRun:
         }
         save_tensors(self.directory / STATE_FILE, content)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go on from the state that an interrupted run left in the folder, where there is one.
+
+        Raises NerpError where it is damaged, or of a run that was asked for differently.
+        """
         path = self.directory / STATE_FILE
         if not path.exists():
             return
         content = load_inert(path)
-        if not isinstance(content, dict) or content.get("identity") != self.identity:
+        found = content.get("identity") if isinstance(content, dict) else None
+        if found != self.identity:
+            found = found if isinstance(found, dict) else {}
             raise OtherRunError(
-                f"{self.directory} holds an interrupted run with other settings: give another "
+                f"{self.directory} holds an interrupted run of something else "
+                f"({changes(self.directory, self.cfg, found, self.identity)}): give another "
                 "--output-dir, or --overwrite to begin anew"
             )
         with reading(path, "the state of a training; --overwrite begins anew"):

@@ -81,9 +81,9 @@ def parse(values: Mapping, where: str) -> dict:
         elif isinstance(value, Mapping):
             value = [part for pair in value.items() for part in pair]
         parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
-        if name == "options" and len(parts) % 2:
-            raise NerpError(f"{where}: options are KEY VALUE pairs, not {' '.join(parts)!r}")
-        if name != "options":
+        if name == "options":
+            options_of(parts, f"{where}: options")
+        else:
             parts = [word for part in parts for word in _words(part)]
             if not parts and value != [] and kinds[name] is not str:
                 raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")

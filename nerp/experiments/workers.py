@@ -1,4 +1,4 @@
-"""Where runs are carried out: on this machine, one a GPU, or as jobs of a SLURM cluster."""
+"""Where runs are carried out: on this machine, or as jobs of a SLURM cluster."""
 
 import logging
 import subprocess
@@ -19,18 +19,18 @@ _GRACE = 60.0
 
 
 class Local:
-    """This machine: one run at a time on each of `gpus`; without any, one at a time.
+    """This machine: `at_once` runs at a time on each of `gpus`; without any, `at_once` in all.
 
     Args:
         program: see `Server`.
-        gpus: as CUDA_VISIBLE_DEVICES takes them; naming one twice puts two runs on it.
+        gpus: as CUDA_VISIBLE_DEVICES takes them.
     """
 
     interval = 0.05  # seconds between looks at the runs under way
 
-    def __init__(self, program: Program, gpus: Iterable[str] = ()):
+    def __init__(self, program: Program, gpus: Iterable[str] = (), at_once: int = 1):
         self.server = Server(program)
-        self.slots: list[str | None] = list(gpus) or [None]
+        self.slots: list[str | None] = at_once * (list(gpus) or [None])
         self.active: dict[Attempt, str | None] = {}
 
     def has_room(self) -> bool:

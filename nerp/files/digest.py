@@ -1,7 +1,6 @@
 """A file's content as a digest; of a large one computed once, kept under its size and times."""
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -21,14 +20,9 @@ _SETTLED = 2.0
 
 
 def content_digest(path: str | Path) -> str:
-    """16 hex digits of the content of a file, or of all files of a folder; "" where there is
-    neither. Raises NerpError for a file that cannot be read."""
+    """16 hex digits of the content of a file; "" where there is none. Raises NerpError for one
+    that cannot be read."""
     path = Path(path).expanduser()
-    if path.is_dir():
-        content = hashlib.sha256()
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            content.update(f"{file.relative_to(path)} {content_digest(file)}\n".encode())
-        return content.hexdigest()[:16]
     if not path.exists():
         return ""
     state = path.stat()

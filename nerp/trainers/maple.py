@@ -63,6 +63,14 @@ class MaPLe(DeepPrompts):
             tensors |= {_MAP.format(layer - 2) + name: t for name, t in first.items()}
         return tensors
 
+    def prepare(self):
+        super().prepare()
+        # What no tower reads has no gradient, for which several processes would wait.
+        text, image = self.clip.text.depth, self.clip.image.depth
+        for layer in self.deep_layers:
+            self.parameter(_TEXT.format(layer - 2)).requires_grad_(layer <= max(text, image))
+            self.learned.get_submodule(_MAP.format(layer - 2)).requires_grad_(layer <= image)
+
     def text_tokens(self):
         return {layer: self.parameter(_TEXT.format(layer - 2)) for layer in self.deep_layers}
 

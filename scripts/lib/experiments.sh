@@ -6,6 +6,7 @@
 #   OUTPUT    where the runs go (default: output)
 #   SEEDS, SHOTS, DATASETS, SOURCE, CONFIG    instead of the published ones (nerp sweep --help)
 #   GPUS=0,1 or SLURM=partition=gpu,gpus=1    where a sweep runs
+#   RUNS_AT_ONCE=2    so many on each GPU, or in all where there is none
 #   RUNS_PER_JOB=8    so many runs, where as many are ready, in one job of SLURM
 #   DRY_RUN=1 print the command lines only
 
@@ -62,6 +63,7 @@ run_sweep() {
     selection
     [ -z "${GPUS:-}" ] || SELECTION+=(--gpus "$GPUS")
     [ -z "${SLURM:-}" ] || SELECTION+=(--slurm "$SLURM")
+    [ -z "${RUNS_AT_ONCE:-}" ] || SELECTION+=(--runs-at-once "$RUNS_AT_ONCE")
     [ -z "${RUNS_PER_JOB:-}" ] || SELECTION+=(--runs-per-job "$RUNS_PER_JOB")
     [ -z "${DRY_RUN:-}" ] || SELECTION+=(--dry-run)
     exec nerp sweep "${SELECTION[@]}" "$@"

@@ -1,6 +1,7 @@
 """The study of NeRP where class frequencies are known: its numbers, and the page made of them."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -134,7 +135,10 @@ def test_the_page_says_what_was_found_whichever_way_it_goes(gains, verdict, tmp_
     assert "80.0" in base and "+2.00 ± 0.00" in alone
     header = next(line for line in page.splitlines() if "released rule" in line and "|" in line)
     assert "ceiling‡" in header and "match†" in header and "shift‡" not in header
+    other = write_report([*records, fake("tiny", "CoOp_SAR", 1, 1.0)], tmp_path / "other", "nerp")
+    assert "\n| CoOp_SAR " in other.read_text()
     assert "Nothing here is evidence about CLIP" in page
+    shutil.rmtree(tmp_path / "other")
     assert {p.name for p in tmp_path.iterdir()} == {
         "README.md", "gains.png", "gains.svg", "links.png", "links.svg"
     }

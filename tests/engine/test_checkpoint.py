@@ -15,7 +15,7 @@ from nerp.engine.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from nerp.engine.correct import other_dataset
+from nerp.engine.tested import other_dataset
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree

@@ -27,12 +27,16 @@ def launch(processes, *args):
     return done.stdout
 
 
-@pytest.mark.parametrize("method", ["PromptSRC", "MMRL"])
+# MaPLe's deepest prompts are for layers that this backbone does not have.
+SETTINGS = GOLDEN_SETTINGS | {"MaPLe": {"PROMPT_DEPTH": 9}}
+
+
+@pytest.mark.parametrize("method", ["PromptSRC", "MMRL", "MaPLe"])
 def test_train_and_test(method, eurosat_root, golden_weights, tmp_path):
     node = TRAINERS[method].node
     common = ["--root", eurosat_root, "--dataset", "eurosat", "MODEL.BACKBONE.PATH",
               golden_weights, "DATASET.NUM_SHOTS", "3", "OPTIM.LR", "0.0025"]
-    for key, value in GOLDEN_SETTINGS[method].items():
+    for key, value in SETTINGS[method].items():
         common += [f"TRAINER.{node}.{key}", value]
     results = []
     for processes in (1, 2):

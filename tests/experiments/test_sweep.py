@@ -113,6 +113,20 @@ def test_each_gpu_has_one_run_at_a_time_and_each_is_used(world):
     assert used == {"4", "7"}
 
 
+@pytest.mark.parametrize("gpus", [[], ["4", "7"]])
+def test_as_many_runs_at_once_as_asked_for(gpus, world):
+    place = Local(STUB, gpus, at_once=2)
+    runs = [run for run in world.plan(seeds=(1, 2, 3, 4, 5)) if not run.needs]
+    attempts = []
+    while place.has_room():
+        attempts.append(place.start(runs[len(attempts)]))
+    assert len(attempts) == 2 * max(1, len(gpus))
+    world.wait_for(lambda: place.poll(attempts[0]) == 0)
+    assert place.has_room()
+    place.stop()
+    place.close()
+
+
 def test_a_failure_is_listed_with_its_log_and_stops_only_what_needs_it(world, monkeypatch):
     monkeypatch.setenv("STUB_FAIL", f"{TRAINED}/vit_b16/seed1")
     runs = world.plan(seeds=(1, 2))

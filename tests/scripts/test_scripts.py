@@ -136,10 +136,10 @@ def test_the_runs_of_a_script_stay_at_the_terminal_and_its_exit_status_is_theirs
 
 
 def test_gpus_and_cluster_are_passed_on(run):
-    run("sweep_base2new", "MMRL", GPUS="0,1")
+    run("sweep_base2new", "MMRL", GPUS="0,1", RUNS_AT_ONCE="3")
     run("sweep_base2new", SLURM="partition=gpu,gpus=1", RUNS_PER_JOB="8")
     first, second = run.journal.read_text().splitlines()
-    assert "--gpus 0,1" in first and first.endswith("--methods MMRL")
+    assert "--gpus 0,1 --runs-at-once 3" in first and first.endswith("--methods MMRL")
     assert "--slurm partition=gpu,gpus=1 --runs-per-job 8" in second and "--methods" not in second
 
 

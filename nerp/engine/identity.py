@@ -1,0 +1,199 @@
+"""What a run's numbers depend on, in digests: by them a finished run is known again.
+
+`config` is of the configuration's keys, `inputs` of the files that keys name, `code` of the user's
+own methods and the like, `images` of the lists of images with the size of each. No image is read,
+and nothing depends on the machine or on the folder that holds the data.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+from nerp.clip.loading import SHIPPED
+from nerp.config import get, keys
+from nerp.correction.wrapper import looks_at_training
+from nerp.data.benchmark import Benchmark, images_digest, split_digest
+from nerp.data.sentences import sentence_file
+from nerp.defaults import key
+from nerp.engine.tested import Tested, is_corrected, tested_items
+from nerp.errors import NerpError
+from nerp.files.digest import content_digest
+from nerp.files.opening import reading
+from nerp.files.yaml_file import load_yaml
+from nerp.paths import file_digest
+from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+
+# What does not change a run's numbers, and so is left out of its digest.
+_VOLATILE = (
+    "OUTPUT_DIR",
+    "USE_CUDA",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CACHE_MB",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.TENSORBOARD",
+    "TRAIN.WANDB",
+    "DATASET.CITATION",
+    "DATASET.LICENCE",
+    "DATASET.SOURCES",
+)
+_INPUTS, _CODE, _IMAGES = "inputs", "code", "images"
+_MOST_NAMED = 3
+# What an entry of an identity is of, in words.
+_WORDS = {
+    "classes": "the class names",
+    "checkpoint": "the checkpoint's content",
+    "images.train": "the training images",
+    "images.test": "the tested images",
+    "images.reference": "the images whose mean is the reference",
+    "images.shown": "the images trained on, which the correction looks at",
+}
+
+
+def training_identity(cfg: CfgNode, bench: Benchmark) -> dict:
+    """Of a training on `bench`, the selection that `cfg` asks for. Raises NerpError, naming it, for
+    an image that is not there or a file that cannot be read."""
+    images = {"train": images_digest(bench.train, bench.image_dir)}
+    if not cfg.TEST.NO_TEST:
+        images["test"] = images_digest(tested_items(bench, cfg), bench.image_dir)
+    return {
+        "config": digest(cfg),
+        **_inputs(cfg, [cfg.DATASET.NAME]),
+        **_code(cfg),
+        "classes": split_digest(bench.classnames),
+        _IMAGES: images,
+    }
+
+
+def test_identity(tested: Tested) -> dict:
+    """Of a test, and of its correction. Raises NerpError as `training_identity` does."""
+    cfg, bench = tested.cfg, tested.bench
+    datasets = [cfg.DATASET.NAME]
+    images = {"test": images_digest(tested.items, bench.image_dir)}
+    if is_corrected(cfg, tested.source):
+        datasets.append(tested.source)
+        if not cfg.NERP.REFERENCE_IMAGE:
+            mean = tested.reference_bench
+            images["reference"] = images_digest(mean.train, mean.image_dir)
+        if looks_at_training(cfg.NERP):
+            _, seen = tested.seen_bench
+            images["shown"] = images_digest([*seen.train, *seen.val], seen.image_dir)
+    return {
+        "config": digest(cfg),
+        **_inputs(cfg, datasets),
+        **_code(cfg),
+        "classes": split_digest(bench.classnames),
+        "checkpoint": file_digest(tested.checkpoint.path) if tested.checkpoint else "",
+        _IMAGES: images,
+    }
+
+
+def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
+    """{"inputs": {key: digest}} of the files that keys name, or {}; of a folder of sentence files
+    those for `datasets`, which alone are read."""
+    files = _input_files(cfg)
+    backbone = cfg.MODEL.BACKBONE
+    if not backbone.PATH and backbone.NAME in SHIPPED:
+        files["MODEL.BACKBONE.NAME"] = str(SHIPPED[backbone.NAME])
+    digests = {}
+    for name, file in files.items():
+        if Path(file).expanduser().is_dir():
+            read = [sentence_file(file, dataset) for dataset in dict.fromkeys(datasets)]
+            digests[name] = " ".join(content_digest(file) for file in read if file)
+        else:
+            digests[name] = content_digest(file)
+    return {_INPUTS: digests} if digests else {}
+
+
+def _code(cfg: CfgNode) -> dict[str, dict[str, str]]:
+    """{"code": {name: digest}} of the user's own methods and the like that the run uses, or {}."""
+    used = [(TRAINERS, plain_name(cfg.TRAINER.NAME)), (LAYOUTS, cfg.DATASET.LAYOUT)]
+    if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
+        used += [(PAIR_SOURCES, cfg.NERP.PAIRS), (RULES, cfg.NERP.RULE),
+                 *((REFERENCES, name) for name in cfg.NERP.REFERENCES)]
+    digests = {name: code for registry, name in used if (code := registry.code(name))}
+    return {_CODE: digests} if digests else {}
+
+
+def changes(directory: Path, cfg: CfgNode, old: Mapping, new: Mapping) -> str:
+    """By what the identity of the run in `directory` differs from that of the run of `cfg`, in
+    words."""
+    lines = []
+    before, after = _flat(old), _flat(new)
+    for name in after:
+        if before.get(name) == after[name]:
+            continue
+        if name == "config":
+            lines += _settings(directory, cfg) or ["another configuration"]
+        elif name.startswith(f"{_INPUTS}."):
+            lines.append(f"{name.removeprefix(f'{_INPUTS}.')}: the file's content")
+        elif name.startswith(f"{_CODE}."):
+            lines.append(f"{name.removeprefix(f'{_CODE}.')}: its code")
+        else:
+            kind = " (names, labels or sizes)" if name.startswith(f"{_IMAGES}.") else ""
+            unsaid = "" if name in before else ", of which it says nothing"
+            lines.append(f"{_WORDS[name]}{kind}{unsaid}")
+    more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+    return "; ".join(lines[:_MOST_NAMED] or ["it says more of itself"]) + more
+
+
+def _settings(directory: Path, cfg: CfgNode) -> list[str]:
+    """The keys by which the configuration kept in a run's folder differs."""
+    file = directory / CONFIG_FILE
+    with contextlib.suppress(NerpError), reading(file, "a configuration"):
+        return _difference(load_yaml(file), yaml.safe_load(cfg.dump()))
+    return []
+
+
+def _flat(identity: Mapping) -> dict[str, object]:
+    """Its entries, those of a node with the node's name before theirs."""
+    flat: dict[str, object] = {}
+    for name, value in identity.items():
+        flat |= ({f"{name}.{inner}": entry for inner, entry in value.items()}
+                 if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def digest(cfg: Mapping) -> str:
+    """16 hex digits that two configurations share when they ask for the same numbers."""
+    text = json.dumps(_decisive(cfg), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _difference(old: Mapping, new: Mapping) -> list[str]:
+    """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
+    before, after = _decisive(old), _decisive(new)
+    return [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _input_files(cfg: Mapping) -> dict[str, str]:
+    """Key -> path, for every key that names a file whose content decides about the numbers."""
+    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
+
+
+def _decisive(cfg: Mapping) -> dict[str, object]:
+    """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
+    about a run without them."""
+    trainer = get(cfg, "TRAINER.NAME")
+    idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
+    if not trained_name(trainer).endswith(SAR_SUFFIX):
+        idle = (*idle, "TRAINER.SAR.")
+    nodes = {TRAINERS[name].node for name in TRAINERS.names()}
+    nodes.discard(TRAINERS[plain_name(trainer)].node)
+    idle = (*idle, *(f"TRAINER.{node}." for node in nodes))
+    return {
+        name: get(cfg, name)
+        for name in keys(cfg)
+        if name not in _VOLATILE and not name.startswith(idle)
+    }

@@ -1,0 +1,72 @@
+"""NeRP on checkpoints in the published layout, from the command line, with the release's keys: the
+priors are the golden ones and the predictions those of a plain loop over the images."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, LEARNING
+from correction.test_flipping import plain_flip
+from PIL import Image
+from test_cli import settings
+from trainers.test_golden import tensors
+
+from nerp.correction.flipping import Rule
+from nerp.engine.checkpoint import checkpoint_file
+from nerp.files.tensors import load_inert
+from nerp.registry import TRAINERS
+
+RESIDUAL = {"RESIDUAL_TEXT_PRIOR": True, "RESIDUAL_IMAGE_PRIOR": True, "TEXT_PRIOR_COE": 0.8,
+            "IMAGE_PRIOR_COE": 0.6}
+SETTINGS = {
+    "as released": ({}, Rule(0.0, 2.0, "OR", False, False, 1.0)),
+    "residual": (
+        {"TAU": -1.5, "THRES": 3.0, "FLIP_BY_ENTROPY": True, "ENTROPY_THRES": 1.2, **RESIDUAL},
+        Rule(-1.5, 3.0, "OR", True, False, 1.2),
+    ),
+    "both": (
+        {"TAU": -20.0, "THRES": 6.0, "FLIP_RULE": "AND", "FLIP_BY_PROB": True},
+        Rule(-20.0, 6.0, "AND", False, True, 1.0),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder with a published checkpoint a method that has the golden tensors, and the reference
+    image."""
+    folder = tmp_path_factory.mktemp("published")
+    for method in LEARNING:
+        shutil.copytree(GOLDEN / "checkpoints" / method, folder / method)
+        file = checkpoint_file(folder / method, TRAINERS[method].folder)
+        state = load_inert(file)["state_dict"]
+        assert state.keys() >= (own := tensors(method, "param")).keys()
+        torch.save({"state_dict": {**state, **own}, "epoch": 2}, file)
+    mean = np.load(GOLDEN / "inputs.npz")["mean_image"]
+    Image.fromarray(mean).save(folder / "reference.png")
+    return folder
+
+
+@pytest.mark.parametrize("which", SETTINGS)
+@pytest.mark.parametrize("method", LEARNING)
+def test_priors_and_flips(method, which, published, nerp, eurosat_root, golden_weights, tmp_path):
+    keys, rule = SETTINGS[which]
+    status, _, error = nerp(
+        "test", "--root", eurosat_root, "--dataset", "eurosat", "--trainer", f"{method}_NeRP",
+        "--model-dir", published / method, "--output-dir", tmp_path / "out", "--save-logits",
+        "--no-cache", "MODEL.BACKBONE.PATH", golden_weights, "DATASET.SUBSAMPLE_CLASSES", "new",
+        "NERP.RULE", "flip", "NERP.REFERENCE_IMAGE", published / "reference.png",
+        *settings(method), *(f"TEST.{key}={value}" for key, value in keys.items()),
+    )
+    assert status == 0, error
+    saved = np.load(tmp_path / "out" / "predictions.npz")
+    text, image = saved["text_prior"], saved["image_prior"]
+    golden = np.load(GOLDEN / f"{method}.npz")
+    kind = "residual" if which == "residual" else "plain"
+    if method != "CoOp":  # for which nothing is published
+        np.testing.assert_allclose(text, golden[f"nerp/{kind}/text_prior"], atol=1e-3)
+        np.testing.assert_allclose(image, golden[f"nerp/{kind}/image_prior"], atol=1e-3)
+    pairs = saved["pairs"].tolist()
+    wanted = [plain_flip(z, text, image, pairs, rule) for z in saved["logits"]]
+    assert saved["corrected_logits"].argmax(1).tolist() == wanted

@@ -1,0 +1,189 @@
+"""The sides that tools/bench.py sets against each other: our trainer, a plain formulation."""
+
+import argparse
+
+import open_clip
+import torch
+from plain_methods import PLAIN
+from torch import Tensor
+
+from nerp.clip.model import Clip, normalise
+from nerp.defaults import default_config
+from nerp.engine.optim import build_optimizer
+from nerp.protocols import SAR_SUFFIX
+from nerp.registry import TRAINERS
+from nerp.trainers.base import Classes
+
+# Published batch sizes: training, evaluation.
+BATCHES = {
+    "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
+    "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
+    "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
+}
+# These keep their class features for the whole evaluation; the others' code encodes text per batch.
+KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
+HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt"}
+OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam"}
+
+
+class Ours:
+    """Our path: one training step, and the evaluation of one batch."""
+
+    def __init__(self, bench: "Bench", trainer, compiled: bool = False):
+        self.trainer = trainer
+        self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
+        self.optimizer = build_optimizer(trainer.parameters(), bench.cfg.OPTIM)
+        if bench.method == "ANPrompt":  # computed once a run, by training
+            with trainer.clip.autocast():
+                trainer.weak_class_features()
+        self.compile = torch.compile if compiled else lambda function: function
+        self.loss = self.compile(trainer.loss)
+
+    def step(self) -> Tensor:
+        with self.trainer.clip.autocast():
+            loss = self.loss(self.images, self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        with self.trainer.clip.autocast():
+            self.classify = self.compile(self.trainer.classifier())
+
+    @torch.inference_mode()
+    def evaluate(self) -> Tensor:
+        with self.trainer.clip.autocast():
+            return self.classify(self.eval_images)
+
+
+class Plain:
+    """The same of tools/plain_methods."""
+
+    def __init__(self, bench: "Bench", args: argparse.Namespace, method: str):
+        self.method = method
+        self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
+        tensors = {
+            name: tensor.detach().clone().requires_grad_()
+            for name, tensor in bench.trainer.learned.named_parameters()
+        }
+        learned = list(tensors.values())
+        tensors |= dict(bench.trainer.learned.named_buffers())
+        classes, settings = bench.trainer.classes, bench.trainer.settings
+        of_sar = bench.of_sar() if method.endswith(SAR_SUFFIX) else {}
+        if args.memory:  # what is measured is this side alone
+            del bench.trainer, bench.clip
+        copies = 2 if method in HAS_FROZEN_COPY else 1
+        model, *frozen = (random_model(args.backbone).to(bench.device) for _ in range(copies))
+        self.plain = PLAIN[method](
+            model, classes.names, classes.template, tensors, settings,
+            frozen=frozen[0] if frozen else None,
+        )
+        vars(self.plain).update(of_sar)
+        self.optimizer = build_optimizer(learned, bench.cfg.OPTIM)
+        dtype = bench.precision.weights
+        self.autocast = lambda: torch.autocast(
+            bench.device.type, dtype=dtype, enabled=dtype != torch.float32
+        )
+        # Encoded once a run, in the published code too.
+        self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
+        self.plain.weight = bench.cfg.TRAINER.W
+        if method == "ANPrompt":
+            weak = self.plain.weak_text()
+            self.plain.weak_text = lambda: weak
+
+    def step(self) -> Tensor:
+        with self.autocast():
+            loss = self.plain.loss(self.images, self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.method == "MMA":
+            self.plain.unscale()
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        self.text = self.plain.text() if self.method in KEEPS_TEXT else None
+
+    @torch.inference_mode()
+    def evaluate(self) -> Tensor:
+        if self.text is not None:
+            self.plain.text = lambda: self.text
+        try:
+            with self.autocast():
+                return self.plain.logits(self.eval_images)
+        finally:
+            vars(self.plain).pop("text", None)
+
+
+class Bench:
+    """One method at one class count: its inputs, and the sides built on them."""
+
+    def __init__(self, method: str, classes: int, args: argparse.Namespace):
+        torch.manual_seed(0)
+        self.method = method
+        self.device = torch.device(args.device)
+        published, eval_batch = BATCHES[method]
+        self.train_batch = args.train_images or published
+        self.eval_batch = min(eval_batch, args.eval_images)
+        self.cfg = default_config()
+        self.cfg.OPTIM.NAME = OPTIMISER.get(method, "sgd")
+        self.cfg.TRAINER.NAME = method
+        if method.endswith(SAR_SUFFIX):
+            self.cfg.DATASET.NAME = "ImageNet"  # whose list has more names than are used
+        names = tuple(f"kind of thing {i}" for i in range(classes))
+        self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
+        self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
+        self.precision = self.clip.precision
+        self.trainer = TRAINERS[method](self.cfg, self.clip, self.classes)
+        shape = max(self.train_batch, self.eval_batch), 3, self.clip.size, self.clip.size
+        images = torch.randn(shape, device=self.device)
+        self.images, self.eval_images = images[: self.train_batch], images[: self.eval_batch]
+        self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
+        # Encoded once a run, so no part of a step; where only memory is measured, any will do.
+        self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
+        if method in HAS_FROZEN_COPY and not args.memory:
+            self.frozen_text = self.trainer.frozen_class_features()
+        self.hold_references(self.trainer)
+
+    def hold_references(self, trainer) -> None:
+        """Give a trainer what is encoded once a run, so that no step encodes it."""
+        trainer.frozen_class_features = lambda: self.frozen_text
+        trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
+        if self.method == "ANPrompt":
+            trainer.weak_class_features()
+
+    def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
+        if name == "ours":
+            return Ours(self, self.trainer)
+        if name == "plain":
+            return Plain(self, args, self.method)
+        copied = {name: t.clone() for name, t in self.trainer.learned.state_dict().items()}
+        trainer = TRAINERS[self.method](self.cfg, self.clip, self.classes, copied)
+        self.hold_references(trainer)
+        return Ours(self, trainer, compiled=True)
+
+    def of_sar(self) -> dict[str, object]:
+        """What tools/plain_methods takes for SAR's term; its sets will be the trainer's."""
+        trainer = self.trainer
+        generator = torch.Generator().manual_seed(trainer.generator.initial_seed())
+        return {"novel": trainer.novel.names, "sar": trainer.sar, "frozen_all": trainer.frozen,
+                "generator": generator}
+
+    def bare_forward(self, args: argparse.Namespace):
+        """open_clip's image forward alone, all its matrices in the precision's type."""
+        dtype = self.precision.weights
+        model = random_model(args.backbone).to(self.device, dtype)
+        images = self.eval_images.to(dtype)
+        return torch.inference_mode()(lambda: model.encode_image(images))
+
+
+def random_model(name: str) -> torch.nn.Module:
+    """An open_clip model of that name with random weights, frozen; the same at every call."""
+    torch.manual_seed(1)
+    model = open_clip.create_model(name, load_weights=False)
+    with torch.no_grad():
+        model.logit_scale.fill_(4.6052)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,38 @@
+"""Every method written out plainly: open_clip's own blocks, 77 tokens a text, nothing shared.
+
+The reference that the tests compare `nerp.trainers` with, and side B of tools/bench.py. Each class
+takes an open_clip model, prompts and the learned tensors under their checkpoint names, and
+recomputes everything at every call, frozen CLIP included. Numerics: the methods' papers; for MMA's
+gradient, see `PlainMMA.loss`.
+"""
+
+from plain_methods.adapter import PlainMMA
+from plain_methods.context import (
+    PlainCoCoOp,
+    PlainCoOp,
+    PlainCoOpSAR,
+    PlainKgCoOp,
+    PlainTCP,
+    plain_alignment,
+)
+from plain_methods.deep import PlainCoPrompt, PlainMaPLe, PlainPromptSRC
+from plain_methods.inserted import PlainANPrompt, PlainMMRL, PlainMMRLpp
+from plain_methods.plain import PlainMethod, padded
+
+PLAIN = {
+    "ZeroshotCLIP": PlainMethod,
+    "CoOp": PlainCoOp,
+    "CoCoOp": PlainCoCoOp,
+    "PromptSRC": PlainPromptSRC,
+    "CoOp_SAR": PlainCoOpSAR,
+    "KgCoOp": PlainKgCoOp,
+    "TCP": PlainTCP,
+    "MaPLe": PlainMaPLe,
+    "CoPrompt": PlainCoPrompt,
+    "MMA": PlainMMA,
+    "MMRL": PlainMMRL,
+    "MMRLpp": PlainMMRLpp,
+    "ANPrompt": PlainANPrompt,
+}
+
+__all__ = ["PLAIN", "PlainMMRL", "padded", "plain_alignment"]

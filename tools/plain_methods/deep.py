@@ -1,0 +1,129 @@
+"""Prompts at the input of deeper layers: PromptSRC, MaPLe, CoPrompt."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nerp.clip.templates import ENSEMBLE_60
+from plain_methods.plain import PlainMethod, padded, unit
+
+
+class PlainDeep(PlainMethod):
+    """Deep prompts in both towers."""
+
+    def deep(self, tower: str, layer: int) -> Tensor | None:
+        """The tokens [K, W] of a layer, from 2 on."""
+        raise NotImplementedError
+
+    def first_vision(self) -> Tensor:
+        """The tokens [K, W_v] of layer 1."""
+        raise NotImplementedError
+
+    def text(self) -> Tensor:
+        ctx = self.tensors["prompt_learner.ctx"]
+        n_ctx = len(ctx)
+        words = self.settings["CTX_INIT"]
+        prefix = words if len(words.split()) >= n_ctx else " ".join(["X"] * n_ctx)
+        ids = padded([f"{prefix} {name}." for name in self.names])
+        x = self.embed(ids)
+        many = ctx.expand(len(x), -1, -1)
+        x = torch.cat([x[:, :1], many, x[:, 1 + n_ctx :]], 1) + self.positions
+
+        def enter(layer, x):
+            tokens = self.deep("text", layer)
+            if tokens is None:
+                return x
+            return torch.cat([x[:, :1], tokens.expand(len(x), -1, -1), x[:, 1 + n_ctx :]], 1)
+
+        return unit(self.adapted("text", self.text_tower(x, ids.argmax(1), enter)))
+
+    def image(self, images: Tensor) -> Tensor:
+        def enter(layer, x):
+            tokens = self.deep("image", layer)
+            if tokens is None:
+                return x
+            return torch.cat([x[:, : -len(tokens)], tokens.expand(len(x), -1, -1)], 1)
+
+        x = self.image_tower(images, enter, extra=self.first_vision())
+        return unit(self.adapted("image", self.image_head(x)))
+
+    def adapted(self, tower: str, u: Tensor) -> Tensor:
+        """What becomes of a tower's output [..., D]."""
+        return u
+
+
+class PlainPromptSRC(PlainDeep):
+    """Each tower's own prompts; frozen CLIP beside them for the loss."""
+
+    def deep(self, tower: str, layer: int) -> Tensor | None:
+        return self.tensors.get(f"{tower}_encoder.transformer.resblocks.{layer - 1}.VPT_shallow")
+
+    def first_vision(self) -> Tensor:
+        return self.tensors["image_encoder.VPT"]
+
+    @torch.no_grad()
+    def frozen_text(self) -> Tensor:
+        sums = sum(
+            self.frozen.encode_text(padded([t.format(n) for n in self.names]).to(self.device))
+            for t in ENSEMBLE_60
+        )
+        return unit(sums / len(ENSEMBLE_60))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t, f = self.text(), self.image(images)
+        t_frozen, f_frozen = self.frozen_text(), self.frozen_image(images)
+        logits = self.scale * f @ t.t()
+        zero_shot = self.scale * f_frozen @ t_frozen.t()
+        kl = F.kl_div(
+            F.log_softmax(logits, 1), F.log_softmax(zero_shot, 1), reduction="sum", log_target=True
+        )
+        return (
+            F.cross_entropy(logits, labels)
+            + self.settings["TEXT_LOSS_WEIGHT"] * (t - t_frozen).abs().mean()
+            + self.settings["IMAGE_LOSS_WEIGHT"] * (f - f_frozen).abs().mean()
+            + kl / logits.numel()
+        )
+
+
+class PlainMaPLe(PlainDeep):
+    """The vision tower's prompts are linear maps of the text tower's."""
+
+    def mapped(self, name: str, x: Tensor) -> Tensor:
+        name = f"prompt_learner.{name}"
+        return F.linear(x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+
+    def deep(self, tower: str, layer: int) -> Tensor | None:
+        tokens = self.tensors.get(f"prompt_learner.compound_prompts_text.{layer - 2}")
+        if tokens is None or tower == "text":
+            return tokens
+        return self.mapped(f"compound_prompt_projections.{layer - 2}", tokens)
+
+    def first_vision(self) -> Tensor:
+        return self.mapped("proj", self.tensors["prompt_learner.ctx"])
+
+
+class PlainCoPrompt(PlainMaPLe):
+    """Adapters behind the towers; a pull towards the features of sentences and frozen CLIP's of
+    the images. `sentences`, one a class, and `weight` are set from outside."""
+
+    sentences: Sequence[str] = ()
+    weight = 1.0
+
+    def adapted(self, tower: str, u: Tensor) -> Tensor:
+        share = {"image": 0.1, "text": 0.2}[tower]
+        h = F.relu(F.linear(u, self.tensors[f"adapter_{tower}.fc.0.weight"]))
+        h = F.relu(F.linear(h, self.tensors[f"adapter_{tower}.fc.2.weight"]))
+        return share * h + (1 - share) * u
+
+    @torch.no_grad()
+    def sentence_features(self) -> Tensor:
+        return unit(self.frozen.encode_text(padded(self.sentences).to(self.device)))
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t, f = self.text(), self.image(images)
+        text = 1 - F.cosine_similarity(t, self.sentence_features()).mean()
+        image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
+        entropy = F.cross_entropy(self.scale * f @ t.t(), labels)
+        return entropy + self.weight * (text + image)

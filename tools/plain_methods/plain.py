@@ -1,0 +1,113 @@
+"""What every plain method has: CLIP's two towers at full length, and zero-shot CLIP."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nerp.clip.tokenizer import CONTEXT_LENGTH, tokenize
+
+
+def padded(texts: Sequence[str]) -> Tensor:
+    """Token ids [C, 77], zero after end-of-text."""
+    rows = [tokenize(text) for text in texts]
+    return torch.tensor([row + [0] * (CONTEXT_LENGTH - len(row)) for row in rows])
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| over the last axis."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def causal_mask(length: int, like: Tensor) -> Tensor:
+    """[L, L]: -inf above the diagonal."""
+    mask = torch.full((length, length), float("-inf"), device=like.device, dtype=like.dtype)
+    return mask.triu(1)
+
+
+class PlainMethod:
+    """Zero-shot CLIP; the methods below override what they change."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        template: str,
+        tensors: Mapping[str, Tensor],
+        settings: Mapping[str, object],
+        seen: bool = True,
+        frozen: nn.Module | None = None,
+    ):
+        """frozen: the CLIP that is computed beside the tuned one, where there is a copy for it."""
+        self.model = model
+        self.frozen = model if frozen is None else frozen
+        self.names = list(names)
+        self.prompts = [template.format(name) for name in names]
+        self.tensors = dict(tensors)
+        self.settings = settings
+        self.seen = seen
+        self.device = next(model.parameters()).device
+        self.scale = model.logit_scale.exp()
+
+    # The two towers at full length.
+
+    def text_tower(self, x: Tensor, eot: Tensor, enter=None, branch=None) -> Tensor:
+        """Features [C, D] of embeddings [C, L, W] that already hold their positions."""
+        for layer, block in enumerate(self.model.transformer.resblocks, 1):
+            x = enter(layer, x) if enter else x
+            y = block(x, attn_mask=causal_mask(x.shape[1], x))
+            x = y + branch(layer, block.ln_1(x)) if branch else y
+        x = self.model.ln_final(x)[torch.arange(len(x), device=x.device), eot]
+        return x @ self.model.text_projection
+
+    def image_tower(self, images: Tensor, enter=None, branch=None, extra=None) -> Tensor:
+        """All tokens [B, N, W] after the last block; `extra` [K, W] goes to the end first."""
+        visual = self.model.visual
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([token, x], 1) + visual.positional_embedding.to(x.dtype)
+        if extra is not None:
+            x = torch.cat([x, extra.to(x.dtype).expand(len(x), -1, -1)], 1)
+        x = visual.ln_pre(x)
+        for layer, block in enumerate(visual.transformer.resblocks, 1):
+            x = enter(layer, x) if enter else x
+            y = block(x)
+            x = y + branch(layer, block.ln_1(x)) if branch else y
+        return x
+
+    def image_head(self, x: Tensor) -> Tensor:
+        """Features [B, D] of the class token, not normalised."""
+        return self.model.visual.ln_post(x[:, 0]) @ self.model.visual.proj
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.token_embedding(ids.to(self.device))
+
+    @property
+    def positions(self) -> Tensor:
+        return self.model.positional_embedding
+
+    # Frozen CLIP through open_clip's own forward.
+
+    @torch.no_grad()
+    def frozen_text(self) -> Tensor:
+        ids = padded(self.prompts).to(self.device)
+        return unit(self.frozen.encode_text(ids))
+
+    @torch.no_grad()
+    def frozen_image(self, images: Tensor) -> Tensor:
+        return unit(self.frozen.encode_image(images))
+
+    # The method.
+
+    def text(self) -> Tensor:
+        return self.frozen_text()
+
+    def image(self, images: Tensor) -> Tensor:
+        return self.frozen_image(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.scale * self.image(images) @ self.text().t()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(images), labels)
