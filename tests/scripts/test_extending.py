@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -183,3 +184,11 @@ def test_a_module_is_imported_once_by_whichever_name(own, monkeypatch):
     (own / "json.py").write_text("")
     with pytest.raises(NerpError, match="a module json is there already"):
         plugins.import_modules(["json.py"])
+
+
+@pytest.mark.slow
+def test_the_types_of_the_python_interface_are_there_for_a_script_of_ones_own(own):
+    (own / "use.py").write_text(PYTHON)
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "use.py"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
