@@ -49,7 +49,8 @@ def fetch(name: str, root: Path, fractions: Sequence[float], seed: int) -> tuple
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
     try:
         with reading(f"{PREFIX}{name}", "a dataset of images with labels"):
-            listed = {split: _write_out(part, split, aside / _IMAGES, _places_of(name))
+            names = _class_names(splits)
+            listed = {split: _write_out(part, split, names, aside / _IMAGES, _places_of(name))
                       for split, part in splits.items()}
         listed = {split: items for split, items in listed.items() if items}
         text = json.dumps(_all_three(listed, fractions, seed))
@@ -94,31 +95,64 @@ def _places_of(name: str) -> list[Path]:
             for place in (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)]
 
 
-def _write_out(part: Any, split: str, directory: Path, places: list[Path]) -> list[Item]:
+def _image_column(part: Any) -> str:
+    """The one column of images: declared so, or bytes, alone or beside a path, as other programs
+    write them."""
+    import datasets
+
+    def holds_images(feature):
+        content = feature.get("bytes") if isinstance(feature, dict) else feature
+        return isinstance(feature, datasets.Image) or \
+            getattr(content, "dtype", "") in ("binary", "large_binary")
+
+    found = [name for name, feature in part.features.items() if holds_images(feature)]
+    return _one(part, "image", found, ("image",))
+
+
+def _label_column(part: Any) -> tuple[str, list[str]]:
+    """The one column of labels, and the classes it numbers; none where it holds names, or numbers
+    of which nothing says the names."""
+    import datasets
+
+    classes = {name: feature.names for name, feature in part.features.items()
+               if isinstance(feature, datasets.ClassLabel)}
+    plain = [name for name, feature in part.features.items() if name in _LABELS
+             and re.fullmatch(r"(large_)?string|u?int\d+", str(getattr(feature, "dtype", "")))]
+    column = _one(part, "label", list(classes) or plain, _LABELS)
+    return column, classes.get(column, [])
+
+
+def _class_names(splits: dict[str, Any]) -> list[str]:
+    """The classes of all splits together, in label order."""
+    found: set[Any] = set()
+    for part in splits.values():
+        column, names = _label_column(part)
+        if names:
+            return names
+        found.update(part.unique(column))
+    return [str(label) for label in sorted(found - {None})]
+
+
+def _write_out(
+    part: Any, split: str, names: list[str], directory: Path, places: list[Path]
+) -> list[Item]:
     """Write a split's images as they are encoded; its items. Without labels there are none.
 
     Args: places: the folders that images may be in, which have no bytes in the table itself.
     """
     import datasets
 
-    image = _one(part, "image", [name for name, feature in part.features.items()
-                                 if isinstance(feature, datasets.Image)], ("image",))
-    classes = {name: feature.names for name, feature in part.features.items()
-               if isinstance(feature, datasets.ClassLabel)}
-    texts = [name for name, feature in part.features.items()
-             if getattr(feature, "dtype", "") == "string" and name in _LABELS]
-    column = _one(part, "label", list(classes) or texts, _LABELS)
-    labels = part[column]
-    names = classes.get(column) or sorted({label for label in labels if label is not None})
-    numbers = {name: i for i, name in enumerate(names)}
+    image, (column, numbered) = _image_column(part), _label_column(part)
+    labels, numbers = part[column], {name: i for i, name in enumerate(names)}
     (directory / split).mkdir(parents=True)
     items = []
     rows = part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     for i, row in enumerate(progress(rows, f"writing {split}", len(part), "images")):
-        label = labels[i] if column in classes else numbers.get(labels[i])
-        if label is None or label < 0:
+        label = labels[i]
+        if label is None or numbered and label < 0:
             say(f"the split {split} has images without labels; it is left out")
             return []
+        label = label if numbered else numbers[str(label)]
         where = f"{split}, row {i}"
         if label >= len(names):
             raise NerpError(f"{where}: the label {label} of {len(names)} classes")

@@ -201,6 +201,7 @@ def describe(bench: Benchmark, card: Path) -> list[str]:
         f"  nerp sweep --protocol {protocol} --methods ZeroshotCLIP,CoOp,MMRL,MMRL_NeRP "
         f"--datasets {shlex.quote(str(card))} --root {root}",
         "  nerp table output",
+        "(to try it at once, without a download: --options MODEL.BACKBONE.NAME tiny)",
     ]
 
 

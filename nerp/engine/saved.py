@@ -43,8 +43,8 @@ class SavedRun:
     @property
     def saved(self) -> Saved:
         """What a sweep needs of it."""
-        priors = {name: self.arrays[f"{name}_prior"] for name in REFERENCES.names()
-                  if f"{name}_prior" in self.arrays}
+        priors = {name.removesuffix("_prior"): array for name, array in self.arrays.items()
+                  if name.endswith("_prior")}
         return Saved(self.arrays["logits"], self.arrays["labels"], priors, self.arrays["pairs"])
 
 
@@ -60,11 +60,14 @@ def load_run(directory: str | Path) -> SavedRun:
         if not file.is_file():
             raise NerpError(f"no {file}: run nerp test --trainer <method>_NeRP --save-logits "
                             f"--output-dir {directory} first")
-    optional = _OPTIONAL | {f"{name}_prior": _PRIOR for name in REFERENCES.names()}
     try:
         record = read_record(result)
         if "rule" not in record.get("nerp", {}):
             raise NerpError(f"{directory}: not a corrected run")
+        with reading(result, "the record of a corrected run"):
+            rule = _rule(record["nerp"]["rule"])
+        names = {*REFERENCES.names(), *rule.references}  # one's own need not be imported
+        optional = _OPTIONAL | {f"{name}_prior": _PRIOR for name in names}
         arrays = read_arrays(predictions, _ARRAYS, optional)
     except NerpError as error:
         raise NerpError(f"{error}; nerp test <method>_NeRP on novel classes with --save-logits "
@@ -73,7 +76,6 @@ def load_run(directory: str | Path) -> SavedRun:
               for name, array in arrays.items()}
     _check_agreement(arrays, predictions)
     with reading(result, "the record of a corrected run"):
-        rule = _rule(record["nerp"]["rule"])
         lacking = [name for name in rule.references if f"{name}_prior" not in arrays]
         if lacking:
             raise ValueError(f"{PREDICTIONS_FILE} has no prior of the reference {lacking[0]}")

@@ -21,6 +21,8 @@ from nerp.protocols import (
 )
 from nerp.registry import TRAINERS, unknown
 
+_BACKBONE = "MODEL.BACKBONE.NAME"
+
 
 @cache
 def catalogue() -> dict:
@@ -69,17 +71,20 @@ def drawn_names() -> set[str]:
             for name in catalogue()["drawn"]["datasets"]}
 
 
-def config_name(name: str, task: str, trained_on: str, shots: int) -> str:
+def config_name(
+    name: str, task: str, trained_on: str, shots: int, options: Mapping[str, str] = {}
+) -> str:
     """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
     zero-shot CLIP on a downloaded dataset.
 
-    Args: trained_on: a card by name, or the file of one.
+    Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it.
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
     ships = plain_name(name) in methods()
-    if is_drawn(trained_on) and ships:
-        return catalogue()["drawn"]["config"]
+    drawn = catalogue()["drawn"]
+    if ships and (is_drawn(trained_on) or options.get(_BACKBONE) in drawn["backbones"]):
+        return drawn["config"]
     if not learns(name):
         return ""
     if not ships:
@@ -114,7 +119,7 @@ def complete(request: Request, model_dir: str = "") -> Request:
         KEYS[key].read(options.get(key, KEYS[key].default), f"command line: {key}")
         for key in ("TASK", "DATASET.NUM_SHOTS")
     )
-    config = config_name(name, task, _trained_on(request, task, model_dir), shots)
+    config = config_name(name, task, _trained_on(request, task, model_dir), shots, options)
     if not config:
         return request
     file = config_file(name, config)

@@ -67,7 +67,8 @@ def read_selection(path: str | Path) -> dict:
 def parse(values: Mapping, where: str) -> dict:
     """Attributes of a `Selection`, from YAML or from the command line.
 
-    A list may be written as [a, b], "a,b" or "a b", `options` as [KEY, VALUE] or {KEY: VALUE}.
+    A list may be written as [a, b], "a,b" or "a b", `options` as [KEY, VALUE] or {KEY: VALUE}. A
+    file's name may hold commas and spaces.
     Raises NerpError, naming `where`, for an unknown attribute or a value of the wrong kind.
     """
     kinds = {field.name: field.type for field in fields(Selection)}
@@ -83,7 +84,7 @@ def parse(values: Mapping, where: str) -> dict:
         if name == "options":
             options_of(parts, f"{where}: options")
         else:
-            parts = " ".join(parts).replace(",", " ").split()
+            parts = [word for part in parts for word in _words(part)]
             if not parts and value != [] and kinds[name] is not str:
                 raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
         if kinds[name] is str:
@@ -97,6 +98,11 @@ def parse(values: Mapping, where: str) -> dict:
         else:
             raise NerpError(f"{where}: {name} is {value!r}; it takes whole numbers, such as 1,2,3")
     return parsed
+
+
+def _words(part: str) -> list[str]:
+    _, _, file = part.rpartition("=")  # of METHOD=FILE
+    return [part] if Path(file).is_file() else part.replace(",", " ").split()
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,8 @@ class _Setting:
             method, _, config = entry.rpartition("=")
             if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
                 return config
-        return config_name(self.plain, task, self.trained_on, self.shots)
+        options = options_of(self.selection.options)
+        return config_name(self.plain, task, self.trained_on, self.shots, options)
 
 
 def _settings(selection: Selection) -> Iterator[_Setting]:

@@ -113,7 +113,8 @@ class Sweep:
         if state == SKIPPED:  # counted in the account; hundreds of lines would hide the others
             return
         took = "" if state == NOT_RUN or seconds is None else f" in {duration(seconds)}"
-        result = f", {accuracy:.2f}%" if state == DONE and (accuracy := _accuracy(run)) else ""
+        accuracy = _accuracy(run) if state == DONE else None
+        result = "" if accuracy is None else f", {accuracy:.2f}%"
         self.tell(f"[{len(self.state)}/{len(self.runs)}] {state}{took}{result}: {run.label}")
 
     @property

@@ -29,7 +29,7 @@ from nerp.engine.metrics import (
 from nerp.engine.record import CONFIG_FILE, PREDICTIONS_FILE
 from nerp.engine.saved import SavedRun, load_run
 from nerp.errors import NerpError
-from nerp.files.yaml_file import load_yaml
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.paths import is_inside
 
 KINDS = ("helped", "hurt", "neutral")
@@ -312,11 +312,17 @@ def _centred(values: Tensor) -> Tensor:
     return values.double() - values.double().mean()
 
 
+_REGISTERED = ("LAYOUT", "PAIRS", "REFERENCES", "RULE")
+
+
 def _read_config(file: Path, root: str) -> CfgNode:
     saved = load_yaml(file)
     cfg = default_config()
-    # The methods' own nodes are of no use here, and may be of a method that is not registered.
-    merge(cfg, {name: saved.get(name, {}) for name in ("DATASET", "MODEL", "NERP")}, str(file))
+    # The methods' own nodes are of no use here, nor what is looked up in a registry: it may be the
+    # user's own, and not registered.
+    for name in ("DATASET", "MODEL", "NERP"):
+        node = mapping(saved.get(name, {}), f"{file}: {name}")
+        merge(cfg, {name: {k: v for k, v in node.items() if k not in _REGISTERED}}, str(file))
     if root:
         put(cfg, "DATASET.ROOT", root, "command line")
     return cfg

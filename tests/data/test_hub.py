@@ -11,6 +11,8 @@ from nerp.data.benchmark import SPLITS, open_benchmark
 from nerp.data.decode import open_image
 
 datasets = pytest.importorskip("datasets")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 NAMES = ["red fox", "grey wolf", "owl"]
 
 
@@ -58,6 +60,25 @@ def test_a_parquet_dataset_becomes_images_a_split_and_a_card(nerp, tmp_path):
     assert [entry.name for entry in root.iterdir() if entry.name.startswith(".")] == []
     status, out, _ = nerp("data", "prepare", f"hf:{source}", "--root", root)
     assert status == 0 and "animals is there" in out
+
+
+@pytest.mark.parametrize("labels, names", [
+    (["owl", "red fox", "owl", "wolf"], ["owl", "red fox", "wolf"]),
+    ([10, 2, 10, 3], ["2", "3", "10"]),
+])
+def test_a_table_of_another_programs_bytes_and_labels_is_one_too(labels, names, nerp, tmp_path):
+    folder = tmp_path / "animals"
+    folder.mkdir()
+    for split, some in (("train", labels), ("test", labels[3:])):  # which has one class alone
+        rows = {"image": [{"bytes": png(i), "path": f"{i}.png"} for i in range(len(some))],
+                "label": some}
+        parquet.write_table(pyarrow.table(rows), folder / f"{split}.parquet")
+    status, _, error = nerp("data", "prepare", f"hf:{folder}", "--root", tmp_path / "data")
+    assert status == 0, error
+    bench = opened(tmp_path / "data", "animals")
+    assert bench.classnames == names
+    assert [item.classname for item in bench.train] == list(map(str, labels))
+    assert [item.label for item in bench.test] == [names.index(str(labels[3]))]
 
 
 def test_without_a_test_split_validation_is_for_testing_and_one_split_is_split(nerp, tmp_path):

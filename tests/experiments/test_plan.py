@@ -11,7 +11,7 @@ from nerp.commands import train as train_command
 from nerp.config import Request, build_config, find_method_file, load_yaml, shipped_cards
 from nerp.errors import NerpError
 from nerp.experiments.catalogue import catalogue, config_name, methods, published_methods
-from nerp.experiments.plan import Selection, check_data, plan, read_selection
+from nerp.experiments.plan import Selection, check_data, parse, plan, read_selection
 
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
@@ -117,6 +117,21 @@ def test_every_run_has_what_its_command_line_names(protocol):
 ])
 def test_configurations_are_the_published_ones(method, task, dataset, shots, config):
     assert config_name(method, task, dataset, shots) == config
+
+
+def test_a_shipped_backbone_asks_for_its_configuration_whatever_the_dataset():
+    tiny = {"MODEL.BACKBONE.NAME": "tiny"}
+    assert config_name("MMRL", "B2N", "eurosat", 16, tiny) == "tiny"
+    assert config_name("MMRL", "B2N", "eurosat", 16, {"MODEL.BACKBONE.NAME": "RN50"}) == "vit_b16"
+
+
+def test_a_files_name_may_hold_spaces_and_commas(tmp_path):
+    card, config = tmp_path / "my, photos.yaml", tmp_path / "my own.yaml"
+    card.write_text("DATASET: {NAME: Mine}")
+    config.write_text("")
+    values = {"datasets": [str(card), "eurosat,dtd"], "config": [f"CoOp={config}"]}
+    assert parse(values, "here") == {"datasets": (str(card), "eurosat", "dtd"),
+                                     "config": (f"CoOp={config}",)}
 
 
 def test_few_shot_promptsrc_has_two_aggregation_settings():

@@ -83,6 +83,31 @@ def test_results_and_checkpoints_are_those_of_a_process_of_its_own(
     assert outputs["forked"] == outputs["fresh"]
 
 
+@pytest.mark.parametrize("named", ["--import", "NERP_IMPORT"])
+def test_a_run_imports_code_of_the_users_own_as_it_then_is(
+    named, server, eurosat_root, golden_weights, tmp_path
+):
+    file = tmp_path / f"own_{named.strip('-').lower()}.py"
+    for number in (1, 2):  # edited while the server stays
+        file.write_text(f"""
+from nerp.registry import TRAINERS
+from nerp.trainers.zeroshot import ZeroshotCLIP
+
+@TRAINERS.register("Own")
+class Own(ZeroshotCLIP):
+    node = "OWN"
+    paper = "edition {number}"
+""")
+        line = ["methods", "--backbone", "tiny"]
+        own = {} if named == "--import" else {named: str(file)}
+        status, output = run(server, line if own else [*line, "--import", file], tmp_path, **own)
+        assert status == 0 and f"edition {number}" in output, output
+    test = ["test", "--import", file, "--trainer", "Own", "--dataset", "eurosat", "--root",
+            eurosat_root, "--output-dir", tmp_path / "run", "MODEL.BACKBONE.PATH", golden_weights]
+    status, output = run(server, test, tmp_path)
+    assert status == 0 and "accuracy" in output, output
+
+
 def test_a_mistake_is_its_own(server, tmp_path):
     status, output = run(server, ["train", "--trainer", "CoOpp"], tmp_path)
     assert status == 1

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -150,3 +151,44 @@ def test_an_installed_package_names_its_module(own, monkeypatch):
         assert "Mine" in TRAINERS.names()
     finally:
         plugins.load_installed.cache_clear()
+
+
+def test_a_method_that_was_edited_is_another_run_and_its_logits_are_computed_anew(nerp, own):
+    (own / "mine.py").write_text(METHOD)
+    line = ["--import", "mine.py", "--trainer", "Mine", "--dataset", "demo_landcover",
+            "DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1", "MODEL.BACKBONE.NAME", "tiny"]
+    assert nerp("train", "--output-dir", "trained", *line)[0] == 0
+    code = TRAINERS.code("Mine")
+    assert code and not TRAINERS.code("CoOp")
+    (own / "mine.py").write_text(METHOD.replace("SCALE *", "SCALE * 3 *"))
+    assert TRAINERS.code("Mine") != code
+    status, _, error = nerp("train", "--output-dir", "trained", *line)
+    assert status == 1 and "Mine: its code" in error and "--overwrite" in error
+    status, out, error = nerp("test", "--model-dir", "trained", "--output-dir", "tested", *line)
+    assert status == 0 and "logits from" not in out, error
+
+
+def test_a_cell_that_is_run_again_replaces_what_it_registered(own):
+    exec(METHOD, {"__name__": "cell"})
+    first = TRAINERS["Mine"]
+    exec(METHOD, {"__name__": "cell"})
+    assert TRAINERS["Mine"] is not first
+    with pytest.raises(ValueError, match="registered twice"):
+        exec(METHOD, {"__name__": "another"})
+
+
+def test_a_module_is_imported_once_by_whichever_name(own, monkeypatch):
+    (own / "mine.py").write_text(METHOD)
+    monkeypatch.syspath_prepend(str(own))
+    plugins.import_modules(["mine", "mine.py", "./mine.py"])
+    (own / "json.py").write_text("")
+    with pytest.raises(NerpError, match="a module json is there already"):
+        plugins.import_modules(["json.py"])
+
+
+@pytest.mark.slow
+def test_the_types_of_the_python_interface_are_there_for_a_script_of_ones_own(own):
+    (own / "use.py").write_text(PYTHON)
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "use.py"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
