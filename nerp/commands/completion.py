@@ -30,8 +30,8 @@ def whole_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nerp")
     parser.add_argument("--version", action="store_true")
     parsers = parser.add_subparsers()
-    names = [module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)]
-    names.remove("common")
+    names = [module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)
+             if module.name not in ("common", "forked")]  # which are no commands
     for name in names:
         command = commands.command_module(name)
         filled = parsers.add_parser(name, help=command.__doc__.splitlines()[0])
