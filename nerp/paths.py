@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from nerp.errors import DiskError, NerpError
 from nerp.files.opening import opened
@@ -92,16 +93,15 @@ def clear_partials(directory: Path, name: str = "") -> None:
         left = [entry.path for entry in os.scandir(directory) if pattern.fullmatch(entry.name)]
         for path in left:
             with contextlib.suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer has it locked
-                os.unlink(path)
+                if lock(file, wait=False):  # its writer has it locked
+                    os.unlink(path)
 
 
 def _locked_partial(path: Path) -> tuple[int, Path]:
     """A new temporary file beside `path`, locked for as long as its handle is open."""
     while True:
         handle, name = tempfile.mkstemp(_PARTIAL, f".{path.name}.", path.parent)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
         os.close(handle)  # another process took it for one that was left
@@ -122,18 +122,29 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         raise disk_error(directory, error) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NerpError(f"another command is at work in {directory}") from None
-        except OSError:
-            pass  # a file system without locks
+        if not lock(handle, wait=False):
+            raise NerpError(f"another command is at work in {directory}")
         yield
     finally:
         os.close(handle)
         for folder in new:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # where nothing has arrived
+
+
+def lock(file: int | IO, wait: bool = True) -> bool:
+    """Take the lock of an open file, which goes with the process, however that ends. Where the file
+    system has no locks everybody has it.
+
+    Returns False where another process has it and this one is not to `wait`.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def file_digest(path: str | os.PathLike) -> str:

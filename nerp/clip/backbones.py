@@ -27,8 +27,8 @@ _TEXT = {"width", "heads", "layers", "mlp_ratio", "ls_init_value", "pad_id", "eo
 _MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale",
           "init_logit_bias", "nonscalar_logit_scale", "output_dict"}
 # By the beginning of a tag: what the weights' cards on Hugging Face say (laion/CLIP-*, timm/*,
-# facebook/metaclip-*, apple/DFN*), of those in open_clip's releases its maintainers (issue 177).
-# Of OpenAI's nobody has said it (openai/CLIP, issues 203 and 241). Another tag: unknown.
+# facebook/metaclip-*, apple/DFN*), of those in open_clip's releases its maintainers, when asked.
+# Of OpenAI's nobody has said it. Another tag: unknown.
 _LICENCES = {
     "laion": "MIT", "datacomp": "MIT", "commonpool": "MIT", "yfcc15m": "MIT", "cc12m": "MIT",
     "metaclip": "CC-BY-NC-4.0", "dfn": "Apple's own (apple-amlr)",

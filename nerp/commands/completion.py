@@ -31,7 +31,7 @@ def whole_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true")
     parsers = parser.add_subparsers()
     names = [module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)
-             if module.name not in ("common", "forked")]  # which are no commands
+             if hasattr(commands.command_module(module.name), "main")]
     for name in names:
         command = commands.command_module(name)
         filled = parsers.add_parser(name, help=command.__doc__.splitlines()[0])

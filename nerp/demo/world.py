@@ -5,7 +5,6 @@ Every image is a function of (world, seed, split, label, index) alone, so the sa
 whatever the order or the number of processes. This module does not need torch.
 """
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from nerp.demo import landcover, objects, textures
 from nerp.demo.canvas import other_camera
+from nerp.paths import lock
 from nerp.registry import DRAWN, unknown
 
 BENCHMARK_SEED = 1
@@ -205,7 +205,7 @@ def _save(name, folder, seed, item):
 def _exclusive(path):
     """Hold a lock that only one process can have; it goes with the process, however that ends."""
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield
 
 

@@ -7,7 +7,6 @@ processes that want the same entry one computes it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from nerp.engine.evaluate import FEATURE_BATCH
 from nerp.errors import DiskError, NerpError
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.log import environment, say
-from nerp.paths import file_digest, replacing
+from nerp.paths import file_digest, lock, replacing
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
 from nerp.trainers.base import Trainer
@@ -97,15 +96,13 @@ def _alone(files: Sequence[Path]) -> Iterator[None]:
         for file in files:
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(open(file.with_suffix(".lock"), "wb"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    say(f"waiting for another process that computes {file}")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                break
+                beside = stack.enter_context(open(file.with_suffix(".lock"), "wb"))
             except OSError:
                 continue
+            if not lock(beside, wait=False):
+                say(f"waiting for another process that computes {file}")
+                lock(beside)
+            break
         yield
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from nerp.config import Request
+from nerp.engine.checkpoint import check_finite
 from nerp.engine.correct import gather_material
 from nerp.engine.evaluate import encode_images
 from nerp.engine.tested import ModelFlags, open_tested
-from nerp.errors import NerpError
 from nerp.log import say
 from nerp.paths import replacing
 
@@ -29,20 +29,17 @@ def save_features(file: Path, request: Request, flags: ModelFlags) -> Path:
     with torch.inference_mode(), trainer.clip.autocast():
         text = trainer.reference_class_features(gather_material(tested).reference)
         frozen = trainer.frozen_class_features()
+    features = {"image_features": images, "class_features": text, "frozen_class_features": frozen}
+    for name, tensor in features.items():
+        check_finite(name, tensor, "the features")
     arrays = {
-        "image_features": images.cpu().numpy(),
-        "class_features": text.float().cpu().numpy(),
-        "frozen_class_features": frozen.float().cpu().numpy(),
+        **{name: tensor.float().cpu().numpy() for name, tensor in features.items()},
         "labels": tested.labels,
         "paths": np.array([item.path for item in tested.items]),
         "classnames": np.array(tested.bench.classnames),
     }
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise NerpError(f"{name} holds numbers that are not finite: the model's numbers are "
-                            "too large, or its precision too low")
     with replacing(file) as partial, open(partial, "wb") as content:
         np.savez_compressed(content, **arrays)
     say(f"{file}: {len(tested.items)} images, {len(tested.bench.classnames)} classes, "
-        f"D = {arrays['image_features'].shape[1]}")
+        f"D = {images.shape[1]}")
     return file

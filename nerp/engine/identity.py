@@ -106,7 +106,7 @@ def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
     for name, file in files.items():
         if Path(file).expanduser().is_dir():
             read = [sentence_file(file, dataset) for dataset in dict.fromkeys(datasets)]
-            digests[name] = " ".join(content_digest(file) for file in read if file)
+            digests[name] = " ".join(map(content_digest, filter(None, read)))
         else:
             digests[name] = content_digest(file)
     return {_INPUTS: digests} if digests else {}

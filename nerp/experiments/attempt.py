@@ -6,13 +6,13 @@ process itself, so that a run whose sweep was killed outright still counts as ru
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import signal
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from nerp.config import open_card
@@ -23,7 +23,7 @@ from nerp.experiments.server import Server
 from nerp.files.digest import content_digest
 from nerp.files.json_file import is_number, read_json
 from nerp.files.opening import opened
-from nerp.paths import write_text
+from nerp.paths import lock, write_text
 from nerp.protocols import RESULT_FILE
 
 LOG_FILE = "sweep.log"
@@ -42,29 +42,24 @@ class TakenError(Exception):
 def fingerprint(run: Run) -> str:
     """16 hex digits of all that decides a run: its command, its configuration and other files, the
     images of its dataset, and the records of the runs that it needs."""
-    digests = [_images(run.card, run.root)]
+    digests = []
+    with contextlib.suppress(NerpError):
+        digests.append(_images(run.card, run.root))
     for path in (run.card, *run.inputs, *(needed / RESULT_FILE for needed in run.needs)):
         with contextlib.suppress(NerpError):  # the run meets it too, and says what it is
             digests.append(content_digest(path))
     return hashlib.sha256(json.dumps([run.argv, digests]).encode()).hexdigest()[:16]
 
 
-_seen: dict[tuple[Path, str], str] = {}
-
-
+@cache
 def _images(card: Path, root: str) -> str:
-    """`images_digest` of a dataset, looked at once by each process; "" where it cannot be had."""
-    if (card, root) not in _seen:
-        try:
-            cfg = open_card(card, root)
-            if not dataset_folder(cfg).is_dir():  # it may be drawn later
-                return ""
-            bench, _ = read_benchmark(cfg)
-            items = [*bench.train, *bench.val, *bench.test]
-            _seen[card, root] = images_digest(items, bench.image_dir)
-        except NerpError:
-            return ""
-    return _seen[card, root]
+    """`images_digest` of a dataset, looked at once by each process. Raises NerpError where it
+    cannot be had, which it may be later."""
+    cfg = open_card(card, root)
+    if not (folder := dataset_folder(cfg)).is_dir():
+        raise NerpError(f"no {folder}")  # to read the benchmark would draw it
+    bench, _ = read_benchmark(cfg)
+    return images_digest([*bench.train, *bench.val, *bench.test], bench.image_dir)
 
 
 def receipt(run: Run) -> dict:
@@ -104,12 +99,9 @@ def state(run: Run) -> str:
 def _is_locked(path: Path) -> bool:
     try:
         with opened(path) as file:
-            _lock(file)
+            return not lock(file, wait=False)
     except NerpError:
         return False
-    except TakenError:
-        return True
-    return False
 
 
 def _is_newer(path: Path, other: Path) -> bool:
@@ -133,8 +125,7 @@ class Attempt:
         # Kept open, and so locked, until the receipt is there.
         self.log = open(run.directory / LOG_FILE, "ab")  # noqa: SIM115
         try:
-            _lock(self.log, wait)
-            if is_finished(run):
+            if not lock(self.log, wait) or is_finished(run):
                 raise TakenError
             (run.directory / RECEIPT_FILE).unlink(missing_ok=True)
             self.log.truncate(0)
@@ -197,13 +188,4 @@ def run_to_end(run: Run, server: Server) -> int:
         return Attempt(run, server, wait=True).wait()
     except TakenError:  # and, since it has waited, finished
         return 0
-
-
-def _lock(file, wait: bool = False) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise TakenError from None
-    except OSError:
-        pass  # a file system without locks: two sweeps at once are then the user's to avoid
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from nerp.config import Request, card_file, find_card, options_of
 from nerp.defaults import KEYS
@@ -72,7 +73,8 @@ def drawn_names() -> set[str]:
 
 
 def config_name(
-    name: str, task: str, trained_on: str, shots: int, options: Mapping[str, str] = {}
+    name: str, task: str, trained_on: str, shots: int,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
     zero-shot CLIP on a downloaded dataset.

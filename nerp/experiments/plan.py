@@ -262,7 +262,8 @@ class _Setting:
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
         )
-        inputs = [*named_files(), *self._files()]
+        files = (Path(value) for name, value in self.options.items() if is_file_key(name))
+        inputs = [*named_files(), *(file.expanduser() for file in files)]
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         for module in chosen.imports:
@@ -294,10 +295,10 @@ class _Setting:
             trainer=trainer,
         )
 
-    def _files(self) -> list[Path]:
-        """What the options name, by keys whose files decide about numbers."""
-        options = options_of(list(self.selection.options))
-        return [Path(value).expanduser() for name, value in options.items() if is_file_key(name)]
+    @property
+    def options(self) -> dict[str, str]:
+        """The user's, for every run."""
+        return options_of(self.selection.options)
 
     def _config(self, task: str) -> str:
         """The configuration's name or file; "" for none."""
@@ -305,8 +306,7 @@ class _Setting:
             method, _, config = entry.rpartition("=")
             if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
                 return config
-        options = options_of(self.selection.options)
-        return config_name(self.plain, task, self.trained_on, self.shots, options)
+        return config_name(self.plain, task, self.trained_on, self.shots, self.options)
 
 
 def _settings(selection: Selection) -> Iterator[_Setting]:

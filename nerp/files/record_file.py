@@ -92,7 +92,7 @@ def read_record(path: str | Path) -> dict:
     return content
 
 
-def read_measured(path: str | Path, fields: Iterable[str] = ()) -> dict:
+def read_measured(path: str | Path, fields: Iterable[str]) -> dict:
     """`read_record` of a test, which has those of the fields that may be missing, too."""
     content = read_record(path)
     wanted = {name: _OPTIONAL[name] for name in fields}

@@ -33,6 +33,8 @@ from nerp.files.yaml_file import load_yaml, mapping
 from nerp.paths import is_inside
 
 KINDS = ("helped", "hurt", "neutral")
+# Keys that are looked up in a registry: of no use here, and maybe the user's own, not registered.
+_REGISTERED = ("LAYOUT", "PAIRS", "REFERENCES", "RULE")
 _THUMBNAIL = 96  # pixels, the longer side
 
 
@@ -312,14 +314,10 @@ def _centred(values: Tensor) -> Tensor:
     return values.double() - values.double().mean()
 
 
-_REGISTERED = ("LAYOUT", "PAIRS", "REFERENCES", "RULE")
-
-
 def _read_config(file: Path, root: str) -> CfgNode:
     saved = load_yaml(file)
     cfg = default_config()
-    # The methods' own nodes are of no use here, nor what is looked up in a registry: it may be the
-    # user's own, and not registered.
+    # The methods' own nodes are of no use here.
     for name in ("DATASET", "MODEL", "NERP"):
         node = mapping(saved.get(name, {}), f"{file}: {name}")
         merge(cfg, {name: {k: v for k, v in node.items() if k not in _REGISTERED}}, str(file))

@@ -20,7 +20,7 @@ from conftest import write_eurosat
 
 from nerp.errors import NerpError
 from nerp.experiments import workers
-from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, receipt, state
+from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, _images, receipt, state
 from nerp.experiments.plan import Selection, plan
 from nerp.experiments.server import Server
 from nerp.experiments.status import overview, remember, remembered
@@ -294,7 +294,7 @@ def test_status_says_how_far_a_training_is(world):
 
 
 @pytest.mark.parametrize("change", ["image", "file"])
-def test_what_ran_on_other_images_or_files_is_started_again(world, tmp_path, monkeypatch, change):
+def test_what_ran_on_other_images_or_files_is_started_again(world, tmp_path, change):
     shutil.rmtree(world.root)
     write_eurosat(world.root, per_class=4, size=16)
     weights = tmp_path / "clip.pt"
@@ -302,7 +302,7 @@ def test_what_ran_on_other_images_or_files_is_started_again(world, tmp_path, mon
     runs = world.plan(options=("MODEL.BACKBONE.PATH", str(weights)))
 
     def begun() -> int:
-        monkeypatch.setattr("nerp.experiments.attempt._seen", {})  # as in a new process
+        _images.cache_clear()  # as in a new process
         before = len(world.lines("begin"))
         assert world.sweep(runs)[0]
         return len(world.lines("begin")) - before
