@@ -9,6 +9,7 @@
 # PYTHON       the interpreter that .venv is made with
 # NERP_TORCH   the build of torch in .venv, a folder of https://download.pytorch.org/whl: cpu (a
 #              quarter of the size), cu126, ...; default: the one that pip finds, which has CUDA
+# NERP_EXTRAS  of pyproject.toml, such as tensorboard,hub: installed too
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 PINS="$REPO/scripts/lib/constraints.txt"
@@ -68,14 +69,14 @@ make_environment() {
         mapfile -t pinned < <(sed -n "s/^torch\(vision\)\?==.*/&+$build/p" "$PINS")
         install --extra-index-url "https://download.pytorch.org/whl/$build" "${pinned[@]}"
     fi
-    install --constraint "$PINS" --editable "${REPO}[dev,slurm]"
+    install --constraint "$PINS" --editable "$NERP"
 }
 
 # nerp, and what it lacks, in the active environment $VENV.
 use_environment() {
     echo "Putting nerp into the active environment $VENV (once) ..." >&2
     "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?==' >"$VENV/.nerp-keeps" || true
-    install --constraint "$VENV/.nerp-keeps" --editable "${REPO}[dev,slurm]"
+    install --constraint "$VENV/.nerp-keeps" --editable "$NERP"
 }
 
 check_torch() {
@@ -122,11 +123,14 @@ sys.exit(f"{say}; https://pytorch.org/get-started/locally lists the builds, and 
 '
 
 VENV="$(active_environment)" || VENV="${NERP_VENV:-$REPO/.venv}"
+[[ ${NERP_EXTRAS:-} =~ ^[a-z,]*$ ]] || die "NERP_EXTRAS=$NERP_EXTRAS: tensorboard,hub or the like"
+NERP="${REPO}[slurm${NERP_EXTRAS:+,$NERP_EXTRAS}]"
 stamp="$(cat "$REPO/pyproject.toml" "$PINS" <(printf %s "${NERP_TORCH:-}") | cksum)"
-if [ "$(cat "$VENV/.ready" 2>/dev/null)" != "$stamp" ]; then
+ready="$VENV/.ready${NERP_EXTRAS:+-$NERP_EXTRAS}"
+if [ "$(cat "$ready" 2>/dev/null)" != "$stamp" ]; then
     if active_environment >/dev/null; then use_environment; else make_environment; fi
     check_torch
-    echo "$stamp" >"$VENV/.ready"
+    echo "$stamp" | tee "$VENV/.ready" >"$ready"
 fi
 warn_of_unused_gpu
 PATH="$VENV/bin:$PATH"

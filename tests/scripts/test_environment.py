@@ -92,7 +92,17 @@ def test_a_new_environment_is_pinned_and_shows_each_package(setup):
     assert result.stderr.splitlines()[1:] == ["    torch-2.14.1 (554.6 MB)", "    installing ..."]
     (call,) = setup.installed()
     assert call.endswith(f"--constraint {setup.repo}/scripts/lib/constraints.txt --editable "
-                         f"{setup.repo}[dev,slurm]")
+                         f"{setup.repo}[slurm]")
+
+
+def test_what_tests_need_besides_is_installed_for_them_alone(setup):
+    setup()
+    setup(NERP_EXTRAS="dev")
+    assert setup.installed()[1].endswith(f"{setup.repo}[slurm,dev]")
+    setup(NERP_EXTRAS="dev")
+    setup()
+    assert len(setup.installed()) == 2
+    assert "NERP_EXTRAS=../x: tensorboard,hub" in setup(1, NERP_EXTRAS="../x").stderr
 
 
 def test_a_second_call_installs_nothing(setup):
@@ -119,7 +129,7 @@ def test_an_active_environment_with_torch_is_used_and_keeps_it(setup, variable):
     assert f"took {setup.repo}/mine" in result.stdout
     (call,) = setup.installed()
     assert call.endswith(f"--constraint {setup.repo}/mine/.nerp-keeps --editable "
-                         f"{setup.repo}[dev,slurm]")
+                         f"{setup.repo}[slurm]")
     assert (setup.repo / "mine/.nerp-keeps").read_text() == "torch==2.9.0\ntorchvision==0.24.0\n"
     assert setup(**{variable: "{repo}/mine"}).stderr == ""
 
