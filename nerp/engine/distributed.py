@@ -33,6 +33,10 @@ def processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    # An optimizer imports it with its first step. Imported while there is a process group, it keeps
+    # that alive: its threads then outlive the interpreter and may abort a process that is done.
+    import torch._dynamo
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl")
