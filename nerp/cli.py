@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 
-from nerp.commands import add_arguments, command_module
+from nerp.commands import add_arguments, command_module, parse
 from nerp.errors import NerpError
 from nerp.files.opening import last_opened, reason
 from nerp.log import command_line
@@ -72,7 +72,7 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in rest
     command_line.set(shlex.join(["nerp", *argv]))
     try:
-        args = parser.parse_intermixed_args(rest)
+        args = parse(parser, rest)
         if args.imports:
             from nerp.plugins import import_modules
 

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from collections.abc import Callable
 
-from nerp.config import Request
+from nerp.config import Request, begins_pair
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.keys import Key, whole
@@ -22,6 +22,13 @@ def argument(key: Key) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def name(text: str) -> str:
+    """The `type` of a list of names, which KEY VALUE pairs may follow."""
+    if begins_pair(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a configuration key, and no name")
+    return text
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

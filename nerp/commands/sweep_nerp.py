@@ -11,13 +11,19 @@ from nerp.keys import whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a folder with predictions.npz of a NeRP test")
-    parser.add_argument("--grid", nargs="+", required=True, metavar="KEY=VALUES",
+    parser.add_argument("--grid", nargs="+", type=_setting, required=True, metavar="KEY=VALUES",
                         help="such as TAU=-1,0,1 THRES=0:2:9 FLIP_RULE=OR,AND for the flip; "
                              "gap=0:1:11 image=0,0.05 SCOPE=all,pairs for a shift")
     parser.add_argument("--most", type=argument(whole(15, 0)), default=15, metavar="N",
                         help="settings shown, best first (default: 15); the file has all")
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="for sweep.csv and sweep.png (default: the run's folder)")
+
+
+def _setting(text: str) -> str:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUES, such as TAU=-1,0,1")
+    return text
 
 
 def main(args: argparse.Namespace) -> None:
