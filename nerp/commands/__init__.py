@@ -6,7 +6,29 @@ import re
 from collections.abc import Sequence
 from types import ModuleType
 
+from nerp.printable import broken
+
 _OPTION = re.compile(r"-(?!\.?\d|$)")  # and no number, nor what stands for standard input
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills a command's description paragraph by paragraph. Lines that list things, a name and
+    after two or more spaces its text, and indented ones, such as examples, stay apart."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(_filled(paragraph, width) for paragraph in text.strip().split("\n\n"))
+
+
+def _filled(paragraph: str, width: int) -> str:
+    lines: list[list] = []  # text, how far its second line is set in, whether more may follow
+    for line in paragraph.split("\n"):
+        indented = len(line) - len(line.lstrip())
+        listed = re.match(r" *\S+(?: \S+)*?  +(?=\S)", line)
+        if lines and lines[-1][1:] == [indented, True] and not listed:
+            lines[-1][0] += f" {line.strip()}"
+        else:
+            lines.append([line, listed.end() if listed else indented, bool(listed or not indented)])
+    return "\n".join(broken(text, width, hang) for text, hang, _ in lines)
 
 
 def command_module(name: str) -> ModuleType:

@@ -1,7 +1,7 @@
 """Run an experiment: every method, dataset, seed and number of shots of a protocol, each run when
 what it needs has finished (a test after its training, NeRP after its baseline).
 
-  nerp sweep --protocol base_to_novel --methods MMRL,MMRL_NeRP --datasets eurosat,dtd --gpus 0,1
+  nerp sweep --protocol base_to_novel --methods MMRL,MMRL_NeRP --gpus 0,1
   nerp sweep FILE.yaml --slurm partition=gpu,gpus=1,time=600
   nerp sweep status
 
@@ -120,6 +120,7 @@ def _sweep(args, selection, runs):
     from nerp.experiments.status import FOLDER, remember
     from nerp.experiments.sweep import Sweep
     from nerp.experiments.workers import Local, Slurm
+    from nerp.printable import fitted
 
     check_data(selection.root, runs)
     if args.slurm:
@@ -135,7 +136,7 @@ def _sweep(args, selection, runs):
         shown = [0.0]
 
         def tell(line):
-            tqdm.write(line)
+            tqdm.write(fitted(line, sys.stdout))
             sys.stdout.flush()
 
         def look():

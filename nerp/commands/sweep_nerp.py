@@ -5,7 +5,7 @@ The best setting of such a sweep has been chosen on test labels: an upper bound,
 
 import argparse
 
-from nerp.commands.common import argument
+from nerp.commands.common import argument, tell
 from nerp.keys import whole
 
 
@@ -40,11 +40,11 @@ def main(args: argparse.Namespace) -> None:
     outcomes = list(sweep.run(rule, grid))
     directory = Path(args.output_dir or args.run)
     csv = write_outcomes(directory / "sweep.csv", outcomes, grid)
-    print(f"{len(outcomes)} settings on {len(run.saved.labels)} images; without NeRP "
-          f"{sweep.plain_accuracy:.2f}%; the rule: {rule.name}\n")
+    tell(f"{len(outcomes)} settings on {len(run.saved.labels)} images; without NeRP "
+         f"{sweep.plain_accuracy:.2f}%; the rule: {rule.name}\n")
     print(outcome_table(outcomes, grid, args.most))
-    print("\nupper bound: these settings were compared on test labels, so the best of them is not "
-          f"a result\nall settings: {csv}")
+    tell("\nupper bound: these settings were compared on test labels, so the best of them is not "
+         f"a result\nall settings: {csv}")
     if len([values for values in grid.values() if len(values) > 1]) == 2:
         png = draw_heat_map(directory / "sweep.png", outcomes, grid, sweep.plain_accuracy)
         print(f"heat map: {png}")
