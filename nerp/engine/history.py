@@ -31,11 +31,14 @@ class Row:
     Attributes:
         epoch: from 1. step: steps since training began, these included.
         loss: their mean. rate: the learning rate. seconds: since training began, without pauses.
+        accuracy: of their images in percent, each as predicted before its step; None where the
+            method does not say.
     """
 
     epoch: int
     step: int
     loss: float
+    accuracy: float | None
     rate: float
     seconds: float
 
@@ -49,9 +52,14 @@ def read_history(file: Path) -> list[Row]:
         reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
         if reader.fieldnames != COLUMNS:
             raise ValueError("it begins otherwise")
-        rows = [Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
-                    float(row["rate"]), float(row["seconds"])) for row in reader]
-        if not all(map(math.isfinite, itertools.chain.from_iterable(map(astuple, rows)))):
+        rows = [
+            Row(int(row["epoch"]), int(row["step"]), float(row["loss"]),
+                float(row["accuracy"]) if row["accuracy"] else None,
+                float(row["rate"]), float(row["seconds"]))
+            for row in reader
+        ]
+        numbers = itertools.chain.from_iterable(map(astuple, rows))
+        if not all(math.isfinite(number) for number in numbers if number is not None):
             raise ValueError("it holds numbers that are not finite")
         return rows
 
@@ -96,14 +104,22 @@ class History:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for epoch, step, loss, rate, seconds in map(astuple, self.rows):
-            writer.writerow([epoch, step, f"{loss:.6g}", f"{rate:.6g}", f"{seconds:.2f}"])
+        for row in self.rows:
+            accuracy = "" if row.accuracy is None else f"{row.accuracy:.6g}"
+            writer.writerow([row.epoch, row.step, f"{row.loss:.6g}", accuracy, f"{row.rate:.6g}",
+                             f"{row.seconds:.2f}"])
         write_text(self.file, text.getvalue())
 
     def close(self) -> None:
         """End what is written elsewhere."""
         for writer in self._writers:
             writer.close()
+
+
+def _followed(row: Row) -> dict[str, float]:
+    """What is drawn over the steps, by name."""
+    values = {"loss": row.loss, "accuracy": row.accuracy, "rate": row.rate}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class _TensorBoard:
@@ -116,8 +132,8 @@ class _TensorBoard:
         self._writer = self._open()
 
     def add(self, row: Row) -> None:
-        self._writer.add_scalar("train/loss", row.loss, row.step)
-        self._writer.add_scalar("train/rate", row.rate, row.step)
+        for name, value in _followed(row).items():
+            self._writer.add_scalar(f"train/{name}", value, row.step)
 
     def close(self) -> None:
         self._writer.close()
@@ -143,7 +159,7 @@ class _WandB:
                             "environment needs no account") from None
 
     def add(self, row: Row) -> None:
-        self._run.log({"loss": row.loss, "rate": row.rate, "epoch": row.epoch}, step=row.step)
+        self._run.log({**_followed(row), "epoch": row.epoch}, step=row.step)
 
     def close(self) -> None:
         self._run.finish()

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -77,6 +78,13 @@ class _Step(nn.Module):
         return self._trainer.loss(images, labels, *views)
 
 
+def _means(steps: list[list[float]]) -> tuple[float, float | None]:
+    """Mean loss and accuracy of steps; None: the method does not say what it had right."""
+    losses, percents = zip(*steps, strict=True)
+    accuracy = fmean(percents)
+    return fmean(losses), None if math.isnan(accuracy) else accuracy
+
+
 class TrainingRun:
     """Trains one trainer on one selection of images, resumable after every epoch.
 
@@ -148,30 +156,36 @@ class TrainingRun:
             group["lr"] = rate
         steps, epochs = len(self.loader), self.cfg.OPTIM.MAX_EPOCH
         every = max(1, self.cfg.TRAIN.PRINT_FREQ)
-        losses = torch.zeros(steps, device=self.device)
-        known: list[float] = []
+        measured = torch.zeros(steps, 2, device=self.device)
+        known: list[list[float]] = []
         start = time.monotonic()
         self.loader.batch_sampler.epoch = epoch
         self.trainer.start_epoch(epoch)
         for step, (pixels, labels) in enumerate(self.loader, 1):
-            losses[step - 1] = self._step(pixels, labels)
+            measured[step - 1] = self._step(pixels, labels)
             bar.update()
             clock.done += 1
             if step % every == 0 or step == steps:
                 # The only place where the host waits for the device.
-                recent = mean_over_processes(losses[len(known) : step]).tolist()
-                self._check(recent, epoch, len(known), rate)
+                recent = mean_over_processes(measured[len(known) : step]).tolist()
+                self._check([loss for loss, _ in recent], epoch, len(known), rate)
                 known += recent
-                loss = fmean(recent)
-                self.history.add(Row(epoch + 1, epoch * steps + step, loss, rate, clock.seconds()))
-                bar.set_postfix_str(f"epoch {epoch + 1} loss {fmean(known):.3f}", refresh=False)
+                loss, accuracy = _means(recent)
+                self.history.add(
+                    Row(epoch + 1, epoch * steps + step, loss, accuracy, rate, clock.seconds())
+                )
+                mean, right = _means(known)
+                bar.set_postfix_str(f"epoch {epoch + 1} loss {mean:.3f}", refresh=False)
                 if step < steps:
                     say(f"epoch [{epoch + 1}/{epochs}] batch [{step}/{steps}] loss {loss:.4f} "
                         f"lr {rate:.4e} eta {clock.left():.0f} s", file_only=True)
-        say(f"epoch {epoch + 1} of {epochs}: loss {fmean(known):.4f}, rate {rate:.3g}, "
+        accuracy = "" if right is None else f"accuracy {right:.1f} %, "
+        say(f"epoch {epoch + 1} of {epochs}: loss {mean:.4f}, {accuracy}rate {rate:.3g}, "
             f"{time.monotonic() - start:.1f} s, {duration(clock.left())} left")
 
     def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
+        say), each by the process's share of the batch."""
         images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
@@ -182,7 +196,9 @@ class TrainingRun:
         self.scaler.scale(share * loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return share * loss.detach()
+        right = self.trainer.right
+        percent = torch.full_like(loss, math.nan) if right is None else 100 * right / len(images)
+        return share * torch.stack([loss.detach(), percent])
 
     def _check(self, losses: list[float], epoch: int, first_step: int, rate: float) -> None:
         for step, loss in enumerate(losses, first_step):

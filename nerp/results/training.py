@@ -1,4 +1,4 @@
-"""A figure of trainings: their loss and learning rate, from metrics.csv."""
+"""A figure of trainings: loss, accuracy and learning rate, from metrics.csv."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,39 +15,55 @@ from nerp.results.plots import SETTINGS, style_of
 
 
 def training_curves(folders: Iterable[Path]) -> Figure:
-    """Loss over epochs, the mean of each as a thick line and what metrics.csv has as a thin one,
-    and below it the learning rate; a colour a run.
+    """Loss and, where a method says it, accuracy over epochs, the mean of each as a thick line and
+    what metrics.csv has as a thin one, and below them the learning rate; a colour a run.
 
     Raises NerpError where a folder's metrics.csv cannot be read, or has no row yet.
     """
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
-        losses, rates = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-        for i, folder in enumerate(folders):
-            rows = read_history(folder / METRICS_FILE)
-            if not rows:
-                raise NerpError(f"{folder / METRICS_FILE}: the training has no row yet")
+        histories = {folder: _rows(folder) for folder in folders}
+        told = any(row.accuracy is not None for rows in histories.values() for row in rows)
+        drawn = {"loss": "loss"} | ({"accuracy": "accuracy (%)"} if told else {})
+        figure = Figure(figsize=(5.2, 2.6 + 1.6 * len(drawn)), layout="constrained")
+        *upper, rates = figure.subplots(
+            len(drawn) + 1, sharex=True, height_ratios=(*[3] * len(drawn), 1.5)
+        )
+        for i, (folder, rows) in enumerate(histories.items()):
             colour, marker = style_of(i)
             passed = [row.step * rows[-1].epoch / rows[-1].step for row in rows]  # in epochs
-            losses.plot(passed, [row.loss for row in rows], color=colour, linewidth=0.6, alpha=0.5)
-            means = _epoch_means(rows)
-            losses.plot(list(means), list(means.values()), color=colour, marker=marker,
-                        markersize=3, markevery=max(1, len(means) // 20), label=str(folder))
+            for axes, name in zip(upper, drawn, strict=True):
+                values = [getattr(row, name) for row in rows]
+                if None in values:
+                    continue
+                axes.plot(passed, values, color=colour, linewidth=0.6, alpha=0.5)
+                means = _epoch_means(rows, values)
+                axes.plot(list(means), list(means.values()), color=colour, marker=marker,
+                          markersize=3, markevery=max(1, len(means) // 20),
+                          label=str(folder) if name == "loss" else None)
             rates.step([0.0, *passed], [rows[0].rate, *(row.rate for row in rows)], color=colour)
-        losses.set_ylabel("loss")
+        for axes, label in zip(upper, drawn.values(), strict=True):
+            axes.set_ylabel(label)
         rates.set_ylabel("learning rate")
         rates.set_xlabel("epoch (thick: means of an epoch)")
         rates.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.align_ylabels()
         figure.legend(loc="outside upper center")
     return figure
 
 
-def _epoch_means(rows: list[Row]) -> dict[int, float]:
-    """Epoch -> mean loss of its steps."""
+def _rows(folder: Path) -> list[Row]:
+    rows = read_history(folder / METRICS_FILE)
+    if not rows:
+        raise NerpError(f"{folder / METRICS_FILE}: the training has no row yet")
+    return rows
+
+
+def _epoch_means(rows: list[Row], values: list[float]) -> dict[int, float]:
+    """Epoch -> mean of the values of its rows, each by its steps."""
     weighted: dict[int, list[tuple[int, float]]] = defaultdict(list)
     before = 0
-    for row in rows:
-        weighted[row.epoch].append((row.step - before, row.loss))
+    for row, value in zip(rows, values, strict=True):
+        weighted[row.epoch].append((row.step - before, value))
         before = row.step
-    return {epoch: fmean([loss for _, loss in of], [steps for steps, _ in of])
+    return {epoch: fmean([value for _, value in of], [steps for steps, _ in of])
             for epoch, of in weighted.items()}

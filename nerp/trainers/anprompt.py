@@ -151,13 +151,16 @@ class ANPrompt(InsertedTokens):
 
     def classifier(self):
         text, weak = self.class_features(), self.weak_class_features()
-        theta = self.settings.THETA
 
         def logits(images):
             image = self.image_features(images)
-            return theta * self.similarity(image, text) + (1 - theta) * self.similarity(image, weak)
+            return self.mixed(self.similarity(image, text), self.similarity(image, weak))
 
         return logits
+
+    def mixed(self, aligned, robust):
+        """The logits that a class is predicted from."""
+        return self.settings.THETA * aligned + (1 - self.settings.THETA) * robust
 
     def loss(self, images, labels):
         text, weak_text = self.class_features(), self.weak_class_features()
@@ -171,6 +174,7 @@ class ANPrompt(InsertedTokens):
         )
         drift = self.settings.SIM_WEIGHT * self.drift(state, image, text)
         gamma = 1 / (robust.std() * robust.numel() + _TINY)
+        self.count_right(self.mixed(aligned, robust), labels)
         return F.cross_entropy(aligned, labels) + drift + gamma * divergence
 
 

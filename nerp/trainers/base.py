@@ -85,6 +85,10 @@ class Trainer:
         fixed: names of tensors in a checkpoint that are not trained.
         text_by_image: whether a class has another feature for each image.
         views: how many augmented views of an image `loss` takes, one after the other.
+
+    Attributes:
+        right: how many images of the latest `loss` were predicted right, a scalar; None where the
+            method's loss does not say.
     """
 
     node: str
@@ -97,6 +101,7 @@ class Trainer:
     fixed: tuple[str, ...] = ()
     text_by_image: bool = False
     views: int = 1
+    right: Tensor | None = None
 
     def __init__(
         self,
@@ -170,7 +175,7 @@ class Trainer:
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The training loss, a scalar, of images [B, 3, H, W] with labels [B]."""
-        return nn.functional.cross_entropy(self.logits(images), labels)
+        return self.cross_entropy(self.logits(images), labels)
 
     def frozen_prompts(self) -> list[list[str]]:
         """For each class, the texts whose frozen features average to t*."""
@@ -193,6 +198,16 @@ class Trainer:
         return None
 
     # What follows for every method.
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """CE of logits [B, C] that a class would be predicted from, a scalar."""
+        self.count_right(logits, labels)
+        return nn.functional.cross_entropy(logits, labels)
+
+    def count_right(self, logits: Tensor, labels: Tensor) -> None:
+        """For the history of training, of a loss whose cross entropy is of other logits than those
+        [B, C] that a class would be predicted from."""
+        self.right = (logits.detach().argmax(1) == labels).sum()
 
     def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
         """What the record of a training run holds besides.

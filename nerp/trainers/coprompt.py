@@ -100,7 +100,7 @@ class CoPrompt(MaPLe):
         frozen = self.clip.image_features(images if second is None else second)
         distance = _DISTANCE[self.cfg.TRAINER.DISTILL]
         consistency = distance(text, self.sentence_features()) + distance(image, frozen)
-        entropy = F.cross_entropy(self.similarity(image, text), labels)
+        entropy = self.cross_entropy(self.similarity(image, text), labels)
         return entropy + self.cfg.TRAINER.W * consistency
 
     def frozen_prompts(self):

@@ -1,7 +1,5 @@
 """KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
 
-import torch.nn.functional as F
-
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.keys import number, whole
 from nerp.registry import TRAINERS
@@ -51,7 +49,7 @@ class KgCoOp(CoOp):
     def loss(self, images, labels):
         text = self.class_features()
         logits = self.similarity(self.image_features(images), text)
-        return F.cross_entropy(logits, labels) + self.pull_weight * self.pull(text)
+        return self.cross_entropy(logits, labels) + self.pull_weight * self.pull(text)
 
     def frozen_prompts(self):
         template = self.templates.get(self.classes.dataset, self.classes.template)

@@ -81,10 +81,10 @@ class MMRL(InsertedTokens):
         text = self.class_features()
         state = self.image_state(images)
         image, rep = self.both_features(state)
-        entropy, entropy_rep = (
-            F.cross_entropy(self.similarity(f, text), labels) for f in (image, rep)
-        )
-        fused = self.fuse(entropy, entropy_rep, self.settings.ALPHA)
+        logits = [self.similarity(f, text) for f in (image, rep)]
+        self.count_right(self.fuse(*logits, self.settings.ALPHA), labels)
+        entropies = (F.cross_entropy(x, labels) for x in logits)
+        fused = self.fuse(*entropies, self.settings.ALPHA)
         return fused + self.settings.REG_WEIGHT * self.drift(state, image, text)
 
     @torch.no_grad()

@@ -110,7 +110,7 @@ class PromptSRC(DeepPrompts):
             logits.log_softmax(1), frozen_logits.log_softmax(1), reduction="sum", log_target=True
         )
         return (
-            F.cross_entropy(logits, labels)
+            self.cross_entropy(logits, labels)
             + self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(text, frozen_text)
             + self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(image, frozen_image)
             + divergence / logits.numel()

@@ -32,14 +32,15 @@ def rows(folder):
 
 
 def losses(rows):
-    return [(row["epoch"], row["step"], row["loss"], row["rate"]) for row in rows]
+    return [tuple(row[name] for name in COLUMNS if name != "seconds") for row in rows]
 
 
 def test_every_epoch_is_a_line_of_standard_output_and_the_end_says_where(train, tmp_path):
     status, printed, error = train("TRAIN.PRINT_FREQ", "1")
     assert status == 0, error
     lines = [line for line in printed.splitlines() if line.startswith("epoch")]
-    form = r"epoch {} of 3: loss \d+\.\d{{4}}, rate [\d.e-]+, \d+\.\d s, \d+ s left"
+    form = (r"epoch {} of 3: loss \d+\.\d{{4}}, accuracy \d+\.\d %, rate [\d.e-]+, "
+            r"\d+\.\d s, \d+ s left")
     assert len(lines) == 3
     assert all(re.fullmatch(form.format(n), line) for n, line in enumerate(lines, 1))
     run, checkpoint = tmp_path / "run", "prompt_learner/model.pth.tar-3"
@@ -103,8 +104,8 @@ def test_tensorboard_gets_the_same_numbers(train, tmp_path):
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     history = rows(tmp_path / "run")
     assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
-    for name, column in (("train/loss", "loss"), ("train/rate", "rate")):
-        found = [event.value for event in events.Scalars(name)]
+    for column in ("loss", "accuracy", "rate"):
+        found = [event.value for event in events.Scalars(f"train/{column}")]
         assert found == pytest.approx([float(row[column]) for row in history], rel=1e-4)
 
 
@@ -115,7 +116,7 @@ def test_weights_and_biases_keeps_them_here_in_offline_mode(train, tmp_path, mon
     assert train("TRAIN.WANDB", "mine")[0] == 0
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     content = file.read_bytes()
-    assert all(word in content for word in (b"loss", b"rate", b"ViT-B/16", b"mine"))
+    assert all(word in content for word in (b"loss", b"accuracy", b"rate", b"ViT-B/16", b"mine"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a training run does where numbers go wrong, and in which precision it runs."""
 
+import csv
 import json
 
 import pytest
@@ -50,6 +51,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     assert status == 0, error
     assert len(steps) == 4 + 2 * 2  # epoch 1 is not trained again
     assert json.loads((run / "result.json").read_text())["accuracy"] >= 0
+    with open(run / "metrics.csv", newline="") as file:  # a loss of one's own need not say it
+        assert {row["accuracy"] for row in csv.DictReader(file)} == {""}
 
 
 def _tensors(tree):

@@ -174,18 +174,30 @@ def test_trainings_are_drawn_by_the_means_of_their_epochs(tmp_path, nerp):
     for name, first in (("a", 2.0), ("b", 4.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.csv").write_text(
-            "epoch,step,loss,rate,seconds\n"
-            f"1,10,{first},0.1,1\n1,15,{first + 3},0.1,2\n2,25,1.0,0.05,3\n2,30,1.0,0.05,4\n"
+            "epoch,step,loss,accuracy,rate,seconds\n"
+            f"1,10,{first},50,0.1,1\n1,15,{first + 3},80,0.1,2\n"
+            "2,25,1.0,90,0.05,3\n2,30,1.0,90,0.05,4\n"
         )
     figure = training_curves([tmp_path / "a", tmp_path / "b"])
-    losses, rates = figure.axes
+    losses, accuracies, rates = figure.axes
     steps, means, *_ = losses.lines
     assert steps.get_xdata() == pytest.approx([2 / 3, 1, 5 / 3, 2])
     assert (list(means.get_xdata()), list(means.get_ydata())) == ([1, 2], [3.0, 1.0])
     assert means.get_label() == str(tmp_path / "a")
-    assert [len(axes.lines) for axes in (losses, rates)] == [4, 2]
+    assert list(accuracies.lines[1].get_ydata()) == [60, 90]
+    assert [len(axes.lines) for axes in figure.axes] == [4, 4, 2]
     status, printed, _ = nerp("plot", tmp_path / "a", "--output-dir", tmp_path / "figures")
     assert status == 0 and [line.split(".")[-1] for line in printed.split()] == ["png", "svg"]
+
+
+def test_a_method_that_does_not_say_its_accuracy_has_no_curve_of_it(tmp_path):
+    text = "epoch,step,loss,accuracy,rate,seconds\n1,10,2.0,{},0.1,1\n"
+    for name, accuracy in (("silent", ""), ("telling", "50")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text(text.format(accuracy))
+    assert len(training_curves([tmp_path / "silent"]).axes) == 2
+    losses, accuracies, _ = training_curves([tmp_path / "silent", tmp_path / "telling"]).axes
+    assert (len(losses.lines), len(accuracies.lines)) == (4, 2)
 
 
 def test_a_history_that_is_none_is_one_line(tmp_path, nerp):
