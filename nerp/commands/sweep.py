@@ -11,6 +11,7 @@ and interrupted ones go on. The exit status is 0 if every run has finished."""
 
 import argparse
 import re
+import shlex
 import signal
 import sys
 import time
@@ -81,6 +82,8 @@ def main(args):
             print(run.command)
         return 0
     done = _here(args, runs) if args.here else _sweep(args, selection, runs)
+    if done and not args.here:
+        print(f"Next: nerp table {shlex.quote(selection.output)}")
     return 0 if done else 1
 
 
