@@ -5,12 +5,14 @@ import contextlib
 import gc
 import os
 import shlex
+import shutil
 import sys
 
-from nerp.commands import add_arguments, command_module
+from nerp.commands import HelpFormatter, add_arguments, command_module, parse
 from nerp.errors import NerpError
 from nerp.files.opening import last_opened, reason
 from nerp.log import command_line
+from nerp.printable import broken, fitted
 
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
@@ -60,19 +62,19 @@ def run(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         from nerp.registry import unknown
 
-        print(f"nerp: error: {unknown('command', argv[0], COMMANDS)}", file=sys.stderr)
+        _complain(f"error: {unknown('command', argv[0], COMMANDS)}")
         return 1
     name, rest = argv[0], argv[1:]
     module = command_module(name)
     parser = _Parser(
         prog=f"nerp {name}", description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add_arguments(parser, module)
     debug = "--debug" in rest
     command_line.set(shlex.join(["nerp", *argv]))
     try:
-        args = parser.parse_intermixed_args(rest)
+        args = parse(parser, rest)
         if args.imports:
             from nerp.plugins import import_modules
 
@@ -83,7 +85,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("nerp: interrupted; the same command goes on where it can", file=sys.stderr)
+        _complain("interrupted; the same command goes on where it can")
         return INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # its reader has gone
@@ -91,10 +93,14 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"nerp: error: {NerpError(_line(error))}", file=sys.stderr)
+        _complain(f"error: {NerpError(_line(error))}")
         if isinstance(error, OSError):
             _forget_output()
         return 1
+
+
+def _complain(text: str) -> None:
+    print(fitted(f"nerp: {text}", sys.stderr), file=sys.stderr)
 
 
 def _line(error: Exception) -> str:
@@ -129,7 +135,10 @@ class _Parser(argparse.ArgumentParser):
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    columns = shutil.get_terminal_size((100, 0)).columns
     return "\n".join(
-        ["usage: nerp COMMAND ...", "", "Train prompt-learned CLIP models and correct their "
-         "asymmetric confusions with NeRP.", "", *lines, "", "nerp help COMMAND says more."]
+        ["usage: nerp COMMAND ...", "",
+         broken("Train prompt-learned CLIP models and correct their asymmetric confusions with "
+                "NeRP.", columns, 0), "",
+         *(broken(line, columns, width + 4) for line in lines), "", "nerp help COMMAND says more."]
     )

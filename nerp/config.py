@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
-from nerp.defaults import dataset_defaults, default_config, key
+from nerp.defaults import KEYS, dataset_defaults, default_config, key
 from nerp.errors import NerpError
 from nerp.files.yaml_file import load_yaml, mapping
 from nerp.log import say
@@ -39,6 +39,8 @@ _RELEASE_NAMES = {
 _OF_THE_FLIP = {*_RELEASE_NAMES.values(), "NERP.THRESHOLDS"}
 _OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
 _OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
+# What the name of a key begins with.
+_NODES = {name.partition(".")[0] for name in KEYS}
 # What is settled before the rest of a command line counts.
 _CHOICES = ("TASK", "NERP.RULE", "NERP.THRESHOLDS")
 # λ of SAR: the key, the file with the values by method and dataset, what they were chosen with.
@@ -291,6 +293,12 @@ def options_of(opts: Sequence[str], where: str = "command line") -> dict[str, st
             raise NerpError(f"{where}: expected KEY VALUE pairs, found {' '.join(opts)!r}")
         found[_RELEASE_NAMES.get(name, name)] = value
     return found
+
+
+def begins_pair(word: str) -> bool:
+    """Whether a word of a command line is KEY or KEY=VALUE, and no name, file or number."""
+    top, *rest = word.partition("=")[0].split(".")
+    return top in _NODES and all(part[:1].isupper() for part in rest)
 
 
 def is_shipped(card: Path) -> bool:

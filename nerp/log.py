@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nerp.errors import NerpError
 from nerp.paths import disk_error
-from nerp.printable import printable
+from nerp.printable import fitted, printable
 
 logger = logging.getLogger("nerp")
 # The command line that is being carried out, for the records of the runs that it makes.
@@ -27,12 +27,13 @@ logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.
 
 
 class _Terminal(logging.StreamHandler):
-    """Prints without breaking a progress bar."""
+    """Prints without breaking a progress bar, or a word at the edge of a terminal."""
 
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(printable(self.format(record), keep="\n\t"), file=sys.stdout)
+        text = printable(self.format(record), keep="\n\t")
+        tqdm.write(fitted(text, sys.stdout), file=sys.stdout)
         sys.stdout.flush()
 
 

@@ -1,8 +1,11 @@
-"""Made fit to be shown: what is foreign, as one line of a bounded length without control codes; and
-spans of time."""
+"""Made fit to be shown: what is foreign, as one line of a bounded length without control codes;
+lines for a terminal; spans of time."""
 
+import os
 import re
 import reprlib
+import textwrap
+from typing import TextIO
 
 _LONGEST = 100  # characters
 
@@ -48,6 +51,27 @@ def printable(text: str, keep: str = "") -> str:
     if is_printable(text):
         return text
     return "".join(c if c in keep or is_printable(c) else ascii(c)[1:-1] for c in text)
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """`text` for `stream`: at a terminal, lines that are too long for it are broken between words;
+    elsewhere as it is. A word, such as a path, stays whole."""
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal
+        return text
+    return "\n".join(broken(line, width) for line in text.split("\n")) if width else text
+
+
+def broken(line: str, width: int, hang: int | None = None) -> str:
+    """One line as lines of at most `width` columns, those after the first set in by `hang`; by two
+    more than the first where it is None."""
+    if hang is None:
+        hang = len(line) - len(line.lstrip()) + 2
+    return "\n".join(textwrap.wrap(
+        line, width, subsequent_indent=" " * hang, replace_whitespace=False,
+        break_long_words=False, break_on_hyphens=False,
+    )) if len(line) > width else line
 
 
 def csv_cell(text: str) -> str:

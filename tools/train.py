@@ -16,6 +16,8 @@ import shlex
 import sys
 
 from nerp import cli
+from nerp.commands import parse
+from nerp.commands.common import name
 from nerp.errors import NerpError
 
 # Flags of CoOp's train.py that stand for nothing here, and why.
@@ -33,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     flags.add_argument("--trainer", required=True, help="see `nerp methods`")
-    for name in ("root", "output-dir", "dataset-config-file", "config-file"):
-        flags.add_argument(f"--{name}", default="", help="as in `nerp train --help`")
+    for flag in ("root", "output-dir", "dataset-config-file", "config-file"):
+        flags.add_argument(f"--{flag}", default="", help="as in `nerp train --help`")
     flags.add_argument("--seed", help="default: 1; -1: drawn, and recorded")
     flags.add_argument("--eval-only", action="store_true", help="test, do not train")
     flags.add_argument("--model-dir", default="", help="whose weights --eval-only tests")
@@ -44,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--resume", default="", help="the --output-dir of an interrupted run")
     flags.add_argument("--train-epoch", type=int, help="OPTIM.MAX_EPOCH")
     flags.add_argument("--backbone", default="", help="MODEL.BACKBONE.NAME")
-    flags.add_argument("--transforms", nargs="+", help="INPUT.TRANSFORMS")
-    for name in REFUSED:
-        flags.add_argument(name, nargs="+", help=argparse.SUPPRESS)
+    flags.add_argument("--transforms", nargs="+", type=name, help="INPUT.TRANSFORMS")
+    for flag in REFUSED:
+        flags.add_argument(flag, nargs="+", type=name, help=argparse.SUPPRESS)
     flags.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration values, last")
     return flags
 
@@ -95,7 +97,7 @@ def describe(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    args = parser().parse_intermixed_args()
+    args = parse(parser(), sys.argv[1:])
     try:
         argv = translate(args)
         if args.no_train and not args.eval_only:

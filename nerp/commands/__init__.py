@@ -2,7 +2,33 @@
 
 import argparse
 import importlib
+import re
+from collections.abc import Sequence
 from types import ModuleType
+
+from nerp.printable import broken
+
+_OPTION = re.compile(r"-(?!\.?\d|$)")  # and no number, nor what stands for standard input
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills a command's description paragraph by paragraph. Lines that list things, a name and
+    after two or more spaces its text, and indented ones, such as examples, stay apart."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(_filled(paragraph, width) for paragraph in text.strip().split("\n\n"))
+
+
+def _filled(paragraph: str, width: int) -> str:
+    lines: list[list] = []  # text, how far its second line is set in, whether more may follow
+    for line in paragraph.split("\n"):
+        indented = len(line) - len(line.lstrip())
+        listed = re.match(r" *\S+(?: \S+)*?  +(?=\S)", line)
+        if lines and lines[-1][1:] == [indented, True] and not listed:
+            lines[-1][0] += f" {line.strip()}"
+        else:
+            lines.append([line, listed.end() if listed else indented, bool(listed or not indented)])
+    return "\n".join(broken(text, width, hang) for text, hang, _ in lines)
 
 
 def command_module(name: str) -> ModuleType:
@@ -17,3 +43,39 @@ def add_arguments(parser: argparse.ArgumentParser, command: ModuleType) -> None:
                         help="a module, or .py file, of your own that registers a method or the "
                              "like; may be given several times (NERP_IMPORT names them too)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line, whose positional words may stand anywhere.
+
+    A list, such as that of --seeds, ends at the first word that its `type` or `choices` refuse,
+    so that KEY VALUE pairs or a folder may follow it; argparse gives it every word up to the next
+    option.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    others, lists, taking = [], [], None
+    for word in words[:end]:
+        if _OPTION.match(word):
+            taking = _list_option(parser, word)
+        elif taking and not _OPTION.match(lists[-1]) and not _takes(taking, word):
+            taking = None
+        (lists if taking else others).append(word)
+    return parser.parse_intermixed_args([*others, *lists, *words[end:]])
+
+
+def _list_option(parser: argparse.ArgumentParser, word: str) -> argparse.Action | None:
+    """The option that `word` is, or the beginning of, if it takes a list."""
+    options = {string: action for action in parser._actions for string in action.option_strings}
+    meant = {options[word]} if word in options else {
+        action for string, action in options.items() if string.startswith(word)}
+    action = meant.pop() if len(meant) == 1 else None
+    return action if action and action.nargs == "+" else None
+
+
+def _takes(action: argparse.Action, word: str) -> bool:
+    if action.choices is not None:
+        return word in action.choices
+    try:
+        return action.type is None or action.type(word) is not None
+    except argparse.ArgumentTypeError:
+        return False

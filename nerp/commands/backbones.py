@@ -5,10 +5,9 @@ hf-hub:OWNER/NAME a repository of the Hugging Face hub in its format; both are f
 open_clip, into its cache. INPUT follows what they were trained with. With names, lists these alone.
 """
 
-from nerp.commands.common import terminal_width
+from nerp.commands.common import draw, tell
 
-_LEAST = 30  # columns for the tags, however narrow the terminal
-_METHODS, _OTHERS = 26, 37  # columns for the methods; for what is between names and methods
+_LEAST = 24  # columns for the methods and the tags, however narrow the terminal
 
 
 def add_arguments(parser):
@@ -19,7 +18,6 @@ def add_arguments(parser):
 
 def main(args):
     from open_clip import list_pretrained_tags_by_model
-    from tabulate import tabulate
 
     from nerp.clip.backbones import licence, supported
     from nerp.clip.loading import PUBLISHED, SHIPPED
@@ -27,22 +25,22 @@ def main(args):
     from nerp.trainers.summary import backbone_row
 
     default = [*SHIPPED, *(name for name in supported() if not name.endswith("-quickgelu"))]
-    rows, licences = [], {}
+    rows, tagged, licences = [], [], {}
     for row in map(backbone_row, args.names or default):
         lacking = [name for name in TRAINERS.names() if name not in row.methods]
         methods = f"all but {', '.join(lacking)}" if lacking else "all"
         tags = list_pretrained_tags_by_model(PUBLISHED.get(row.name, row.name).partition(":")[0])
         rows.append([row.name, row.patch or "–", row.pixels, row.embed_dim,
-                     f"{row.layers[0] or 'ResNet'}/{row.layers[1]}", methods, ", ".join(tags)])
+                     f"{row.layers[0] or 'ResNet'}/{row.layers[1]}", methods])
+        if tags:
+            tagged.append([row.name, ", ".join(tags)])
         for tag in tags:
             licences.setdefault(licence(tag), set()).add(tag.split("_")[0])
-    headers = ["name", "patch", "pixels", "D", "layers", "methods", "tags"]
-    name_width = max(len(row[0]) for row in rows)
-    tags_width = max(_LEAST, terminal_width() - name_width - _OTHERS - _METHODS)
-    print(tabulate(rows, headers, maxcolwidths=[None] * 5 + [_METHODS, tags_width],
-                   disable_numparse=True))
+    print(draw(rows, ["name", "patch", "pixels", "D", "layers", "methods"], _LEAST))
+    if tagged:
+        print(f"\n{draw(tagged, ['name', 'tags'], _LEAST)}")
     print()
     for text, families in sorted(licences.items()):
-        print(f"licence of {', '.join(sorted(families))}: {text}")
-    print(", ".join(f"{ours} is {theirs}:openai" for ours, theirs in PUBLISHED.items()))
-    print("methods: which fit with default settings; with fewer layers others may")
+        tell(f"licence of {', '.join(sorted(families))}: {text}")
+    tell(", ".join(f"{ours} is {theirs}:openai" for ours, theirs in PUBLISHED.items()))
+    tell("methods: which fit with default settings; with fewer layers others may")

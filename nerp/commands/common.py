@@ -1,13 +1,15 @@
-"""What commands share: arguments, the request that those of a run make, a table's width."""
+"""What commands share: arguments, the request that those of a run make, printing for people."""
 
 import argparse
 import shutil
+import sys
 from collections.abc import Callable
 
-from nerp.config import Request
+from nerp.config import Request, begins_pair
 from nerp.defaults import KEYS
 from nerp.errors import NerpError
 from nerp.keys import Key, whole
+from nerp.printable import fitted
 
 SEED = whole(1, 0, 2**63 - 1)
 
@@ -22,6 +24,13 @@ def argument(key: Key) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def name(text: str) -> str:
+    """The `type` of a list of names, which KEY VALUE pairs may follow."""
+    if begins_pair(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a configuration key, and no name")
+    return text
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +84,27 @@ def add_drawn_arguments(parser: argparse.ArgumentParser, seeds: list[int], outpu
 def terminal_width() -> int:
     """Columns that a table may take; 100 where the output is no terminal."""
     return shutil.get_terminal_size((100, 0)).columns
+
+
+def tell(text: str) -> None:
+    """Print what is for people, at once."""
+    print(fitted(text, sys.stdout), flush=True)
+
+
+def draw(rows: list[list[str]], headers: list[str], least: int, **options) -> str:
+    """A table by tabulate, with its last column wrapped where it is too wide for the terminal, to
+    `least` columns at least."""
+    from tabulate import tabulate
+
+    def drawn(most: int | None = None) -> str:
+        widths = [*[None] * (len(headers) - 1), most]
+        return tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths, **options)
+
+    text = drawn()
+    excess = max(map(len, text.splitlines())) - terminal_width()
+    if excess <= 0:
+        return text
+    return drawn(max(least, max(len(row[-1]) for row in rows) - excess))
 
 
 def model_flags(args: argparse.Namespace):

@@ -4,7 +4,8 @@
   nerp data prepare NAME     download and unpack it, and say what has to be done by hand
   nerp data prepare hf:OWNER/NAME
                              the same for a dataset of the Hugging Face hub, with a card for it
-  nerp data check [NAME ...] compare the disk with the card and decode every image
+  nerp data check [NAME ...]
+                             compare the disk with the card and decode every image
   nerp data reference NAME   compute the reference image, once, and say where it is
 
 A NAME is a card in datasets/, such as eurosat, or the file of a card of your own. For a folder DIR
@@ -16,7 +17,7 @@ of your own images:
 
 from pathlib import Path
 
-from nerp.commands.common import SEED, argument
+from nerp.commands.common import SEED, argument, tell
 from nerp.keys import number
 
 
@@ -71,7 +72,7 @@ def _new(args, directory):
     keys, has_splits = look(directory)
     if not has_splits:
         keys = split_folder(directory, args.fractions, args.seed, args.overwrite)
-        print(_split_line(args, directory))
+        tell(_split_line(args, directory))
     _write_card(args, directory, keys, "")
 
 
@@ -79,7 +80,7 @@ def _split(args, directory):
     from nerp.data.own import split_folder
 
     split_folder(directory, args.fractions, args.seed, args.overwrite)
-    print(f"{_split_line(args, directory)}\nNext: nerp data new {directory}")
+    tell(f"{_split_line(args, directory)}\nNext: nerp data new {directory}")
 
 
 def _split_line(args, directory):
@@ -122,18 +123,19 @@ def _list(args, cards):
     for name, cfg in cards.items():
         sizes = [size or "-" for size in cfg.DATASET.SPLIT_SIZES]
         rows.append([name, cfg.DATASET.NAME, cfg.DATASET.NUM_CLASSES, *sizes, _state(cfg)])
-    headers = ["name", "dataset", "classes", "train", "val", "test", f"in {args.root}"]
+    headers = ["name", "dataset", "classes", "train", "val", "test", "there"]
     print(tabulate(rows, headers=headers, colalign=("left", "left", *["right"] * 4, "left")))
+    tell(f"\nthere: in {args.root}; drawn: will be, on first use")
 
 
 def _state(cfg):
-    """found, missing, which part is missing, or that it is drawn."""
+    """found, missing, which part is missing, or that it will be drawn."""
     from nerp.data.benchmark import dataset_folder
     from nerp.demo.world import WORLDS
 
     card, directory = cfg.DATASET, dataset_folder(cfg)
     if not directory.is_dir():
-        return "drawn on first use" if card.DIRECTORY in WORLDS else "missing"
+        return "drawn" if card.DIRECTORY in WORLDS else "missing"
     parts = (card.IMAGE_FOLDER, card.SPLIT_FILE.format("train"))
     lacking = [part for part in parts if not (directory / part).exists()]
     return f"no {lacking[0]}" if lacking else "found"
@@ -152,7 +154,7 @@ def _check(args, cards):
     reports = []
     for cfg in chosen:
         reports.append(check(cfg))
-        print("\n".join(reports[-1].lines()))
+        tell("\n".join(reports[-1].lines()))
     return int(any(report.problems for report in reports))
 
 
@@ -164,12 +166,12 @@ def _prepare(args, cards):
     say_on_terminal()
     complete = True
     for name, cfg in cards.items():
-        print(f"{cfg.DATASET.NAME} in {dataset_folder(cfg)}, licence: {cfg.DATASET.LICENCE}")
+        tell(f"{cfg.DATASET.NAME} in {dataset_folder(cfg)}, licence: {cfg.DATASET.LICENCE}")
         if args.dry_run:
             for line in plan(cfg):
-                print(line)
+                tell(line)
         elif prepare(cfg):
-            print(f"Complete. nerp data check {name} --root {args.root} looks at every image.")
+            tell(f"Complete. nerp data check {name} --root {args.root} looks at every image.")
         else:
             complete = False
     return int(not complete)
@@ -189,8 +191,8 @@ def _reference(args, cards):
             bench.train, bench.image_dir, name, [bench.directory, Path("output")]
         )
         print(file)
-        print(f"{SIZE}x{SIZE} pixels, the mean of the {len(bench.train)} training images of "
-              f"{name}, each of them squeezed to that size first")
+        tell(f"{SIZE}x{SIZE} pixels, the mean of the {len(bench.train)} training images of "
+             f"{name}, each of them squeezed to that size first")
 
 
 _ACTIONS = {"list": _list, "prepare": _prepare, "check": _check, "reference": _reference}

@@ -2,7 +2,7 @@
 MMRL with 16 images a base class, test it on base and novel classes, and correct the novel ones
 with NeRP. Prints what it measured. See the README for what this world can and cannot tell."""
 
-from nerp.commands.common import add_drawn_arguments
+from nerp.commands.common import add_drawn_arguments, tell
 
 
 def add_arguments(parser):
@@ -34,20 +34,19 @@ def main(args):
         options=tuple(args.opts),
     )
     start = time.monotonic()
-    print(f"{args.dataset} with the shipped backbone {args.backbone}; runs go to "
-          f"{args.output_dir}", flush=True)
-    demo = Demo(settings, tell=lambda line: print(line, flush=True))
+    tell(f"{args.dataset} with the shipped backbone {args.backbone}; runs go to {args.output_dir}")
+    demo = Demo(settings, tell)
     rows = demo.rows()
     several = len(settings.seeds) > 1
     seeds = ", ".join(map(str, settings.seeds))
     print(f"\nAccuracy in percent, 16 shots, seed{'s' * several} {seeds}"
           + (" (mean ± standard deviation)" if several else "") + "\n")
     print(table(rows))
-    print("\nreleased rule: the published flip with the release's defaults, on pairs from text. "
-          "shift: each\nclass's logits lowered by as much as neutral references say the model "
-          "prefers it anyway. Both have\nlooked at training data alone, and leave classes that "
-          "were trained on as they are.\n"
-          + "".join(f"{method}: {what}.\n" for method, what in demo.substitutes.items())
-          + f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
-          f"{time.monotonic() - start:.0f} s.\n\n"
-          f"Next, a page about what the correction changed: nerp explain {demo.folders[-1]}")
+    tell("\nreleased: the published flip with the release's defaults, on pairs from text. shift: "
+         "each class's logits lowered by as much as neutral references say the model prefers it "
+         "anyway. Both have looked at training data alone, and leave classes that were trained on "
+         "as they are.\n"
+         + "".join(f"{method}: {what}.\n" for method, what in demo.substitutes.items())
+         + f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
+         f"{time.monotonic() - start:.0f} s.\n\nNext, a page about what the correction changed:")
+    print(f"nerp explain {demo.folders[-1]}")

@@ -5,7 +5,7 @@ nothing and can be sent as it is.
   nerp test --trainer MMRL_NeRP ... --save-logits --output-dir RUN
   nerp explain RUN"""
 
-from nerp.commands.common import argument
+from nerp.commands.common import argument, tell
 from nerp.keys import whole
 
 
@@ -31,9 +31,9 @@ def main(args):
     facts = Explanation(args.run, args.root)
     flips = facts.sample(args.most)
     write_text(file, explain_page(facts, flips))
-    print(summary(facts))
+    tell(summary(facts))
     missing = sum(not flip.picture for flip in flips)
     if missing:
-        print(f"{missing} of {len(flips)} images were not found, or not readable, below "
-              f"{facts.image_dir}; --root says where the data are")
+        tell(f"{missing} of {len(flips)} images were not found, or not readable, below "
+             f"{facts.image_dir}; --root says where the data are")
     print(f"{file}: {file.stat().st_size / 2**10:,.0f} KiB")

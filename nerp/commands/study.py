@@ -4,7 +4,7 @@ each rule gains of it, beside a shuffled control. Writes a page with tables and 
 call goes on where the first one stopped.
 """
 
-from nerp.commands.common import add_drawn_arguments
+from nerp.commands.common import add_drawn_arguments, name
 
 SEEDS = [1, 2, 3, 4, 5]
 DATASETS = ["demo_landcover", "demo_textures", "demo_objects"]
@@ -14,9 +14,9 @@ def add_arguments(parser):
     add_drawn_arguments(parser, SEEDS, "output/study")
     parser.add_argument("--datasets", nargs="+", default=DATASETS, choices=DATASETS,
                         metavar="NAME", help=f"default: {' '.join(DATASETS)}")
-    parser.add_argument("--methods", nargs="+", metavar="NAME",
+    parser.add_argument("--methods", nargs="+", type=name, metavar="NAME",
                         help="default: six of them; any method of `nerp methods`")
-    parser.add_argument("--backbones", nargs="+", metavar="NAME",
+    parser.add_argument("--backbones", nargs="+", type=name, metavar="NAME",
                         help="default: every one that ships")
     parser.add_argument("--world-seed", type=int, metavar="N",
                         help="on other images of the same classes, drawn and kept in folders "
@@ -36,9 +36,9 @@ def main(args):
         "methods": tuple(map(TRAINERS.canonical, args.methods or METHODS)),
         "backbones": tuple(args.backbones or BACKBONES),
     }
-    for name in chosen["backbones"]:
-        if name not in BACKBONES:
-            raise unknown("shipped backbone", name, BACKBONES)
+    for backbone in chosen["backbones"]:
+        if backbone not in BACKBONES:
+            raise unknown("shipped backbone", backbone, BACKBONES)
     settings = Settings(
         datasets=tuple(args.datasets), seeds=tuple(args.seeds), root=args.root,
         output=args.output_dir, world_seed=args.world_seed, **chosen,

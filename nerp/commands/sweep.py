@@ -1,7 +1,7 @@
 """Run an experiment: every method, dataset, seed and number of shots of a protocol, each run when
 what it needs has finished (a test after its training, NeRP after its baseline).
 
-  nerp sweep --protocol base_to_novel --methods MMRL,MMRL_NeRP --datasets eurosat,dtd --gpus 0,1
+  nerp sweep --protocol base_to_novel --methods MMRL,MMRL_NeRP --gpus 0,1
   nerp sweep FILE.yaml --slurm partition=gpu,gpus=1,time=600
   nerp sweep status
 
@@ -9,35 +9,43 @@ What is left out is as published (configs/experiments.yaml). A FILE holds the sa
 options below: `protocol: B2N`, `methods: [MMRL]`; options win over it. Finished runs are skipped
 and interrupted ones go on. The exit status is 0 if every run has finished."""
 
+import argparse
+import re
+import shlex
 import signal
 import sys
 import time
 
-from nerp.commands.common import argument, terminal_width
+from nerp.commands.common import argument, name, terminal_width
+from nerp.config import begins_pair
 from nerp.keys import whole
 
 
 def add_arguments(parser):
-    parser.usage = "nerp sweep [status] [FILE] [options]"
+    parser.usage = "nerp sweep [status] [FILE] [options] [KEY VALUE ...]"
     parser.add_argument("what", nargs="*", metavar="FILE",
                         help="a selection as a YAML file; after the word status, or with that "
-                             "alone: show what is done, running, failed and waiting")
+                             "alone: show what is done, running, failed and waiting. KEY VALUE "
+                             "pairs at the end are --options")
     parser.add_argument("--protocol", help="base_to_novel, cross_dataset or few_shot")
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help="such as MMRL,MMRL_NeRP")
-    parser.add_argument("--datasets", nargs="+", metavar="CARD",
+    several = {"nargs": "+", "action": "extend"}
+    parser.add_argument("--methods", **several, type=name, metavar="NAME",
+                        help="such as MMRL,MMRL_NeRP")
+    parser.add_argument("--datasets", **several, type=name, metavar="CARD",
                         help="such as eurosat,dtd, or files of your own: mine.yaml")
-    parser.add_argument("--seeds", nargs="+", metavar="N", help="such as 1,2,3")
-    parser.add_argument("--shots", nargs="+", metavar="N", help="such as 1,2,4,8,16")
+    parser.add_argument("--seeds", **several, type=_numbers, metavar="N", help="such as 1,2,3")
+    parser.add_argument("--shots", **several, type=_numbers, metavar="N",
+                        help="such as 1,2,4,8,16")
     parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
                              "of the named methods")
-    parser.add_argument("--config", nargs="+", metavar="[METHOD=]NAME",
+    parser.add_argument("--config", **several, type=name, metavar="[METHOD=]NAME",
                         help="configs/trainers/<method>/NAME.yaml, or a file of your own such as "
                              "mine.yaml, instead of the published one; for every method, or one")
     parser.add_argument("--root", metavar="DIR", help="the data (default: data)")
     parser.add_argument("--output", metavar="DIR", help="the runs (default: output)")
-    parser.add_argument("--options", nargs="+", metavar="KEY VALUE",
+    parser.add_argument("--options", **several, metavar="KEY VALUE",
                         help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
@@ -60,8 +68,9 @@ def add_arguments(parser):
 def main(args):
     from nerp.experiments.plan import plan
 
-    looking = args.what[:1] == ["status"]
-    selection = _selection(args, args.what[1:] if looking else args.what)
+    if looking := args.what[:1] == ["status"]:
+        del args.what[0]
+    selection = _selection(args, looking)
     if looking:
         from nerp.experiments.status import overview, remembered
 
@@ -73,21 +82,33 @@ def main(args):
             print(run.command)
         return 0
     done = _here(args, runs) if args.here else _sweep(args, selection, runs)
+    if done and not args.here:
+        print(f"Next: nerp table {shlex.quote(selection.output)}")
     return 0 if done else 1
 
 
-def _selection(args, files):
+def _numbers(text: str) -> str:
+    if not re.fullmatch(r"[\d, ]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: it takes whole numbers, such as 1,2,3")
+    return text
+
+
+def _selection(args, looking):
     from dataclasses import fields
+    from itertools import takewhile
 
     from nerp.errors import NerpError
     from nerp.experiments.plan import Selection, parse, read_selection
 
+    files = list(takewhile(lambda word: not begins_pair(word), args.what))
+    if pairs := args.what[len(files):]:
+        args.options = [*(args.options or []), *pairs]
     if len(files) > 1:
         raise NerpError(f"one selection file at a time, not {' '.join(files)}")
     given = {field.name: getattr(args, field.name) for field in fields(Selection)}
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {**(read_selection(files[0]) if files else {}), **parse(given, "command line")}
-    if "protocol" not in chosen and args.what[:1] != ["status"]:
+    if "protocol" not in chosen and not looking:
         raise NerpError("which experiment? --protocol base_to_novel, cross_dataset or few_shot, "
                         "or a FILE that says so")
     return Selection(**{"protocol": "", **chosen})
@@ -102,6 +123,7 @@ def _sweep(args, selection, runs):
     from nerp.experiments.status import FOLDER, remember
     from nerp.experiments.sweep import Sweep
     from nerp.experiments.workers import Local, Slurm
+    from nerp.printable import fitted
 
     check_data(selection.root, runs)
     if args.slurm:
@@ -117,7 +139,7 @@ def _sweep(args, selection, runs):
         shown = [0.0]
 
         def tell(line):
-            tqdm.write(line)
+            tqdm.write(fitted(line, sys.stdout))
             sys.stdout.flush()
 
         def look():

@@ -7,6 +7,7 @@ harmonic mean H), cross-dataset, domain generalisation, few-shot; whatever a fol
 
 A run that is missing is shown as missing; no average is taken over a set that lacks one."""
 
+import argparse
 from pathlib import Path
 
 from nerp.commands.common import SEED, argument, terminal_width
@@ -17,7 +18,7 @@ FORMATS = ("terminal", "markdown", "csv", "latex")
 def add_arguments(parser):
     parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
                         help="where the runs are, at any depth (default: output)")
-    parser.add_argument("--protocol", nargs="+", default=[], metavar="NAME",
+    parser.add_argument("--protocol", nargs="+", type=_protocol, default=[], metavar="NAME",
                         help="base_to_novel, cross_dataset, domain_generalisation, few_shot")
     parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
                         help="the seeds that every number needs (default: all that occur)")
@@ -29,17 +30,22 @@ def add_arguments(parser):
     parser.add_argument("--write-to", metavar="FILE", help="instead of the terminal")
 
 
+def _protocol(text: str) -> str:
+    from nerp.registry import unknown
+    from nerp.results.tables import TITLES
+
+    if text not in TITLES:
+        raise argparse.ArgumentTypeError(str(unknown("table", text, TITLES)))
+    return text
+
+
 def main(args):
     from nerp.errors import NerpError
     from nerp.paths import write_text
-    from nerp.registry import unknown
     from nerp.results import render
     from nerp.results.records import collect
-    from nerp.results.tables import TITLES, build_tables
+    from nerp.results.tables import build_tables
 
-    for name in args.protocol:
-        if name not in TITLES:
-            raise unknown("table", name, TITLES)
     tables = build_tables(
         collect(args.folders), seeds=args.seeds, protocols=args.protocol,
         by_config=args.by_config, against_published=args.against == "published",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,8 +88,10 @@ def data_directory(cfg: CfgNode) -> Path:
     if cfg.DATASET.DIRECTORY in DRAWN.names():
         return DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
     what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
-    raise NerpError(f"{cfg.DATASET.NAME}: {what} {directory}; --root is the folder that holds "
-                    f"{cfg.DATASET.DIRECTORY}/, and DATASETS.md says how to fill it")
+    card = cfg.DATASET
+    fetch = f"; nerp data prepare {card.NAME} --root {shlex.quote(card.ROOT)} fetches it"
+    raise NerpError(f"{card.NAME}: {what} {directory}; --root is the folder that holds "
+                    f"{card.DIRECTORY}/{fetch if card.SOURCES else ''}")
 
 
 def open_benchmark(cfg: CfgNode) -> Benchmark:

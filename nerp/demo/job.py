@@ -94,8 +94,8 @@ class Demo:
         same logits."""
         runs = [{part: load_run(folder) for part, folder in of.items()} for of in folders]
         rule = runs[0][NOVEL].rule
-        released = Row(f"{row.name} + NeRP (released rule)", list(row.base))
-        row.name += f" + NeRP ({rule.name})"
+        released = Row("+ NeRP, released", list(row.base))
+        row.name = f"+ NeRP, {rule.name}"
         for i, of in enumerate(runs):
             row.flips.append(of[NOVEL].result)
             for part, run in of.items():
@@ -177,15 +177,15 @@ class Demo:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Base, novel and H as mean ± std over the seeds; flips summed over them."""
+    """Base, novel and H as mean ± std over the seeds; flips summed over them; in 80 columns."""
     lines = []
     for row in rows:
         counts = [sum(f[key] for f in row.flips) for key in ("flips", "helped", "hurt", "neutral")]
-        flips = "{} ({} / {} / {})".format(*counts) if row.flips else ""
+        flips = "{} ({}/{}/{})".format(*counts) if row.flips else ""
         lines.append(
             [row.name, *(_spread(values) for values in (row.base, row.novel, row.harmonic)), flips]
         )
-    headers = ["", "base", "novel", "H", "novel flips (helped / hurt / neutral)"]
+    headers = ["", "base", "novel", "H", "novel flips\n(helped/hurt/\nneutral)"]
     return tabulate(lines, headers=headers, disable_numparse=True)
 
 

@@ -28,12 +28,13 @@ def test_list(nerp, own_card, tmp_path):
     _, root = own_card
     (root / "dtd").mkdir()
     status, out, _ = nerp("data", "list", "--root", root)
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines()[2:]}
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines()[2:-2]}
     assert status == 0 and list(rows) == list(shipped_cards())
     assert rows["eurosat"] == "EuroSAT 10 13500 5400 8100 found"
     assert rows["dtd"] == "DescribableTextures 47 2820 1128 1692 no images"
     assert rows["imagenet"] == "ImageNet 1000 1281167 - 50000 missing"
-    assert rows["demo_objects"].endswith("drawn on first use")
+    assert rows["demo_objects"].endswith("3000 drawn")
+    assert out.endswith(f"there: in {root}; drawn: will be, on first use\n")
 
 
 def test_check(nerp, own_card):
