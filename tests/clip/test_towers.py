@@ -7,7 +7,7 @@ from plain_methods import padded
 from tiny_clip import Sizes, open_clip_model, random_clip
 
 from nerp.clip.loading import load_model
-from nerp.clip.model import Clip
+from nerp.clip.model import _CACHE, Clip
 from nerp.clip.tokenizer import CONTEXT_LENGTH, build_prompts, tokenize
 from nerp.clip.towers import FROZEN, Edit
 from nerp.errors import NerpError
@@ -41,6 +41,26 @@ def test_a_longer_prompt_is_refused():
 def test_images(golden_clip, golden_model, inputs):
     wanted = golden_model.encode_image(inputs[0], normalize=True)
     torch.testing.assert_close(golden_clip.image_features(inputs[0]), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_images_encoded_a_few_at_a_time_have_the_same_features(
+    together, golden_clip, inputs, monkeypatch
+):
+    images = inputs[0][:5]
+    wanted = golden_clip.image_features(images)
+    sizes = []
+    embed = golden_clip.image.embed
+
+    def count(images):
+        sizes.append(len(images))
+        return embed(images)
+
+    monkeypatch.setattr(golden_clip.image, "embed", count)
+    an_image = _CACHE // golden_clip._images_at_once(images)
+    monkeypatch.setattr("nerp.clip.model._CACHE", together * an_image)
+    torch.testing.assert_close(golden_clip.image_features(images), wanted, atol=1e-6, rtol=0)
+    assert sizes[0] == together and sum(sizes) == 5
 
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
