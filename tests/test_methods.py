@@ -1,9 +1,11 @@
 """`nerp methods`: counts without weights, in a table that fits."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from nerp.clip.loading import PUBLISHED
 from nerp.clip.model import Clip
 from nerp.trainers import summary
 
@@ -28,6 +30,13 @@ def test_no_values_are_made_or_computed(nerp, monkeypatch, backbone):
     monkeypatch.setattr(summary, "Clip", lambda *args: made.append(Clip(*args)) or made[-1])
     assert nerp("methods", "--backbone", backbone)[0] == 0
     assert all(parameter.is_meta for parameter in made[0].model.parameters())
+
+
+@pytest.mark.parametrize("backbone", summary._SIZES)
+def test_the_published_sizes_are_those_of_open_clip(backbone):
+    row = summary.backbone_row(PUBLISHED[backbone])
+    assert replace(summary.backbone_row(backbone), name=row.name) == row
+    assert summary.method_rows(backbone) == summary.method_rows(PUBLISHED[backbone])
 
 
 @pytest.mark.parametrize("width", [80, 100, 300])
