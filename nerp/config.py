@@ -130,7 +130,7 @@ def _find_shipped(name: str) -> Path:
     for path in cards.values():
         if load_yaml(path)["DATASET"]["NAME"] == name:
             return path
-    raise unknown("dataset", name, cards)
+    raise unknown("dataset", name, cards, own="give the file of its card, such as mine.yaml")
 
 
 def find_card_file(file: str) -> Path:

@@ -9,6 +9,8 @@ from nerp.errors import NerpError
 from nerp.plugins import load_installed, load_named, own_code
 from nerp.printable import brief, printable
 
+# How an entry of one's own is made known; see docs/extending.md.
+REGISTERED = "--import the module that registers it"
 _LISTED = 60  # names, in a message
 _COMPARED = 1000  # names, and characters of one: what is unknown may come from a stranger
 
@@ -64,7 +66,7 @@ class Registry:
         self._fill()
         base, suffix = self._parts(name)
         if base not in self._entries:
-            raise unknown(self.kind, name, self._entries)
+            raise unknown(self.kind, name, self._entries, own=REGISTERED)
         entry = self._entries[base]
         return self._suffixes[suffix](entry) if suffix else entry
 
@@ -95,15 +97,17 @@ def _is_again(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> NerpError:
-    """The error for a name that is not there: what was meant, and what exists."""
+def unknown(kind: str, name: str, known: Iterable[str], own: str = "") -> NerpError:
+    """The error for a name that is not there: what was meant, what exists, and how to give one of
+    one's `own`."""
     known = sorted(known)
     lowered = {entry.lower(): entry for entry in known[:_COMPARED]}
     near = difflib.get_close_matches(name.lower()[:_COMPARED], list(lowered), n=1)
     hint = f" Did you mean {lowered[near[0]]}?" if near else ""
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     listing = printable(", ".join(known[:_LISTED]))
-    return NerpError(f"unknown {kind} {brief(name)}.{hint} There are: {listing}{more}")
+    own = f"; for one of your own {own}" if own else ""
+    return NerpError(f"unknown {kind} {brief(name)}.{hint} There are: {listing}{more}{own}")
 
 
 TRAINERS = Registry("trainer", "nerp.trainers")

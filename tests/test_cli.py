@@ -217,6 +217,7 @@ def mistake(nerp, common, tmp_path):
 
 def test_unknown_names(mistake, nerp):
     assert "unknown trainer 'MMLR'. Did you mean MMRL? There are: " in mistake(trainer="MMLR")
+    assert "--import the module that registers it" in mistake(trainer="Mine")
     assert "unknown dataset 'eurosta'. Did you mean eurosat?" in mistake(
         flags=["--dataset", "eurosta"]
     )

@@ -20,7 +20,7 @@ from nerp.protocols import (
     protocol,
     trained_name,
 )
-from nerp.registry import TRAINERS, unknown
+from nerp.registry import REGISTERED, TRAINERS, unknown
 
 _BACKBONE = "MODEL.BACKBONE.NAME"
 
@@ -48,7 +48,7 @@ def check_method(name: str) -> None:
     neither one that ships nor one that is registered; or if SAR does not fit it."""
     plain = plain_name(name)
     if plain not in methods() and plain not in (registered := TRAINERS.names()):
-        raise unknown("method", plain, {*methods(), *registered})
+        raise unknown("method", plain, {*methods(), *registered}, own=REGISTERED)
     if trained_name(name) != plain:
         TRAINERS[trained_name(name)]
 
