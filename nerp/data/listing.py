@@ -1,7 +1,9 @@
 """Tables of images: CSV (commas, semicolons or tabs) with a header, or JSON lines."""
 
 import csv
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,47 +16,73 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 _PATH = ("path", "file_name", "filename", "file", "image")
 _LABEL = ("label", "class", "classname", "category")
 _SPLIT = ("split", "subset", "set")
+# Twice ImageNet; and characters of a line. A file's size is bounded, yet rows of four letters, or
+# a line of commas, would fill many times as much memory.
+_MOST, _LONGEST = 2_000_000, 2**16
 _SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}
 
 
 class Row(NamedTuple):
     """One line: an image's path, its label as text, its split ("" where none is stated), and
-    where it stands, for messages."""
+    where it stands."""
 
     path: str
     label: str
     split: str
-    where: str
+    file: Path
+    line: int
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return _where(self.file, self.line)
 
 
 def read_rows(file: Path) -> list[Row]:
     """The lines of a table. Raises NerpError, naming file and line, for what is not one."""
     text = read_text(file).removeprefix("\ufeff")  # spreadsheets put a mark at the beginning
-    rows = _json_lines(text, file) if file.suffix == ".jsonl" else _csv_lines(text, file)
-    return [_row(values, f"{file}, line {number}") for number, values in rows]
-
-
-def _csv_lines(text: str, file: Path) -> list[tuple[int, dict]]:
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=header.count), strict=True)
-    try:
-        return [(reader.line_num, line) for line in reader]
-    except csv.Error as error:
-        raise NerpError(f"{file}, line {reader.line_num}: {error}") from None
-
-
-def _json_lines(text: str, file: Path) -> list[tuple[int, dict]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append((number, dict(json.loads(line))))
-            except (ValueError, TypeError, RecursionError):
-                raise NerpError(f"{file}, line {number}: not a JSON object") from None
+    read = _json_lines if file.suffix == ".jsonl" else _csv_lines
+    rows: list[Row] = []
+    for number, values in read(text, file):
+        if len(rows) == _MOST:
+            raise NerpError(f"{file}: more than {_MOST:,} images")
+        rows.append(_row(values, file, number))
     return rows
 
 
-def _row(values: dict, where: str) -> Row:
+def _lines(text: str, file: Path) -> Iterator[str]:
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if len(line) > _LONGEST:
+            raise NerpError(f"{_where(file, number)}: more than {_LONGEST:,} characters")
+        yield line
+
+
+def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict]]:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(_lines(text, file), delimiter=delimiter, strict=True)
+    try:
+        for line in reader:
+            yield reader.line_num, line
+    except csv.Error as error:
+        raise NerpError(f"{_where(file, reader.line_num)}: {error}") from None
+
+
+def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(_lines(text, file), 1):
+        if line.strip():
+            try:
+                yield number, dict(json.loads(line))
+            except (ValueError, TypeError, RecursionError):
+                raise NerpError(f"{_where(file, number)}: not a JSON object") from None
+
+
+def _where(file: Path, line: int) -> str:
+    return f"{file}, line {line}"
+
+
+def _row(values: dict, file: Path, line: int) -> Row:
+    where = _where(file, line)
     named = {str(name).strip().lower(): value for name, value in values.items() if name}
     path, label = (_text(named, names, where) for names in (_PATH, _LABEL))
     split = _text(named, _SPLIT, where) if any(name in named for name in _SPLIT) else ""
@@ -62,7 +90,7 @@ def _row(values: dict, where: str) -> Row:
         raise NerpError(f"{where}: {path!r} is no path inside the image folder")
     if not label:
         raise NerpError(f"{where}: there is no label")
-    return Row(path, label, _SPLITS.get(split.lower(), split.lower()), where)
+    return Row(path, label, _SPLITS.get(split.lower(), split.lower()), file, line)
 
 
 def _text(named: dict, names: tuple[str, ...], where: str) -> str:

@@ -16,7 +16,9 @@ import nerp
 from nerp.clip.backbones import find_backbone
 from nerp.clip.model import build_clip
 from nerp.config import Request, build_config
+from nerp.data import listing
 from nerp.data.decode import open_image
+from nerp.data.listing import read_rows
 from nerp.engine.history import COLUMNS
 from nerp.errors import NerpError
 
@@ -174,6 +176,21 @@ def test_a_folder_of_ones_own_with_a_list_that_is_none(name, kind, tmp_path, ner
     with bounded(seconds=60):
         status, _, error = nerp("data", "new", tmp_path / "own")
     assert status == 1 and is_one_line(error) and "--debug shows" not in error
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("kind", ["rows", "wide", "deep"])
+def test_a_table_does_not_fill_the_memory(kind, suffix, tmp_path, monkeypatch):
+    head, row = ("path,label\n", "a,b\n")
+    if suffix == ".jsonl":
+        head, row = ("", '{"path":"a","label":"b"}\n')
+    if kind == "rows":
+        monkeypatch.setattr(listing, "_MOST", 1000)
+    long = {"rows": row * 1001, "wide": row.strip("}\n") + "," * 2**24, "deep": "[" * 2**24}[kind]
+    file = tmp_path / f"list{suffix}"
+    file.write_text(head + row + long)
+    with bounded(seconds=30), pytest.raises(NerpError, match="more than (1,000 i|65,536 c)"):
+        read_rows(file)
 
 
 @pytest.fixture
