@@ -52,7 +52,10 @@ def run(argv: list[str]) -> int:
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
+        try:
+            print(_overview(), flush=True)
+        except BrokenPipeError:
+            _forget_output()  # its reader has gone
         return 0 if argv else 1
     if argv[0] == "--version":
         from nerp import __version__
