@@ -105,7 +105,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise NerpError(f"{path}: not a checkpoint of a registered method "
                         f"({', '.join(TRAINERS.names())}); its tensors begin with: "
                         f"{printable(names)}")
-    tensors = {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}
+    tensors = {n.removeprefix(prefix): t.float() if t.is_floating_point() else t
+               for n, t in state.items() if n.startswith(prefix)}
     settings, card = content.get("settings"), content.get("card")
     epoch = content.get("epoch")
     source, substitute = content.get("dataset"), content.get("substitute")
@@ -201,6 +202,9 @@ def load_trainer(
         if theirs.shape != tensor.shape:
             raise NerpError(f"{path}: {name} is {tuple(theirs.shape)}, this run needs "
                             f"{tuple(tensor.shape)}: another backbone, class count or setting")
+        if tensor.is_floating_point() and not theirs.is_floating_point():
+            kind = str(theirs.dtype).removeprefix("torch.")
+            raise NerpError(f"{path}: {name} holds {kind}, and no floating-point numbers")
         check_finite(name, theirs, path)
     trainer.learned.load_state_dict({name: checkpoint.tensors[name] for name in learned})
     return trainer, notes

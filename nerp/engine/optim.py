@@ -30,6 +30,16 @@ def build_optimizer(parameters: list[torch.nn.Parameter], optim: CfgNode) -> tor
     )
 
 
+def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
+    """What the optimizer keeps of a parameter [1] after a step, by name: a count of steps has no
+    dimension."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimizer = build_optimizer([parameter], optim)
+    optimizer.step()
+    return optimizer.state[parameter]
+
+
 def learning_rate(optim: CfgNode, epoch: int) -> float:
     """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH."""
     if epoch < optim.WARMUP_EPOCH:

@@ -31,7 +31,7 @@ from nerp.engine.distributed import (
 )
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
-from nerp.engine.optim import build_optimizer, learning_rate
+from nerp.engine.optim import build_optimizer, learning_rate, what_a_step_leaves
 from nerp.errors import NerpError, OtherRunError
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
@@ -267,7 +267,9 @@ class TrainingRun:
             raise ValueError(f"epoch {epoch!r} of {self.cfg.OPTIM.MAX_EPOCH}")
         if (mean is None) != (self.weights is None):
             raise ValueError("the mean of the epochs")
-        if not isinstance(content["scaler"], dict):
+        scale = content["scaler"]
+        if scale.keys() != self.scaler.state_dict().keys() or not all(
+                type(value) in (int, float) and 0 <= value < math.inf for value in scale.values()):
             raise ValueError("the loss's scale")
         wanted = learned.state_dict()
         for tensors in (content["tensors"], *([] if mean is None else [mean])):
@@ -275,23 +277,35 @@ class TrainingRun:
                 raise ValueError("tensors of another model")
             for name, tensor in tensors.items():
                 check_finite(name, tensor, path)
-        self._check_optimizer(content["optimizer"], path)
+        steps = self._checked_steps(content["optimizer"]["state"], epoch * len(self.loader), path)
         learned.load_state_dict(content["tensors"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
+        # Its settings are the configuration's, and the rate is that of the epoch.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": steps})
+        self.scaler.load_state_dict(scale)
         if mean is not None:
             mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
         self.done = _Progress(epoch, mean)
 
-    def _check_optimizer(self, content: Mapping, path: Path) -> None:
-        """Its tensors are those of the parameters, a number or of the parameter's own shape."""
+    def _checked_steps(self, steps: Mapping, most: int, path: Path) -> Mapping:
+        """What the optimizer keeps of each parameter, by its place, after at most so many steps.
+        Raises ValueError where that is not what its steps leave behind."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for place, state in content["state"].items():
-            for name, value in state.items():
-                if isinstance(value, Tensor):
-                    if value.dim() and value.shape != parameters[place].shape:
-                        raise ValueError(f"the optimizer's {name}")
+        wanted = what_a_step_leaves(self.cfg.OPTIM)
+        for place, kept in steps.items():
+            if place not in range(len(parameters)) or kept.keys() != wanted.keys():
+                raise ValueError("what the optimizer keeps")
+            for name, value in kept.items():
+                if wanted[name] is None:
+                    right = value is None
+                else:
+                    counted = not wanted[name].dim()
+                    shape = () if counted else parameters[place].shape
+                    right = (value.shape, value.dtype) == (shape, wanted[name].dtype)
                     check_finite(f"the optimizer's {name}", value, path)
+                    right = right and (not counted or value.item() in range(1, most + 1))
+                if not right:
+                    raise ValueError(f"the optimizer's {name}")
+        return steps
 
 
 def forget_state(directory: Path) -> None:

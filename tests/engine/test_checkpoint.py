@@ -17,6 +17,7 @@ from nerp.engine.checkpoint import (
 )
 from nerp.engine.tested import other_dataset
 from nerp.errors import NerpError
+from nerp.files.tensors import load_inert
 from nerp.registry import TRAINERS
 from nerp.trainers.base import tree
 
@@ -122,6 +123,16 @@ def test_which_file_is_meant(tmp_path):
     assert checkpoint_file(tmp_path, "prompt_learner", 10).name == "model.pth.tar-10"
     with pytest.raises(NerpError, match="no checkpoint of epoch 3; there are: 2, 10"):
         checkpoint_file(tmp_path, "prompt_learner", 3)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+@pytest.mark.parametrize("method", LEARNING)
+def test_learned_tensors_are_floating_point_numbers(method, kind, golden_clip, tmp_path):
+    path = checkpoint_file(GOLDEN / "checkpoints" / method, TRAINERS[method].folder)
+    state = {name: tensor.to(kind) for name, tensor in load_inert(path)["state_dict"].items()}
+    torch.save({"state_dict": state}, tmp_path / "model.pth.tar-2")
+    with pytest.raises(NerpError, match=" holds (int64|bool), and no floating-point num"):
+        load(method, golden_clip, read_checkpoint(tmp_path / "model.pth.tar-2"))
 
 
 def test_what_is_no_checkpoint(tmp_path):

@@ -1,5 +1,6 @@
 """Runs on full disks, with inputs that change under them, killed late, or two in one folder."""
 
+import copy
 import errno
 import os
 import resource
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import Hangs, bounded, flips, is_one_line
+from hostile import Hangs, bounded, flips, is_one_line, other_types, same
 
 from nerp.errors import NerpError
 from nerp.files.digest import content_digest
+from nerp.files.opening import reading
 from nerp.paths import clear_partials, holding, replacing, write_bytes, write_text
 
 CHECKPOINT = "prompt_learner/model.pth.tar-3"
@@ -165,6 +167,42 @@ def test_a_damaged_state_is_refused_or_goes_on_to_the_same_model(train, tmp_path
     assert train("cut")[0] == 0
     assert (tmp_path / "cut" / CHECKPOINT).read_bytes() == (
         tmp_path / "whole" / CHECKPOINT).read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_state_of_another_form_is_refused_or_goes_on_the_same(
+    optimizer, train, tmp_path, monkeypatch
+):
+    from nerp.engine.train import TrainingRun
+
+    runs, finish = [], TrainingRun._finish_epoch
+
+    def stop(run, *args):
+        runs.append(run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "_finish_epoch", lambda *args: (finish(*args), stop(*args)))
+        assert train("cut", "OPTIM.NAME", optimizer)[0] == 130
+    monkeypatch.setattr(TrainingRun, "run", stop)
+    status, _, error = train("cut", "OPTIM.NAME", optimizer)
+    assert status == 130, error
+    run, state = runs[-1], tmp_path / "cut" / "training_state.pt"
+    content = torch.load(state, weights_only=True)
+    good = copy.deepcopy(run.optimizer.state_dict())
+    parts = {name: content[name] for name in ("tensors", "optimizer", "scaler")}
+    cases = [case for case in other_types(parts)
+             # As of one that got no gradient.
+             if case[0] not in ("optimizer.state.0 left out", "optimizer.state = {}")]
+    for where, changed in cases:
+        try:
+            with reading(state, "a state"):
+                run._restore(copy.deepcopy({**content, **changed}), state)
+        except NerpError:
+            continue
+        assert same(run.optimizer.state_dict(), good), where
+        assert same(run.trainer.learned.state_dict(), content["tensors"]), where
+    assert len(cases) > 150
 
 
 def test_another_backbone_in_the_same_place_is_another_run(train, tmp_path):
