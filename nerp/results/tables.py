@@ -99,6 +99,12 @@ def build_tables(
     return sorted(tables, key=lambda table: list(TITLES).index(table.protocol))
 
 
+def _title(part: Part) -> str:
+    # A run that was asked for no protocol has base-to-novel's name.
+    whole = part.name == "base_to_novel" and not any(part.grid.parts)
+    return "All classes" if whole else TITLES[part.name]
+
+
 def _table(part: Part) -> Table:
     grid, averaged = part.grid, part.averaged
     average = [AVERAGE] if len(averaged) > 1 else []
@@ -112,7 +118,7 @@ def _table(part: Part) -> Table:
     ]
     return Table(
         protocol=part.name,
-        title=", ".join([TITLES[part.name], *([f"{part.shots} shots"] if part.shots else []),
+        title=", ".join([_title(part), *([f"{part.shots} shots"] if part.shots else []),
                          *(["drawn benchmarks"] if part.drawn else [])]),
         columns=[(group, name) for group in groups for name in shown],
         rows=rows,

@@ -243,6 +243,13 @@ def test_drawn_benchmarks_are_not_averaged_with_the_others(output):
     ]
 
 
+def test_runs_on_all_classes_are_called_that(tmp_path):
+    for method in ("CoOp", "CoOp_NeRP"):
+        write(tmp_path, method, "Photos", "all", 1, 50.0)
+    (table,) = tables(tmp_path)
+    assert table.title == "All classes, 16 shots" and len(table.rows) == 2
+
+
 def test_few_shot_takes_the_test_that_ends_training(tmp_path):
     for shots in (1, 16):
         write(tmp_path, "CoOp", "EuroSAT", "all", 1, 50.0 + shots, task="FS", kind="train",
