@@ -7,6 +7,7 @@ or the variable NERP_IMPORT names modules, or files that end in .py, separated b
 
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import linecache
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from nerp.errors import NerpError
@@ -83,13 +85,23 @@ def _import_module(name: str) -> None:
     importlib.import_module(name)
 
 
+class _AsItIs(importlib.machinery.SourceFileLoader):
+    """Compiles a file anew: the cache beside it (__pycache__) is known by the file's size and the
+    second of its last change, so that one edited twice in a second would stay as it was."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _import_file(path: Path) -> None:
     there = getattr(sys.modules.get(path.stem), "__file__", None)
     if there is not None and path.exists() and path.samefile(there):
         return  # it has been imported by name
     if path.stem in sys.modules:
         raise ImportError(f"a module {path.stem} is there already; call the file otherwise")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loader = _AsItIs(path.stem, str(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path, loader=loader)
     assert spec is not None and spec.loader is not None  # a name in .py has a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module

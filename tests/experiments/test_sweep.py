@@ -64,8 +64,10 @@ class World:
         argv = ["sweep", "--fresh", *options, "--protocol", chosen.protocol, "--root", chosen.root,
                 "--output", chosen.output, "--methods", *chosen.methods,
                 "--datasets", *chosen.datasets, "--seeds", *map(str, chosen.seeds)]
+        # The tests themselves may run under nohup, which a sweep respects.
         return subprocess.Popen([sys.executable, "-c", DRIVER, *argv], text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
 
     def lines(self, what: str) -> list[list[str]]:
         """The journal's lines of one kind, in words."""

@@ -1,6 +1,7 @@
 """docs/extending.md: every block runs as it stands, in its order."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -192,3 +193,13 @@ def test_the_types_of_the_python_interface_are_there_for_a_script_of_ones_own(ow
     done = subprocess.run([sys.executable, "-m", "mypy", "--strict", "use.py"],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_file_that_is_edited_twice_in_a_second_is_read_as_it_is(tmp_path, monkeypatch):
+    file = tmp_path / "edited_twice.py"
+    for number in (1, 2):
+        file.write_text(f"EDITION = {number}\n")
+        os.utime(file, (10**9, 10**9))
+        monkeypatch.setattr(plugins, "_imported", set())
+        plugins.import_modules([str(file)])
+        assert number == sys.modules.pop("edited_twice").EDITION
