@@ -1,8 +1,8 @@
 """Where images lie in the joint space whatever they show, from labelled images of any classes.
 
-An image's feature is modelled as a share α of its class's text feature and a rest that the class
+An image's feature is modelled as a share κ of its class's text feature and a rest that the class
 does not explain; the mean rest is the gap between the modalities (Liang et al., Mind the Gap,
-NeurIPS 2022) as far as α text features leave it. It shows no class, and a class whose text lies in
+NeurIPS 2022) as far as κ text features leave it. It shows no class, and a class whose text lies in
 its direction is preferred by every image alike.
 """
 
@@ -16,9 +16,9 @@ _FEWEST_CLASSES = 4  # two on either side of a split
 
 
 def gap_direction(features: Tensor, labels: Tensor, text: Tensor) -> Tensor:
-    """The mean feature less α times the mean text feature, [D].
+    """The mean feature less κ times the mean text feature, [D].
 
-    α is that of the least-squares line through the class means, which fits one offset to all.
+    κ is that of the least-squares line through the class means, which fits one offset to all.
 
     Args:
         features: [N, D] of images, normalised. labels: [N], each class at least once.
