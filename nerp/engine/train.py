@@ -229,12 +229,14 @@ class TrainingRun:
         self._save_state(tensors)  # after the last epoch too: what is left is to test
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
+        optimizer = self.optimizer.state_dict()
         content = {
             "identity": self.identity,
             "epoch": self.done.epoch,
             "mean": self.done.mean,
             "tensors": dict(tensors),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
+            "stepped": list(optimizer["state"]),  # the others got no gradient
             "scaler": self.scaler.state_dict(),
         }
         save_tensors(self.directory / STATE_FILE, content)
@@ -278,6 +280,8 @@ class TrainingRun:
             for name, tensor in tensors.items():
                 check_finite(name, tensor, path)
         steps = self._checked_steps(content["optimizer"]["state"], epoch * len(self.loader), path)
+        if list(steps) != content["stepped"]:
+            raise ValueError("what the optimizer keeps")
         learned.load_state_dict(content["tensors"])
         # Its settings are the configuration's, and the rate is that of the epoch.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": steps})
