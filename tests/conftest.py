@@ -15,7 +15,7 @@ from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 from nerp.defaults import default_config
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Classes
+from nerp.trainers.texts import Classes
 
 GOLDEN = Path(__file__).parent / "golden"
 # The methods that learn something.

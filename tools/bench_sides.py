@@ -12,7 +12,7 @@ from nerp.defaults import default_config
 from nerp.engine.optim import build_optimizer
 from nerp.protocols import SAR_SUFFIX
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Classes
+from nerp.trainers.texts import Classes
 
 # Published batch sizes: training, evaluation.
 BATCHES = {

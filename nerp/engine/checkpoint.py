@@ -19,7 +19,8 @@ from nerp.paths import write_bytes, write_text
 from nerp.printable import printable
 from nerp.protocols import plain_name
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Classes, Trainer
+from nerp.trainers.base import Trainer
+from nerp.trainers.texts import Classes
 
 _LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
 _MOST_PREFIXES = 16  # that one method's tensors are looked for under

@@ -21,7 +21,8 @@ from nerp.engine.tested import Tested, is_corrected
 from nerp.errors import NerpError
 from nerp.log import say
 from nerp.protocols import NERP_SUFFIX
-from nerp.trainers.base import Classes, Trainer
+from nerp.trainers.base import Trainer
+from nerp.trainers.texts import Classes
 
 # Training images that a reference is made of: their mean no longer changes with more.
 _MOST_SHOWN = 1024

@@ -11,8 +11,9 @@ from nerp.clip.model import normalise
 from nerp.data.sentences import read_sentences, substitute_sentences
 from nerp.keys import file, listing, number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import EMBEDDING_STD, precision
+from nerp.trainers.base import precision
 from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
+from nerp.trainers.tensors import EMBEDDING_STD
 
 _TOKENS = "prompt_learner.tokens"
 _PROJ = "image_encoder.proj_prompt"

@@ -1,58 +1,17 @@
-"""What a method is: learned tensors, an edit per tower, a loss; and what it must answer."""
+"""A method over a frozen CLIP: how it is built, and what training, testing and NeRP ask of it."""
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from nerp.clip.model import PRECISIONS, Clip, normalise
-from nerp.clip.tokenizer import build_prompts, encode
 from nerp.keys import Key, choice
-
-EMBEDDING_STD = 0.02
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes a model is asked about.
-
-    Attributes:
-        names: C class names in label order, underscores already spaces.
-        template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
-        seen: whether the model was trained on these classes.
-        dataset: its registry name, for methods with prompts of their own a dataset.
-    """
-
-    names: tuple[str, ...]
-    template: str
-    neutral: str
-    seen: bool = True
-    dataset: str = ""
-
-    @property
-    def prompts(self) -> list[str]:
-        return [self.template.format(name) for name in self.names]
-
-
-def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:
-    """A module whose state dict is `tensors`: dotted names become nested modules. Those in `fixed`
-    are buffers, the others parameters."""
-    root = nn.Module()
-    for name, tensor in tensors.items():
-        *parents, leaf = name.split(".")
-        module = root
-        for parent in parents:
-            if not hasattr(module, parent):
-                module.add_module(parent, nn.Module())
-            module = getattr(module, parent)
-        if name in fixed:
-            module.register_buffer(leaf, tensor.detach().clone())
-        else:
-            module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
-    return root
+from nerp.trainers.method import Method
+from nerp.trainers.tensors import tree
+from nerp.trainers.texts import Classes
 
 
 def precision(default: str) -> Key:
@@ -60,47 +19,14 @@ def precision(default: str) -> Key:
     return choice(default, *(name for name in PRECISIONS if name != default))
 
 
-def linear(out_width: int, in_width: int, name: str) -> dict[str, Tensor]:
-    """Weight and bias of a Linear as PyTorch initialises it, under `name`."""
-    layer = nn.Linear(in_width, out_width)
-    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
-
-
-class Trainer:
-    """A prompt-learning method over a frozen CLIP.
-
-    Every method that returns features returns them in float32 and normalised. Callers hold
-    `clip.autocast()` around training and testing alike.
-
-    Class attributes:
-        node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
-            states the range of a number, or a plain text or truth value.
-        folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
-        paper: the publication, for `nerp methods`.
-        signature: patterns; a checkpoint can be this method's where each matches a tensor's name.
-        marks: further ones, of what a published file also holds; needed of a file that does not
-            say whose it is, where the learned tensors alone have another method's names.
-        shape_settings: the settings that a checkpoint carries, since its tensors are of no use
-            without them.
-        fixed: names of tensors in a checkpoint that are not trained.
-        text_by_image: whether a class has another feature for each image.
-        views: how many augmented views of an image `loss` takes, one after the other.
+class Trainer(Method):
+    """A prompt-learning method over a frozen CLIP; a subclass defines what `Method` lists.
 
     Attributes:
         right: how many images of the latest `loss` were predicted right, a scalar; None where the
             method's loss does not say.
     """
 
-    node: str
-    folder: str = ""
-    paper: str
-    defaults: Mapping[str, object]
-    signature: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
-    shape_settings: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()
-    text_by_image: bool = False
-    views: int = 1
     right: Tensor | None = None
 
     def __init__(
@@ -135,70 +61,6 @@ class Trainer:
         with self.clip.autocast():
             self.prepare()
 
-    # What a method defines.
-
-    @classmethod
-    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether tensors with the signature's names have this method's shapes."""
-        return True
-
-    @classmethod
-    def infer(
-        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
-    ) -> dict[str, object]:
-        """The settings that a checkpoint's tensors imply."""
-        return {}
-
-    @classmethod
-    def carried(cls, task: str) -> tuple[str, ...]:
-        """The settings that a checkpoint decides, where it knows them, in a test under the
-        protocol `task`: its shape settings."""
-        return cls.shape_settings
-
-    def check(self) -> None:
-        """Raise NerpError for settings that do not fit the backbone."""
-
-    def initial(self) -> dict[str, Tensor]:
-        """Freshly initialised learned tensors, under their names in published checkpoints."""
-        return {}
-
-    def prepare(self) -> None:
-        """Whatever depends on the classes and not on the learned tensors."""
-
-    def class_features(self, images: Tensor | None = None) -> Tensor:
-        """t [C, D]; for a method whose text depends on the image, those of `images` [B, C, D]."""
-        raise NotImplementedError
-
-    def image_features(self, images: Tensor) -> Tensor:
-        """f [B, D] of images [B, 3, H, W]."""
-        return self.clip.image_features(images)
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]."""
-        return self.cross_entropy(self.logits(images), labels)
-
-    def frozen_prompts(self) -> list[list[str]]:
-        """For each class, the texts whose frozen features average to t*."""
-        return [[prompt] for prompt in self.classes.prompts]
-
-    def tuned_neutral(self) -> Tensor:
-        """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
-        raise NotImplementedError
-
-    def prepare_training(self) -> None:
-        """Read and compute what only training needs, before anything is written. Raises NerpError
-        for files that cannot be used."""
-
-    def start_epoch(self, epoch: int) -> None:
-        """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
-        run's seed and this alone, so that a resumed run draws the same."""
-
-    def epoch_weights(self, epochs: int) -> Tensor | None:
-        """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
-        return None
-
-    # What follows for every method.
-
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """CE of logits [B, C] that a class would be predicted from, a scalar."""
         self.count_right(logits, labels)
@@ -209,14 +71,6 @@ class Trainer:
         [B, C] that a class would be predicted from."""
         self.right = (logits.detach().argmax(1) == labels).sum()
 
-    def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
-        """What the record of a training run holds besides.
-
-        Args: untrained: names the dataset's classes that are not trained on, which a test may be
-            of.
-        """
-        return {}
-
     @property
     def frozen_images(self) -> bool:
         """Whether images have frozen CLIP's features whatever was learned, which all such methods
@@ -224,16 +78,6 @@ class Trainer:
         method = type(self)
         own = method.image_features, method.classifier
         return own == (Trainer.image_features, Trainer.classifier)
-
-    @property
-    def substitute(self) -> str:
-        """What training uses in place of files that a method has and was not given, in words."""
-        return ""
-
-    @property
-    def test_substitute(self) -> str:
-        """The same of a test."""
-        return ""
 
     @property
     def scale(self) -> float:
@@ -304,36 +148,3 @@ class Trainer:
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())
-
-
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - the mean cosine of rows [N, D] that are normalised, a scalar."""
-    return 1 - (a * b).sum(1).mean()
-
-
-def context_words(words: str) -> str:
-    """CTX_INIT as text: underscores are spaces."""
-    return words.replace("_", " ").strip()
-
-
-def context_start(clip: Clip, words: str, n_ctx: int) -> Tensor:
-    """The token embeddings [n_ctx, W_t] of the first n_ctx tokens of `words`."""
-    ids = torch.tensor(encode(words)[:n_ctx], device=clip.device)
-    return clip.text.token_embedding(ids).float()
-
-
-def context_prompts(classes: Classes, prefix: str, **kwargs):
-    """Prompts "{prefix} {name}." (see `build_prompts` for the rest)."""
-    texts = [f"{prefix} {name}." for name in classes.names]
-    return build_prompts(texts, names=classes.names, **kwargs)
-
-
-def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str]) -> Tensor:
-    """Frozen features [C, D] of C names: each template's normalised, their mean normalised."""
-    texts = ([template.format(name) for name in names] for template in templates)
-    return normalise(sum(normalise(clip.text_features(column)) for column in texts))
-
-
-def mean_templates(classes: Classes, templates: Iterable[str]) -> list[list[str]]:
-    """For each class, its name in every template."""
-    return [[template.format(name) for template in templates] for name in classes.names]

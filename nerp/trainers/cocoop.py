@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.keys import whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import linear, precision
+from nerp.trainers.base import precision
 from nerp.trainers.coop import CoOp
+from nerp.trainers.tensors import linear
 
 # Images whose prompts are encoded together in evaluation: about this many text tokens.
 _TOKENS_AT_ONCE = 2**16

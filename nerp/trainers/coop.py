@@ -8,15 +8,9 @@ from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
 from nerp.errors import NerpError
 from nerp.keys import choice, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import (
-    EMBEDDING_STD,
-    Trainer,
-    context_prompts,
-    context_start,
-    context_words,
-    mean_templates,
-    precision,
-)
+from nerp.trainers.base import Trainer, precision
+from nerp.trainers.tensors import EMBEDDING_STD
+from nerp.trainers.texts import context_prompts, context_start, context_words, mean_templates
 
 
 @TRAINERS.register("CoOp")

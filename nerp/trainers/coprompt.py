@@ -12,8 +12,8 @@ from nerp.data.sentences import SUBSTITUTE, read_sentences, substitute_sentences
 from nerp.errors import NerpError
 from nerp.keys import file
 from nerp.registry import TRAINERS
-from nerp.trainers.base import cosine_distance
 from nerp.trainers.maple import MaPLe
+from nerp.trainers.tensors import cosine_distance
 
 # How much of a feature is the adapter's, in training and in testing.
 _SHARE = {"image": 0.1, "text": 0.2}

@@ -9,14 +9,9 @@ from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens, layer_norm
-from nerp.trainers.base import (
-    EMBEDDING_STD,
-    Trainer,
-    context_prompts,
-    context_start,
-    context_words,
-    mean_templates,
-)
+from nerp.trainers.base import Trainer
+from nerp.trainers.tensors import EMBEDDING_STD
+from nerp.trainers.texts import context_prompts, context_start, context_words, mean_templates
 
 _MOST_WORDS = 4  # a longer context never starts from CTX_INIT, in the published code
 

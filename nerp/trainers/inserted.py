@@ -10,7 +10,8 @@ from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens
 from nerp.errors import NerpError
-from nerp.trainers.base import Trainer, linear
+from nerp.trainers.base import Trainer
+from nerp.trainers.tensors import linear
 
 SCALE = 100.0  # of the cosines, whatever the backbone learned
 

@@ -3,8 +3,9 @@
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.keys import number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import cosine_distance, precision
+from nerp.trainers.base import precision
 from nerp.trainers.coop import CoOp
+from nerp.trainers.tensors import cosine_distance
 
 
 @TRAINERS.register("KgCoOp")

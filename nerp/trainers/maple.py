@@ -6,8 +6,9 @@ from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.errors import NerpError
 from nerp.keys import whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import linear, precision
+from nerp.trainers.base import precision
 from nerp.trainers.deep import DeepPrompts, random_tokens
+from nerp.trainers.tensors import linear
 
 _CTX, _PROJ = "prompt_learner.ctx", "prompt_learner.proj"
 _TEXT = "prompt_learner.compound_prompts_text.{}"

@@ -10,7 +10,8 @@ from nerp.clip.towers import Edit
 from nerp.errors import NerpError
 from nerp.keys import number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Trainer, context_prompts, context_words, precision
+from nerp.trainers.base import Trainer, precision
+from nerp.trainers.texts import context_prompts, context_words
 
 
 class _Scale(torch.autograd.Function):

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 
 from nerp.keys import listing, number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import EMBEDDING_STD, precision
+from nerp.trainers.base import precision
 from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
+from nerp.trainers.tensors import EMBEDDING_STD
 
 TOKENS = "representation_learner.compound_rep_tokens"
 _MAP = TOKENS + "_r2{}proj.{}"

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from nerp.keys import number, whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import EMBEDDING_STD, linear
 from nerp.trainers.inserted import last_layers
 from nerp.trainers.mmrl import MMRL, SETTINGS, TOKENS
+from nerp.trainers.tensors import EMBEDDING_STD, linear
 
 _WEIGHT = "representation_learner.srra_r2{}proj.weight"
 _OWN = "representation_learner.srra_r2{}proj.srra.{}."  # A, B and bias of one layer's map

@@ -23,7 +23,8 @@ from nerp.log import say
 from nerp.printable import brief, is_printable
 from nerp.protocols import SAR_SUFFIX
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Trainer, mean_of_normalised
+from nerp.trainers.base import Trainer
+from nerp.trainers.texts import mean_of_normalised
 
 _LISTS = Path(__file__).with_name("sar_novel_classes.json")
 _KEY = "TRAINER.SAR.NOVEL_FILE"

@@ -7,8 +7,9 @@ from nerp.clip.towers import ClassTokens
 from nerp.errors import NerpError
 from nerp.keys import whole
 from nerp.registry import TRAINERS
-from nerp.trainers.base import linear, precision
+from nerp.trainers.base import precision
 from nerp.trainers.kgcoop import KgCoOp
+from nerp.trainers.tensors import linear
 
 _COUNT = 4  # context vectors, and tokens of a class
 # Dataset -> what follows the context in a class's prompt; elsewhere "{}.".

@@ -3,7 +3,8 @@
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Trainer, mean_of_normalised, precision
+from nerp.trainers.base import Trainer, precision
+from nerp.trainers.texts import mean_of_normalised
 
 
 @TRAINERS.register("ZeroshotCLIP")

@@ -19,7 +19,7 @@ from nerp.engine.tested import other_dataset
 from nerp.errors import NerpError
 from nerp.files.tensors import load_inert
 from nerp.registry import TRAINERS
-from nerp.trainers.base import tree
+from nerp.trainers.tensors import tree
 
 
 def published(method):

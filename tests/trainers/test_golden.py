@@ -15,10 +15,10 @@ from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.registry import TRAINERS
 from nerp.trainers.anprompt import ANPrompt
-from nerp.trainers.base import Classes
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.tcp import TCP
+from nerp.trainers.texts import Classes
 
 FUSING = ("MMRL", "MMRLpp")  # on classes they were trained on
 # What published checkpoints leave off the front of a name.

@@ -1,0 +1,129 @@
+"""What a method defines: settings, learned tensors, features, a loss."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.clip.model import Clip
+from nerp.trainers.texts import Classes
+
+
+class Method:
+    """What methods differ in, with what holds for most of them; `Trainer` builds on it.
+
+    Every method that returns features returns them in float32 and normalised. Callers hold
+    `clip.autocast()` around training and testing alike.
+
+    Class attributes:
+        node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
+            states the range of a number, or a plain text or truth value.
+        folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
+        paper: the publication, for `nerp methods`.
+        signature: patterns; a checkpoint can be this method's where each matches a tensor's name.
+        marks: further ones, of what a published file also holds; needed of a file that does not
+            say whose it is, where the learned tensors alone have another method's names.
+        shape_settings: the settings that a checkpoint carries, since its tensors are of no use
+            without them.
+        fixed: names of tensors in a checkpoint that are not trained.
+        text_by_image: whether a class has another feature for each image.
+        views: how many augmented views of an image `loss` takes, one after the other.
+
+    Attributes:
+        cfg: the whole configuration. settings: the method's own node of it.
+        clip: the backbone. classes: what to tell apart.
+    """
+
+    node: str
+    folder: str = ""
+    paper: str
+    defaults: Mapping[str, object]
+    signature: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    shape_settings: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    text_by_image: bool = False
+    views: int = 1
+
+    cfg: CfgNode
+    settings: CfgNode
+    clip: Clip
+    classes: Classes
+
+    @classmethod
+    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether tensors with the signature's names have this method's shapes."""
+        return True
+
+    @classmethod
+    def infer(
+        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
+    ) -> dict[str, object]:
+        """The settings that a checkpoint's tensors imply."""
+        return {}
+
+    @classmethod
+    def carried(cls, task: str) -> tuple[str, ...]:
+        """The settings that a checkpoint decides, where it knows them, in a test under the
+        protocol `task`: its shape settings."""
+        return cls.shape_settings
+
+    def check(self) -> None:
+        """Raise NerpError for settings that do not fit the backbone."""
+
+    def initial(self) -> dict[str, Tensor]:
+        """Freshly initialised learned tensors, under their names in published checkpoints."""
+        return {}
+
+    def prepare(self) -> None:
+        """Whatever depends on the classes and not on the learned tensors."""
+
+    def class_features(self, images: Tensor | None = None) -> Tensor:
+        """t [C, D]; for a method whose text depends on the image, those of `images` [B, C, D]."""
+        raise NotImplementedError
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """f [B, D] of images [B, 3, H, W]."""
+        return self.clip.image_features(images)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]."""
+        return self.cross_entropy(self.logits(images), labels)
+
+    def frozen_prompts(self) -> list[list[str]]:
+        """For each class, the texts whose frozen features average to t*."""
+        return [[prompt] for prompt in self.classes.prompts]
+
+    def tuned_neutral(self) -> Tensor:
+        """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
+        raise NotImplementedError
+
+    def prepare_training(self) -> None:
+        """Read and compute what only training needs, before anything is written. Raises NerpError
+        for files that cannot be used."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
+        run's seed and this alone, so that a resumed run draws the same."""
+
+    def epoch_weights(self, epochs: int) -> Tensor | None:
+        """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
+        return None
+
+    def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
+        """What the record of a training run holds besides.
+
+        Args: untrained: names the dataset's classes that are not trained on, which a test may be
+            of.
+        """
+        return {}
+
+    @property
+    def substitute(self) -> str:
+        """What training uses in place of files that a method has and was not given, in words."""
+        return ""
+
+    @property
+    def test_substitute(self) -> str:
+        """The same of a test."""
+        return ""

@@ -1,0 +1,36 @@
+"""Learned tensors under their names in a checkpoint, and what losses compare them by."""
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+EMBEDDING_STD = 0.02
+
+
+def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:
+    """A module whose state dict is `tensors`: dotted names become nested modules. Those in `fixed`
+    are buffers, the others parameters."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.Module())
+            module = getattr(module, parent)
+        if name in fixed:
+            module.register_buffer(leaf, tensor.detach().clone())
+        else:
+            module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
+    return root
+
+
+def linear(out_width: int, in_width: int, name: str) -> dict[str, Tensor]:
+    """Weight and bias of a Linear as PyTorch initialises it, under `name`."""
+    layer = nn.Linear(in_width, out_width)
+    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - the mean cosine of rows [N, D] that are normalised, a scalar."""
+    return 1 - (a * b).sum(1).mean()

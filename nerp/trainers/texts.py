@@ -1,0 +1,60 @@
+"""The classes a model is asked about, and the prompts that methods make of their names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nerp.clip.model import Clip, normalise
+from nerp.clip.tokenizer import build_prompts, encode
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes a model is asked about.
+
+    Attributes:
+        names: C class names in label order, underscores already spaces.
+        template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
+        seen: whether the model was trained on these classes.
+        dataset: its registry name, for methods with prompts of their own a dataset.
+    """
+
+    names: tuple[str, ...]
+    template: str
+    neutral: str
+    seen: bool = True
+    dataset: str = ""
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.template.format(name) for name in self.names]
+
+
+def context_words(words: str) -> str:
+    """CTX_INIT as text: underscores are spaces."""
+    return words.replace("_", " ").strip()
+
+
+def context_start(clip: Clip, words: str, n_ctx: int) -> Tensor:
+    """The token embeddings [n_ctx, W_t] of the first n_ctx tokens of `words`."""
+    ids = torch.tensor(encode(words)[:n_ctx], device=clip.device)
+    return clip.text.token_embedding(ids).float()
+
+
+def context_prompts(classes: Classes, prefix: str, **kwargs):
+    """Prompts "{prefix} {name}." (see `build_prompts` for the rest)."""
+    texts = [f"{prefix} {name}." for name in classes.names]
+    return build_prompts(texts, names=classes.names, **kwargs)
+
+
+def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str]) -> Tensor:
+    """Frozen features [C, D] of C names: each template's normalised, their mean normalised."""
+    texts = ([template.format(name) for name in names] for template in templates)
+    return normalise(sum(normalise(clip.text_features(column)) for column in texts))
+
+
+def mean_templates(classes: Classes, templates: Iterable[str]) -> list[list[str]]:
+    """For each class, its name in every template."""
+    return [[template.format(name) for template in templates] for name in classes.names]
