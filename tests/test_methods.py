@@ -1,13 +1,17 @@
 """`nerp methods`: counts without weights, in a table that fits."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
 from nerp.clip.loading import PUBLISHED
-from nerp.clip.model import Clip
+from nerp.clip.model import normalise
+from nerp.registry import TRAINERS
 from nerp.trainers import summary
+from nerp.trainers.coop import CoOp
 
 
 def test_counts_are_the_published_ones_and_nothing_warns(nerp, caplog):
@@ -25,11 +29,29 @@ def test_a_method_that_does_not_fit_the_backbone_has_no_count(nerp):
 
 
 @pytest.mark.parametrize("backbone", ["ViT-B/16", "tiny"])
-def test_no_values_are_made_or_computed(nerp, monkeypatch, backbone):
-    made = []
-    monkeypatch.setattr(summary, "Clip", lambda *args: made.append(Clip(*args)) or made[-1])
-    assert nerp("methods", "--backbone", backbone)[0] == 0
-    assert all(parameter.is_meta for parameter in made[0].model.parameters())
+def test_no_values_are_made_or_computed(backbone):
+    """Arithmetic on the meta device would import torch._dynamo, which takes two seconds."""
+    code = (f"import sys; from nerp.trainers import summary as s; s.method_rows({backbone!r}); "
+            f"print(s._fitted(s._shapes_of({backbone!r}))['CoOp'].parameter('ctx').device, "
+            "'torch._dynamo' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "meta False\n", done.stderr
+
+
+def test_a_method_of_the_users_own_may_compute_when_it_is_built(monkeypatch):
+    class Own(CoOp):
+        def prepare(self):
+            super().prepare()
+            self.anchor = self.clip.text.features(self.clip.text_state(self.prompts))[0]
+
+        def initial(self):
+            return {**super().initial(), "start": normalise(self.clip.text_features(["a"]))}
+
+    monkeypatch.setattr(Own, "__module__", "elsewhere")
+    monkeypatch.setitem(TRAINERS._entries, "Own", Own)
+    monkeypatch.setitem(TRAINERS._canonical, "Own", "Own")
+    counts = {row[0]: row[1] for row in summary.method_rows("tiny")}
+    assert counts["Own"] > counts["CoOp"]
 
 
 @pytest.mark.parametrize("backbone", summary._SIZES)

@@ -1,5 +1,6 @@
 """What is registered, in numbers: for `nerp methods`."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,8 @@ from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
 from nerp.defaults import default_config
 from nerp.errors import NerpError
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Classes, Trainer
+from nerp.trainers.base import Trainer
+from nerp.trainers.texts import Classes
 
 # D, the image tower's width, layers and patch, the text tower's width and layers. (Radford et al.,
 # Learning Transferable Visual Models, 2021, table 20.) To ask open_clip takes two seconds more.
@@ -27,27 +29,41 @@ _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "
 def method_rows(backbone: str) -> list[list]:
     """[name, learned parameters on `backbone`, checkpoint folder, paper] for each method.
 
-    The count is None where the method does not fit the backbone. It needs shapes alone: the
-    backbone and whatever a method computes from it are on the meta device, without any values.
-    Raises NerpError for an unknown backbone.
+    The count is None where the method does not fit the backbone. Raises NerpError for an unknown
+    backbone.
     """
-    clip = Clip(_shapes_of(backbone), "fp32", torch.device("meta"), backbone)
     return [
         [name, trainer and sum(parameter.numel() for parameter in trainer.parameters()),
          TRAINERS[name].folder, TRAINERS[name].paper]
-        for name, trainer in _fitted(clip).items()
+        for name, trainer in _fitted(_shapes_of(backbone)).items()
     ]
 
 
-def _shapes_of(backbone: str) -> torch.nn.Module:
-    """A CLIP of the backbone's architecture, its weights on the meta device but for the scale,
-    which `Clip` reads."""
+class _Shapes(Clip):
+    """A backbone of which there are shapes alone, and which computes nothing: the first arithmetic
+    on the meta device imports as much as takes two seconds."""
+
+    def __init__(self, clip: Clip):
+        vars(self).update(vars(clip))
+        self.text = copy.copy(clip.text)
+        self.text.token_embedding = lambda ids: torch.zeros(*ids.shape, self.text.width)
+
+    def text_state(self, prompts, ctx=None, layer=1):
+        return None
+
+    def text_features(self, texts, cut=False):
+        return torch.zeros(len(texts), self.embed_dim)
+
+
+def _shapes_of(backbone: str) -> Clip:
+    """A CLIP of the backbone's architecture, its weights on the meta device."""
     if backbone in SHIPPED:
-        return load_model(SHIPPED[backbone])
-    with torch.device("meta"):
-        model = _published(backbone) if backbone in _SIZES else _open_clips(backbone)
-    model.logit_scale = torch.nn.Parameter(torch.zeros(()))
-    return model
+        model = load_model(SHIPPED[backbone])
+    else:
+        with torch.device("meta"):
+            model = _published(backbone) if backbone in _SIZES else _open_clips(backbone)
+        model.logit_scale = torch.nn.Parameter(torch.zeros(()))  # `Clip` reads it
+    return Clip(model, "fp32", torch.device("meta"), backbone)
 
 
 def _published(name: str) -> torch.nn.Module:
@@ -84,7 +100,7 @@ class BackboneRow:
 
 def backbone_row(name: str) -> BackboneRow:
     """The row of a backbone, without its weights. Raises NerpError as `method_rows` does."""
-    clip = Clip(_shapes_of(name), "fp32", torch.device("meta"), name)
+    clip = _shapes_of(name)
     conv = clip.model.visual.conv1
     return BackboneRow(
         name, conv.kernel_size[0] if clip.image.depth else 0, clip.size,
@@ -95,10 +111,13 @@ def backbone_row(name: str) -> BackboneRow:
 
 def _fitted(clip: Clip) -> dict[str, Trainer | None]:
     """Every method, by name, on a backbone; None where it does not fit."""
-    cfg, fitted = default_config(), {}
+    cfg, shapes, fitted = default_config(), _Shapes(clip), {}
     for name in TRAINERS.names():
+        method = TRAINERS[name]
+        # A method of the user's own may compute with what the backbone gives it.
+        ours = method.__module__.startswith(f"{__package__}.")
         try:
-            fitted[name] = TRAINERS[name](cfg, clip, _CLASSES)
+            fitted[name] = method(cfg, shapes if ours else clip, _CLASSES)
         except NerpError:
             fitted[name] = None
     return fitted
