@@ -14,6 +14,7 @@ from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.config import Request, find_card, merge
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
+from nerp.defaults import KEYS
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
@@ -24,7 +25,8 @@ from nerp.files.yaml_file import load_yaml
 from nerp.log import say
 from nerp.protocols import NERP_SUFFIX, plain_name
 from nerp.registry import TRAINERS
-from nerp.trainers.base import Classes, Trainer
+from nerp.trainers.base import Trainer
+from nerp.trainers.texts import Classes
 
 CD_SOURCE = "ImageNet"  # the source of a checkpoint that does not name its own
 
@@ -208,7 +210,7 @@ def open_clip_model(cfg: CfgNode) -> Clip:
     if backbone.INTERPOLATE:
         say(f"position embeddings for {clip.size} x {clip.size} pixels, interpolated where the "
             "weights are for others (MODEL.BACKBONE.INTERPOLATE)")
-    elif max(cfg.INPUT.SIZE) != clip.size:
+    elif cfg.INPUT.SIZE not in ((clip.size, clip.size), KEYS["INPUT.SIZE"].default):
         say(f"INPUT.SIZE {cfg.INPUT.SIZE} gives way to the backbone's {clip.size} pixels; "
             "MODEL.BACKBONE.INTERPOLATE True would fit the backbone to it")
     return clip

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from nerp.clip.model import build_clip
+from nerp.defaults import default_config
+from nerp.engine.tested import open_clip_model
 
 
 @pytest.fixture
@@ -70,6 +72,14 @@ def test_on_a_cpu_half_precision_becomes_fp32_and_one_line_says_so(precision, go
     assert [note for note in notes if "CUDA" in note] == [
         f"precision {precision} needs a CUDA device; on this CPU the run is in fp32"
     ]
+
+
+@pytest.mark.parametrize("size, said", [((224, 224), False), ((64, 64), False), ((96, 96), True)])
+def test_a_size_that_was_asked_for_and_does_not_fit_the_backbone_is_mentioned(size, said, caplog):
+    cfg = default_config()
+    cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE = "CoOp", "tiny", size
+    assert open_clip_model(cfg).size == 64
+    assert (f"INPUT.SIZE {size} gives way to the backbone's 64 pixels" in caplog.text) == said
 
 
 @pytest.mark.parametrize(
