@@ -12,7 +12,7 @@ HEAD_WIDTH = 64
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), which OpenAI's weights were trained with (see `feed_forward`)."""
+    """x * sigmoid(1.702 x), which OpenAI's weights were trained with (`towers.hidden_layer`)."""
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:

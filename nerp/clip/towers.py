@@ -8,7 +8,7 @@ which; the towers do the rest, for the tuned and the frozen model alike. Layers 
 What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
 prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
 for the tuned and the frozen model, and for text once for all (`advance`); the last layer is
-computed only at the positions whose output is used.
+computed only at the positions whose output is used, without keys and values.
 """
 
 from collections.abc import Callable
@@ -160,23 +160,35 @@ def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
     return y.to(x.dtype)
 
 
-def feed_forward(mlp: nn.Sequential, x: Tensor) -> Tensor:
-    """A block's two linear layers and activation, x [T, W].
+def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
+    """A block's first linear layer and activation of x [T, W], and what its second layer's product
+    is to be multiplied by.
 
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
     products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
     """
     if type(mlp.gelu).__name__ != "QuickGELU":  # ours, or open_clip's
-        return mlp(x)
-    hidden = torch.addmm(mlp.c_fc.bias, x, mlp.c_fc.weight.t(), beta=1.702, alpha=1.702)
-    hidden = F.silu(hidden, inplace=not hidden.requires_grad)
-    return torch.addmm(mlp.c_proj.bias, hidden, mlp.c_proj.weight.t(), alpha=1 / 1.702)
+        return mlp[:-1](x), 1.0
+    weight, bias = mlp.c_fc.weight.t(), mlp.c_fc.bias
+    # beta=0: addmm fills its output with the bias far slower than add_ adds it.
+    hidden = torch.addmm(bias, x, weight, beta=0, alpha=1.702).add_(bias, alpha=1.702)
+    return F.silu(hidden, inplace=not hidden.requires_grad), 1 / 1.702
 
 
-def layer_scale(block: nn.Module, name: str, x: Tensor) -> Tensor:
-    """x [T, W] times a LayerScale [W] of a block, where it has one; some of open_clip's have."""
-    gamma = getattr(getattr(block, name, None), "gamma", None)
-    return x if gamma is None else x * gamma.to(x.dtype)
+def add_linear(
+    x: Tensor, inputs: Tensor, linear: nn.Linear, gamma: Tensor | None, factor: float = 1.0
+) -> Tensor:
+    """x [T, W] + gamma (factor W inputs + b), gamma [W] a LayerScale where a block has one, as some
+    of open_clip's have."""
+    weight, bias = linear.weight.t(), linear.bias
+    if gamma is None and x.dtype == weight.dtype:
+        return (x + bias).addmm_(inputs, weight, alpha=factor)  # the product itself adds
+    y = torch.addmm(bias, inputs, weight, alpha=factor)
+    return x + (y if gamma is None else y * gamma.to(y.dtype))
+
+
+def layer_scale(block: nn.Module, name: str) -> Tensor | None:
+    return getattr(getattr(block, name, None), "gamma", None)
 
 
 class Tower:
@@ -222,30 +234,43 @@ class Tower:
         return replace(state, x=x, layer=state.layer + 1)
 
     def _last_layer(self, state: State, edit: Edit) -> Tensor:
-        """Keys and values everywhere, the rest only for the rows that are read."""
+        """Only the rows that are read."""
         state = self._enter(state, edit)
         block = self.blocks[state.layer - 1]
-        width = self.width
         h = layer_norm(block.ln_1, state.x)
-        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
         rows = self._rows(state, edit)
         h_rows, x_rows = h[rows.flatten()], state.x[rows.flatten()]
-        q = F.linear(h_rows, weight[:width], bias[:width])
-        kv = F.linear(h, weight[width:], bias[width:])
         groups, start, ends, length = state.sizes
         cut = groups * start
-        k, v = self._split(kv[:cut].view(groups, start, -1))
+        seen = h[:cut].view(groups, start, -1)
         mask = None
         if ends:
-            k2, v2 = self._split(kv[cut:].view(groups * ends, length, -1))
-            k, v = _join(k, k2, ends), _join(v, v2, ends)
+            own = h[cut:].view(groups, ends, length, -1)
+            seen = torch.cat([seen[:, None].expand(-1, ends, -1, -1), own], 2).flatten(0, 1)
         if self.causal:
-            reach = torch.arange(k.shape[2], device=q.device)
-            mask = (reach <= (state.eot + edit.shift)[:, None]).repeat(groups, 1)[:, None, None]
-        (q,) = self._split(q.view(len(k), -1, width))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out = out.transpose(1, 2).reshape(rows.numel(), -1)
+            reach = torch.arange(seen.shape[1], device=h.device)
+            mask = (reach <= (state.eot + edit.shift)[:, None]).repeat(groups, 1)[:, None]
+        out = self._read(block.attn, h_rows.view(len(seen), -1, self.width), seen, mask)
         return self._finish(block, state.layer, x_rows, out, h_rows, edit).view(*rows.shape, -1)
+
+    def _read(self, attn: nn.Module, rows: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention [N * R, W] of rows [N, R, W] to `seen` [N, L, W], of which mask [N, 1, L] says
+        what each of the N is shown; for R far below L.
+
+        Keys and values, at all L positions, are never computed. A head's score of s is
+        q (A s + b) = (A^T q) s + q b, and softmax does not see q b; its output is
+        sum_s p_s (B s + c) = B (sum_s p_s s) + c. What is left is the attention of R rows a head
+        to `seen` itself.
+        """
+        weight, bias = attn.in_proj_weight, attn.in_proj_bias
+        query, key, value = weight.unflatten(0, (3, self.heads, -1))  # each [heads, W / heads, W]
+        width, count = self.width, len(seen)
+        q = F.linear(rows, query.flatten(0, 1), bias[:width])
+        q = q.view(-1, self.heads, key.shape[1]).transpose(0, 1) @ key  # [heads, N * R, W]
+        q = q.unflatten(1, (count, -1)).transpose(0, 1).flatten(1, 2)
+        sums = F.scaled_dot_product_attention(q, seen, seen, mask, scale=key.shape[1] ** -0.5)
+        sums = sums.unflatten(1, (self.heads, -1)).transpose(0, 1).flatten(1, 2)
+        return (sums @ value.mT).transpose(0, 1).flatten(1) + bias[-width:]
 
     def _enter(self, state: State, edit: Edit) -> State:
         before = state.starts()
@@ -268,9 +293,9 @@ class Tower:
         return groups * start + (group * ends + end) * length + (position - start)
 
     def _finish(self, block, layer: int, x: Tensor, out: Tensor, h: Tensor, edit: Edit) -> Tensor:
-        out = F.linear(out, block.attn.out_proj.weight, block.attn.out_proj.bias)
-        x = x + layer_scale(block, "ls_1", out)
-        x = x + layer_scale(block, "ls_2", feed_forward(block.mlp, layer_norm(block.ln_2, x)))
+        x = add_linear(x, out, block.attn.out_proj, layer_scale(block, "ls_1"))
+        hidden, factor = hidden_layer(block.mlp, layer_norm(block.ln_2, x))
+        x = add_linear(x, hidden, block.mlp.c_proj, layer_scale(block, "ls_2"), factor)
         branch = edit.branch(layer, h)
         return x if branch is None else x + branch
 
