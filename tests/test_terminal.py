@@ -4,8 +4,10 @@ import fcntl
 import os
 import pty
 import struct
+import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from nerp.cli import COMMANDS
 from nerp.log import _Terminal, logger, say
 from nerp.printable import broken, fitted
 
+REPO = Path(__file__).parents[1]
 LINE = "nerp: error: no checkpoint below mine/train/seed1; --model-dir is a training's folder"
 
 
@@ -49,6 +52,29 @@ def test_what_a_run_says_is_broken_between_words(terminal, monkeypatch):
     finally:
         logger.removeHandler(handler)
     assert max(map(len, written().splitlines())) <= 40
+
+
+def test_what_a_script_says_is_broken_between_words(terminal):
+    stream, written = terminal
+    script = REPO / "scripts/lib/environment.sh"
+    environment = {**os.environ, "NERP_EXTRAS": "../nothing of this kind", "TERM": "xterm"}
+    result = subprocess.run(["bash", script], env=environment, stderr=stream, stdin=stream)
+    lines = written().splitlines()
+    assert result.returncode == 1 and len(lines) > 1 and max(map(len, lines)) <= 40
+    assert "".join(lines).startswith("error: NERP_EXTRAS=../nothing of this kind: tensorboard,hub")
+    piped = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    assert piped.stderr.count("\n") == 1
+
+
+def test_a_reader_of_the_help_may_leave(monkeypatch, capfd):
+    from nerp import cli
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.run(["help"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_an_error_is_broken_between_words(terminal, monkeypatch):

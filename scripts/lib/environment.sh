@@ -14,8 +14,18 @@
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 PINS="$REPO/scripts/lib/constraints.txt"
 
+# On standard error: lines, at a terminal broken between words.
+say() {
+    local size=
+    [ ! -t 2 ] || size="$(stty size <&2)"  # rows and columns; 0 0 where nobody knows
+    case "${size#* }" in
+        "" | 0) echo "$*" >&2 ;;
+        *) fold -s -w "${size#* }" <<<"$*" >&2 ;;
+    esac
+}
+
 die() {
-    echo "error: $*" >&2
+    say "error: $*"
     exit 1
 }
 
@@ -59,7 +69,7 @@ make_environment() {
     [[ $build =~ ^([a-z]+[0-9.]*)?$ ]] || die "NERP_TORCH=$build: cpu, cu126 or the like"
     python="$(find_python)" || exit 1
     [ "$build" != cpu ] || size="about 1.5 GB"
-    echo "Setting up $VENV (once, in minutes; $size, most of it torch) ..." >&2
+    say "Setting up $VENV (once, in minutes; $size, most of it torch) ..."
     if [ ! -x "$VENV/bin/pip" ]; then
         "$python" -m venv --clear "$VENV" ||
             die "$python cannot make a virtual environment; on Debian: apt install python3-venv"
@@ -74,7 +84,7 @@ make_environment() {
 
 # nerp, and what it lacks, in the active environment $VENV.
 use_environment() {
-    echo "Putting nerp into the active environment $VENV (once) ..." >&2
+    say "Putting nerp into the active environment $VENV (once) ..."
     "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?==' >"$VENV/.nerp-keeps" || true
     install --constraint "$VENV/.nerp-keeps" --editable "$NERP"
 }
@@ -88,14 +98,16 @@ check_torch() {
 
 # Says so where there is a GPU and torch sees none; until it sees it.
 warn_of_unused_gpu() {
-    local gpu cuda
+    local gpu cuda said
     [ "${CUDA_VISIBLE_DEVICES-all}" != "" ] && [ "${NERP_TORCH:-}" != cpu ] || return 0
     gpu="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null |
         head -n 1)" || return 0
     [ -n "$gpu" ] && [ "$(cat "$VENV/.gpu" 2>/dev/null)" != "$gpu" ] || return 0
     cuda="$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p')"
-    if "$VENV/bin/python" -c "$SEES_GPU" "$gpu" "$cuda"; then
+    if said="$("$VENV/bin/python" -c "$SEES_GPU" "$gpu" "$cuda" 2>&1)"; then
         echo "$gpu" >"$VENV/.gpu"
+    else
+        say "$said"
     fi
 }
 

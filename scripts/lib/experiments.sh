@@ -29,7 +29,7 @@ usage() {
         [ -z "${argument//[[:space:],]/}" ] || given=$((given + 1))
     done
     [ "$given" = "$count" ] && return
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" | fold -s -w "$(tput cols 2>/dev/null || echo 100)" >&2
+    say "$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")"
     die "usage: bash $0 $names"
 }
 
