@@ -8,8 +8,10 @@ import sys
 import bench
 import bench_sides
 import pytest
+import torch
 from plain_methods import PLAIN, PlainMMRL
 from tiny_clip import Sizes, open_clip_model, random_clip
+from torch.utils.flop_counter import FlopCounterMode
 
 from nerp.clip.model import Clip
 
@@ -64,6 +66,15 @@ def test_a_step_with_sar_is_measured_beside_the_plain_step_without(run, monkeypa
     ratio = with_sar["times_the_step_without"]
     assert f"CoOp_SAR, C = 3: A's step takes {ratio:.2f} times that of plain CoOp\n" in text
     assert text.count("times that of") == 1
+
+
+def test_products_that_add_in_place_count_too(small_model):
+    clip = Clip(copy.deepcopy(small_model), "fp32", torch.device("cpu"), "small")
+    with FlopCounterMode(display=False) as counter:
+        clip.image_features(torch.zeros(1, 3, clip.size, clip.size))
+    tokens, width = clip.model.visual.positional_embedding.shape
+    products = 2 * tokens * width * (3 + 1 + 4 + 4) * width  # of a layer; the last computes one row
+    assert counter.get_total_flops() > (clip.image.depth - 1) * products
 
 
 def test_sides_that_differ_fail_the_bench(run, monkeypatch):
