@@ -42,10 +42,7 @@ def main(args):
     print(f"\nAccuracy in percent, 16 shots, seed{'s' * several} {seeds}"
           + (" (mean ± standard deviation)" if several else "") + "\n")
     print(table(rows))
-    tell("\nreleased: the published flip with the release's defaults, on pairs from text. shift: "
-         "each class's logits lowered by as much as neutral references say the model prefers it "
-         "anyway. Both have looked at training data alone, and leave classes that were trained on "
-         "as they are.\n"
+    tell(f"\n{demo.caption()}\n"
          + "".join(f"{method}: {what}.\n" for method, what in demo.substitutes.items())
          + f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
          f"{time.monotonic() - start:.0f} s.\n\nNext, a page about what the correction changed:")

@@ -10,18 +10,25 @@ from tabulate import tabulate
 
 from nerp.config import Request, find_method_file, shipped_cards
 from nerp.correction.flipping import Rule
+from nerp.correction.looked_at import CAVEATS, most
 from nerp.correction.sweep import Sweep
 from nerp.engine.metrics import harmonic_mean
 from nerp.engine.run import run_test, run_training
-from nerp.engine.saved import load_run
+from nerp.engine.saved import SavedRun, load_run
 from nerp.engine.tested import ModelFlags
 from nerp.errors import OtherRunError
 from nerp.experiments import catalogue
-from nerp.protocols import NERP_SUFFIX, plain_name, run_dir
+from nerp.files.yaml_file import load_yaml
+from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, run_dir
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 
 ZERO_SHOT = "ZeroshotCLIP"
+_RULES = {
+    "shift": "each class's logits lowered by as much as neutral references say the model prefers "
+             "it anyway",
+    "match": "each class's logits lowered by what makes the mean prediction uniform",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Demo:
         self.substitutes: dict[str, str] = {}  # plain method -> what stood in for its files
         # By corrected trainer: of each seed the folder of each part.
         self.corrected: dict[str, list[dict[str, Path]]] = defaultdict(list)
+        self.corrections: list[SavedRun] = []  # on novel classes
 
     def rows(self) -> list[Row]:
         """The measured rows: zero-shot CLIP and each method, each plain, with NeRP as the release
@@ -93,6 +101,7 @@ class Demo:
         """The row of a corrected trainer, and before it what the released rule makes of the very
         same logits."""
         runs = [{part: load_run(folder) for part, folder in of.items()} for of in folders]
+        self.corrections += [of[NOVEL] for of in runs]
         rule = runs[0][NOVEL].rule
         released = Row("+ NeRP, released", list(row.base))
         row.name = f"+ NeRP, {rule.name}"
@@ -106,6 +115,21 @@ class Demo:
                     released.novel.append(outcome.accuracy)
                     released.flips.append(outcome.counts)
         return [row] if rule == Rule() else [released, row]
+
+    def caption(self) -> str:
+        """What the corrected rows of `rows` are, and what they have looked at."""
+        last = self.corrections[-1]
+        name, node = last.rule.name, last.result["nerp"]
+        looked_at = most(run.result["nerp"]["looked_at"] for run in self.corrections)
+        caveat = f" ({CAVEATS[looked_at]})" if looked_at in CAVEATS else ""
+        pairs = load_yaml(last.directory / CONFIG_FILE)["NERP"]["PAIRS"]
+        released = f"the published flip with the release's defaults, on pairs from {pairs}"
+        rules = [f"{name}: {released}"] if last.rule == Rule() else \
+            [f"released: {released}",
+             f"{name}: {_RULES.get(name) or last.rule.note.removeprefix(f'{name}, ')}"]
+        rules[-1] += f"; it has looked at {looked_at}{caveat}"
+        left = "" if node["on_base"] else " Classes that were trained on are left as they are."
+        return f"{'. '.join(rules)}.{left}"
 
     def _zero_shot(self) -> None:
         seed = self.settings.seeds[0]  # nothing is learned: every seed gives the same
