@@ -103,9 +103,8 @@ class RunLog(MemoryHandler):
     def write_to(self, directory: Path, header: str) -> None:
         """Append `header`, what was said so far and what will be, to `directory`/log.txt."""
         directory.mkdir(parents=True, exist_ok=True)
-        file = _LogFile(directory / "log.txt")
-        file.emit(logging.makeLogRecord({"msg": header}))
-        self.setTarget(file)
+        self.setTarget(_LogFile(directory / "log.txt"))
+        self.target.emit(logging.makeLogRecord({"msg": header}))
         self.flush()
 
     def __enter__(self) -> "RunLog":
@@ -115,9 +114,11 @@ class RunLog(MemoryHandler):
     def __exit__(self, *error) -> None:
         logger.removeHandler(self)
         file = self.target
-        self.close()
-        if file is not None:
-            file.close()
+        try:
+            self.close()  # writes what is left
+        finally:
+            if file is not None:
+                file.close()
 
 
 def say(text: str, *, file_only: bool = False) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hostile import Hangs, bounded, flips, is_one_line, other_types, same
 
+from nerp import log
 from nerp.errors import NerpError
 from nerp.files.digest import content_digest
 from nerp.files.opening import reading
@@ -62,6 +63,20 @@ def test_a_training_that_may_not_write_more_says_so(size, train, tmp_path, file_
     assert status == 1 and is_one_line(error) and "cannot be written: File too large" in error
     assert str(tmp_path / "cut") in error and "bytes needed" in error
     assert not left_over(tmp_path) and not (tmp_path / "cut" / "result.json").exists()
+
+
+@pytest.mark.parametrize("size", [10, 500])  # the header does not fit, or what is said later
+def test_a_log_that_cannot_be_written_is_closed(size, tmp_path, file_limit, monkeypatch):
+    """Python 3.13 and newer print a traceback where the interpreter has to close it."""
+    opened = []
+    monkeypatch.setattr(log, "_LogFile",
+                        lambda path, make=log._LogFile: opened.append(make(path)) or opened[-1])
+    file_limit(size)
+    with pytest.raises(NerpError, match="cannot be written"), log.RunLog() as run:
+        run.write_to(tmp_path, "header" * 10)
+        for _ in range(100):
+            log.say("what a run says")
+    assert opened[0].stream is None
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "training_state.pt",
