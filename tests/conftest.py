@@ -135,3 +135,32 @@ def nerp(capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+def golden_options(method):
+    """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
+    node = f"TRAINER.{TRAINERS[method].node}."
+    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method, {}).items()}
+    keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
+    return [text for key, value in keys.items() for text in (key, str(value))]
+
+
+@pytest.fixture
+def small_run(eurosat_root, golden_weights):
+    """Flags and KEY VALUE pairs of a short run on a small EuroSAT."""
+    return ["--root", eurosat_root, "--dataset", "eurosat", "--seed", "1"], [
+        "MODEL.BACKBONE.PATH", golden_weights, "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "2",
+        "DATALOADER.TRAIN_X.BATCH_SIZE", "8",
+    ]
+
+
+@pytest.fixture
+def trained(nerp, small_run, tmp_path):
+    """A small MMRL run: its folder and the arguments to test it with."""
+    flags, opts = small_run
+    opts = [*opts, *golden_options("MMRL")]
+    out = tmp_path / "train"
+    status, _, error = nerp("train", "--trainer", "MMRL", *flags, "--output-dir", out,
+                            *opts, "DATASET.SUBSAMPLE_CLASSES", "base")
+    assert status == 0, error
+    return out, flags, opts

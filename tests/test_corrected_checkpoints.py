@@ -6,10 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, LEARNING
+from conftest import GOLDEN, LEARNING, golden_options
 from correction.test_flipping import plain_flip
 from PIL import Image
-from test_cli import settings
 from trainers.test_golden import tensors
 
 from nerp.correction.flipping import Rule
@@ -57,7 +56,7 @@ def test_priors_and_flips(method, which, published, nerp, eurosat_root, golden_w
         "--model-dir", published / method, "--output-dir", tmp_path / "out", "--save-logits",
         "--no-cache", "MODEL.BACKBONE.PATH", golden_weights, "DATASET.SUBSAMPLE_CLASSES", "new",
         "NERP.RULE", "flip", "NERP.REFERENCE_IMAGE", published / "reference.png",
-        *settings(method), *(f"TEST.{key}={value}" for key, value in keys.items()),
+        *golden_options(method), *(f"TEST.{key}={value}" for key, value in keys.items()),
     )
     assert status == 0, error
     saved = np.load(tmp_path / "out" / "predictions.npz")

@@ -161,8 +161,8 @@ def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
-    """A block's first linear layer and activation of x [T, W], and what its second layer's product
-    is to be multiplied by.
+    """A block's first linear layer and activation of x [T, W], [T, 4 W], and what its second
+    layer's product is to be multiplied by.
 
     QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
     products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
@@ -178,8 +178,8 @@ def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
 def add_linear(
     x: Tensor, inputs: Tensor, linear: nn.Linear, gamma: Tensor | None, factor: float = 1.0
 ) -> Tensor:
-    """x [T, W] + gamma (factor W inputs + b), gamma [W] a LayerScale where a block has one, as some
-    of open_clip's have."""
+    """x [T, W] + gamma (factor A inputs + b), A and b the weight and bias of a linear layer of
+    inputs [T, K]; without gamma [W], 1."""
     weight, bias = linear.weight.t(), linear.bias
     if gamma is None and x.dtype == weight.dtype:
         return (x + bias).addmm_(inputs, weight, alpha=factor)  # the product itself adds
@@ -188,6 +188,7 @@ def add_linear(
 
 
 def layer_scale(block: nn.Module, name: str) -> Tensor | None:
+    """gamma [W] of a block's LayerScale, which some of open_clip's have."""
     return getattr(getattr(block, name, None), "gamma", None)
 
 

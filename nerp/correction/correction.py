@@ -1,5 +1,6 @@
 """What a rule is, and what it did to predictions, whatever the rule."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -56,7 +57,7 @@ class Correction:
         return corrected
 
 
-class CorrectionRule:
+class CorrectionRule(ABC):
     """What priors and pairs do to logits; nothing in it knows a model.
 
     A rule is a frozen dataclass, registered under the name that NERP.RULE takes; its fields, with
@@ -67,7 +68,8 @@ class CorrectionRule:
         weighs: whether it weighs references (NERP.REFERENCES) by strengths.
     Attributes:
         references: the neutral references whose priors it needs. uses_pairs: whether it needs
-            pairs. note: what it will do, for the log.
+            pairs. note: what it will do, for the log. effect: the same without its settings, for
+            readers who do not know the rule.
     """
 
     name: ClassVar[str]
@@ -77,24 +79,28 @@ class CorrectionRule:
     uses_pairs: bool = False
     note: str
 
+    @property
+    def effect(self) -> str:
+        return self.note
+
     @classmethod
+    @abstractmethod
     def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "CorrectionRule":
         """The rule in a config's NERP node. strengths: how much of each reference's prior counts,
         where that has been settled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
         """Correct logits [B, C] with priors [C] by reference and pairs [n, 2]."""
-        raise NotImplementedError
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
         """The settings that a sweep may change."""
-        raise NotImplementedError
+        return ()
 
     def changed(self, key: str, text: str) -> "CorrectionRule":
         """The same rule with one of `keys` changed. Raises ValueError for no value of it."""
-        raise NotImplementedError
+        raise ValueError(key)
 
 
 def correct_in_chunks(

@@ -66,6 +66,8 @@ class Rule(CorrectionRule):
     name: ClassVar = "flip"
     references: ClassVar = ("text", "image")
     uses_pairs: ClassVar = True
+    effect: ClassVar = ("where the priors prefer the predicted class over a partner and the "
+                        "evidence is weak, the partner is predicted")
 
     tau: float = 0.0
     thres: float = 2.0

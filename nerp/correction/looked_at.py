@@ -15,6 +15,11 @@ ORDER = (NOTHING, TRAINING_IMAGES, TRAINING_LABELS, TEST_IMAGES, UNKNOWN, TEST_L
 CAVEATS = {TEST_IMAGES: "transductive", TEST_LABELS: "upper bound"}
 
 
+def with_caveat(looked_at: str) -> str:
+    """What was looked at, as it stands beside a number: with what that makes of the number."""
+    return f"{looked_at} ({CAVEATS[looked_at]})" if looked_at in CAVEATS else looked_at
+
+
 def most(looked_at: Iterable[str]) -> str:
     """Of several, the one that has to be said of all of them together."""
     return max(looked_at, key=ORDER.index, default=NOTHING)

@@ -10,6 +10,7 @@ z' = z - bias, with a bias [C] of either kind:
 Over all classes, or only between the predicted class and its partners in a list of pairs.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -77,9 +78,9 @@ class _Additive(CorrectionRule):
     def from_config(cls, node, strengths):
         return cls(node.SCOPE)
 
+    @abstractmethod
     def bias(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Tensor:
         """What is subtracted, [C]."""
-        raise NotImplementedError
 
     @property
     def uses_pairs(self):
@@ -109,6 +110,8 @@ class Shift(_Additive):
 
     name: ClassVar = "shift"
     weighs: ClassVar = True
+    effect: ClassVar = ("each class's logits are lowered by as much as neutral references say the "
+                        "model prefers it anyway")
 
     strengths: Mapping[str, float] = field(default_factory=dict)
 
@@ -145,6 +148,9 @@ class Match(_Additive):
 
     name: ClassVar = "match"
     looked_at: ClassVar = TEST_IMAGES
+    effect: ClassVar = ("each class's logits are moved so that the mean prediction of the tested "
+                        "images is uniform, which assumes that no class has more of them than "
+                        "another")
 
     def bias(self, logits, priors):
         return uniform_bias(logits)

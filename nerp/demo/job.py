@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from nerp.config import Request, find_method_file, shipped_cards
 from nerp.correction.flipping import Rule
-from nerp.correction.looked_at import CAVEATS, most
+from nerp.correction.looked_at import most, with_caveat
 from nerp.correction.sweep import Sweep
 from nerp.engine.metrics import harmonic_mean
 from nerp.engine.run import run_test, run_training
@@ -24,11 +24,6 @@ from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 
 ZERO_SHOT = "ZeroshotCLIP"
-_RULES = {
-    "shift": "each class's logits lowered by as much as neutral references say the model prefers "
-             "it anyway",
-    "match": "each class's logits lowered by what makes the mean prediction uniform",
-}
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,8 @@ class Demo:
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds)
         self.folders: list[Path] = []  # of the runs
         self.substitutes: dict[str, str] = {}  # plain method -> what stood in for its files
-        # By corrected trainer: of each seed the folder of each part.
-        self.corrected: dict[str, list[dict[str, Path]]] = defaultdict(list)
-        self.corrections: list[SavedRun] = []  # on novel classes
+        # By corrected trainer: of each seed the run on each part.
+        self.corrected: dict[str, list[dict[str, SavedRun]]] = defaultdict(list)
 
     def rows(self) -> list[Row]:
         """The measured rows: zero-shot CLIP and each method, each plain, with NeRP as the release
@@ -97,11 +91,9 @@ class Demo:
                 else [row]
         return rows
 
-    def _corrected(self, row: Row, folders: list[dict[str, Path]]) -> list[Row]:
+    def _corrected(self, row: Row, runs: list[dict[str, SavedRun]]) -> list[Row]:
         """The row of a corrected trainer, and before it what the released rule makes of the very
         same logits."""
-        runs = [{part: load_run(folder) for part, folder in of.items()} for of in folders]
-        self.corrections += [of[NOVEL] for of in runs]
         rule = runs[0][NOVEL].rule
         released = Row("+ NeRP, released", list(row.base))
         row.name = f"+ NeRP, {rule.name}"
@@ -118,17 +110,15 @@ class Demo:
 
     def caption(self) -> str:
         """What the corrected rows of `rows` are, and what they have looked at."""
-        last = self.corrections[-1]
-        name, node = last.rule.name, last.result["nerp"]
-        looked_at = most(run.result["nerp"]["looked_at"] for run in self.corrections)
-        caveat = f" ({CAVEATS[looked_at]})" if looked_at in CAVEATS else ""
-        pairs = load_yaml(last.directory / CONFIG_FILE)["NERP"]["PAIRS"]
-        released = f"the published flip with the release's defaults, on pairs from {pairs}"
-        rules = [f"{name}: {released}"] if last.rule == Rule() else \
-            [f"released: {released}",
-             f"{name}: {_RULES.get(name) or last.rule.note.removeprefix(f'{name}, ')}"]
-        rules[-1] += f"; it has looked at {looked_at}{caveat}"
-        left = "" if node["on_base"] else " Classes that were trained on are left as they are."
+        runs = [of[NOVEL] for seeds in self.corrected.values() for of in seeds]
+        rule, nodes = runs[-1].rule, [run.result["nerp"] for run in runs]
+        pairs = load_yaml(runs[-1].directory / CONFIG_FILE)["NERP"]["PAIRS"]
+        released = ("the published flip with the release's defaults, by the mean training image "
+                    f"and pairs from {pairs}")
+        rules = [f"{rule.name}: {released}"] if rule == Rule() else \
+            [f"released: {released}", f"{rule.name}: {rule.effect}"]
+        rules[-1] += f"; it has looked at {with_caveat(most(node['looked_at'] for node in nodes))}"
+        left = "" if nodes[-1]["on_base"] else " Classes that were trained on are left as they are."
         return f"{'. '.join(rules)}.{left}"
 
     def _zero_shot(self) -> None:
@@ -147,11 +137,11 @@ class Demo:
     def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
         """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""
         trainer = method + NERP_SUFFIX
-        folders = {NOVEL: self._test(trainer, "new", seed, model_dir)}
-        if load_run(folders[NOVEL]).result["nerp"]["on_base"]:
+        runs = {NOVEL: load_run(self._test(trainer, "new", seed, model_dir))}
+        if runs[NOVEL].result["nerp"]["on_base"]:
             self.total += method != ZERO_SHOT
-            folders[BASE] = self._test(trainer, "base", seed, model_dir)
-        self.corrected[trainer].append(folders)
+            runs[BASE] = load_run(self._test(trainer, "base", seed, model_dir))
+        self.corrected[trainer].append(runs)
 
     def _test(self, trainer: str, classes: str, seed: int, model_dir: Path | str = "") -> Path:
         request = self._request(trainer, classes, "test", seed)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from nerp.correction.correction import REASONS, Correction
-from nerp.correction.looked_at import CAVEATS
+from nerp.correction.looked_at import with_caveat
 from nerp.correction.pairs import Labelled
 from nerp.correction.references import Shown
 from nerp.correction.wrapper import Material, NeRP, build_nerp
@@ -47,9 +47,7 @@ def open_nerp(tested: Tested) -> NeRP | None:
 
 def _account(nerp: NeRP) -> list[str]:
     """Which rule, by which priors and pairs, and what all of it has looked at."""
-    caveat = CAVEATS.get(nerp.looked_at)
-    seen = nerp.looked_at + (f" ({caveat})" if caveat else "")
-    lines = [f"{nerp.rule.note}; has looked at {seen}"]
+    lines = [f"{nerp.rule.note}; has looked at {with_caveat(nerp.looked_at)}"]
     if nerp.rule.uses_pairs:
         lines.append(f"{nerp.pairs.note}; looked at {nerp.pairs.looked_at}")
     if nerp.calibration:

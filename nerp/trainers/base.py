@@ -20,7 +20,8 @@ def precision(default: str) -> Key:
 
 
 class Trainer(Method):
-    """A prompt-learning method over a frozen CLIP; a subclass defines what `Method` lists.
+    """A prompt-learning method over a frozen CLIP; a subclass defines what `Method` lists, and a
+    `loss` where it is not the cross entropy alone.
 
     Attributes:
         right: how many images of the latest `loss` were predicted right, a scalar; None where the
@@ -60,6 +61,10 @@ class Trainer(Method):
         self._frozen_class_features = None
         with self.clip.autocast():
             self.prepare()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]."""
+        return self.cross_entropy(self.logits(images), labels)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """CE of logits [B, C] that a class would be predicted from, a scalar."""

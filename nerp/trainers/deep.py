@@ -1,5 +1,6 @@
 """What methods with deep prompts in both towers share: PromptSRC, MaPLe and what builds on them."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -27,13 +28,13 @@ class DeepPrompts(Trainer):
         """K of the text tower."""
         return self.settings.N_CTX
 
+    @abstractmethod
     def text_tokens(self) -> Mapping[int, Tensor]:
         """Layer >= 2 -> [K, W_t]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def vision_tokens(self) -> Mapping[int, Tensor]:
         """Layer >= 1 -> [K_v, W_v]."""
-        raise NotImplementedError
 
     def text_output(self, u: Tensor) -> Tensor:
         """What the text tower's projected output u [..., D] becomes."""

@@ -1,6 +1,7 @@
 """What MMRL, MMRL++ and ANPrompt share: tokens of one space, mapped into both towers' layers."""
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,13 +32,13 @@ class InsertedTokens(Trainer):
 
     # What a method defines besides.
 
+    @abstractmethod
     def mapped(self, kind: str) -> list[Tensor]:
         """The tokens [K, W] of each layer, in the vision ("v") or the text tower ("t")."""
-        raise NotImplementedError
 
+    @abstractmethod
     def project_mean(self, mean: Tensor) -> Tensor:
         """The second image feature [B, D], not normalised, of the mean vision token [B, W_v]."""
-        raise NotImplementedError
 
     # What follows.
 

@@ -1,5 +1,6 @@
-"""What a method defines: settings, learned tensors, features, a loss."""
+"""What a method defines: settings, learned tensors, features; its loss is `Trainer.loss`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from nerp.clip.model import Clip
 from nerp.trainers.texts import Classes
 
 
-class Method:
+class Method(ABC):
     """What methods differ in, with what holds for most of them; `Trainer` builds on it.
 
     Every method that returns features returns them in float32 and normalised. Callers hold
@@ -78,25 +79,21 @@ class Method:
     def prepare(self) -> None:
         """Whatever depends on the classes and not on the learned tensors."""
 
+    @abstractmethod
     def class_features(self, images: Tensor | None = None) -> Tensor:
         """t [C, D]; for a method whose text depends on the image, those of `images` [B, C, D]."""
-        raise NotImplementedError
 
     def image_features(self, images: Tensor) -> Tensor:
         """f [B, D] of images [B, 3, H, W]."""
         return self.clip.image_features(images)
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]."""
-        return self.cross_entropy(self.logits(images), labels)
-
     def frozen_prompts(self) -> list[list[str]]:
         """For each class, the texts whose frozen features average to t*."""
         return [[prompt] for prompt in self.classes.prompts]
 
+    @abstractmethod
     def tuned_neutral(self) -> Tensor:
         """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
-        raise NotImplementedError
 
     def prepare_training(self) -> None:
         """Read and compute what only training needs, before anything is written. Raises NerpError

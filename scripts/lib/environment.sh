@@ -69,7 +69,11 @@ make_environment() {
     [[ $build =~ ^([a-z]+[0-9.]*)?$ ]] || die "NERP_TORCH=$build: cpu, cu126 or the like"
     python="$(find_python)" || exit 1
     [ "$build" != cpu ] || size="about 1.5 GB"
-    say "Setting up $VENV (once, in minutes; $size, most of it torch) ..."
+    if [ -e "$VENV/.ready" ]; then
+        say "Bringing $VENV up to date${NERP_EXTRAS:+, with what $NERP_EXTRAS needs} ..."
+    else
+        say "Setting up $VENV (once, in minutes; $size, most of it torch) ..."
+    fi
     if [ ! -x "$VENV/bin/pip" ]; then
         "$python" -m venv --clear "$VENV" ||
             die "$python cannot make a virtual environment; on Debian: apt install python3-venv"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nerp.correction.calibrate import calibrate
+from nerp.correction.correction import Correction, CorrectionRule
 from nerp.correction.flipping import Rule, flip
 from nerp.correction.shifting import Match, Shift, shift
 from nerp.correction.significance import sign_test
@@ -126,3 +127,21 @@ def test_calibration_of_a_shift_moves_its_strengths_together_or_leaves_them():
 ])
 def test_the_sign_test_is_exact(helped, hurt, p):
     assert sign_test(helped, hurt) == pytest.approx(p)
+
+
+def test_a_rule_of_ones_own_needs_no_settings():
+    class Own(CorrectionRule):
+        note = "what it does"
+
+        @classmethod
+        def from_config(cls, node, strengths):
+            return cls()
+
+        def correct(self, logits, priors, pairs):
+            return Correction.none(logits)
+
+    assert Own().keys() == () and Own().effect == "what it does"
+    with pytest.raises(ValueError, match="TAU"):
+        Own().changed("TAU", "1")
+    with pytest.raises(TypeError, match="abstract"):
+        CorrectionRule()

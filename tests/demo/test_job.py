@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from nerp.correction.shifting import Match, Shift
 from nerp.demo import world
 from nerp.demo.job import Row, table
 
@@ -55,10 +56,9 @@ def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_sa
     assert printed_rows(text)["MMRL", "shift"] == row
     assert "not evidence about CLIP" in text and "Next, a page about" in text
     assert "standard deviation" not in text, "of one seed"
-    assert ("released: the published flip with the release's defaults, on pairs from text. shift: "
-            "each class's logits lowered by as much as neutral references say the model prefers it "
-            "anyway; it has looked at training labels. Classes that were trained on are left as "
-            "they are." in said(text))
+    assert ("released: the published flip with the release's defaults, by the mean training image "
+            f"and pairs from text. shift: {Shift.effect}; it has looked at training labels. "
+            "Classes that were trained on are left as they are." in said(text))
 
     again = demo(nerp, tmp_path, *SHORT)  # everything is there already
     assert printed_rows(again) == printed_rows(text)
@@ -66,7 +66,7 @@ def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_sa
     changed = demo(nerp, tmp_path, *SHORT, "NERP.THRES", "0.1")
     assert changed.count("it is replaced") == 3, "only what NeRP corrects"
     assert ("MMRL", "flip") in printed_rows(changed)
-    assert "flip: TAU 0, THRES 0.1; it has looked at training images. Classes" in said(changed)
+    assert "partner is predicted; it has looked at training images. Classes" in said(changed)
     (line,) = (x for x in changed.splitlines() if "MMRL_NeRP/tiny/seed1 holds a finished run" in x)
     assert "NERP.THRES: 2.0 -> 0.1" in line
 
@@ -78,8 +78,8 @@ def said(text):
 def test_what_has_looked_at_test_images_says_so(nerp, small, tmp_path):
     text = said(demo(nerp, tmp_path, *SHORT, "NERP.RULE", "match", "NERP.ON_BASE", "True",
                      "NERP.PAIRS", "reference"))
-    assert "release's defaults, on pairs from reference. match: each class's logits" in text
-    assert "uniform; it has looked at test images (transductive). A drawn world" in text
+    assert f"training image and pairs from reference. match: {Match.effect}; it has" in text
+    assert "it has looked at test images (transductive). A drawn world" in text
 
 
 def cells(base, novel):
@@ -94,7 +94,7 @@ def test_the_released_rule_is_what_a_run_of_it_gives(nerp, small, tmp_path):
     for name in ("zero-shot CLIP", "MMRL"):
         assert shown[name, "released"] == own[name, "flip"]
         assert (name, "released") not in own
-    assert "defaults, on pairs from text; it has looked at training images." in said(released)
+    assert "image and pairs from text; it has looked at training images." in said(released)
 
 
 def test_the_demo_and_nerp_table_agree_on_base_classes(nerp, small, tmp_path):

@@ -4,60 +4,21 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
 from statistics import fmean, pstdev
 
 import pytest
+from recorded import BASE, NOVEL, complete, row, tables, two_datasets, write
 
 from nerp.errors import NerpError
 from nerp.results import render
 from nerp.results.grid import MARKS, SUBSTITUTE
-from nerp.results.published import published, rows_of
 from nerp.results.records import collect
 from nerp.results.tables import AVERAGE, build_tables
 
 
-def write(output, trainer, dataset, classes, seed, accuracy, *, task="B2N", kind="test", shots=16,
-          config="vit_b16", looked_at=None, on_base=False, **more):
-    """One run's result.json; more: what else stands in it."""
-    folder = Path(output, task, f"{kind}_{classes}", dataset, f"shots_{shots}", trainer, config,
-                  f"seed{seed}")
-    folder.mkdir(parents=True)
-    content = {"trainer": trainer, "dataset": dataset, "task": task, "classes": classes,
-               "shots": shots, "seed": seed, "kind": kind, "accuracy": accuracy,
-               **more}
-    if looked_at:
-        content["nerp"] = {"pairs": "x", "looked_at": looked_at, "on_base": on_base}
-    (folder / "result.json").write_text(json.dumps(content))
-    return folder
-
-
-def complete(folder, trainer, shots=16):
-    """Base 80 and novel 70 on the eleven datasets."""
-    for dataset in rows_of("base_to_novel", "MMRL")["ANPrompt Table I"].keys() - {AVERAGE}:
-        for part, accuracy in (("base", 80.0), ("new", 70.0)):
-            write(folder, trainer, dataset, part, 1, accuracy, shots=shots)
-
-
-BASE = {("EuroSAT", 1): 90.0, ("EuroSAT", 2): 94.0, ("UCF101", 1): 80.0, ("UCF101", 2): 82.0}
-NOVEL = {("EuroSAT", 1): 60.0, ("EuroSAT", 2): 80.0, ("UCF101", 1): 70.0, ("UCF101", 2): 71.0}
-
-
 @pytest.fixture
 def output(tmp_path):
-    """MMRL on two datasets with two seeds, as `BASE` and `NOVEL` have it."""
-    for (dataset, seed), accuracy in BASE.items():
-        write(tmp_path, "MMRL", dataset, "base", seed, accuracy)
-        write(tmp_path, "MMRL", dataset, "new", seed, NOVEL[dataset, seed])
-    return tmp_path
-
-
-def tables(folder, **settings):
-    return build_tables(collect([folder]), **settings)
-
-
-def row(table, label):
-    return next(row for row in table.rows if row.label == label)
+    return two_datasets(tmp_path)
 
 
 def harmonic(b, n):
@@ -258,81 +219,6 @@ def test_few_shot_takes_the_test_that_ends_training(tmp_path):
     (table,) = tables(tmp_path)
     assert table.columns == [("EuroSAT", "1-shot"), ("EuroSAT", "16-shot")]
     assert [c.mean for c in row(table, "CoOp").cells.values()] == [51.0, 99.0]
-
-
-def test_published_numbers_stand_beside_ours_with_the_difference(output):
-    (table,) = tables(output, against_published=True)
-    labels = [r.label for r in table.rows]
-    assert labels == ["MMRL", "ANPrompt Table I", "difference"]
-    theirs, difference = table.rows[1].cells, table.rows[2].cells
-    assert (theirs["EuroSAT", "Base"].mean, theirs["EuroSAT", "H"].mean) == (95.60, 87.21)
-    assert difference["EuroSAT", "Novel"].mean == pytest.approx(70 - 80.17)
-    # Theirs is over eleven datasets, ours over two.
-    assert not any(group == AVERAGE for group, _ in theirs)
-
-
-def test_the_published_average_is_compared_over_the_same_datasets(tmp_path):
-    complete(tmp_path, "MMRL")
-    (table,) = tables(tmp_path, against_published=True)
-    assert table.rows[1].cells[AVERAGE, "H"].mean == 81.20
-    assert table.rows[2].cells[AVERAGE, "Base"].mean == pytest.approx(80 - 85.68)
-
-
-def test_published_numbers_of_zero_shot_clip_are_found_and_others_not(tmp_path):
-    write(tmp_path, "ZeroshotCLIP", "EuroSAT", "base", 1, 50.0)
-    write(tmp_path, "MMA", "EuroSAT", "base", 1, 50.0)
-    (table,) = tables(tmp_path, against_published=True)
-    labels = [r.label for r in table.rows]
-    assert labels == ["ZeroshotCLIP", "ANPrompt Table I", "difference", "MMA"]
-    assert table.rows[1].cells["EuroSAT", "Base"].mean == 56.48
-
-
-def test_every_published_row_of_a_method_is_shown_a_papers_variants_without_a_difference(tmp_path):
-    complete(tmp_path, "ANPrompt")
-    complete(tmp_path, "CoOp_SAR")
-    (table,) = tables(tmp_path, against_published=True)
-    theirs = [r for r in table.rows if r.kind == "published"]
-    rows = [row for row in published() if (row.protocol, row.shots) == ("base_to_novel", 16)]
-    assert [r.label for r in theirs] == list(dict.fromkeys(
-        row.label for method in ("CoOp+SAR", "ANPrompt") for row in rows if row.method == method
-    ))
-    labels = [r.label for r in table.rows]
-    assert labels.count("difference") == 2 and labels.count("ANPrompt Table IV (WALoss)") == 1
-    cells = row(table, "SAR Table 1 (eight prompts; all classes)").cells
-    assert {part: cell.mean for (_, part), cell in cells.items()} == {
-        "Base": 82.82, "Novel": 73.39, "H": 77.82}
-    cells = row(table, "SAR Table 2 (50 novel classes; 16 sampled)").cells
-    assert [(column, cell.mean) for column, cell in cells.items()] == [((AVERAGE, "H"), 77.27)]
-    assert "In brackets: what a paper varied in the method; no difference is taken." in table.notes
-
-
-def test_published_numbers_are_of_the_same_number_of_shots(tmp_path):
-    complete(tmp_path, "TCP_SAR", shots=4)
-    for shots in (4, 16):
-        write(tmp_path, "ANPrompt", "DescribableTextures", "all", 1, 70.0, task="FS", shots=shots)
-    novel, few = tables(tmp_path, against_published=True)
-    assert [r.label for r in novel.rows] == ["TCP_SAR", "SAR Table 4", "difference"]
-    assert novel.rows[1].cells[AVERAGE, "H"].mean == 77.41
-    assert [r.label for r in few.rows] == ["ANPrompt", "ANPrompt section IV-F", "difference"]
-    assert {column: cell.mean for column, cell in few.rows[1].cells.items()} == {
-        ("DescribableTextures", "16-shot"): 74.27}
-
-
-def test_the_footnote_names_the_papers_and_the_rows_that_have_none(tmp_path):
-    for trainer in ("MMA", "CoOp", "CoOp_NeRP", "CoOp_SAR"):
-        write(tmp_path, trainer, "EuroSAT", "new", 1, 50.0)
-    (table,) = tables(tmp_path, against_published=True)
-    assert ("Published numbers: ANPrompt Table I (arXiv 2508.04677, 2025); SAR Table 3 (arXiv "
-            "2502.11969, 2025); ours - theirs below them.") in table.notes
-    assert "No published numbers for these datasets and shots: CoOp_NeRP, MMA." in table.notes
-
-
-def test_every_published_row_says_where_it_is_from():
-    rows = published()
-    assert len(rows) == 544
-    assert all(row.source.split(" ")[0] in ("ANPrompt", "SAR") for row in rows)
-    assert all((row.hm is None) == (row.protocol != "base_to_novel") for row in rows)
-    assert all(row.accuracy("Base") is not None for row in rows if not row.variant)
 
 
 def test_terminal_blocks_fit_the_width_and_part_no_dataset(output):

@@ -97,7 +97,8 @@ def test_a_new_environment_is_pinned_and_shows_each_package(setup):
 
 def test_what_tests_need_besides_is_installed_for_them_alone(setup):
     setup()
-    setup(NERP_EXTRAS="dev")
+    more = setup(NERP_EXTRAS="dev").stderr
+    assert more.startswith(f"Bringing {setup.repo}/.venv up to date, with what dev needs ...\n")
     assert setup.installed()[1].endswith(f"{setup.repo}[slurm,dev]")
     setup(NERP_EXTRAS="dev")
     setup()

@@ -1,5 +1,6 @@
 """Prompts at the input of deeper layers: PromptSRC, MaPLe, CoPrompt."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -10,16 +11,16 @@ from nerp.clip.templates import ENSEMBLE_60
 from plain_methods.plain import PlainMethod, padded, unit
 
 
-class PlainDeep(PlainMethod):
+class PlainDeep(PlainMethod, ABC):
     """Deep prompts in both towers."""
 
+    @abstractmethod
     def deep(self, tower: str, layer: int) -> Tensor | None:
         """The tokens [K, W] of a layer, from 2 on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def first_vision(self) -> Tensor:
         """The tokens [K, W_v] of layer 1."""
-        raise NotImplementedError
 
     def text(self) -> Tensor:
         ctx = self.tensors["prompt_learner.ctx"]

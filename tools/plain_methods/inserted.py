@@ -1,6 +1,7 @@
 """Tokens put into both towers: MMRL, MMRL++, ANPrompt."""
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from nerp.clip.templates import ENSEMBLE_60
 from plain_methods.plain import PlainMethod, padded, unit
 
 
-class PlainInserted(PlainMethod):
+class PlainInserted(PlainMethod, ABC):
     """Tokens after the first position of both towers' upper layers; a second image feature."""
 
     layers_key = "REP_LAYERS"
@@ -21,18 +22,18 @@ class PlainInserted(PlainMethod):
         self.scale = 100.0
         self.layers = list(self.settings[self.layers_key])
 
+    @abstractmethod
     def tokens_of(self, kind: str, i: int) -> Tensor:
         """[K, W] of the i-th layer."""
-        raise NotImplementedError
 
     def over(self, tokens: Tensor, there: Tensor) -> Tensor:
         """What `there` becomes at a later layer."""
         return tokens
 
     @property
+    @abstractmethod
     def projection(self) -> Tensor:
         """[W_v, D] of the second feature."""
-        raise NotImplementedError
 
     def enter(self, kind: str):
         def run(layer, x):
