@@ -4,12 +4,17 @@
 they are imported when they are first asked for, since torch comes with them.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from nerp.errors import NerpError
+from nerp.base import errors, registry
+from nerp.base.errors import NerpError
 
 if TYPE_CHECKING:
     from nerp.api import Corrected, Features, Tested, Trained, correct, features, test, train
+
+# The names under which code of one's own imports these two (docs/extending.md).
+sys.modules |= {f"{__name__}.errors": errors, f"{__name__}.registry": registry}
 
 __version__ = "0.1.0"
 __all__ = ["Corrected", "Features", "NerpError", "Tested", "Trained", "correct", "features",

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nerp.config import Request
+from nerp.base.log import on_terminal
+from nerp.base.progress import silence
+from nerp.base.registry import REFERENCES
 from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
+from nerp.engine.record_file import read_measured, read_record
 from nerp.engine.run import run_test, run_training
 from nerp.engine.tested import ModelFlags
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
-from nerp.files.record_file import read_measured, read_record
-from nerp.log import on_terminal
-from nerp.progress import silence
-from nerp.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
-from nerp.registry import REFERENCES
+from nerp.settings.config import Request
+from nerp.settings.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
 
 Array = npt.NDArray[Any]
 

@@ -8,11 +8,11 @@ import shlex
 import shutil
 import sys
 
+from nerp.base.errors import NerpError
+from nerp.base.log import command_line
+from nerp.base.printable import broken, fitted
 from nerp.commands import HelpFormatter, add_arguments, command_module, parse
-from nerp.errors import NerpError
 from nerp.files.opening import last_opened, reason
-from nerp.log import command_line
-from nerp.printable import broken, fitted
 
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
         print(f"nerp {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        from nerp.registry import unknown
+        from nerp.base.registry import unknown
 
         _complain(f"error: {unknown('command', argv[0], COMMANDS)}")
         return 1
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
     try:
         args = parse(parser, rest)
         if args.imports:
-            from nerp.plugins import import_modules
+            from nerp.base.plugins import import_modules
 
             import_modules(args.imports)
         status = module.main(args) or 0

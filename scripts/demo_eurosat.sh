@@ -50,7 +50,7 @@ check_clip() {
 FIND_CLIP='
 import sys
 from nerp.clip.loading import weights_file
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 try:
     print(weights_file("ViT-B/16"))
 except NerpError as error:

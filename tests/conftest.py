@@ -11,10 +11,10 @@ from PIL import Image
 from tiny_clip import open_clip_model, random_clip
 
 from nerp import cli
+from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
-from nerp.defaults import default_config
-from nerp.registry import TRAINERS
+from nerp.settings.defaults import default_config
 from nerp.trainers.texts import Classes
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from nerp.config import Request, build_config
+from nerp.base.log import RunLog
+from nerp.base.registry import RULES
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES
 from nerp.correction.pairs import Pairs
 from nerp.correction.references import Prior
@@ -15,8 +16,7 @@ from nerp.data.benchmark import Item
 from nerp.engine.correct import correction_record
 from nerp.engine.evaluate import result_record
 from nerp.engine.record import recording, save_predictions
-from nerp.log import RunLog
-from nerp.registry import RULES
+from nerp.settings.config import Request, build_config
 
 NAMES = ["<script>alert(1)</script>", "salt & pepper", "\"double\" 'single'", "plain", "empty"]
 TEXT_PRIOR = [3.0, 1.0, 0.5, 0.0, -1.0]

@@ -11,8 +11,8 @@ from conftest import GOLDEN, LEARNING, TEMPLATE, golden_config, golden_options
 from PIL import Image
 from plain_methods import PLAIN
 
+from nerp.base.registry import TRAINERS
 from nerp.engine.checkpoint import checkpoint_file, read_checkpoint
-from nerp.registry import TRAINERS
 
 
 def test_main_job(nerp, trained, tmp_path):

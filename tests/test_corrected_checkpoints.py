@@ -11,10 +11,10 @@ from correction.test_flipping import plain_flip
 from PIL import Image
 from trainers.test_golden import tensors
 
+from nerp.base.registry import TRAINERS
 from nerp.correction.flipping import Rule
 from nerp.engine.checkpoint import checkpoint_file
 from nerp.files.tensors import load_inert
-from nerp.registry import TRAINERS
 
 RESIDUAL = {"RESIDUAL_TEXT_PRIOR": True, "RESIDUAL_IMAGE_PRIOR": True, "TEXT_PRIOR_COE": 0.8,
             "IMAGE_PRIOR_COE": 0.6}

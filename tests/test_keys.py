@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from nerp.config import get, keys, options_of, put
-from nerp.defaults import default_config, key
-from nerp.errors import NerpError
-from nerp.keys import as_key
+from nerp.base.errors import NerpError
+from nerp.settings.config import get, keys, options_of, put
+from nerp.settings.defaults import default_config, key
+from nerp.settings.keys import as_key
 
 NAMES = list(keys(default_config()))
 # Any finite number is a meaning of these: logits, and factors of logits.

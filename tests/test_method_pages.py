@@ -8,9 +8,9 @@ import yaml
 from conftest import eurosat_classes, golden_config
 from scripts.test_docs import REPO
 
-from nerp.defaults import default_config
-from nerp.keys import Key
-from nerp.registry import TRAINERS
+from nerp.base.registry import TRAINERS
+from nerp.settings.defaults import default_config
+from nerp.settings.keys import Key
 
 PAGES = REPO / "docs" / "methods"
 CONFIGS = REPO / "configs" / "trainers"

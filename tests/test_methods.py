@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.loading import PUBLISHED
 from nerp.clip.model import normalise
-from nerp.registry import TRAINERS
 from nerp.trainers import summary
 from nerp.trainers.coop import CoOp
 

@@ -7,7 +7,7 @@ import torch
 from conftest import EUROSAT, GOLDEN, write_eurosat
 from tiny_clip import Sizes, random_clip
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 
 
 @pytest.fixture

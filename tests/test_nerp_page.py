@@ -9,8 +9,8 @@ import pytest
 from conftest import eurosat_classes, golden_config
 from scripts.test_docs import REPO, blocks
 
+from nerp.base.registry import PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 from nerp.correction.references import GAP_STRENGTH, Probe
-from nerp.registry import PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 
 PAGE = (REPO / "docs" / "nerp.md").read_text()
 

@@ -6,8 +6,8 @@ import re
 import numpy as np
 from scripts.test_docs import REPO
 
+from nerp.base.registry import REFERENCES
 from nerp.engine.history import COLUMNS
-from nerp.registry import REFERENCES
 
 PAGE = (REPO / "docs" / "outputs.md").read_text()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nerp.config import Request, build_config, find_card, get, load_yaml, shipped_cards
-from nerp.experiments.catalogue import config_name, methods
-from nerp.paths import shipped
-from nerp.registry import TRAINERS
+from nerp.base.paths import shipped
+from nerp.base.registry import TRAINERS
+from nerp.settings.catalogue import config_name, methods
+from nerp.settings.config import Request, build_config, find_card, get, load_yaml, shipped_cards
 
 PUBLISHED = Path(__file__).parent / "published"
 FILES = [

@@ -2,9 +2,9 @@
 
 import pytest
 
-from nerp.config import Request, build_config
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.files.yaml_file import load_yaml
+from nerp.settings.config import Request, build_config
 
 
 def settings(trainer, *opts, dataset="eurosat", config_file=""):

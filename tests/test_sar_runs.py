@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from nerp.config import Request, build_config
+from nerp.base.errors import NerpError
 from nerp.engine.identity import digest
-from nerp.errors import NerpError
-from nerp.experiments.catalogue import config_name
 from nerp.experiments.plan import Selection, plan
+from nerp.settings.catalogue import config_name
+from nerp.settings.config import Request, build_config
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nerp.base.log import _Terminal, logger, say
+from nerp.base.printable import broken, fitted
 from nerp.cli import COMMANDS
-from nerp.log import _Terminal, logger, say
-from nerp.printable import broken, fitted
 
 REPO = Path(__file__).parents[1]
 LINE = "nerp: error: no checkpoint below mine/train/seed1; --model-dir is a training's folder"

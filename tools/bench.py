@@ -30,11 +30,11 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+from nerp.base.log import environment
 from nerp.clip.model import PRECISIONS
 from nerp.engine.checkpoint import save_checkpoint
 from nerp.engine.record import process_peak_mib
-from nerp.log import environment
-from nerp.protocols import plain_name
+from nerp.settings.protocols import plain_name
 
 CPU_EVAL_BATCH = 4
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.

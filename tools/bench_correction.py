@@ -14,11 +14,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` doe
 import torch
 from tabulate import tabulate
 
+from nerp.base.log import environment
 from nerp.correction import Rule
 from nerp.correction.shifting import Match, Shift
 from nerp.correction.sweep import Saved, Sweep, parse_grid
 from nerp.engine.record import process_peak_mib
-from nerp.log import environment
 
 _STRENGTHS = {"text": 0.1, "image": 0.1}
 RULES = {

@@ -7,11 +7,11 @@ import torch
 from plain_methods import PLAIN
 from torch import Tensor
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, normalise
-from nerp.defaults import default_config
 from nerp.engine.optim import build_optimizer
-from nerp.protocols import SAR_SUFFIX
-from nerp.registry import TRAINERS
+from nerp.settings.defaults import default_config
+from nerp.settings.protocols import SAR_SUFFIX
 from nerp.trainers.texts import Classes
 
 # Published batch sizes: training, evaluation.

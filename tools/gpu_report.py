@@ -42,6 +42,8 @@ from conftest import (
 )
 from tiny_clip import random_clip
 
+from nerp.base.log import environment
+from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 from nerp.commands.forked import FORKED
@@ -49,8 +51,6 @@ from nerp.data.benchmark import Benchmark, Item
 from nerp.data.images import ImageSet, eval_loader, eval_set
 from nerp.engine.train import TrainingRun
 from nerp.experiments.server import Server
-from nerp.log import environment
-from nerp.registry import TRAINERS
 
 # Largest differences that pass. Of losses and gradients, relative; half precision rounds to 3
 # digits, and a step through eight layers at a scale of 100 keeps about one.

@@ -16,9 +16,9 @@ import shlex
 import sys
 
 from nerp import cli
+from nerp.base.errors import NerpError
 from nerp.commands import parse
 from nerp.commands.common import name
-from nerp.errors import NerpError
 
 # Flags of CoOp's train.py that stand for nothing here, and why.
 REFUSED = {
@@ -81,9 +81,9 @@ def translate(args: argparse.Namespace) -> list[str]:
 
 def describe(args: argparse.Namespace) -> None:
     """Read what --no-train asks for and print the configuration."""
-    from nerp.config import Request, build_config
     from nerp.data.benchmark import open_benchmark
-    from nerp.experiments.catalogue import complete
+    from nerp.settings.catalogue import complete
+    from nerp.settings.config import Request, build_config
 
     cfg = build_config(complete(Request(
         trainer=args.trainer, dataset_config_file=args.dataset_config_file,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import unknown
 from nerp.clip.loading import PUBLISHED, SHIPPED
 from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.errors import NerpError
 from nerp.files.json_file import read_json
-from nerp.registry import unknown
 
 HUB = "hf-hub:"
 _VOCABULARY = 49_408  # of CLIP's tokeniser

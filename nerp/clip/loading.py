@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import unknown
 from nerp.clip.modules import CLIP, HEAD_WIDTH
 from nerp.clip.tokenizer import VOCABULARY
-from nerp.errors import NerpError
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
-from nerp.registry import unknown
 
 # NAME in a configuration -> open_clip's name for the published weights.
 PUBLISHED = {

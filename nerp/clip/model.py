@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
-from nerp.errors import NerpError
 from nerp.files.digest import content_digest
 
 _CACHE = 20 * 2**20  # bytes of a CPU's last level

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 
 CONTEXT_LENGTH = 77
 VOCABULARY = 49408

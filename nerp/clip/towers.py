@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nerp.base.errors import NerpError
 from nerp.clip.tokenizer import Prompts
-from nerp.errors import NerpError
 
 
 class Edit:

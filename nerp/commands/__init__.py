@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from types import ModuleType
 
-from nerp.printable import broken
+from nerp.base.printable import broken
 
 _OPTION = re.compile(r"-(?!\.?\d|$)")  # and no number, nor what stands for standard input
 

@@ -19,9 +19,9 @@ def add_arguments(parser):
 def main(args):
     from open_clip import list_pretrained_tags_by_model
 
+    from nerp.base.registry import TRAINERS
     from nerp.clip.backbones import licence, supported
     from nerp.clip.loading import PUBLISHED, SHIPPED
-    from nerp.registry import TRAINERS
     from nerp.trainers.summary import backbone_row
 
     default = [*SHIPPED, *(name for name in supported() if not name.endswith("-quickgelu"))]

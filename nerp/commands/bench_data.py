@@ -4,7 +4,7 @@ On a GPU this bounds every run; compare it with the model's own rate (docs/perfo
 """
 
 from nerp.commands.common import add_run_arguments, argument, request
-from nerp.keys import number
+from nerp.settings.keys import number
 
 
 def add_arguments(parser):
@@ -20,7 +20,7 @@ def main(args):
     from nerp.data.speed import measure
     from nerp.engine.seed import run_config
     from nerp.engine.tested import run_benchmark
-    from nerp.experiments.catalogue import complete
+    from nerp.settings.catalogue import complete
 
     cfg = run_config(complete(request(args)))
     device = pick_device(cfg.USE_CUDA)

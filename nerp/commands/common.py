@@ -5,11 +5,11 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from nerp.config import Request, begins_pair
-from nerp.defaults import KEYS
-from nerp.errors import NerpError
-from nerp.keys import Key, whole
-from nerp.printable import fitted
+from nerp.base.errors import NerpError
+from nerp.base.printable import fitted
+from nerp.settings.config import Request, begins_pair
+from nerp.settings.defaults import KEYS
+from nerp.settings.keys import Key, whole
 
 SEED = whole(1, 0, 2**63 - 1)
 

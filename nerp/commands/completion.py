@@ -46,9 +46,9 @@ def whole_parser() -> argparse.ArgumentParser:
 def _say_what_completes(action: argparse.Action) -> None:
     import shtab
 
-    from nerp.config import shipped_cards
-    from nerp.experiments.catalogue import methods
-    from nerp.protocols import NERP_SUFFIX, PROTOCOLS, SAR_SUFFIX
+    from nerp.settings.catalogue import methods
+    from nerp.settings.config import shipped_cards
+    from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS, SAR_SUFFIX
 
     if action.dest in _TRAINERS:
         action.choices = [name + sar + nerp for name in methods()

@@ -18,7 +18,7 @@ of your own images:
 from pathlib import Path
 
 from nerp.commands.common import SEED, argument, tell
-from nerp.keys import number
+from nerp.settings.keys import number
 
 
 def add_arguments(parser):
@@ -40,9 +40,9 @@ def add_arguments(parser):
 
 
 def main(args):
-    from nerp.config import find_card, open_card, shipped_cards
+    from nerp.base.errors import NerpError
     from nerp.data.hub import PREFIX
-    from nerp.errors import NerpError
+    from nerp.settings.config import find_card, open_card, shipped_cards
 
     if not args.names and args.action in ("prepare", "reference", *_OWN):
         what = "folder" if args.action in _OWN else "dataset"
@@ -92,9 +92,9 @@ def _split_line(args, directory):
 
 
 def _fetch(args, name):
+    from nerp.base.log import say_on_terminal
     from nerp.data.hub import fetch
     from nerp.data.own import look
-    from nerp.log import say_on_terminal
 
     if args.dry_run:
         print(f"{name}: load it with the package datasets, write its images below {args.root}")
@@ -105,9 +105,9 @@ def _fetch(args, name):
 
 
 def _write_card(args, directory, keys, licence):
-    from nerp.config import card_config
     from nerp.data.benchmark import open_benchmark
     from nerp.data.own import describe, write_card
+    from nerp.settings.config import card_config
 
     card = directory.with_name(f"{directory.name}.yaml")
     keys = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
@@ -142,10 +142,10 @@ def _state(cfg):
 
 
 def _check(args, cards):
+    from nerp.base.errors import NerpError
+    from nerp.base.log import say_on_terminal
     from nerp.data.benchmark import dataset_folder
     from nerp.data.check import check
-    from nerp.errors import NerpError
-    from nerp.log import say_on_terminal
 
     chosen = [cfg for cfg in cards.values() if args.names or dataset_folder(cfg).is_dir()]
     if not chosen:
@@ -159,9 +159,9 @@ def _check(args, cards):
 
 
 def _prepare(args, cards):
+    from nerp.base.log import say_on_terminal
     from nerp.data.benchmark import dataset_folder
     from nerp.data.prepare import plan, prepare
-    from nerp.log import say_on_terminal
 
     say_on_terminal()
     complete = True
@@ -178,9 +178,9 @@ def _prepare(args, cards):
 
 
 def _reference(args, cards):
-    from nerp.config import find_card, open_card
     from nerp.data.benchmark import open_benchmark
     from nerp.data.reference import SIZE, cached_mean_image
+    from nerp.settings.config import find_card, open_card
 
     for cfg in cards.values():
         name = cfg.DATASET.REFERENCE or cfg.DATASET.NAME

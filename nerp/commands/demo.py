@@ -19,8 +19,8 @@ def add_arguments(parser):
 def main(args):
     import time
 
+    from nerp.base.registry import unknown
     from nerp.demo.job import Demo, Settings, all_methods, demo_datasets, table
-    from nerp.registry import unknown
 
     if args.dataset not in demo_datasets():
         raise unknown("demo dataset", args.dataset, demo_datasets())

@@ -6,7 +6,7 @@ nothing and can be sent as it is.
   nerp explain RUN"""
 
 from nerp.commands.common import argument, tell
-from nerp.keys import whole
+from nerp.settings.keys import whole
 
 
 def add_arguments(parser):
@@ -23,7 +23,7 @@ def add_arguments(parser):
 def main(args):
     from pathlib import Path
 
-    from nerp.paths import write_text
+    from nerp.base.paths import write_text
     from nerp.results.explain import Explanation
     from nerp.results.explain_page import explain_page, summary
 

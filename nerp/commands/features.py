@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from nerp.base.log import say_on_terminal
     from nerp.engine.features import save_features
-    from nerp.log import say_on_terminal
 
     say_on_terminal()
     save_features(Path(args.file), request(args), model_flags(args))

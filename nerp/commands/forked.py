@@ -39,15 +39,15 @@ def import_everything() -> int:
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "nerp.experiments.catalogue", "torchvision.transforms", "torch._dynamo",
+                 "nerp.settings.catalogue", "torchvision.transforms", "torch._dynamo",
                  "torch.utils.serialization.config", "safetensors.torch",
                  "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch
     from PIL import Image
 
+    from nerp.base.log import environment, revision
     from nerp.clip.tokenizer import encode
-    from nerp.log import environment, revision
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def read_backbone(argv: Sequence[str]) -> None:
     """Read the backbone of a run, once for all runs that follow."""
     from nerp.clip.model import read_ahead
     from nerp.commands.common import request
-    from nerp.config import build_config
+    from nerp.settings.config import build_config
 
     with contextlib.suppress(Exception):  # the run meets it too, and says what it is
         command, parser = command_module(argv[0]), _Parser()

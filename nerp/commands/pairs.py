@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from tabulate import tabulate
 
+    from nerp.base.log import say, say_on_terminal
     from nerp.correction.audit import audit, verdict
     from nerp.correction.bundle import add_entry, bundle_key
     from nerp.correction.pairs import find_pairs, listed_scores, strongest_pairs
     from nerp.correction.wrapper import make_clues
     from nerp.engine.correct import gather_material
     from nerp.engine.tested import open_tested
-    from nerp.log import say, say_on_terminal
 
     say_on_terminal()
     tested = open_tested(request(args), model_flags(args))

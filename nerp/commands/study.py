@@ -28,9 +28,9 @@ def add_arguments(parser):
 def main(args):
     from pathlib import Path
 
+    from nerp.base.registry import TRAINERS, unknown
     from nerp.demo.study import BACKBONES, METHODS, Settings, run_study
     from nerp.demo.study_report import write_report
-    from nerp.registry import TRAINERS, unknown
 
     chosen = {
         "methods": tuple(map(TRAINERS.canonical, args.methods or METHODS)),

@@ -17,8 +17,8 @@ import sys
 import time
 
 from nerp.commands.common import argument, name, terminal_width
-from nerp.config import begins_pair
-from nerp.keys import whole
+from nerp.settings.config import begins_pair
+from nerp.settings.keys import whole
 
 
 def add_arguments(parser):
@@ -97,7 +97,7 @@ def _selection(args, looking):
     from dataclasses import fields
     from itertools import takewhile
 
-    from nerp.errors import NerpError
+    from nerp.base.errors import NerpError
     from nerp.experiments.plan import Selection, parse, read_selection
 
     files = list(takewhile(lambda word: not begins_pair(word), args.what))
@@ -119,11 +119,11 @@ def _sweep(args, selection, runs):
 
     from tqdm import tqdm
 
+    from nerp.base.printable import fitted
     from nerp.experiments.plan import check_data
     from nerp.experiments.status import FOLDER, remember
     from nerp.experiments.sweep import Sweep
     from nerp.experiments.workers import Local, Slurm
-    from nerp.printable import fitted
 
     check_data(selection.root, runs)
     if args.slurm:
@@ -168,8 +168,8 @@ def _program(args):
 
 def _under_way(sweep):
     """One line: how many are through, the time left, the latest run and what it said last."""
+    from nerp.base.printable import duration
     from nerp.experiments.sweep import current_epoch
-    from nerp.printable import duration
 
     parts, left = [f"{len(sweep.state)}/{len(sweep.runs)}"], sweep.time_left()
     if left is not None:

@@ -6,7 +6,7 @@ The best setting of such a sweep has been chosen on test labels: an upper bound,
 import argparse
 
 from nerp.commands.common import argument, tell
-from nerp.keys import whole
+from nerp.settings.keys import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ def add_arguments(parser):
 
 
 def _protocol(text: str) -> str:
-    from nerp.registry import unknown
+    from nerp.base.registry import unknown
     from nerp.results.tables import TITLES
 
     if text not in TITLES:
@@ -40,8 +40,8 @@ def _protocol(text: str) -> str:
 
 
 def main(args):
-    from nerp.errors import NerpError
-    from nerp.paths import write_text
+    from nerp.base.errors import NerpError
+    from nerp.base.paths import write_text
     from nerp.results import render
     from nerp.results.records import collect
     from nerp.results.tables import build_tables

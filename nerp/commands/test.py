@@ -19,9 +19,9 @@ def add_arguments(parser):
 
 
 def main(args):
+    from nerp.base.log import say_on_terminal
     from nerp.engine.distributed import processes
     from nerp.engine.run import run_test
-    from nerp.log import say_on_terminal
 
     with processes():
         say_on_terminal()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import PAIR_SOURCES
 from nerp.correction.pairs import Clues
-from nerp.errors import NerpError
-from nerp.registry import PAIR_SOURCES
 
 # From what has looked at least to what has looked at most.
 SOURCES = ("text", "reference", "train", "unlabelled", "labels")

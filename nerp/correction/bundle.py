@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerp.base.errors import NerpError
+from nerp.base.paths import write_bytes
+from nerp.base.registry import unknown
 from nerp.correction.looked_at import ORDER, UNKNOWN
 from nerp.data.benchmark import comparable
-from nerp.errors import NerpError
 from nerp.files.json_file import read_json
-from nerp.paths import write_bytes
-from nerp.registry import unknown
 
 PROVENANCE = "_provenance"
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 
+from nerp.base.errors import NerpError
 from nerp.correction.correction import CorrectionRule
 from nerp.correction.flipping import Rule
 from nerp.correction.shifting import Shift
 from nerp.correction.significance import sign_test
 from nerp.correction.sweep import Saved, Sweep
-from nerp.errors import NerpError
 
 TAUS = (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 MARGINS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)

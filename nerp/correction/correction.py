@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
 from nerp.correction.looked_at import NOTHING
-from nerp.errors import NerpError
 
 LIFT = 0.1  # what a new class is put above the old one
 

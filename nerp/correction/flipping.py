@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import RULES
 from nerp.correction.correction import (
     ENTROPY,
     MARGIN,
@@ -34,8 +36,6 @@ from nerp.correction.correction import (
     correct_in_chunks,
     top_classes,
 )
-from nerp.errors import NerpError
-from nerp.registry import RULES
 
 PROB_THRES = 0.6
 ENTROPY_CLASSES = 5

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import PAIR_SOURCES
 from nerp.correction.bundle import (
     bundle_key,
     bundle_pairs,
@@ -28,8 +30,6 @@ from nerp.correction.looked_at import (
     TRAINING_IMAGES,
     TRAINING_LABELS,
 )
-from nerp.errors import NerpError
-from nerp.registry import PAIR_SOURCES
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import REFERENCES
 from nerp.correction.gap import gap_prior, slope_between_halves
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES, TRAINING_LABELS
 from nerp.correction.pairs import not_at_hand
 from nerp.correction.priors import image_prior, text_prior
-from nerp.errors import NerpError
-from nerp.registry import REFERENCES
 from nerp.trainers.base import Trainer
 
 # What the strength of the gap is shrunk towards, half-way, since few classes tell little of it; and

@@ -18,6 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.correction import (
     AT_ONCE,
     SHIFT,
@@ -29,8 +31,6 @@ from nerp.correction.correction import (
 )
 from nerp.correction.flipping import Partners
 from nerp.correction.looked_at import TEST_IMAGES
-from nerp.errors import NerpError
-from nerp.registry import REFERENCES, RULES
 
 # A mean prediction counts as uniform where this share of it, at most, is in the wrong class.
 UNIFORM = 1e-3

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import RULES
 from nerp.correction.correction import Correction, CorrectionRule, check_logits, top_classes
 from nerp.correction.flipping import Evidence, Partners, Rule
-from nerp.errors import NerpError
-from nerp.registry import RULES
 
 Grid = Mapping[str, Sequence[str]]  # a key, and its values as texts
 

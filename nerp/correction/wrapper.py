@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.calibrate import Calibration, calibrate
 from nerp.correction.correction import Correction, CorrectionRule
 from nerp.correction.looked_at import TRAINING_LABELS, most
 from nerp.correction.pairs import Clues, Labelled, Pairs, find_pairs
 from nerp.correction.references import Prior, Probe, Shown, Unsuited
 from nerp.correction.sweep import Saved
-from nerp.errors import NerpError
-from nerp.log import say
-from nerp.registry import REFERENCES, RULES
 from nerp.trainers.base import Trainer
 
 # What every corrected run keeps, whatever its rule needs.

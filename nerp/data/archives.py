@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.files.opening import opened
 
 # Images are compressed already and hardly grow; a bomb of zeros grows a thousandfold.

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from yacs.config import CfgNode
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.printable import is_printable
+from nerp.base.registry import DRAWN, LAYOUTS
 from nerp.files.opening import opened
-from nerp.printable import is_printable
-from nerp.registry import DRAWN, LAYOUTS
 
 SPLITS = ("train", "val", "test")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.progress import progress
 from nerp.data.benchmark import SPLITS, Benchmark, read_benchmark
 from nerp.data.decode import verify_image
 from nerp.data.layouts import names_unlike_imagenet
-from nerp.errors import NerpError
-from nerp.progress import progress
 
 _SHOWN = 20  # examples of one kind of problem
 _BLOCK = 32  # images a thread decodes at a time

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.files.opening import opened, reason
 
 # What images are in. Pillow knows more, some of which it has other programs draw (PostScript).

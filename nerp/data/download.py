@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from nerp import __version__
+from nerp.base.errors import NerpError
 from nerp.data.sources import Source, amount
-from nerp.errors import NerpError
 
 _SECONDS = 30  # without an answer before a connection counts as lost
 _BLOCK = 2**20

@@ -12,14 +12,14 @@ from typing import Any
 
 from PIL import Image
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.paths import disk_error
+from nerp.base.progress import progress
 from nerp.data.benchmark import Item
 from nerp.data.decode import FORMATS
 from nerp.data.own import SPLIT_FILE, stratified
-from nerp.errors import NerpError
 from nerp.files.opening import MIB, read_bytes, reading
-from nerp.log import say
-from nerp.paths import disk_error
-from nerp.progress import progress
 
 PREFIX = "hf:"
 _IMAGES = "images"

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import Item
 from nerp.data.decode import open_image
 from nerp.data.randaugment import RandAugment
-from nerp.errors import NerpError
 
 _DECODING_THREADS = 8
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.paths import is_inside
+from nerp.base.printable import brief, is_printable
+from nerp.base.registry import LAYOUTS
 from nerp.data.benchmark import SPLITS, Item, Listing
 from nerp.data.listing import Row, read_rows
-from nerp.errors import NerpError
 from nerp.files.json_file import read_json
 from nerp.files.opening import read_text
-from nerp.paths import is_inside
-from nerp.printable import brief, is_printable
-from nerp.registry import LAYOUTS
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.paths import is_inside
 from nerp.files.opening import read_text
-from nerp.paths import is_inside
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 # What a column may be called.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from nerp.base.errors import NerpError
 from nerp.data.sources import Source
-from nerp.errors import NerpError
 
 PAGE = "https://huggingface.co/{}"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
 from nerp.data.archives import unpack
 from nerp.data.download import check_space, downloads, verify
 from nerp.data.mirror import PAGE, Hosted, Mirror, download_hosted
 from nerp.data.sources import Source, amount
-from nerp.errors import NerpError
-from nerp.log import say
 
 
 def obtain(source: Source, directory: Path, mirror: Mirror) -> None:

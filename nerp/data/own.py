@@ -9,13 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from nerp.base.errors import NerpError
+from nerp.base.paths import write_text
 from nerp.data.benchmark import SPLITS, Benchmark, Item
 from nerp.data.layouts import images_below, listed_rows, subfolders
 from nerp.data.listing import SUFFIXES
-from nerp.errors import NerpError
 from nerp.files.json_file import read_json
 from nerp.files.opening import read_text
-from nerp.paths import write_text
 
 SPLIT_FILE = "split.json"
 _SHOWN = 5

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.paths import holding
 from nerp.data.benchmark import data_directory, dataset_folder
 from nerp.data.mirror import PAGE, Mirror
 from nerp.data.obtain import obtain
 from nerp.data.sources import Source, amount, read_sources
-from nerp.errors import NerpError
-from nerp.log import say
-from nerp.paths import holding
 
 
 def plan(cfg: CfgNode) -> list[str]:

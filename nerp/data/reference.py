@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nerp.base.errors import DiskError, NerpError
+from nerp.base.paths import write_bytes
 from nerp.data.benchmark import Item, images_digest
 from nerp.data.decode import decode, open_image
-from nerp.errors import DiskError, NerpError
 from nerp.files.opening import MIB, opened, reading
-from nerp.paths import write_bytes
 
 # Every image is squeezed to this size, bicubic, before the mean is taken.
 SIZE = 224

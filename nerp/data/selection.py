@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nerp.base.errors import DiskError, NerpError
+from nerp.base.paths import write_text
 from nerp.data.benchmark import Benchmark, Item, split_digest
-from nerp.errors import DiskError, NerpError
 from nerp.files.json_file import read_json
-from nerp.paths import write_text
 
 MAX_VAL_SHOTS = 4
 

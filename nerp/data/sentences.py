@@ -7,11 +7,11 @@ names of its own (`gpt_file/dtd_prompt.json`); a folder may hold those, or `<Dat
 from collections.abc import Sequence
 from pathlib import Path
 
+from nerp.base.errors import NerpError
+from nerp.base.printable import brief
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.data.benchmark import comparable
-from nerp.errors import NerpError
 from nerp.files.json_file import read_json
-from nerp.printable import brief
 
 # What a run, its record and the tables say of training without a sentence file.
 SUBSTITUTE = "60 templates filled with the class name stand in for sentences; no file was given"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from nerp.errors import NerpError
-from nerp.paths import is_inside
-from nerp.printable import brief, is_printable
-from nerp.registry import unknown
+from nerp.base.errors import NerpError
+from nerp.base.paths import is_inside
+from nerp.base.printable import brief, is_printable
+from nerp.base.registry import unknown
 
 _PATHS = ("FILE", "UNPACK", "WITHIN", "GIVES")  # what names paths, in an archive or in the folder
 

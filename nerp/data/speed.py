@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import (
     eval_loader,
@@ -17,7 +18,6 @@ from nerp.data.images import (
     train_set,
     worker_count,
 )
-from nerp.errors import NerpError
 
 
 class Rate(NamedTuple):

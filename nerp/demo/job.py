@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from nerp.config import Request, find_method_file, shipped_cards
+from nerp.base.errors import OtherRunError
 from nerp.correction.flipping import Rule
 from nerp.correction.looked_at import most, with_caveat
 from nerp.correction.sweep import Sweep
@@ -16,12 +16,12 @@ from nerp.engine.metrics import harmonic_mean
 from nerp.engine.run import run_test, run_training
 from nerp.engine.saved import SavedRun, load_run
 from nerp.engine.tested import ModelFlags
-from nerp.errors import OtherRunError
-from nerp.experiments import catalogue
 from nerp.files.yaml_file import load_yaml
-from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, run_dir
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
+from nerp.settings import catalogue
+from nerp.settings.config import Request, find_method_file, shipped_cards
+from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, run_dir
 
 ZERO_SHOT = "ZeroshotCLIP"
 

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.paths import write_text
+from nerp.base.registry import TRAINERS
 from nerp.clip.loading import SHIPPED
-from nerp.config import Request, build_config, find_method_file
 from nerp.correction.looked_at import CAVEATS, TEST_LABELS
 from nerp.correction.shifting import shift, uniform_bias
 from nerp.correction.wrapper import Material, build_nerp, find_priors, values
@@ -30,12 +32,10 @@ from nerp.engine.identity import digest
 from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
-from nerp.errors import NerpError
-from nerp.experiments import catalogue
 from nerp.files.json_file import read_json
-from nerp.paths import write_text
-from nerp.protocols import NERP_SUFFIX, run_dir
-from nerp.registry import TRAINERS
+from nerp.settings import catalogue
+from nerp.settings.config import Request, build_config, find_method_file
+from nerp.settings.protocols import NERP_SUFFIX, run_dir
 
 METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
 BACKBONES = tuple(SHIPPED)

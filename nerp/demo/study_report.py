@@ -9,9 +9,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from nerp.base.paths import write_text
 from nerp.demo.study import ALL_REFERENCES, BACKBONES, METHODS
 from nerp.demo.world import WORLDS
-from nerp.paths import write_text
 from nerp.results.plots import SETTINGS, STYLES, save_figure
 
 _MARKS = {"transductive": "†", "upper bound": "‡", "": ""}

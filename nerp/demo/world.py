@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nerp.base.paths import lock
+from nerp.base.registry import DRAWN, unknown
 from nerp.demo import landcover, objects, textures
 from nerp.demo.canvas import other_camera
-from nerp.paths import lock
-from nerp.registry import DRAWN, unknown
 
 BENCHMARK_SEED = 1
 PRETRAINING_SEED = 2

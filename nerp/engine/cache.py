@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import DiskError, NerpError
+from nerp.base.log import environment, say
+from nerp.base.paths import lock, replacing
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item, images_digest
 from nerp.data.images import eval_identity
 from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import FEATURE_BATCH
-from nerp.errors import DiskError, NerpError
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
-from nerp.log import environment, say
-from nerp.paths import file_digest, lock, replacing
-from nerp.protocols import plain_name
-from nerp.registry import TRAINERS
+from nerp.files.digest import file_digest
+from nerp.settings.protocols import plain_name
 from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.paths import write_bytes, write_text
+from nerp.base.printable import printable
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
-from nerp.config import put
-from nerp.errors import NerpError
 from nerp.files.opening import read_text, reading
 from nerp.files.tensors import load_inert
-from nerp.paths import write_bytes, write_text
-from nerp.printable import printable
-from nerp.protocols import plain_name
-from nerp.registry import TRAINERS
+from nerp.settings.config import put
+from nerp.settings.protocols import plain_name
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 

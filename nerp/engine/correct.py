@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import with_caveat
 from nerp.correction.pairs import Labelled
@@ -18,9 +20,7 @@ from nerp.engine.distributed import main_first
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested, is_corrected
-from nerp.errors import NerpError
-from nerp.log import say
-from nerp.protocols import NERP_SUFFIX
+from nerp.settings.protocols import NERP_SUFFIX
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nerp.config import Request
+from nerp.base.log import say
+from nerp.base.paths import replacing
 from nerp.engine.checkpoint import check_finite
 from nerp.engine.correct import gather_material
 from nerp.engine.evaluate import encode_images
 from nerp.engine.tested import ModelFlags, open_tested
-from nerp.log import say
-from nerp.paths import replacing
+from nerp.settings.config import Request
 
 
 def save_features(file: Path, request: Request, flags: ModelFlags) -> Path:

@@ -17,9 +17,9 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.paths import write_text
 from nerp.files.opening import read_text, reading
-from nerp.paths import write_text
 
 METRICS_FILE = "metrics.csv"
 

@@ -14,20 +14,19 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 from nerp.clip.loading import SHIPPED
-from nerp.config import get, keys
 from nerp.correction.wrapper import looks_at_training
 from nerp.data.benchmark import Benchmark, images_digest, split_digest
 from nerp.data.sentences import sentence_file
-from nerp.defaults import key
 from nerp.engine.tested import Tested, is_corrected, tested_items
-from nerp.errors import NerpError
-from nerp.files.digest import content_digest
+from nerp.files.digest import content_digest, file_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
-from nerp.paths import file_digest
-from nerp.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
-from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+from nerp.settings.config import get, keys
+from nerp.settings.defaults import key
+from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 
 # What does not change a run's numbers, and so is left out of its digest.
 _VOLATILE = (

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError, OtherRunError
+from nerp.base.log import RunLog, command_line, environment, revision, say
+from nerp.base.paths import clear_partials, holding, write_bytes, write_text
+from nerp.base.printable import csv_cell, duration
 from nerp.clip.model import pick_device
-from nerp.config import Request, card_file
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
 from nerp.engine.distributed import is_main
@@ -24,12 +27,9 @@ from nerp.engine.identity import changes
 from nerp.engine.metrics import confusion_matrix
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE, forget_state
-from nerp.errors import NerpError, OtherRunError
 from nerp.files.json_file import read_json
-from nerp.log import RunLog, command_line, environment, revision, say
-from nerp.paths import clear_partials, holding, write_bytes, write_text
-from nerp.printable import csv_cell, duration
-from nerp.protocols import CONFIG_FILE, RESULT_FILE, run_dir
+from nerp.settings.config import Request, card_file
+from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE, run_dir
 
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"

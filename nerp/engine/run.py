@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from nerp.config import Request
+from nerp.base.errors import NerpError
+from nerp.base.log import RunLog, say
+from nerp.base.registry import TRAINERS
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Benchmark, open_benchmark
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
@@ -35,11 +37,9 @@ from nerp.engine.tested import (
     tested_items,
 )
 from nerp.engine.train import TrainingRun, forget_state
-from nerp.errors import NerpError
-from nerp.experiments.catalogue import complete
-from nerp.log import RunLog, say
-from nerp.protocols import NERP_SUFFIX, trained_name
-from nerp.registry import TRAINERS
+from nerp.settings.catalogue import complete
+from nerp.settings.config import Request
+from nerp.settings.protocols import NERP_SUFFIX, trained_name
 
 
 def run_training(request: Request, overwrite: bool = False) -> Path:

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
+from nerp.base.errors import NerpError
+from nerp.base.printable import brief
+from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.correction import CorrectionRule
 from nerp.correction.sweep import Saved
 from nerp.engine.record import PREDICTIONS_FILE
-from nerp.errors import NerpError
+from nerp.engine.record_file import read_record
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
 from nerp.files.json_file import is_node, is_number, is_text
 from nerp.files.opening import reading
-from nerp.files.record_file import read_record
-from nerp.printable import brief
-from nerp.protocols import RESULT_FILE
-from nerp.registry import REFERENCES, RULES
+from nerp.settings.protocols import RESULT_FILE
 
 _PRIOR = Kind(FLOATS, 1)
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1), "text_prior": _PRIOR,

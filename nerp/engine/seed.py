@@ -5,13 +5,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from nerp.config import Request, build_config
-from nerp.defaults import key
+from nerp.base.errors import NerpError
+from nerp.base.log import say
 from nerp.engine.distributed import agree
-from nerp.errors import NerpError
 from nerp.files.yaml_file import load_yaml
-from nerp.log import say
-from nerp.protocols import CONFIG_FILE
+from nerp.settings.config import Request, build_config
+from nerp.settings.defaults import key
+from nerp.settings.protocols import CONFIG_FILE
 
 
 def run_config(request: Request, anew: bool = False) -> CfgNode:

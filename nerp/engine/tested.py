@@ -10,21 +10,21 @@ import numpy as np
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, build_clip, pick_device
-from nerp.config import Request, find_card, merge
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.selection import select_run
-from nerp.defaults import KEYS
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.seed import run_config
-from nerp.errors import NerpError
-from nerp.experiments.catalogue import complete
 from nerp.files.yaml_file import load_yaml
-from nerp.log import say
-from nerp.protocols import NERP_SUFFIX, plain_name
-from nerp.registry import TRAINERS
+from nerp.settings.catalogue import complete
+from nerp.settings.config import Request, find_card, merge
+from nerp.settings.defaults import KEYS
+from nerp.settings.protocols import NERP_SUFFIX, plain_name
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 

@@ -14,6 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError, OtherRunError
+from nerp.base.log import say
+from nerp.base.printable import duration
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import Normalise, train_loader, train_set
 from nerp.engine.checkpoint import (
@@ -32,11 +35,8 @@ from nerp.engine.distributed import (
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, learning_rate, what_a_step_leaves
-from nerp.errors import NerpError, OtherRunError
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
-from nerp.log import say
-from nerp.printable import duration
 from nerp.trainers.base import Trainer
 
 STATE_FILE = "training_state.pt"

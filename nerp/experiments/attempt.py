@@ -15,16 +15,16 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from nerp.config import open_card
+from nerp.base.errors import NerpError
+from nerp.base.paths import lock, write_text
 from nerp.data.benchmark import dataset_folder, images_digest, read_benchmark
-from nerp.errors import NerpError
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Server
 from nerp.files.digest import content_digest
 from nerp.files.json_file import is_number, read_json
 from nerp.files.opening import opened
-from nerp.paths import lock, write_text
-from nerp.protocols import RESULT_FILE
+from nerp.settings.config import open_card
+from nerp.settings.protocols import RESULT_FILE
 
 LOG_FILE = "sweep.log"
 RECEIPT_FILE = "sweep.json"

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from nerp.config import find_card, find_method_file, is_shipped, open_card, options_of
+from nerp.base.errors import NerpError
+from nerp.base.paths import shipped
+from nerp.base.plugins import import_modules, load_named, named_files
+from nerp.base.registry import unknown
 from nerp.data.benchmark import dataset_folder
-from nerp.defaults import KEYS, is_file_key
-from nerp.errors import NerpError
-from nerp.experiments.catalogue import (
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.catalogue import (
     catalogue,
     check_method,
     config_file,
@@ -18,11 +20,16 @@ from nerp.experiments.catalogue import (
     learns,
     published_methods,
 )
-from nerp.files.yaml_file import load_yaml
-from nerp.paths import shipped
-from nerp.plugins import import_modules, load_named, named_files
-from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, run_dir, trained_name
-from nerp.registry import unknown
+from nerp.settings.config import find_card, find_method_file, is_shipped, open_card, options_of
+from nerp.settings.defaults import KEYS, is_file_key
+from nerp.settings.protocols import (
+    NERP_SUFFIX,
+    SAR_SUFFIX,
+    plain_name,
+    protocol,
+    run_dir,
+    trained_name,
+)
 
 PHASES = ("all", "train", "test")
 _RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
@@ -40,7 +47,7 @@ class Selection:
             those runs of the named methods.
         config: configurations to use instead of the published ones: by name or file, for every
             method, or METHOD=NAME or METHOD=FILE for one.
-        imports: modules that register methods or the like, for every run (see `nerp.plugins`).
+        imports: modules that register methods or the like, for every run (see `nerp.base.plugins`).
         root, output: the folders of the data and of the runs.
         options: KEY VALUE pairs for every run.
     """

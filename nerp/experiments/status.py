@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 from tabulate import tabulate
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.paths import write_text
 from nerp.experiments.attempt import LOG_FILE, STATES, state
 from nerp.experiments.plan import Run, Selection, plan, read_selection
 from nerp.experiments.sweep import current_epoch, reason
-from nerp.paths import write_text
-from nerp.protocols import protocol
+from nerp.settings.protocols import protocol
 
 FOLDER = "sweeps"  # below the output folder: one file a selection that was started
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.printable import duration
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
 from nerp.files.json_file import is_percent, read_json
-from nerp.printable import duration
-from nerp.protocols import RESULT_FILE
+from nerp.settings.protocols import RESULT_FILE
 
 DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.experiments.attempt import Attempt, receipt, run_to_end, stop
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Program, Server

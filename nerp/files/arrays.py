@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.files.opening import MIB, opened, reading
 
 _MOST_GROWTH = 100  # logits hardly shrink when they are packed, padded paths do

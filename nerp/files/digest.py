@@ -1,15 +1,17 @@
 """A file's content as a digest; of a large one computed once, kept under its size and times."""
 
 import contextlib
+import hashlib
 import json
 import os
 import time
 from functools import lru_cache
 from pathlib import Path
 
-from nerp.errors import DiskError, NerpError
+from nerp.base.errors import DiskError, NerpError
+from nerp.base.paths import write_text
 from nerp.files.json_file import read_json
-from nerp.paths import file_digest, write_text
+from nerp.files.opening import opened
 
 _LARGE = 2**25  # bytes; a smaller file is read in less time than the note would take
 _LARGEST = 2**35  # bytes; to read more would take minutes
@@ -17,6 +19,15 @@ _MOST_KEPT = 200
 # A file that changed so short a time ago, in seconds, may change again within one tick of its
 # file system's clock.
 _SETTLED = 2.0
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """16 hex digits of a file's content. Raises NerpError where it cannot be read."""
+    content = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(2**20):
+            content.update(block)
+    return content.hexdigest()[:16]
 
 
 def content_digest(path: str | Path) -> str:

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.printable import brief
 from nerp.files.opening import MIB, read_bytes, reading
-from nerp.printable import brief
 
 _LARGEST = 64 * MIB  # unpacked; the list of ImageNet's 1.3 million images is not kept as JSON
 _DEEPEST = 50

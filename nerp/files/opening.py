@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nerp.errors import NerpError
-from nerp.printable import printable
+from nerp.base.errors import NerpError
+from nerp.base.printable import printable
 
 MIB = 2**20
 _SHOWN = 160  # characters of another library's message

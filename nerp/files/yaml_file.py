@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.printable import brief
 from nerp.files.opening import read_text, reading
-from nerp.printable import brief
 
 _LARGEST = 2**18  # bytes; the largest file that ships has a fortieth of it
 _MOST_VALUES = 100_000  # with every alias written out

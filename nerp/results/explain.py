@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.config import merge, put
+from nerp.base.errors import NerpError
+from nerp.base.paths import is_inside
 from nerp.correction.correction import ENTROPY, MARGIN, PROB, REASONS, SHIFT, CorrectionRule
 from nerp.correction.flipping import PROB_THRES, top_entropy
 from nerp.correction.shifting import Shifted
 from nerp.correction.significance import sign_test
 from nerp.data.benchmark import dataset_folder
 from nerp.data.decode import open_image
-from nerp.defaults import default_config
 from nerp.engine.metrics import (
     Asymmetry,
     accuracy_record,
@@ -28,9 +28,9 @@ from nerp.engine.metrics import (
 )
 from nerp.engine.record import CONFIG_FILE, PREDICTIONS_FILE
 from nerp.engine.saved import SavedRun, load_run
-from nerp.errors import NerpError
 from nerp.files.yaml_file import load_yaml, mapping
-from nerp.paths import is_inside
+from nerp.settings.config import merge, put
+from nerp.settings.defaults import default_config
 
 KINDS = ("helped", "hurt", "neutral")
 # Keys that are looked up in a registry: of no use here, and maybe the user's own, not registered.

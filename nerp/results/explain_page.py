@@ -12,8 +12,8 @@ from PIL import Image
 from nerp.correction.flipping import PROB_THRES
 from nerp.correction.looked_at import CAVEATS, TEST_IMAGES, TEST_LABELS, UNKNOWN
 from nerp.engine.metrics import confusion_matrix
-from nerp.protocols import protocol
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
+from nerp.settings.protocols import protocol
 
 # The most classes of which every one is shown: in the matrix, in the bars.
 FEW_CLASSES = 40

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from nerp.errors import NerpError
-from nerp.experiments.catalogue import drawn_names, methods
-from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.base.errors import NerpError
 from nerp.results.published import domain_shifts, in_published_order
 from nerp.results.records import Record
+from nerp.settings.catalogue import drawn_names, methods
+from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 
 BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}

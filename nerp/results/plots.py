@@ -18,11 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from nerp.experiments.catalogue import methods
-from nerp.paths import write_bytes
-from nerp.protocols import NERP_SUFFIX, plain_name
+from nerp.base.paths import write_bytes
 from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, cautions, meanings
 from nerp.results.published import AVERAGE
+from nerp.settings.catalogue import methods
+from nerp.settings.protocols import NERP_SUFFIX, plain_name
 
 STYLES = (  # colour, marker
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nerp.protocols import SAR_SUFFIX
+from nerp.settings.protocols import SAR_SUFFIX
 
 AVERAGE = "Average"
 # The papers that the file's sources begin with.

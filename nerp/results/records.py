@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerp.errors import NerpError
-from nerp.files.record_file import read_record
-from nerp.protocols import RESULT_FILE, protocol
+from nerp.base.errors import NerpError
+from nerp.engine.record_file import read_record
+from nerp.settings.protocols import RESULT_FILE, protocol
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from tabulate import tabulate
 
-from nerp.printable import csv_cell, printable
+from nerp.base.printable import csv_cell, printable
 from nerp.results.grid import INCOMPLETE, MARKS
 from nerp.results.tables import Column, Row, Table
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from nerp.base.paths import write_bytes, write_text
 from nerp.correction.sweep import Grid, Outcome
-from nerp.paths import write_bytes, write_text
 
 _MEASURED = ("accuracy", "flips", "helped", "hurt")
 

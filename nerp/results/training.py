@@ -9,8 +9,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nerp.base.errors import NerpError
 from nerp.engine.history import METRICS_FILE, Row, read_history
-from nerp.errors import NerpError
 from nerp.results.plots import SETTINGS, style_of
 
 

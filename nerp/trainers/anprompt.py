@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.data.sentences import read_sentences, substitute_sentences
-from nerp.keys import file, listing, number, whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import file, listing, number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
 from nerp.trainers.tensors import EMBEDDING_STD

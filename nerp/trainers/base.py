@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from nerp.clip.model import PRECISIONS, Clip, normalise
-from nerp.keys import Key, choice
+from nerp.settings.keys import Key, choice
 from nerp.trainers.method import Method
 from nerp.trainers.tensors import tree
 from nerp.trainers.texts import Classes

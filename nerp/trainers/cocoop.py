@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.keys import whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import whole
 from nerp.trainers.base import precision
 from nerp.trainers.coop import CoOp
 from nerp.trainers.tensors import linear

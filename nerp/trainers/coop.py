@@ -2,12 +2,12 @@
 
 import torch
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
-from nerp.errors import NerpError
-from nerp.keys import choice, whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import choice, whole
 from nerp.trainers.base import Trainer, precision
 from nerp.trainers.tensors import EMBEDDING_STD
 from nerp.trainers.texts import context_prompts, context_start, context_words, mean_templates

@@ -6,12 +6,12 @@ import random
 import torch.nn.functional as F
 from torch import nn
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.tokenizer import tokenize
 from nerp.data.sentences import SUBSTITUTE, read_sentences, substitute_sentences
-from nerp.errors import NerpError
-from nerp.keys import file
-from nerp.registry import TRAINERS
+from nerp.settings.keys import file
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.tensors import cosine_distance
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from nerp.base.errors import NerpError
 from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens
-from nerp.errors import NerpError
 from nerp.trainers.base import Trainer
 from nerp.trainers.tensors import linear
 

@@ -1,8 +1,8 @@
 """KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.keys import number, whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.coop import CoOp
 from nerp.trainers.tensors import cosine_distance

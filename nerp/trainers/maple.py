@@ -2,10 +2,10 @@
 
 import re
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.errors import NerpError
-from nerp.keys import whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import whole
 from nerp.trainers.base import precision
 from nerp.trainers.deep import DeepPrompts, random_tokens
 from nerp.trainers.tensors import linear

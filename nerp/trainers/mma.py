@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import Edit
-from nerp.errors import NerpError
-from nerp.keys import number, whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import number, whole
 from nerp.trainers.base import Trainer, precision
 from nerp.trainers.texts import context_prompts, context_words
 

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from nerp.keys import listing, number, whole
-from nerp.registry import TRAINERS
+from nerp.base.registry import TRAINERS
+from nerp.settings.keys import listing, number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
 from nerp.trainers.tensors import EMBEDDING_STD

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nerp.keys import number, whole
-from nerp.registry import TRAINERS
+from nerp.base.registry import TRAINERS
+from nerp.settings.keys import number, whole
 from nerp.trainers.inserted import last_layers
 from nerp.trainers.mmrl import MMRL, SETTINGS, TOKENS
 from nerp.trainers.tensors import EMBEDDING_STD, linear

@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.errors import NerpError
-from nerp.keys import number, whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.deep import DeepPrompts, random_tokens
 

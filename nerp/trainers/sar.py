@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.printable import brief, is_printable
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.data.benchmark import comparable
 from nerp.data.sentences import read_named
-from nerp.errors import NerpError
 from nerp.files.opening import MIB, read_bytes, reading
-from nerp.log import say
-from nerp.printable import brief, is_printable
-from nerp.protocols import SAR_SUFFIX
-from nerp.registry import TRAINERS
+from nerp.settings.protocols import SAR_SUFFIX
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import mean_of_normalised
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.backbones import HUB, find_backbone, model_config
 from nerp.clip.loading import SHIPPED, load_model
 from nerp.clip.model import Clip
 from nerp.clip.modules import CLIP
 from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
-from nerp.defaults import default_config
-from nerp.errors import NerpError
-from nerp.registry import TRAINERS
+from nerp.settings.defaults import default_config
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 

@@ -1,12 +1,12 @@
 """TCP: KgCoOp whose context gives way, half-way up, to tokens made from a class's feature."""
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.modules import quick_gelu
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import ClassTokens
-from nerp.errors import NerpError
-from nerp.keys import whole
-from nerp.registry import TRAINERS
+from nerp.settings.keys import whole
 from nerp.trainers.base import precision
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.tensors import linear

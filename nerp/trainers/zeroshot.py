@@ -1,8 +1,8 @@
 """Zero-shot CLIP, alone and with an ensemble of prompts."""
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
-from nerp.registry import TRAINERS
 from nerp.trainers.base import Trainer, precision
 from nerp.trainers.texts import mean_of_normalised
 

@@ -10,12 +10,12 @@ from open_clip.factory import get_model_config, load_checkpoint
 from open_clip.model import CLIP
 from open_clip.pretrained import get_pretrained_cfg
 
+from nerp.base.errors import NerpError
 from nerp.clip import backbones
 from nerp.clip.backbones import find_backbone, licence, model_config, reason_against, supported
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip, build_clip, normalise
-from nerp.config import Request, build_config
-from nerp.errors import NerpError
+from nerp.settings.config import Request, build_config
 
 CPU = torch.device("cpu")
 PLAIN = [name for name in open_clip.list_models()

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_clip import Sizes, random_clip
 
+from nerp.base.errors import NerpError
 from nerp.clip import loading
 from nerp.clip.loading import load_model, weights_file
-from nerp.errors import NerpError
 
 SMALL = Sizes(embed=32, pixels=16, vision_width=64, vision_layers=2, text_width=64, text_layers=2)
 

@@ -6,11 +6,11 @@ from conftest import EUROSAT, TEMPLATE
 from plain_methods import padded
 from tiny_clip import Sizes, open_clip_model, random_clip
 
+from nerp.base.errors import NerpError
 from nerp.clip.loading import load_model
 from nerp.clip.model import _CACHE, Clip
 from nerp.clip.tokenizer import CONTEXT_LENGTH, build_prompts, tokenize
 from nerp.clip.towers import FROZEN, Edit
-from nerp.errors import NerpError
 
 PROMPTS = [
     [TEMPLATE.format(name) for name in EUROSAT],

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import GOLDEN
 
+from nerp.base.errors import NerpError
 from nerp.correction.correction import ENTROPY, MARGIN, PROB, Correction
 from nerp.correction.flipping import Rule, flip
-from nerp.errors import NerpError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

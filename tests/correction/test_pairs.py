@@ -7,9 +7,9 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
 from nerp.correction.bundle import match_names, read_bundle, write_bundle
 from nerp.correction.pairs import Clues, Labelled, find_pairs, strongest_pairs
-from nerp.errors import NerpError
 
 NAMES = ["Pasture Land", "River", "Sea or Lake"]
 FEATURES = torch.nn.functional.normalize(

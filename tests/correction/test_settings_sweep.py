@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from nerp.base.errors import NerpError
 from nerp.correction.calibrate import calibrate
 from nerp.correction.correction import Correction, CorrectionRule
 from nerp.correction.flipping import Rule, flip
 from nerp.correction.shifting import Match, Shift, shift
 from nerp.correction.significance import sign_test
 from nerp.correction.sweep import Saved, Sweep, parse_grid, rule_of_grid
-from nerp.errors import NerpError
 
 
 def saved(images=300, classes=12, pairs=20, seed=0):

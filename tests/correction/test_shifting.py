@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from nerp.base.errors import NerpError
 from nerp.correction import class_bias, shift, uniform_bias
 from nerp.correction.correction import SHIFT
 from nerp.correction.shifting import UNIFORM, Match, Shift
-from nerp.errors import NerpError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from made import jpeg, write
 
+from nerp.base.errors import NerpError
 from nerp.data import archives
 from nerp.data.archives import unpack
-from nerp.errors import NerpError
 
 FILES = {"images/a/1.jpg": jpeg(), "images/b/2.jpg": jpeg((30, 20)), "images/list.txt": b"1 a\n"}
 

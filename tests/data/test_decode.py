@@ -8,8 +8,8 @@ import pytest
 from made import jpeg, write
 from PIL import Image
 
+from nerp.base.errors import NerpError
 from nerp.data.decode import open_image, verify_image
-from nerp.errors import NerpError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 

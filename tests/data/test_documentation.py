@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nerp.config import find_card, open_card, shipped_cards
+from nerp.base.registry import LAYOUTS
 from nerp.data.sources import read_sources
-from nerp.defaults import default_config
-from nerp.registry import LAYOUTS
+from nerp.settings.config import find_card, open_card, shipped_cards
+from nerp.settings.defaults import default_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "DATASETS.md").read_text()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nerp.config import open_card
 from nerp.data.benchmark import SPLITS, open_benchmark
 from nerp.data.decode import open_image
+from nerp.settings.config import open_card
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")

@@ -6,11 +6,11 @@ import torch
 from made import jpeg, write
 from PIL import Image
 
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import Item
 from nerp.data.decode import open_image
 from nerp.data.images import ImageSet, eval_set, eval_transform, train_transform
-from nerp.defaults import default_config
-from nerp.errors import NerpError
+from nerp.settings.defaults import default_config
 
 
 @pytest.fixture

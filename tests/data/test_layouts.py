@@ -7,11 +7,11 @@ import shutil
 import pytest
 from made import JSON_SPLITS, card, classnames_text, wnids, write, write_json_split
 
-from nerp.config import find_card, load_yaml, shipped_cards
+from nerp.base.errors import NerpError
+from nerp.base.registry import DRAWN
 from nerp.data.benchmark import SPLITS, Item, open_benchmark
 from nerp.data.selection import class_half
-from nerp.errors import NerpError
-from nerp.registry import DRAWN
+from nerp.settings.config import find_card, load_yaml, shipped_cards
 
 
 def lists(bench):

@@ -10,8 +10,8 @@ from made import card, heard, jpeg, write
 from server import Server
 from test_archives import FILES, tar, tree, zip_
 
+from nerp.base.errors import NerpError
 from nerp.data.prepare import plan, prepare
-from nerp.errors import NerpError
 
 CONTENT = os.urandom(300_000)
 

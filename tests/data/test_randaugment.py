@@ -9,7 +9,7 @@ from nerp.data import randaugment
 from nerp.data.benchmark import Item
 from nerp.data.images import train_set
 from nerp.data.randaugment import OPERATIONS, RandAugment
-from nerp.defaults import default_config
+from nerp.settings.defaults import default_config
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from made import jpeg, write
 from PIL import Image
 
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import Item
 from nerp.data.reference import SIZE, cached_mean_image, load_reference, mean_image
-from nerp.errors import NerpError
 
 
 @pytest.fixture

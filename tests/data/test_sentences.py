@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from nerp.base.errors import NerpError
 from nerp.data.sentences import read_sentences, substitute_sentences
-from nerp.errors import NerpError
 
 NAMES = ("Annual Crop Land", "Forest")
 

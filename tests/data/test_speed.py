@@ -5,10 +5,10 @@ from itertools import islice
 import pytest
 import torch
 
-from nerp.config import Request, build_config
+from nerp.base.errors import NerpError
 from nerp.data.speed import _drain, measure
 from nerp.engine.tested import run_benchmark
-from nerp.errors import NerpError
+from nerp.settings.config import Request, build_config
 
 
 @pytest.fixture

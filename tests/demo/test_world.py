@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors import safe_open
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
+from nerp.base.paths import shipped
 from nerp.clip import tokenizer
 from nerp.demo import canvas, world
 from nerp.demo.world import BENCHMARK_SEED, IMAGES_PER_CLASS, PRETRAINING_SEED, WORLDS
-from nerp.errors import NerpError
-from nerp.paths import shipped
 
 WEIGHTS = Path(world.__file__).parent / "weights"
 BACKBONES = ("tiny", "tiny-biased")
@@ -181,7 +181,7 @@ def test_the_records_say_how_to_make_the_weights_and_what_they_can():
     for backbone, loss in zip(BACKBONES, ("plain", "unique"), strict=True):
         record = json.loads((WEIGHTS / f"{backbone}.json").read_text())
         assert record["command"] == (
-            f"python tools/pretrain_tiny_clip.py --loss {loss} "
+            f"python tools/making/pretrain_tiny_clip.py --loss {loss} "
             f"--out nerp/demo/weights/{backbone}.safetensors"
         )
         assert record["settings"]["seed"] == PRETRAINING_SEED

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
 
-from nerp.defaults import default_config
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.engine.checkpoint import (
     checkpoint_file,
     load_trainer,
@@ -16,9 +17,8 @@ from nerp.engine.checkpoint import (
     save_checkpoint,
 )
 from nerp.engine.tested import other_dataset
-from nerp.errors import NerpError
 from nerp.files.tensors import load_inert
-from nerp.registry import TRAINERS
+from nerp.settings.defaults import default_config
 from nerp.trainers.tensors import tree
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import GOLDEN_SETTINGS
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.data.images import EpochBatches
-from nerp.errors import NerpError
-from nerp.registry import TRAINERS
 
 
 def launch(processes, *args):

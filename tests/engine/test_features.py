@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import eurosat_classes, golden_config, write_eurosat
 
+from nerp.base.registry import TRAINERS
 from nerp.engine.cache import cached
-from nerp.registry import TRAINERS
 
 KEPT = "features from"
 

@@ -9,11 +9,11 @@ from conftest import write_eurosat
 from hostile import bounded, is_one_line
 from PIL import Image
 
-from nerp.config import Request, build_config
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import Item, images_digest
 from nerp.engine.identity import training_identity
 from nerp.engine.tested import run_benchmark
-from nerp.errors import NerpError
+from nerp.settings.config import Request, build_config
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nerp.clip.model import build_clip
-from nerp.defaults import default_config
 from nerp.engine.tested import open_clip_model
+from nerp.settings.defaults import default_config
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import shlex
 
 import pytest
 
+from nerp.base.errors import NerpError
 from nerp.commands import test as test_command
 from nerp.commands import train as train_command
-from nerp.config import Request, build_config, find_method_file, load_yaml, shipped_cards
-from nerp.errors import NerpError
-from nerp.experiments.catalogue import catalogue, config_name, methods, published_methods
 from nerp.experiments.plan import Selection, check_data, parse, plan, read_selection
+from nerp.settings.catalogue import catalogue, config_name, methods, published_methods
+from nerp.settings.config import Request, build_config, find_method_file, load_yaml, shipped_cards
 
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
@@ -147,7 +147,7 @@ def test_few_shot_promptsrc_has_two_aggregation_settings():
 
 
 def test_the_methods_are_the_registered_ones():
-    from nerp.registry import TRAINERS
+    from nerp.base.registry import TRAINERS
 
     assert set(methods()) <= set(TRAINERS.names())
     assert {name for name in TRAINERS.names() if TRAINERS[name].folder} == {

@@ -90,7 +90,7 @@ def test_a_run_imports_code_of_the_users_own_as_it_then_is(
     file = tmp_path / f"own_{named.strip('-').lower()}.py"
     for number in (1, 2):  # edited while the server stays
         file.write_text(f"""
-from nerp.registry import TRAINERS
+from nerp.base.registry import TRAINERS
 from nerp.trainers.zeroshot import ZeroshotCLIP
 
 @TRAINERS.register("Own")

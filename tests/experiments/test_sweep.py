@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import write_eurosat
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.experiments import workers
 from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, _images, receipt, state
 from nerp.experiments.plan import Selection, plan

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.files.tensors import load_inert
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 
 MIB = 2**20
 STRANGE = [None, True, -1, 3, 2**70, 1.5, "", "x", "\x1b[2J\n", "../../x", [], [[]], [None], {},

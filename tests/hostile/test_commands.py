@@ -11,13 +11,13 @@ import yaml
 from hostile import FILES, STRANGE, bounded, flips, is_one_line, other_types, write_json
 
 from nerp import cli
-from nerp.config import dataset_defaults, open_card
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.data.benchmark import read_benchmark
 from nerp.data.sources import read_sources
-from nerp.defaults import KEYS, _method_keys
 from nerp.engine.cache import read_kept
-from nerp.errors import NerpError
-from nerp.registry import TRAINERS
+from nerp.settings.config import dataset_defaults, open_card
+from nerp.settings.defaults import KEYS, _method_keys
 
 OPTIONS = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "1", "TRAINER.COOP.N_CTX", "4",
            "DATALOADER.TRAIN_X.BATCH_SIZE", "5"]

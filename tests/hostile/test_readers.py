@@ -16,19 +16,20 @@ from hostile import FILES, bounded, flips, is_one_line, same
 
 import nerp
 from nerp import files
+from nerp.base.errors import NerpError
 from nerp.correction.bundle import read_bundle
 from nerp.data.archives import unpack
 from nerp.data.decode import open_image, verify_image
 from nerp.data.reference import load_reference
 from nerp.engine.checkpoint import read_checkpoint
 from nerp.engine.history import read_history
-from nerp.errors import NerpError
+from nerp.engine.record_file import read_measured, read_record
 from nerp.files.arrays import FLOATS, Kind, read_arrays
 from nerp.files.tensors import load_inert
 
 # Of these any regular file is a file.
 GENERAL = ("opened", "read_bytes", "read_text", "reading", "regular", "content_digest",
-           "load_yaml", "mapping")
+           "file_digest", "load_yaml", "mapping")
 ARGUMENTS = {"read_arrays": [{"logits": Kind(FLOATS, 2)}], "read_measured": [["accuracy"]]}
 
 
@@ -43,6 +44,7 @@ def _readers():
 
 
 READERS = dict(_readers()) | {
+    "read_record": read_record, "read_measured": read_measured,
     "read_bundle": read_bundle, "read_checkpoint": read_checkpoint, "open_image": open_image,
     "verify_image": verify_image, "read_history": read_history,
     "load_reference": lambda path: load_reference(path, "EuroSAT"),

@@ -14,11 +14,11 @@ import pytest
 import torch
 from hostile import Hangs, bounded, flips, is_one_line, other_types, same
 
-from nerp import log
-from nerp.errors import NerpError
+from nerp.base import log
+from nerp.base.errors import NerpError
+from nerp.base.paths import clear_partials, holding, replacing, write_bytes, write_text
 from nerp.files.digest import content_digest
 from nerp.files.opening import reading
-from nerp.paths import clear_partials, holding, replacing, write_bytes, write_text
 
 CHECKPOINT = "prompt_learner/model.pth.tar-3"
 

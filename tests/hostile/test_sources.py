@@ -13,14 +13,14 @@ from hostile import FILES, STRANGE, bounded, is_one_line, other_types, write_jso
 from PIL import Image
 
 import nerp
+from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.model import build_clip
-from nerp.config import Request, build_config
 from nerp.data import listing
 from nerp.data.decode import open_image
 from nerp.data.listing import read_rows
 from nerp.engine.history import COLUMNS
-from nerp.errors import NerpError
+from nerp.settings.config import Request, build_config
 
 CONFIG = {
     "model_cfg": {

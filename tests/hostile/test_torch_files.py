@@ -10,9 +10,9 @@ import torch
 from hostile import bounded, is_one_line
 from tiny_clip import Sizes, random_clip
 
+from nerp.base.errors import NerpError
 from nerp.clip.loading import load_model
 from nerp.engine.checkpoint import read_checkpoint
-from nerp.errors import NerpError
 from nerp.files.tensors import load_inert
 
 SMALL = Sizes(embed=32, pixels=16, vision_width=64, vision_layers=2, text_width=64, text_layers=2)

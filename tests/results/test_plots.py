@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from test_tables import write
 
-from nerp.experiments.catalogue import learns, methods, published_methods
 from nerp.results.grid import split
 from nerp.results.plots import _style, figures
 from nerp.results.records import collect
 from nerp.results.training import training_curves
+from nerp.settings.catalogue import learns, methods, published_methods
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from statistics import fmean, pstdev
 import pytest
 from recorded import BASE, NOVEL, complete, row, tables, two_datasets, write
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 from nerp.results import render
 from nerp.results.grid import MARKS, SUBSTITUTE
 from nerp.results.records import collect

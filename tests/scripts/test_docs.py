@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nerp.config import load_yaml, shipped_cards
-from nerp.experiments.catalogue import methods
+from nerp.settings.catalogue import methods
+from nerp.settings.config import load_yaml, shipped_cards
 
 REPO = Path(__file__).parents[2]
 PAGES = ["README.md", "DATASETS.md",
@@ -38,9 +38,9 @@ def stand_in(name):
 
 def read(args):
     from nerp.commands.common import request
-    from nerp.config import build_config
+    from nerp.settings.config import build_config
     from nerp.engine.record import output_dir
-    from nerp.experiments.catalogue import complete
+    from nerp.settings.catalogue import complete
     asked = complete(request(args), getattr(args, "model_dir", ""))
     directory = output_dir(build_config(asked), asked, cli.argv[0])
     sys.argv[1:] = [*cli.argv, "--output-dir", str(directory)]

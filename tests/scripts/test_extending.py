@@ -14,13 +14,13 @@ from data.made import write
 from scripts.test_docs import blocks
 
 import nerp
-from nerp import plugins
-from nerp.config import open_card
+from nerp.base import plugins
+from nerp.base.errors import NerpError
+from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, TRAINERS
 from nerp.correction.references import Probe
 from nerp.data.benchmark import open_benchmark
 from nerp.demo import world
-from nerp.errors import NerpError
-from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, TRAINERS
+from nerp.settings.config import open_card
 
 PAGE = "docs/extending.md"
 METHOD, SOURCE, REFERENCE, LAYOUT, BACKBONE, PYTHON = blocks(PAGE, "python")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nerp.experiments.catalogue import learns, methods
+from nerp.settings.catalogue import learns, methods
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NAMES = ("base2new_train", "base2new_test", "cross_dataset_train", "cross_dataset_test",

@@ -9,10 +9,10 @@ import torch
 from conftest import GOLDEN, TEMPLATE, eurosat_classes, golden_config
 from test_golden import FEATURE, golden, tensors
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import tokenize
-from nerp.errors import NerpError
-from nerp.registry import TRAINERS
 from nerp.trainers.anprompt import noise_prompts
 
 

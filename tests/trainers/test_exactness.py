@@ -9,8 +9,8 @@ import torch
 from conftest import TEMPLATE, eurosat_classes, golden_config
 from plain_methods import PLAIN
 
+from nerp.base.registry import TRAINERS
 from nerp.data.sentences import substitute_sentences
-from nerp.registry import TRAINERS
 
 VARIANTS = [
     ("ZeroshotCLIP", {}),

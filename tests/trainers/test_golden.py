@@ -9,11 +9,11 @@ import torch
 from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
 from PIL import Image
 
-from nerp.config import find_card, load_yaml
+from nerp.base.registry import TRAINERS
 from nerp.correction.wrapper import priors
 from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
-from nerp.registry import TRAINERS
+from nerp.settings.config import find_card, load_yaml
 from nerp.trainers.anprompt import ANPrompt
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe

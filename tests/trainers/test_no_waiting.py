@@ -9,7 +9,7 @@ import torch
 from conftest import LEARNING, eurosat_classes, golden_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nerp.registry import TRAINERS
+from nerp.base.registry import TRAINERS
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"}
 

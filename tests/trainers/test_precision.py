@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import GOLDEN_SETTINGS, eurosat_classes, golden_config
 
+from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
-from nerp.registry import TRAINERS
 
 METHODS = [name for name in TRAINERS.names() if TRAINERS[name].folder]
 

@@ -10,13 +10,13 @@ from conftest import EUROSAT, GOLDEN, TEMPLATE, eurosat_classes, golden_config
 from plain_methods import plain_alignment
 from test_golden import FEATURE, LOGIT, OPTIM, tensors
 
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
-from nerp.defaults import default_config
 from nerp.engine.optim import build_optimizer, learning_rate
-from nerp.errors import NerpError
-from nerp.protocols import plain_name, trained_name
-from nerp.registry import TRAINERS
+from nerp.settings.defaults import default_config
+from nerp.settings.protocols import plain_name, trained_name
 from nerp.trainers import sar
 
 Z = np.load(GOLDEN / "SAR_CoOp.npz")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import LEARNING, eurosat_classes, golden_config
 
-from nerp.registry import TRAINERS
+from nerp.base.registry import TRAINERS
 
 
 def said_and_predicted(method, clip, images):

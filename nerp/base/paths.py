@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -12,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from nerp.errors import DiskError, NerpError
-from nerp.files.opening import opened
-from nerp.printable import has_control_codes
+from nerp.base.errors import DiskError, NerpError
+from nerp.base.printable import has_control_codes
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _PARTIAL = ".partial"  # what the name of a temporary file ends in
 
 
@@ -145,15 +143,6 @@ def lock(file: int | IO, wait: bool = True) -> bool:
     except OSError:
         pass
     return True
-
-
-def file_digest(path: str | os.PathLike) -> str:
-    """16 hex digits of a file's content. Raises NerpError where it cannot be read."""
-    content = hashlib.sha256()
-    with opened(path) as file:
-        while block := file.read(2**20):
-            content.update(block)
-    return content.hexdigest()[:16]
 
 
 def is_inside(path: str) -> bool:

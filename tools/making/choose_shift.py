@@ -1,15 +1,15 @@
 """How the shift's references and strengths were chosen: on benchmarks drawn with other seeds.
 
-    python tools/choose_shift.py collect --world 101 --backbone tiny     once for each of both
-    python tools/choose_shift.py report docs/study/choice.md
+    python tools/making/choose_shift.py collect --world 101 --backbone tiny   # once for each
+    python tools/making/choose_shift.py report docs/study/choice.md
 
 `collect` draws the benchmarks with that seed, trains every method on their base classes, and keeps
 for each model its logits on the novel classes and the prior of every candidate reference. `report`
 tries strengths on all that has been collected of the shipped backbones. The shipped benchmarks are
 never touched.
 
-Of weights in a file (--backbone FILE.safetensors, as tools/pretrain_tiny_clip.py writes them) the
-page says how much a class bias could gain there, and does: a curve over the tail of pre-training.
+Of weights in a file (--backbone FILE.safetensors, as pretrain_tiny_clip.py writes them) the page
+says how much a class bias could gain there, and does: a curve over the tail of pre-training.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from PIL import Image, ImageFilter
 from tabulate import tabulate
 from torch import Tensor
 
+from nerp.base.paths import replacing, write_text
+from nerp.base.registry import TRAINERS
 from nerp.clip.loading import SHIPPED
-from nerp.config import Request, build_config, find_method_file
 from nerp.correction.gap import slope_between_halves
 from nerp.correction.references import GAP_STRENGTH, IMAGE_STRENGTH
 from nerp.correction.shifting import uniform_bias
@@ -39,9 +40,8 @@ from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
 from nerp.engine.run import run_training
 from nerp.engine.tested import ModelFlags, Tested
-from nerp.paths import replacing, write_text
-from nerp.protocols import NERP_SUFFIX
-from nerp.registry import TRAINERS
+from nerp.settings.config import Request, build_config, find_method_file
+from nerp.settings.protocols import NERP_SUFFIX
 
 NEUTRAL_PROMPTS = (
     "a photo.", "an image.", "a picture of something.", "a photo of a thing.", "photo"
@@ -286,8 +286,8 @@ def _rarest(record: dict) -> int:
 PAGE = """\
 # How the shift was chosen
 
-Made by `python tools/choose_shift.py report`, from what `python tools/choose_shift.py collect` \
-keeps: {count} models ({where}), seed 1, 16 shots, novel classes. None of these benchmarks is \
+Made by `python tools/making/choose_shift.py report`, from what its `collect` keeps: \
+{count} models ({where}), seed 1, 16 shots, novel classes. None of these benchmarks is \
 reported anywhere else; the shipped ones were not touched.
 
 A row subtracts that much of that prior, less its mean over the classes, from the logits: change \
@@ -307,7 +307,7 @@ classes' biases on their gap priors, between halves of these classes, clipped to
 How much a class bias can gain (‡, searched on the test labels) by what was how unequally \
 frequent in pre-training: the images of a class by Zipf's law, as in the backbones that ship, or \
 equally many images, of which an unequal share had the class's name in their captions and the \
-rest an alias of it (`tools/pretrain_tiny_clip.py --tail names --exponent ...`). Rarest \
+rest an alias of it (`tools/making/pretrain_tiny_clip.py --tail names --exponent ...`). Rarest \
 class: how many captions had the name that fewest had. {curve}
 """
 

@@ -1,6 +1,6 @@
 """The exceptions that stand for what the user can mend, printed as one line."""
 
-from nerp.printable import printable
+from nerp.base.printable import printable
 
 _LONGEST, _END = 1500, 300  # characters
 

@@ -8,8 +8,8 @@ tests on all classes. (CoOp, Zhou et al. 2022, sections 4.1-4.2; CoCoOp, section
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerp.errors import NerpError
-from nerp.registry import unknown
+from nerp.base.errors import NerpError
+from nerp.base.registry import unknown
 
 NERP_SUFFIX = "_NeRP"
 SAR_SUFFIX = "_SAR"  # before _NeRP

@@ -1,7 +1,8 @@
 """Train a tiny CLIP from scratch on images of the procedural worlds: the backbones that ship.
 
-    python tools/pretrain_tiny_clip.py --loss plain --out nerp/demo/weights/tiny.safetensors
-    python tools/pretrain_tiny_clip.py --loss unique --out nerp/demo/weights/tiny-biased.safetensors
+    python tools/making/pretrain_tiny_clip.py --loss plain --out nerp/demo/weights/tiny.safetensors
+    python tools/making/pretrain_tiny_clip.py --loss unique \\
+        --out nerp/demo/weights/tiny-biased.safetensors
 
 The defaults are the settings of the shipped files. A record of the run is written beside the
 weights (same name, .json): settings, losses, and zero-shot accuracy on the benchmarks.

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from nerp.errors import NerpError
-from nerp.paths import disk_error
-from nerp.printable import fitted, printable
+from nerp.base.errors import NerpError
+from nerp.base.paths import disk_error
+from nerp.base.printable import fitted, printable
 
 logger = logging.getLogger("nerp")
 # The command line that is being carried out, for the records of the runs that it makes.
@@ -151,7 +151,7 @@ def environment(device) -> dict[str, str]:
 def revision() -> str:
     """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
     package is installed without one."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     if not (package.parent / ".git").exists():
         return ""
     command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--exclude", "*"]

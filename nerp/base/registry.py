@@ -5,9 +5,9 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from nerp.errors import NerpError
-from nerp.plugins import load_installed, load_named, own_code
-from nerp.printable import brief, printable
+from nerp.base.errors import NerpError
+from nerp.base.plugins import load_installed, load_named, own_code
+from nerp.base.printable import brief, printable
 
 # How an entry of one's own is made known; see docs/extending.md.
 REGISTERED = "--import the module that registers it"
@@ -24,7 +24,7 @@ class Registry:
     Args:
         kind: what the entries are, for messages ("trainer").
         package: the package whose import registers them all, and the entry-point group of
-            others that do (see `nerp.plugins`); imported at the first look-up.
+            others that do (see `nerp.base.plugins`); imported at the first look-up.
     """
 
     def __init__(self, kind: str, package: str):

@@ -1,15 +1,15 @@
 """What the published settings of the flip ask for, counted: a table in Markdown.
 
-    python tools/published_flips.py
+    python tools/making/published_flips.py
 """
 
 from collections.abc import Callable
 
 from tabulate import tabulate
 
-from nerp.config import load_yaml
-from nerp.defaults import default_config
-from nerp.paths import shipped
+from nerp.base.paths import shipped
+from nerp.settings.config import load_yaml
+from nerp.settings.defaults import default_config
 
 # What is counted: in words, and of a row's settings (the config node NERP).
 COUNTS: dict[str, Callable] = {

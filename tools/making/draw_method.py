@@ -1,6 +1,6 @@
 """The figure of docs/nerp.md: neutral references, their priors, and a corrected prediction.
 
-    python tools/draw_method.py --output-dir docs
+    python tools/making/draw_method.py --output-dir docs
 
 Everything in it is measured: zero-shot CLIP, the shipped backbone and the shipped benchmark of
 drawn land cover, novel classes, the automatic shift.
@@ -15,12 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nerp.config import Request, find_method_file
 from nerp.data.decode import open_image
 from nerp.engine.run import run_test
 from nerp.engine.tested import ModelFlags
 from nerp.results.explain import KINDS, Explanation
 from nerp.results.plots import SETTINGS, STYLES, save_figure
+from nerp.settings.config import Request, find_method_file
 
 DATASET, FOLDER = "demo_landcover", "demo_landcover/images"
 SHOWN = 6  # training images in a row

@@ -6,13 +6,14 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from nerp.config import Request, card_file, find_card, options_of
-from nerp.defaults import KEYS
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.paths import shipped
+from nerp.base.registry import REGISTERED, TRAINERS, unknown
 from nerp.files.yaml_file import load_yaml
-from nerp.log import say
-from nerp.paths import shipped
-from nerp.protocols import (
+from nerp.settings.config import Request, card_file, find_card, options_of
+from nerp.settings.defaults import KEYS
+from nerp.settings.protocols import (
     CONFIG_FILE,
     NERP_SUFFIX,
     SAR_SUFFIX,
@@ -20,7 +21,6 @@ from nerp.protocols import (
     protocol,
     trained_name,
 )
-from nerp.registry import REGISTERED, TRAINERS, unknown
 
 _BACKBONE = "MODEL.BACKBONE.NAME"
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.printable import is_printable
 from nerp.files.json_file import (
     check_fields,
     is_count,
@@ -13,8 +14,7 @@ from nerp.files.json_file import (
     is_text,
     read_json,
 )
-from nerp.printable import is_printable
-from nerp.protocols import protocol
+from nerp.settings.protocols import protocol
 
 _LONGEST_NAME = 200
 _MOST_SHOTS = 10**6

@@ -2,9 +2,9 @@
 
     "OPTIM.LR": number(0.002, least=0)
 
-Each function here makes a `Key`; `nerp.defaults` has the table of all keys, and a method declares
-its own in `Trainer.defaults`. Whatever sets a key, a file, the command line or a checkpoint, goes
-through `Key.read`.
+Each function here makes a `Key`; `nerp.settings.defaults` has the table of all keys, and a method
+declares its own in `Trainer.defaults`. Whatever sets a key, a file, the command line or a
+checkpoint, goes through `Key.read`.
 """
 
 import ast
@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from nerp.errors import NerpError
-from nerp.paths import is_inside
-from nerp.printable import brief, has_control_codes, is_printable
-from nerp.registry import Registry
+from nerp.base.errors import NerpError
+from nerp.base.paths import is_inside
+from nerp.base.printable import brief, has_control_codes, is_printable
+from nerp.base.registry import Registry
 
 _LONGEST_NAME = 100  # characters; a file system takes 255 bytes
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from nerp.config import Request, build_config, find_method_file, shipped_cards
-from nerp.experiments.catalogue import catalogue, complete, is_drawn, learns, methods
+from nerp.base.log import RunLog
 from nerp.experiments.plan import Selection, plan
-from nerp.log import RunLog
-from nerp.protocols import NERP_SUFFIX, PROTOCOLS
+from nerp.settings.catalogue import catalogue, complete, is_drawn, learns, methods
+from nerp.settings.config import Request, build_config, find_method_file, shipped_cards
+from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS
 
 
 def asked(trainer, dataset, *opts, model_dir="", **flags):
@@ -61,7 +61,7 @@ def test_what_is_given_stays_and_zero_shot_clip_needs_none():
 
 
 def test_a_method_of_ones_own_is_said_to_have_none(monkeypatch):
-    from nerp.experiments import catalogue as module
+    from nerp.settings import catalogue as module
 
     monkeypatch.setattr(module, "methods", lambda: ["CoOp"])
     file, said = asked("MMRL", "eurosat")

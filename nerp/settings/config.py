@@ -11,14 +11,14 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
-from nerp.defaults import KEYS, dataset_defaults, default_config, key
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.paths import shipped
+from nerp.base.printable import brief
+from nerp.base.registry import TRAINERS, unknown
 from nerp.files.yaml_file import load_yaml, mapping
-from nerp.log import say
-from nerp.paths import shipped
-from nerp.printable import brief
-from nerp.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, trained_name
-from nerp.registry import TRAINERS, unknown
+from nerp.settings.defaults import KEYS, dataset_defaults, default_config, key
+from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, protocol, trained_name
 
 # Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
 _ELSEWHERE = {
@@ -67,7 +67,7 @@ def get(cfg: CN, name: str):
 
 
 def put(cfg: CN, name: str, value, source: str) -> None:
-    """Set one key, by its full name, to what `nerp.defaults` says it takes.
+    """Set one key, by its full name, to what `nerp.settings.defaults` says it takes.
 
     Raises NerpError, naming `source`, where the key does not exist or does not take the value.
     """
@@ -366,7 +366,7 @@ def _settle_weight(cfg: CN, method: str) -> None:
 
 
 def _check(cfg: CN) -> None:
-    """What keys must be to each other; what each takes by itself is in `nerp.defaults`."""
+    """What keys must be to each other; what each takes by itself is in `nerp.settings.defaults`."""
     optim = cfg.OPTIM
     if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
         raise NerpError(f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}; it takes at most the number "

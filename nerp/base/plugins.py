@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from nerp.errors import NerpError
+from nerp.base.errors import NerpError
 
 VARIABLE = "NERP_IMPORT"
 _imported: set[str] = set()

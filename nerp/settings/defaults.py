@@ -1,11 +1,12 @@
-"""Every configuration key: its default, its type and its range. See `nerp.keys` for the words.
+"""Every configuration key: its default, type and range, in the words of `nerp.settings.keys`.
 
 A method's own keys stand in its class (`Trainer.defaults`), below TRAINER.<node>.
 """
 
 from yacs.config import CfgNode as CN
 
-from nerp.keys import (
+from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+from nerp.settings.keys import (
     Key,
     as_key,
     choice,
@@ -23,8 +24,7 @@ from nerp.keys import (
     text,
     whole,
 )
-from nerp.protocols import task
-from nerp.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+from nerp.settings.protocols import task
 
 _PIXELS = whole(224, 1, 4096)
 _IMAGES_AT_ONCE = 65536
@@ -54,7 +54,7 @@ KEYS: dict[str, Key] = {
     "OUTPUT_DIR": path(""),
     "SEED": whole(1, -1, 2**63 - 1),  # -1: none is fixed, so one is drawn
     "USE_CUDA": flag(True),  # ignored where there is no CUDA device
-    "TASK": Key("B2N", "B2N, CD or FS", task),  # see nerp/protocols.py
+    "TASK": Key("B2N", "B2N, CD or FS", task),  # see nerp/settings/protocols.py
     **_DATASET,
     "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
     "INPUT.INTERPOLATION": choice("bicubic", "bilinear", "nearest"),

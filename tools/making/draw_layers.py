@@ -1,6 +1,6 @@
 """The drawing of docs/architecture.md: the layers of the package, and who imports whom.
 
-    python tools/draw_layers.py --output-dir docs
+    python tools/making/draw_layers.py --output-dir docs
 
 `LAYERS` is what a test holds: a module imports from its own layer and from those below it alone,
 wherever in the module the import stands. The lines are the imports that there are.
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from nerp.results.plots import SETTINGS, save_figure
 
-PACKAGE = Path(__file__).resolve().parents[1] / "nerp"
+PACKAGE = Path(__file__).resolve().parents[2] / "nerp"
 # From the top; a part is a package or a module of nerp. `nerp` itself is its version.
 LAYERS = (
     ("cli", "commands"),
@@ -24,15 +24,11 @@ LAYERS = (
     ("results",),
     ("engine",),
     ("correction", "experiments"),
-    ("config", "trainers"),
+    ("trainers",),
+    ("settings",),
     ("clip", "data"),
-    ("defaults",),
-    ("keys", "progress"),
-    ("log",),
-    ("files", "paths"),
-    ("protocols",),
-    ("plugins", "registry"),
-    ("errors", "printable", "nerp"),
+    ("files",),
+    ("base", "nerp"),
 )
 
 

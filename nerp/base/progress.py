@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from tqdm import tqdm
 
-from nerp.log import say
+from nerp.base.log import say
 
 _SECONDS_BETWEEN_LINES = 30.0
 _silent = ContextVar("silent", default=False)

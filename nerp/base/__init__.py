@@ -1,0 +1,1 @@
+"""What everything may use: errors, the log, paths, names, code of one's own."""
