@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import write_bytes, write_text
-from nerp.base.printable import printable
+from nerp.base.printable import is_printable, printable
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
 from nerp.files.opening import read_text, reading
@@ -42,6 +42,8 @@ class Checkpoint:
         source: the dataset it was trained on, "" where the file does not say.
         substitute: what stood in for files that were not given (`Trainer.substitute`).
         card: the keys of that dataset's card, {} where they are not in the file.
+        classnames: of the classes it was trained on, in label order, underscores already spaces;
+            () where the file does not say, as no published one does.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Checkpoint:
     source: str
     substitute: str
     card: dict[str, object] = field(default_factory=dict)
+    classnames: tuple[str, ...] = ()
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -122,7 +125,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         substitute=printable(substitute) if isinstance(substitute, str) else "",
         card={key: card[key] for key in _OF_THE_DATASET if key in card}
         if isinstance(card, dict) else {},
+        classnames=_classnames(content.get("classnames")),
     )
+
+
+def _classnames(said: object) -> tuple[str, ...]:
+    """Class names as a file has them; () where that is no list of names that can be shown."""
+    if not isinstance(said, list):
+        return ()
+    names = tuple(n for n in said if isinstance(n, str) and n.strip() and is_printable(n))
+    return names if len(names) == len(said) else ()
 
 
 def _identify(state: Mapping[str, Tensor], said: object) -> tuple[str | None, str]:
@@ -227,6 +239,7 @@ def save_checkpoint(
         "dataset": cfg.DATASET.NAME,
         "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},
         "backbone": trainer.clip.name,
+        "classnames": list(trainer.classes.names),
         "substitute": trainer.substitute,
     }
     save_tensors(path, content)

@@ -79,6 +79,7 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     assert path == checkpoint_file(tmp_path, trainer.folder)
     checkpoint = read_checkpoint(path)
     assert (checkpoint.trainer, checkpoint.epoch, checkpoint.source) == (method, 7, "EuroSAT")
+    assert checkpoint.classnames == eurosat_classes("base").names
     assert set(checkpoint.tensors) == set(trainer.learned.state_dict())
     fresh = default_config()
     for key in ("MAIN_TEXTS", "NOISE_TEXTS"):  # files stay where they are
@@ -87,6 +88,14 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     again, _ = load(method, golden_clip, checkpoint, "base", fresh)
     with torch.no_grad():
         assert torch.equal(again.logits(inputs[0]), trainer.logits(inputs[0]))
+
+
+@pytest.mark.parametrize("said", [None, "Forest", [], ["Forest", 3], ["Forest", ""], ["a\nb"]])
+def test_class_names_that_are_none_are_not_there(said, tmp_path):
+    file = tmp_path / "model.pth.tar-2"
+    torch.save({"state_dict": published("CoOp").tensors, "trainer": "CoOp", "classnames": said},
+               file)
+    assert read_checkpoint(file).classnames == published("CoOp").classnames == ()
 
 
 def test_names_with_the_whole_models_prefix(golden_clip, inputs, tmp_path):
@@ -183,7 +192,7 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
         trainer = SimpleNamespace(
             folder=TRAINERS[method].folder, shape_settings=TRAINERS[method].shape_settings,
             settings=cfg.TRAINER[TRAINERS[method].node], clip=SimpleNamespace(name="ViT-B/16"),
-            substitute="",
+            substitute="", classes=SimpleNamespace(names=("Forest", "River")),
         )
         path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit
