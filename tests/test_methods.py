@@ -12,6 +12,7 @@ from nerp.clip.loading import PUBLISHED
 from nerp.clip.model import normalise
 from nerp.trainers import summary
 from nerp.trainers.coop import CoOp
+from nerp.trainers.method import GROUPS
 
 
 def test_counts_are_the_published_ones_and_nothing_warns(nerp, caplog):
@@ -59,6 +60,19 @@ def test_the_published_sizes_are_those_of_open_clip(backbone):
     row = summary.backbone_row(PUBLISHED[backbone])
     assert replace(summary.backbone_row(backbone), name=row.name) == row
     assert summary.method_rows(backbone) == summary.method_rows(PUBLISHED[backbone])
+
+
+def test_every_method_stands_below_its_group(nerp):
+    _, text, _ = nerp("methods", "--backbone", "tiny")
+    found, heading = {}, None
+    for line in text.splitlines():
+        if word := re.fullmatch(r"([a-z-]+): *", line):
+            heading = word[1]
+        elif line.split(" ")[0] in TRAINERS.names():
+            found[line.split(" ")[0]] = heading
+    assert found == {name: TRAINERS[name].group for name in TRAINERS.names()}
+    assert list(dict.fromkeys(found.values())) == [
+        group for group in GROUPS if group in found.values()]
 
 
 @pytest.mark.parametrize("width", [80, 100, 300])

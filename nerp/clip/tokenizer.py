@@ -77,6 +77,7 @@ def build_prompts(
     texts: Sequence[str],
     *,
     n_ctx: int = 0,
+    slots_at: Sequence[Sequence[int]] = (),
     names: Sequence[str] = (),
     position: str = "end",
     class_specific: bool = False,
@@ -87,11 +88,13 @@ def build_prompts(
 
     Args:
         texts: C prompts. With `n_ctx`, each begins with n_ctx placeholder tokens.
+        slots_at: instead of `n_ctx`: for each text, the positions where vectors 0, 1, ... stand
+            (see `beside_name`).
         names: the class names in the prompts, needed where `position` is not "end".
         position: where the context stands: before the name ("end", for the name's place), half on
             each side of it ("middle"), or after it ("front"). (CoOp, section 3.1.)
         class_specific: slots number C * n_ctx vectors instead of n_ctx shared ones.
-        min_length: the sequences are at least this long, and at least 1 + n_ctx, also where a
+        min_length: the sequences are at least this long, and reach the last slot, also where a
             text ends before.
         cut: see `tokenize`.
     """
@@ -101,10 +104,12 @@ def build_prompts(
     for c, text in enumerate(texts):
         ids = tokenize(text, cut)
         eot.append(len(ids) - 1)
-        ids += [0] * (max(min_length, 1 + n_ctx) - len(ids))
+        places = slots_at[c] if slots_at else range(1, 1 + n_ctx)
+        ids += [0] * (max(min_length, 1 + max(places, default=0)) - len(ids))
         row_slots = [-1] * len(ids)
-        first = c * n_ctx if class_specific else 0
-        row_slots[1 : 1 + n_ctx] = range(first, first + n_ctx)
+        first = c * len(places) if class_specific else 0
+        for slot, place in enumerate(places, first):
+            row_slots[place] = slot
         if position != "end":
             order = _order(len(ids), n_ctx, len(encode(names[c])), position)
             ids, row_slots = [ids[i] for i in order], [row_slots[i] for i in order]
@@ -113,6 +118,13 @@ def build_prompts(
     shared = _shared(rows, slots, eot)
     in_ends = any(slot >= 0 for row_slots in slots for slot in row_slots[shared:])
     return Prompts(_pad(rows, 0), _pad(slots, -1), torch.tensor(eot), shared, in_ends)
+
+
+def beside_name(before: int, name: str, after: int = 0) -> list[int]:
+    """The positions of `before` vectors in front of `name` and of `after` behind it, where as many
+    tokens stand in front of it."""
+    behind = 1 + before + len(encode(name))
+    return [*range(1, 1 + before), *range(behind, behind + after)]
 
 
 def _order(length: int, n_ctx: int, n_name: int, position: str) -> list[int]:

@@ -1,8 +1,11 @@
-"""List the registered methods: learned parameters on a backbone, checkpoint folder, paper."""
+"""List the registered methods by group: learned parameters on a backbone, checkpoint folder,
+paper."""
+
+from itertools import groupby
 
 from nerp.commands.common import draw
 
-_LEAST = 16  # columns for the papers, however narrow the terminal
+_LEAST = 14  # columns for the papers, however narrow the terminal
 
 
 def add_arguments(parser):
@@ -14,8 +17,11 @@ def add_arguments(parser):
 def main(args):
     from nerp.trainers.summary import method_rows
 
-    rows = [[name, "–" if count is None else f"{count:,}", folder, paper]
-            for name, count, folder, paper in method_rows(args.backbone)]
+    rows = []
+    for group, methods in groupby(method_rows(args.backbone), key=lambda row: row[-1]):
+        rows.append([f"{group}:", "", "", ""])
+        rows += [[name, "–" if count is None else f"{count:,}", folder, paper]
+                 for name, count, folder, paper, _ in methods]
     print(draw(rows, ["method", "learned\nparameters", "checkpoint\nfolder", "paper"], _LEAST,
                colalign=("left", "right", "left", "left")))
     print(f"\nLearned parameters on {args.backbone}, with default settings and 10 classes\n"

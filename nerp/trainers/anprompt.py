@@ -65,6 +65,7 @@ class ANPrompt(InsertedTokens):
     node = "ANPROMPT"
     folder = "MultiModalPromptLearner"
     paper = "Gao et al., Robust Prompt Tuning with Mild Semantic Noise, arXiv 2508.04677, 2025"
+    group = "deep"
     defaults = {
         "N_TOKENS": whole(5, 1, 512),
         "LAYERS": listing([6, 7, 8, 9, 10, 11, 12], whole(12, 1), 1),

@@ -23,6 +23,7 @@ class CoOp(Trainer):
     node = "COOP"
     folder = "prompt_learner"
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
+    group = "context"
     defaults = {
         "N_CTX": whole(16, 1, CONTEXT_LENGTH),
         "CTX_INIT": "",

@@ -27,6 +27,7 @@ class MaPLe(DeepPrompts):
     node = "MAPLE"
     folder = "MultiModalPromptLearner"
     paper = "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023"
+    group = "deep"
     defaults = {
         "N_CTX": whole(2, 1, CONTEXT_LENGTH),
         "CTX_INIT": "a photo of a",

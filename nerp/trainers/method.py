@@ -9,6 +9,9 @@ from yacs.config import CfgNode
 from nerp.clip.model import Clip
 from nerp.trainers.texts import Classes
 
+# What methods change, in the order of `nerp methods`; one of the user's own may name another.
+GROUPS = ("zero-shot", "context", "deep", "adapters", "training-free")
+
 
 class Method(ABC):
     """What methods differ in, with what holds for most of them; `Trainer` builds on it.
@@ -21,6 +24,7 @@ class Method(ABC):
             states the range of a number, or a plain text or truth value.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
+        group: the heading that it stands under there; one of GROUPS for a method that ships.
         signature: patterns; a checkpoint can be this method's where each matches a tensor's name.
         marks: further ones, of what a published file also holds; needed of a file that does not
             say whose it is, where the learned tensors alone have another method's names.
@@ -38,6 +42,7 @@ class Method(ABC):
     node: str
     folder: str = ""
     paper: str
+    group: str = "others"
     defaults: Mapping[str, object]
     signature: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()

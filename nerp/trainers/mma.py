@@ -62,6 +62,7 @@ class MMA(Trainer):
     node = "MMADAPTER"
     folder = "adapter_learner"
     paper = "Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models, CVPR 2024"
+    group = "adapters"
     defaults = {
         "TEXT_CTX_INIT": "a photo of a",
         "ADAPTER_START": whole(5, 1),

@@ -36,6 +36,7 @@ class MMRL(InsertedTokens):
     node = "MMRL"
     folder = "MultiModalRepresentationLearner"
     paper = "Guo and Gu, MMRL: Multi-Modal Representation Learning, CVPR 2025"
+    group = "deep"
     defaults = SETTINGS
     signature = (TOKENS, _PROJ)
     shape_settings = ("ALPHA", "N_REP_TOKENS", "REP_LAYERS", "REP_DIM")

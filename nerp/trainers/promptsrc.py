@@ -29,6 +29,7 @@ class PromptSRC(DeepPrompts):
     node = "PROMPTSRC"
     folder = "VLPromptLearner"
     paper = "Khattak et al., Self-regulating Prompts, ICCV 2023"
+    group = "deep"
     defaults = {
         "N_CTX_VISION": whole(4, 1, 512),
         "N_CTX_TEXT": whole(4, 1, CONTEXT_LENGTH),

@@ -14,6 +14,7 @@ from nerp.clip.modules import CLIP
 from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
 from nerp.settings.defaults import default_config
 from nerp.trainers.base import Trainer
+from nerp.trainers.method import GROUPS
 from nerp.trainers.texts import Classes
 
 # D, the image tower's width, layers and patch, the text tower's width and layers. (Radford et al.,
@@ -27,16 +28,19 @@ _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "
 
 
 def method_rows(backbone: str) -> list[list]:
-    """[name, learned parameters on `backbone`, checkpoint folder, paper] for each method.
+    """[name, learned parameters on `backbone`, checkpoint folder, paper, group] for each method,
+    group by group.
 
     The count is None where the method does not fit the backbone. Raises NerpError for an unknown
     backbone.
     """
-    return [
+    rows = [
         [name, trainer and sum(parameter.numel() for parameter in trainer.parameters()),
-         TRAINERS[name].folder, TRAINERS[name].paper]
+         TRAINERS[name].folder, TRAINERS[name].paper, TRAINERS[name].group]
         for name, trainer in _fitted(_shapes_of(backbone)).items()
     ]
+    order = dict.fromkeys([*GROUPS, *sorted(row[-1] for row in rows)])
+    return sorted(rows, key=lambda row: list(order).index(row[-1]))
 
 
 class _Shapes(Clip):

@@ -16,6 +16,7 @@ class ZeroshotCLIP(Trainer):
 
     node = "ZEROSHOT"
     paper = "Radford et al., ICML 2021"
+    group = "zero-shot"
     defaults = {"PREC": precision("fp16")}
 
     def class_features(self, images=None):

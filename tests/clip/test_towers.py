@@ -9,7 +9,7 @@ from tiny_clip import Sizes, open_clip_model, random_clip
 from nerp.base.errors import NerpError
 from nerp.clip.loading import load_model
 from nerp.clip.model import _CACHE, Clip
-from nerp.clip.tokenizer import CONTEXT_LENGTH, build_prompts, tokenize
+from nerp.clip.tokenizer import CONTEXT_LENGTH, beside_name, build_prompts, tokenize
 from nerp.clip.towers import FROZEN, Edit
 
 PROMPTS = [
@@ -131,3 +131,18 @@ def test_context_slots():
     assert front.slots.tolist() == [[-1, -1, 0, 1, -1, -1, -1], [-1, -1, -1, 0, 1, -1, -1]]
     specific = build_prompts(["X X cat.", "X X dog."], n_ctx=2, class_specific=True)
     assert specific.slots[:, 1:3].tolist() == [[0, 1], [2, 3]] and specific.shared == 1
+
+
+def test_slots_on_both_sides_of_the_name_number_the_vectors_in_turn():
+    names = ["cat", "sea lake"]
+    places = [beside_name(2, name, after=2) for name in names]
+    prompts = build_prompts([f"a big {name} texture." for name in names], slots_at=places)
+    assert prompts.slots.tolist() == [
+        [-1, 0, 1, -1, 2, 3, -1, -1], [-1, 0, 1, -1, -1, 2, 3, -1]]
+    assert prompts.slots_in_ends and prompts.shared == 3
+
+
+def test_slots_may_leave_tokens_between_them_and_reach_beyond_end_of_text():
+    prompts = build_prompts(["a photo"], slots_at=[[1, 5]], min_length=3)
+    assert prompts.slots.tolist() == [[-1, 0, -1, -1, -1, 1]]
+    assert prompts.eot.tolist() == [3]
