@@ -1,11 +1,23 @@
-"""Numbers about predictions: accuracy, macro F1, the confusion matrix, what flips did."""
+"""Numbers about predictions: accuracy, macro F1, the confusion matrix, what flips did; the open
+world; confidence."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+
+from nerp.base.errors import NerpError
+from nerp.engine.confidence import BINS, Floats, arrays, as_numpy, judge, measures, probabilities
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OPEN_WORLD = ("accuracy", "base", "novel", "h", "base_alone", "novel_alone", "auroc",
+              "openworld_auc")
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
@@ -119,3 +131,79 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
 def _ranks(x: np.ndarray) -> np.ndarray:
     _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[place]
+
+
+def confidence(
+    logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tensor", bins: int = BINS
+) -> dict[str, float]:
+    """How well the probabilities p = softmax(z) of logits [N, C] say how often they are right, by
+    labels [N] (Guo et al., ICML 2017).
+
+    Returns fractions: `ece`, the mean |confidence - accuracy| of so many bins of equal width, each
+    weighed by its images; `adaptive_ece`, of bins with equally many images; `mce`, the largest
+    difference of a bin of equal width; `nll`, the mean -log p of the label, in nats; `brier`, the
+    mean squared distance of p from the label's indicator.
+
+    Raises NerpError for no images, shapes that do not agree, labels outside 0..C-1, logits that
+    are not finite, or no bins.
+    """
+    return measures(judge(logits, labels), bins)
+
+
+def open_world(
+    logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tensor",
+    base: "npt.NDArray[Any] | Tensor",
+) -> dict[str, float]:
+    """What a model trained on some classes does when all may be the answer (DeCoOp, Zhou et al.,
+    ICML 2024; OpenworldAUC, Hua et al., ICML 2025).
+
+    Returns fractions, by `OPEN_WORLD`: `accuracy` over all classes, on the images of `base` classes
+    and of the others (`novel`), and `h`, the harmonic mean of these two; `base_alone` and
+    `novel_alone`, either kind of images with the classes of its kind alone as answers; `auroc` of
+    the largest probability of a base class, base images being positive; `openworld_auc`, the share
+    of pairs of a base and a novel image in which both are right among their kind and the base image
+    has the larger such probability, ties counting one half.
+
+    Args:
+        logits: [N, C]. labels: [N]. base: [C], whether a class was trained on.
+
+    Raises NerpError as `confidence`, and where base or novel classes or their images are missing.
+    """
+    z, y = arrays(logits, labels)
+    trained = as_numpy(base)
+    if trained.dtype != bool or trained.shape != z.shape[1:]:
+        raise NerpError(f"base is {trained.dtype} {trained.shape}; it takes a truth value for each "
+                        f"of {z.shape[1]} classes")
+    shown = trained[y]  # [N] whether an image shows a base class
+    for kind, classes, images in (("base", trained, shown), ("novel", ~trained, ~shown)):
+        if not classes.any() or not images.any():
+            raise NerpError(f"the open world needs {kind} classes with test images; there are "
+                            f"{int(classes.sum())} classes with {int(images.sum())} images")
+    score, right, alone = np.empty(len(y)), np.empty(len(y), bool), np.empty(len(y), bool)
+    for part, p, _ in probabilities(z):
+        score[part] = p[:, trained].max(axis=1)
+        right[part] = z[part].argmax(axis=1) == y[part]
+    for of, classes in ((shown, trained), (~shown, ~trained)):
+        columns = np.flatnonzero(classes)
+        alone[of] = columns[z[of][:, columns].argmax(axis=1)] == y[of]
+    of_base, of_novel = float(right[shown].mean()), float(right[~shown].mean())
+    pairs = int(shown.sum()) * int((~shown).sum())
+    return {
+        "accuracy": float(right.mean()),
+        "base": of_base,
+        "novel": of_novel,
+        "h": harmonic_mean(of_base, of_novel),
+        "base_alone": float(alone[shown].mean()),
+        "novel_alone": float(alone[~shown].mean()),
+        "auroc": _wins(score[shown], score[~shown]) / pairs,
+        "openworld_auc": _wins(score[shown & alone], score[~shown & alone]) / pairs,
+    }
+
+
+def _wins(a: Floats, b: Floats) -> float:
+    """In how many pairs of a number of `a` and one of `b` the first is larger, ties counting one
+    half; by ranks (Mann and Whitney), since there may be 10^9 pairs."""
+    if not len(a) or not len(b):
+        return 0.0
+    ranks = _ranks(np.concatenate([a, b]))[: len(a)]
+    return float(ranks.sum() - len(a) * (len(a) + 1) / 2)
