@@ -127,7 +127,7 @@ Z, Y, BASE = np.eye(4), np.arange(4), np.array([True, True, False, False])
 @pytest.mark.parametrize("call, message", [
     (lambda: confidence(Z, Y, bins=0), "0 bins of confidence"),
     (lambda: confidence(Z, np.array([0, 1, 2, 4])), "from 0 to 3, found 0 to 4"),
-    (lambda: confidence(Z, np.array([0, 1, 2, -1])), "found -1 to 3"),
+    (lambda: confidence(Z, np.array([0, 1, 2, -1])), "found -1 to 2"),
     (lambda: confidence(Z, Y[:3]), r"expected \[N, C\] and \[N\]"),
     (lambda: confidence(Z[:0], Y[:0]), "nothing to measure"),
     (lambda: confidence(Z * np.nan, Y), "not finite"),
