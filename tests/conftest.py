@@ -45,6 +45,11 @@ GOLDEN_SETTINGS = {
     "TCP": {"CLASS_LAYER": 3},
     "MaPLe": {"PROMPT_DEPTH": 3},
     "CoPrompt": {"PROMPT_DEPTH": 3},
+    "BiomedCoOp": {
+        "N_CTX": 2, "N_PROMPTS": 7, "TAU": 0.76, "SCCM_LAMBDA": 40.0, "KDSP_LAMBDA": 1.5,
+        "TEXTS": str(GOLDEN / "BiomedCoOp_texts.json"),
+    },
+    "RESTORE": {"PROMPT_DEPTH": 3, "TEXT_CALIB_R": 0.3, "VIS_CALIB_R": 0.2, "FS_LOSS_R": 0.7},
 }
 
 

@@ -91,8 +91,10 @@ def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None
     return epochs[max(epochs)] if epochs else best
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
     """Read one of our checkpoints or a published one; nothing in the file is executed.
+
+    Args: wanted: the method that it is taken for where its tensors could be those of several.
 
     Raises NerpError for a file that is no checkpoint of a registered method.
     """
@@ -103,7 +105,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = {n: t for n, t in state.items()
              if isinstance(n, str) and len(n) <= _LONGEST_NAME and isinstance(t, Tensor)}
     with reading(path, "a checkpoint"):
-        trainer, prefix = _identify(state, content.get("trainer"))
+        trainer, prefix = _identify(state, content.get("trainer"), wanted)
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
@@ -137,26 +139,28 @@ def _classnames(said: object) -> tuple[str, ...]:
     return names if len(names) == len(said) else ()
 
 
-def _identify(state: Mapping[str, Tensor], said: object) -> tuple[str | None, str]:
+def _identify(state: Mapping[str, Tensor], said: object, wanted: str) -> tuple[str | None, str]:
     """The method that `state` is of, and what its names are prefixed with there.
 
     Our files say the trainer; that counts where its signature is there. Otherwise the method whose
     signature and marks are there and whose shapes fit; of several the one with most of both:
-    CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes.
+    CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes. Of those with equally many
+    the wanted one, else the one whose names have the least before them: BiomedCoOp's is CoOp's
+    behind a prefix.
     """
     own = plain_name(said) if isinstance(said, str) else ""
     if own in TRAINERS.names():
         prefix = _prefix(state, TRAINERS[own], TRAINERS[own].signature)
         if prefix is not None:
             return own, prefix
-    best: tuple[int, str | None, str] = (0, None, "")
+    found: list[tuple[int, bool, int, str, str]] = []
     for name in TRAINERS.names():
         method = TRAINERS[name]
         patterns = method.signature + method.marks
         prefix = _prefix(state, method, patterns)
-        if prefix is not None and len(patterns) > best[0]:
-            best = (len(patterns), name, prefix)
-    return best[1], best[2]
+        if prefix is not None and patterns:
+            found.append((-len(patterns), name != wanted, len(prefix), name, prefix))
+    return min(found)[3:] if found else (None, "")
 
 
 def _prefix(

@@ -137,13 +137,14 @@ def open_tested(request: Request, flags: ModelFlags) -> Tested:
 
 def open_checkpoint(cfg: CfgNode, flags: ModelFlags) -> Checkpoint | None:
     """The checkpoint under test; None for a method that learns nothing."""
-    folder = TRAINERS[plain_name(cfg.TRAINER.NAME)].folder
+    name = plain_name(cfg.TRAINER.NAME)
+    folder = TRAINERS[name].folder
     if not folder:
         return None
     if not flags.model_dir:
         raise NerpError(f"{cfg.TRAINER.NAME} needs --model-dir, the --output-dir of its training "
                         "run")
-    return read_checkpoint(checkpoint_file(flags.model_dir, folder, flags.load_epoch))
+    return read_checkpoint(checkpoint_file(flags.model_dir, folder, flags.load_epoch), name)
 
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:

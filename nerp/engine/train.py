@@ -211,6 +211,8 @@ class TrainingRun:
                 )
 
     def _finish_epoch(self, epoch: int) -> None:
+        with self.trainer.clip.autocast():
+            self.trainer.end_epoch(epoch)
         tensors = self.trainer.learned.state_dict()
         for name, tensor in tensors.items():
             check_finite(name, tensor, f"training stopped after epoch {epoch + 1}, the last good "
@@ -235,6 +237,7 @@ class TrainingRun:
             "epoch": self.done.epoch,
             "mean": self.done.mean,
             "tensors": dict(tensors),
+            "method": self.trainer.training_state(),
             "optimizer": optimizer,
             "stepped": list(optimizer["state"]),  # the others got no gradient
             "scaler": self.scaler.state_dict(),
@@ -273,8 +276,10 @@ class TrainingRun:
         if scale.keys() != self.scaler.state_dict().keys() or not all(
                 type(value) in (int, float) and 0 <= value < math.inf for value in scale.values()):
             raise ValueError("the loss's scale")
-        wanted = learned.state_dict()
-        for tensors in (content["tensors"], *([] if mean is None else [mean])):
+        kept = self.trainer.training_state()
+        own = [(content["tensors"], learned.state_dict()), (content["method"], kept)]
+        own += [] if mean is None else [(mean, learned.state_dict())]
+        for tensors, wanted in own:
             if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in wanted.items()}:
                 raise ValueError("tensors of another model")
             for name, tensor in tensors.items():
@@ -283,6 +288,8 @@ class TrainingRun:
         if list(steps) != content["stepped"]:
             raise ValueError("what the optimizer keeps")
         learned.load_state_dict(content["tensors"])
+        self.trainer.resume_training({name: tensor.to(self.device)
+                                      for name, tensor in content["method"].items()})
         # Its settings are the configuration's, and the rate is that of the epoch.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": steps})
         self.scaler.load_state_dict(scale)

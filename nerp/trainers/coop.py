@@ -35,6 +35,10 @@ class CoOp(Trainer):
     shape_settings = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
 
     @classmethod
+    def fits(cls, tensors):
+        return not any(name.startswith("ZS_image_encoder.") for name in tensors)  # BiomedCoOp's
+
+    @classmethod
     def infer(cls, tensors, settings, clip):
         n_ctx = tensors["ctx"].shape[-2]
         fits = len(context_words(settings.CTX_INIT).split()) == n_ctx

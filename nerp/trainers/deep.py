@@ -3,30 +3,21 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens, layer_norm
-from nerp.trainers.base import Trainer
-from nerp.trainers.tensors import EMBEDDING_STD
-from nerp.trainers.texts import context_prompts, context_start, context_words, mean_templates
-
-_MOST_WORDS = 4  # a longer context never starts from CTX_INIT, in the published code
+from nerp.trainers.context import ContextOverWords
+from nerp.trainers.texts import mean_templates
 
 
-class DeepPrompts(Trainer):
+class DeepPrompts(ContextOverWords):
     """Text: ctx at positions 1..K, replaced at the input of deeper layers. Vision: K tokens at the
     end, likewise; those of layer 1 stand before `ln_pre`."""
 
     # What a method defines.
-
-    @property
-    def n_ctx(self) -> int:
-        """K of the text tower."""
-        return self.settings.N_CTX
 
     @abstractmethod
     def text_tokens(self) -> Mapping[int, Tensor]:
@@ -46,28 +37,12 @@ class DeepPrompts(Trainer):
 
     # What follows.
 
-    @property
-    def words(self) -> str:
-        """CTX_INIT as text; "" where the context does not start from it."""
-        words = context_words(self.settings.CTX_INIT)
-        return words if self.n_ctx <= min(_MOST_WORDS, len(words.split())) else ""
-
-    def first_context(self) -> Tensor:
-        """A fresh ctx [K, W_t]."""
-        if self.words:
-            return context_start(self.clip, self.words, self.n_ctx)
-        return random_tokens(self.n_ctx, self.clip.text.width)
-
-    def prepare(self):
-        prefix = self.words or " ".join(["X"] * self.n_ctx)
-        prompts = context_prompts(self.classes, prefix, n_ctx=self.n_ctx)
-        self.prompts = prompts.to(self.clip.device)
-
     def text_edit(self):
         return PromptTokens(self.text_tokens(), insert=False, output=self.text_output)
 
-    def vision_edit(self):
-        tokens = dict(self.vision_tokens())
+    def vision_edit(self, tokens=None):
+        """tokens: what `vision_tokens` returned, where they are computed already."""
+        tokens = dict(tokens or self.vision_tokens())
         tokens[1] = layer_norm(self.clip.image.visual.ln_pre, tokens[1])
         return PromptTokens(tokens, at_end=True, output=self.image_output)
 
@@ -78,9 +53,9 @@ class DeepPrompts(Trainer):
     def image_features(self, images):
         return self.tuned_image(self.clip.image_state(images))
 
-    def tuned_image(self, state):
-        """f [B, D] of images whose input of layer 1 is `state`."""
-        return normalise(self.clip.image.features(state, self.vision_edit()))
+    def tuned_image(self, state, tokens=None):
+        """f [B, D] of images whose input of layer 1 is `state`; tokens: as in `vision_edit`."""
+        return normalise(self.clip.image.features(state, self.vision_edit(tokens)))
 
     def frozen_prompts(self):
         return mean_templates(self.classes, ENSEMBLE_60)
@@ -90,8 +65,3 @@ class DeepPrompts(Trainer):
         prompts = build_prompts([self.classes.neutral], min_length=1 + self.n_ctx)
         state = self.clip.text_state(prompts)
         return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
-
-
-def random_tokens(count: int, width: int) -> Tensor:
-    """[count, width] from N(0, 0.02^2)."""
-    return EMBEDDING_STD * torch.randn(count, width)

@@ -7,8 +7,8 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import whole
 from nerp.trainers.base import precision
-from nerp.trainers.deep import DeepPrompts, random_tokens
-from nerp.trainers.tensors import linear
+from nerp.trainers.deep import DeepPrompts
+from nerp.trainers.tensors import linear, random_tokens
 
 _CTX, _PROJ = "prompt_learner.ctx", "prompt_learner.proj"
 _TEXT = "prompt_learner.compound_prompts_text.{}"

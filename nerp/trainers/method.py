@@ -108,6 +108,18 @@ class Method(ABC):
         """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
         run's seed and this alone, so that a resumed run draws the same."""
 
+    def end_epoch(self, epoch: int) -> None:
+        """Called after the steps of epoch 0, 1, ..., before its tensors are saved: for what changes
+        without a gradient."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors besides the learned ones that a training needs in order to go on where it was
+        interrupted, by name."""
+        return {}
+
+    def resume_training(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `training_state` gave, of the same names and shapes."""
+
     def epoch_weights(self, epochs: int) -> Tensor | None:
         """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
         return None

@@ -9,7 +9,8 @@ from nerp.clip.model import normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import number, whole
 from nerp.trainers.base import precision
-from nerp.trainers.deep import DeepPrompts, random_tokens
+from nerp.trainers.deep import DeepPrompts
+from nerp.trainers.tensors import random_tokens
 
 _DEEP = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 
 EMBEDDING_STD = 0.02
@@ -23,6 +24,11 @@ def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Modul
         else:
             module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))
     return root
+
+
+def random_tokens(count: int, width: int) -> Tensor:
+    """[count, width] from N(0, 0.02^2)."""
+    return EMBEDDING_STD * torch.randn(count, width)
 
 
 def linear(out_width: int, in_width: int, name: str) -> dict[str, Tensor]:

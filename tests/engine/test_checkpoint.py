@@ -82,7 +82,7 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     assert checkpoint.classnames == eurosat_classes("base").names
     assert set(checkpoint.tensors) == set(trainer.learned.state_dict())
     fresh = default_config()
-    for key in ("MAIN_TEXTS", "NOISE_TEXTS"):  # files stay where they are
+    for key in ("MAIN_TEXTS", "NOISE_TEXTS", "TEXTS"):  # files stay where they are
         if key in trainer.settings:
             fresh.TRAINER[trainer.node][key] = trainer.settings[key]
     again, _ = load(method, golden_clip, checkpoint, "base", fresh)
@@ -104,7 +104,8 @@ def test_names_with_the_whole_models_prefix(golden_clip, inputs, tmp_path):
         state = {prefix + name: tensor for name, tensor in source.tensors.items()}
         state["image_encoder.proj"] = torch.zeros(2, 2)
         torch.save({"state_dict": state, "epoch": 2}, tmp_path / "model.pth.tar-2")
-        trainer, _ = load("CoOp", golden_clip, read_checkpoint(tmp_path / "model.pth.tar-2"))
+        trainer, _ = load("CoOp", golden_clip, read_checkpoint(tmp_path / "model.pth.tar-2",
+                                                               "CoOp"))
         assert torch.equal(trainer.parameter("ctx"), source.tensors["ctx"])
 
 

@@ -15,6 +15,7 @@ from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.settings.config import find_card, load_yaml
 from nerp.trainers.anprompt import ANPrompt
+from nerp.trainers.biomedcoop import BiomedCoOp
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.tcp import TCP
@@ -37,6 +38,8 @@ OPTIM = {
     "KgCoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
     "MaPLe": {"LR": 0.0035, "WARMUP_EPOCH": 1},
     "CoPrompt": {"LR": 0.0035, "WARMUP_EPOCH": 1},
+    "BiomedCoOp": {"LR": 0.0025, "WARMUP_EPOCH": 1},
+    "RESTORE": {"LR": 0.0035, "WARMUP_EPOCH": 1},
     "TCP": {"NAME": "adam", "LR": 0.002, "ADAM_EPS": 1e-3, "WARMUP_EPOCH": 1},
 }
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
@@ -91,12 +94,14 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
         found["score"] = trainer.pull(found["text_features"])
     if isinstance(trainer, MaPLe):
         found["vision_prompts"] = torch.stack(list(trainer.vision_tokens().values()))
-        trainer.adapted = lambda kind, u: u
+        trainer.text_output = trainer.image_output = lambda u: u
         found["image_features_tower"] = trainer.clip.image.features(
             trainer.clip.image_state(images), trainer.vision_edit())
         found["text_features_tower"] = trainer.clip.text.features(
             trainer.clip.text_state(trainer.prompts, trainer.parameter("prompt_learner.ctx")),
             trainer.text_edit())[0]
+    if isinstance(trainer, BiomedCoOp):
+        found["sentence_features"] = trainer.sentence_features()
     if isinstance(trainer, TCP):
         found["class_prompts"] = trainer.class_tokens(trainer.frozen_class_features())
     return found
@@ -191,6 +196,7 @@ def test_six_training_steps(method, golden_clip, inputs):
             optimizer.step()
             losses.append(loss.item())
             rates.append(optimizer.param_groups[0]["lr"])
+        trainer.end_epoch(epoch)
         if weights is not None:
             now = {name: weights[epoch] * t for name, t in trainer.learned.state_dict().items()}
             mean = now if mean is None else {name: mean[name] + now[name] for name in now}

@@ -1,0 +1,150 @@
+"""BiomedCoOp: CoOp held near two frozen teachers, made of sentences about the classes."""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
+from nerp.clip.model import normalise
+from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
+from nerp.data.sentences import SUBSTITUTE, read_sentences, substitute_sentences
+from nerp.settings.keys import choice, file, number, whole
+from nerp.settings.protocols import NERP_SUFFIX
+from nerp.trainers.base import precision
+from nerp.trainers.context import ContextOverWords
+
+_CTX = "prompt_learner.ctx"
+# What a published file holds below prompt_learner; another tensor there is another method's.
+_BESIDE = re.compile(r"prompt_learner\.(ctx|token_prefix|token_suffix|ZS_image_encoder\..*)")
+
+
+@TRAINERS.register("BiomedCoOp")
+class BiomedCoOp(ContextOverWords):
+    """CE(s f t^T, y) + SCCM_LAMBDA mean((t - T_mean)^2) + KDSP_LAMBDA KL / (B C), KL of the logits
+    to those of T_sel: T_mean [C, D] is the mean of a class's sentences, T_sel that of the sentences
+    that are no outliers on the batch.
+
+    Learned: prompt_learner.ctx [K, W_t]. See docs/methods/biomedcoop.md.
+    """
+
+    node = "BIOMEDCOOP"
+    folder = "prompt_learner"
+    paper = "Koleilat et al., BiomedCoOp, CVPR 2025"
+    defaults = {
+        "N_CTX": whole(4, 1, CONTEXT_LENGTH),
+        "CTX_INIT": "a photo of a",
+        "CSC": False,  # read and ignored, like the next, in the published code
+        "CLASS_TOKEN_POSITION": choice(*CONTEXT_POSITIONS),
+        "PREC": precision("fp32"),
+        "SCCM_LAMBDA": number(1.0, least=0),
+        "KDSP_LAMBDA": number(1.0, least=0),
+        "TAU": number(1.5, least=0),
+        "N_PROMPTS": whole(50, 1, 10**4),
+        "TEXTS": file(""),  # a sentence file, or a folder of them
+    }
+    signature = (re.escape(_CTX),)
+    shape_settings = ("N_CTX", "CTX_INIT")
+
+    @classmethod
+    def fits(cls, tensors):
+        names = [name for name in tensors if name.startswith("prompt_learner.")]
+        alone = all(map(_BESIDE.fullmatch, names)) and not any("VPT" in name for name in tensors)
+        return alone and tensors[_CTX].dim() == 2
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        return {"N_CTX": len(tensors[_CTX])}
+
+    def initial(self):
+        return {_CTX: self.first_context()}
+
+    def prepare(self):
+        super().prepare()
+        self._sentence_features = None
+
+    @property
+    def substitute(self):
+        return "" if self.settings.TEXTS else SUBSTITUTE
+
+    @property
+    def test_substitute(self):
+        """Only NeRP's t* is made of sentences."""
+        corrected = self.cfg.TRAINER.NAME.endswith(NERP_SUFFIX) and (
+            self.cfg.NERP.ON_BASE or not self.classes.seen)
+        return self.substitute if corrected else ""
+
+    def prepare_training(self):
+        self.sentence_features()
+
+    def sentences(self) -> list[list[str]]:
+        """N_PROMPTS sentences of each class (of the substitute at most 60). Raises NerpError."""
+        names, count = self.classes.names, self.settings.N_PROMPTS
+        if not self.settings.TEXTS:
+            return [own[:count] for own in substitute_sentences(names)]
+        key, path = f"TRAINER.{self.node}.TEXTS", self.settings.TEXTS
+        found = read_sentences(path, names, key, self.classes.dataset)
+        for name, own in zip(names, found, strict=True):
+            if len(own) < count:
+                raise NerpError(f"{key}: {path}: {len(own)} sentences for the class {name!r}, "
+                                f"TRAINER.{self.node}.N_PROMPTS is {count}")
+        return [own[:count] for own in found]
+
+    @torch.no_grad()
+    def sentence_features(self) -> Tensor:
+        """T [C, P, D]: frozen features of each class's P sentences, each normalised."""
+        if self._sentence_features is None:
+            columns = zip(*self.sentences(), strict=True)
+            features = [normalise(self.clip.text_features(list(texts))) for texts in columns]
+            self._sentence_features = torch.stack(features, 1)
+        return self._sentence_features
+
+    def frozen_class_features(self):
+        """T_mean [C, D]: of all sentences."""
+        return normalise(self.sentence_features().mean(1))
+
+    @torch.no_grad()
+    def scores(self, image: Tensor) -> Tensor:
+        """a [P]: how well each sentence's number fits images f [B, D]; the mean over them of the
+        largest logit over the classes."""
+        similarity = self.similarity(image, self.sentence_features().flatten(0, 1))
+        return similarity.unflatten(1, (len(self.classes.names), -1)).amax(1).mean(0)
+
+    def kept(self, scores: Tensor) -> Tensor:
+        """Which of the P sentences are no outliers: within TAU standard deviations of the mean. All
+        are kept where none would be, where they are equal, and where there is one."""
+        centred = scores - scores.mean()
+        deviation = (centred.square().sum() / (len(scores) - 1)).sqrt()
+        within = centred.abs() / deviation <= self.settings.TAU
+        return within | ~within.any()
+
+    @torch.no_grad()
+    def teacher_logits(self, image: Tensor) -> Tensor:
+        """Logits [B, C] of f [B, D] against T_sel, the mean of the sentences kept on this batch."""
+        with torch.autocast(self.clip.device.type, enabled=False):
+            kept = self.kept(self.scores(image)).float()
+            return self.similarity(image, normalise(kept @ self.sentence_features()))
+
+    def class_features(self, images=None):
+        state = self.clip.text_state(self.prompts, self.parameter(_CTX))
+        return normalise(self.clip.text.features(state))[0]
+
+    def loss(self, images, labels):
+        text, image = self.class_features(), self.image_features(images)
+        logits, teacher = self.similarity(image, text), self.teacher_logits(image)
+        divergence = F.kl_div(
+            logits.log_softmax(1), teacher.log_softmax(1), reduction="sum", log_target=True
+        )
+        return (
+            self.cross_entropy(logits, labels)
+            + self.settings.SCCM_LAMBDA * F.mse_loss(text, self.frozen_class_features())
+            + self.settings.KDSP_LAMBDA * divergence / logits.numel()
+        )
+
+    def tuned_neutral(self):
+        """The context stands over the neutral prompt's first K tokens."""
+        prompts = build_prompts([self.classes.neutral], n_ctx=self.n_ctx)
+        state = self.clip.text_state(prompts, self.parameter(_CTX))
+        return normalise(self.clip.text.features(state))[0, 0]

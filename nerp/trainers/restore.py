@@ -1,0 +1,119 @@
+"""RESTORE: MaPLe with a calibrator behind each encoder, and a loss that lets the prompts of both
+grow at the same pace."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nerp.base.registry import TRAINERS
+from nerp.clip.modules import quick_gelu
+from nerp.settings.keys import number
+from nerp.trainers.maple import MaPLe
+from nerp.trainers.tensors import linear
+
+# Encoder -> the calibrator's name; its ratio rho and how much of the prompts' norm is added to it.
+_ADAPTER = {"text": "text_adapter", "image": "visual_adapter"}
+_RATIO = {"text": "text_cali_ratio", "image": "vis_cali_ratio"}
+_GROWTH = {"text": 0.02, "image": 0.005}
+_FIRST, _SECOND, _NORM = "{}.FFN.0", "{}.FFN.2", "{}.post_ln"
+
+
+@TRAINERS.register("RESTORE")
+class RESTORE(MaPLe):
+    """CE(s f t^T, y) + FS_LOSS_R sum_l (|P_l^T P_l| / a_l - |Q_l^T Q_l| / b_l)^2, P_l and Q_l the
+    prompts of layer l = 2..J in the text and the image encoder, a_l and b_l the norms (Frobenius')
+    before training.
+
+    Learned: MaPLe's, and {text,visual}_adapter: FFN.0 (D -> 4 D), FFN.2 (4 D -> D), post_ln. Beside
+    them two numbers, changed once in a training: {text,vis}_cali_ratio. See
+    docs/methods/restore.md.
+    """
+
+    node = "RESTORE"
+    paper = "Yang et al., RESTORE: Towards Feature Shift, arXiv 2403.06136, 2024"
+    defaults = {
+        **MaPLe.defaults,
+        "VIS_CALIB_R": number(0.1),
+        "TEXT_CALIB_R": number(0.1),
+        "FS_LOSS_R": number(1.0, least=0),
+    }
+    signature = (*MaPLe.signature, r"text_adapter\.FFN\.0\.weight")
+    fixed = tuple(_RATIO.values())
+
+    def initial(self):
+        tensors, width = super().initial(), self.clip.embed_dim
+        for kind, start in (("text", self.settings.TEXT_CALIB_R),
+                            ("image", self.settings.VIS_CALIB_R)):
+            name = _ADAPTER[kind]
+            tensors |= {
+                **linear(4 * width, width, _FIRST.format(name)),
+                **linear(width, 4 * width, _SECOND.format(name)),
+                f"{_NORM.format(name)}.weight": torch.ones(width),
+                f"{_NORM.format(name)}.bias": torch.zeros(width),
+                _RATIO[kind]: torch.tensor(start),
+            }
+        return tensors
+
+    def prepare(self):
+        super().prepare()
+        self.first_norms: Tensor | None = None
+
+    def ratio(self, kind: str) -> Tensor:
+        """rho of the text or the image encoder, a scalar."""
+        return self.learned.get_buffer(_RATIO[kind])
+
+    def calibrated(self, kind: str, u: Tensor) -> Tensor:
+        """u [..., D] + rho F(u), F a LayerNorm and two linear layers."""
+        u, norm = u.float(), _NORM.format(_ADAPTER[kind])
+        h = F.layer_norm(u, u.shape[-1:], self.parameter(f"{norm}.weight"),
+                         self.parameter(f"{norm}.bias"))
+        h = quick_gelu(self.apply_linear(_FIRST.format(_ADAPTER[kind]), h))
+        return u + self.ratio(kind) * self.apply_linear(_SECOND.format(_ADAPTER[kind]), h)
+
+    def text_output(self, u):
+        return self.calibrated("text", u)
+
+    def image_output(self, u):
+        return self.calibrated("image", u)
+
+    def vision_tokens(self):
+        """In float32 in every precision; they are cast where they enter."""
+        with torch.autocast(self.clip.device.type, enabled=False):
+            return super().vision_tokens()
+
+    def norms(self, vision_tokens: dict[int, Tensor]) -> Tensor:
+        """[2, J - 1]: |P_l^T P_l| of the text and |Q_l^T Q_l| of the image encoder's prompts."""
+        text = self.text_tokens()
+        both = [[tokens[layer].float() for layer in text] for tokens in (text, vision_tokens)]
+        with torch.autocast(self.clip.device.type, enabled=False):
+            # |P^T P| = |P P^T|, of which the latter is K by K.
+            return torch.stack([torch.stack([(t @ t.mT).norm() for t in own]) for own in both])
+
+    def prepare_training(self):
+        if self.deep_layers:
+            with torch.no_grad():
+                self.first_norms = self.norms(self.vision_tokens())
+
+    def training_state(self):
+        return {} if self.first_norms is None else {"first_norms": self.first_norms}
+
+    def resume_training(self, state):
+        self.first_norms = state.get("first_norms")
+
+    def loss(self, images, labels):
+        if self.first_norms is None:
+            self.prepare_training()
+        text, vision_tokens = self.class_features(), self.vision_tokens()
+        image = self.tuned_image(self.clip.image_state(images), vision_tokens)
+        entropy = self.cross_entropy(self.similarity(image, text), labels)
+        if self.first_norms is None:
+            return entropy
+        grown = self.norms(vision_tokens) / self.first_norms
+        return entropy + self.settings.FS_LOSS_R * (grown[0] - grown[1]).square().sum()
+
+    @torch.no_grad()
+    def end_epoch(self, epoch):
+        if epoch == self.cfg.OPTIM.MAX_EPOCH // 3 and self.deep_layers:
+            means = self.norms(self.vision_tokens()).mean(1)
+            for kind, mean in zip(_RATIO, means, strict=True):
+                self.ratio(kind).add_(_GROWTH[kind] * mean)
