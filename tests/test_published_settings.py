@@ -18,12 +18,13 @@ from nerp.settings.config import Request, build_config, find_card, get, load_yam
 PUBLISHED = Path(__file__).parent / "published"
 FILES = [
     json.loads((PUBLISHED / f"{name}.json").read_text())
-    for name in ("trainer_configs", "configs_maple_kgcoop_tcp", "configs_coprompt_mmrlpp")
+    for name in ("trainer_configs", "configs_maple_kgcoop_tcp", "configs_coprompt_mmrlpp",
+                 "configs_biomedcoop_restore")
 ]
 COMMON_INPUT = FILES[0]["COMMON_INPUT"]
 CONFIGS = {file: tree for part in FILES for file, tree in part.items() if "/" in file}
-OVERRIDES = FILES[1]["OVERRIDES"] | FILES[2]["OVERRIDES"]
-PROTOCOLS = FILES[1]["PROTOCOLS"]
+OVERRIDES = FILES[1]["OVERRIDES"] | FILES[2]["OVERRIDES"] | FILES[3]["OVERRIDES"]
+PROTOCOLS = FILES[1]["PROTOCOLS"] | FILES[3]["PROTOCOLS"]
 SETTINGS = json.loads((PUBLISHED / "nerp_settings.json").read_text())
 PROMPTS = json.loads((PUBLISHED / "prompts.json").read_text())
 
@@ -82,7 +83,7 @@ def test_every_published_configuration_ships_under_its_name(file):
 
 
 @pytest.mark.parametrize(("method", "task"), [
-    (method, task) for method in ("KgCoOp", "TCP", "CoPrompt") for task in OVERRIDES[method]
+    (method, task) for method in OVERRIDES for task in OVERRIDES[method]
 ])
 def test_what_is_set_over_a_published_file_stands_in_ours(method, task):
     rows = OVERRIDES[method][task]

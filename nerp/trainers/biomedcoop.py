@@ -103,7 +103,9 @@ class BiomedCoOp(ContextOverWords):
 
     def frozen_class_features(self):
         """T_mean [C, D]: of all sentences."""
-        return normalise(self.sentence_features().mean(1))
+        if self._frozen_class_features is None:
+            self._frozen_class_features = normalise(self.sentence_features().mean(1))
+        return self._frozen_class_features
 
     @torch.no_grad()
     def scores(self, image: Tensor) -> Tensor:

@@ -36,6 +36,10 @@ VARIANTS = [
     ("MaPLe", {"N_CTX": 5, "PROMPT_DEPTH": 1}),
     ("MaPLe", {"N_CTX": 4, "PROMPT_DEPTH": 6}),
     ("CoPrompt", {}),
+    ("BiomedCoOp", {}),
+    ("BiomedCoOp", {"N_CTX": 5, "TAU": 0.3}),
+    ("RESTORE", {}),
+    ("RESTORE", {"N_CTX": 4, "PROMPT_DEPTH": 1}),
     ("MMRLpp", {}),
     ("MMRLpp", {"REP_LAYERS": [1, 2, 3, 4], "N_REP_TOKENS": 2, "RES_LORA_DIM": 1}),
     ("MMRLpp", {"REP_LAYERS": [2, 4], "BETA": 0.0}),
@@ -63,6 +67,10 @@ def pair(method, settings, clip, model, which="base"):
         index = copy.deepcopy(ours.draws).randrange(60)
         plain.sentences = [own[index] for own in substitute_sentences(classes.names)]
         plain.weight = cfg.TRAINER.W
+    if method == "BiomedCoOp":
+        plain.sentences = ours.sentence_features()
+    if method == "RESTORE" and ours.deep_layers:  # as if some training lay behind them
+        ours.first_norms = plain.first_norms = 0.5 + torch.rand(2, len(ours.deep_layers))
     return ours, plain
 
 

@@ -15,7 +15,13 @@ from plain_methods.context import (
     PlainTCP,
     plain_alignment,
 )
-from plain_methods.deep import PlainCoPrompt, PlainMaPLe, PlainPromptSRC
+from plain_methods.deep import (
+    PlainBiomedCoOp,
+    PlainCoPrompt,
+    PlainMaPLe,
+    PlainPromptSRC,
+    PlainRESTORE,
+)
 from plain_methods.inserted import PlainANPrompt, PlainMMRL, PlainMMRLpp
 from plain_methods.plain import PlainMethod, padded
 
@@ -29,6 +35,8 @@ PLAIN = {
     "TCP": PlainTCP,
     "MaPLe": PlainMaPLe,
     "CoPrompt": PlainCoPrompt,
+    "BiomedCoOp": PlainBiomedCoOp,
+    "RESTORE": PlainRESTORE,
     "MMA": PlainMMA,
     "MMRL": PlainMMRL,
     "MMRLpp": PlainMMRLpp,

@@ -1,4 +1,5 @@
-"""Prompts at the input of deeper layers: PromptSRC, MaPLe, CoPrompt."""
+"""A context over the prompt's first words, BiomedCoOp; and prompts at the input of deeper layers:
+PromptSRC, MaPLe, CoPrompt, RESTORE."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,16 +12,12 @@ from nerp.clip.templates import ENSEMBLE_60
 from plain_methods.plain import PlainMethod, padded, unit
 
 
-class PlainDeep(PlainMethod, ABC):
-    """Deep prompts in both towers."""
+class PlainOverWords(PlainMethod):
+    """ctx [K, W] over the first K tokens of CTX_INIT, whose other words stay."""
 
-    @abstractmethod
     def deep(self, tower: str, layer: int) -> Tensor | None:
         """The tokens [K, W] of a layer, from 2 on."""
-
-    @abstractmethod
-    def first_vision(self) -> Tensor:
-        """The tokens [K, W_v] of layer 1."""
+        return None
 
     def text(self) -> Tensor:
         ctx = self.tensors["prompt_learner.ctx"]
@@ -40,6 +37,46 @@ class PlainDeep(PlainMethod, ABC):
 
         return unit(self.adapted("text", self.text_tower(x, ids.argmax(1), enter)))
 
+    def adapted(self, tower: str, u: Tensor) -> Tensor:
+        """What becomes of a tower's output [..., D]."""
+        return u
+
+
+class PlainBiomedCoOp(PlainOverWords):
+    """A pull towards the mean of sentences and towards the logits of those that are no outliers.
+    `sentences` [C, P, D], the features of each class's sentences, are set from outside."""
+
+    sentences: Tensor
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        t, f = self.text(), self.image(images)
+        logits = self.scale * f @ t.t()
+        zero_shot = self.frozen_image(images)  # from the second image encoder of the release
+        scores = torch.stack([
+            (self.scale * zero_shot @ self.sentences[:, i].t()).max(1).values.mean()
+            for i in range(self.sentences.shape[1])
+        ])
+        kept = (scores - scores.mean()).abs() / scores.std() <= self.settings["TAU"]
+        if not kept.any():
+            kept = torch.ones_like(kept)
+        teacher = self.scale * zero_shot @ unit(self.sentences[:, kept].mean(1)).t()
+        p = teacher.softmax(1)
+        kl = (p * (p.log() - logits.log_softmax(1))).sum() / logits.numel()
+        drift = ((t - unit(self.sentences.mean(1))) ** 2).mean()
+        return (
+            F.cross_entropy(logits, labels)
+            + self.settings["SCCM_LAMBDA"] * drift
+            + self.settings["KDSP_LAMBDA"] * kl
+        )
+
+
+class PlainDeep(PlainOverWords, ABC):
+    """Deep prompts in both towers."""
+
+    @abstractmethod
+    def first_vision(self) -> Tensor:
+        """The tokens [K, W_v] of layer 1."""
+
     def image(self, images: Tensor) -> Tensor:
         def enter(layer, x):
             tokens = self.deep("image", layer)
@@ -49,10 +86,6 @@ class PlainDeep(PlainMethod, ABC):
 
         x = self.image_tower(images, enter, extra=self.first_vision())
         return unit(self.adapted("image", self.image_head(x)))
-
-    def adapted(self, tower: str, u: Tensor) -> Tensor:
-        """What becomes of a tower's output [..., D]."""
-        return u
 
 
 class PlainPromptSRC(PlainDeep):
@@ -128,3 +161,35 @@ class PlainCoPrompt(PlainMaPLe):
         image = 1 - F.cosine_similarity(f, self.frozen_image(images)).mean()
         entropy = F.cross_entropy(self.scale * f @ t.t(), labels)
         return entropy + self.weight * (text + image)
+
+
+class PlainRESTORE(PlainMaPLe):
+    """Calibrators behind the towers; the prompts of both grow at the same pace. `first_norms`
+    [2, J - 1] of the prompts before training; by default those of the first step."""
+
+    first_norms: Tensor | None = None
+
+    def adapted(self, tower: str, u: Tensor) -> Tensor:
+        name, ratio = {"text": ("text_adapter", "text_cali_ratio"),
+                       "image": ("visual_adapter", "vis_cali_ratio")}[tower]
+        t = self.tensors
+        h = F.layer_norm(u, u.shape[-1:], t[f"{name}.post_ln.weight"], t[f"{name}.post_ln.bias"])
+        h = F.linear(h, t[f"{name}.FFN.0.weight"], t[f"{name}.FFN.0.bias"])
+        h = F.linear(h * torch.sigmoid(1.702 * h), t[f"{name}.FFN.2.weight"],
+                     t[f"{name}.FFN.2.bias"])
+        return t[ratio] * (u + h) + (1 - t[ratio]) * u
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        entropy = super().loss(images, labels)
+        depth = sum("compound_prompts_text" in name for name in self.tensors)
+        if not depth:
+            return entropy
+        norms = torch.stack([
+            torch.stack([torch.linalg.norm(p.t() @ p)
+                         for p in (self.deep(tower, layer) for layer in range(2, 2 + depth))])
+            for tower in ("text", "image")
+        ])
+        if self.first_norms is None:
+            self.first_norms = norms.detach()
+        text, image = norms / self.first_norms
+        return entropy + self.settings["FS_LOSS_R"] * ((text - image) ** 2).sum()
