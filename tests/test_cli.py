@@ -65,7 +65,8 @@ def test_a_finished_run_is_skipped_and_another_one_does_not_replace_it(nerp, tra
     assert status == 0 and (out / "result.json").read_text() != before
 
 
-@pytest.mark.parametrize("method", ["PromptSRC", "CoPrompt"])  # averages epochs; draws sentences
+# One averages epochs, one draws sentences, one compares with what there was before the first step.
+@pytest.mark.parametrize("method", ["PromptSRC", "CoPrompt", "RESTORE"])
 def test_interrupted_training_goes_on_to_the_same_numbers(
     method, nerp, small_run, tmp_path, monkeypatch
 ):

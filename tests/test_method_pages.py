@@ -33,9 +33,10 @@ def rows(text, *columns):
 
 
 def shape_on_page(cell, symbols):
-    """[K, 4 W_t, D/16] as numbers; the first shape that the cell names."""
+    """[K, 4 W_t, D/16] as numbers; the first shape that the cell names, [] a number alone."""
     numbers = []
-    for size in re.match(r"\[([^\]]+)\]", cell)[1].split(", "):
+    inside = re.match(r"\[([^\]]*)\]", cell)[1]
+    for size in inside.split(", ") if inside else ():
         factor, symbol, divisor = re.fullmatch(r"(\d+ )?([A-Za-z_]+|\d+)(/\d+)?", size).groups()
         value = int(symbol) if symbol.isdigit() else symbols[symbol]
         numbers.append(int(factor or 1) * value // int((divisor or "/1")[1:]))

@@ -196,6 +196,10 @@ def load_trainer(
     if checkpoint.trainer != wanted:
         raise NerpError(f"{path}: a checkpoint of {checkpoint.trainer}, the trainer is {wanted}")
     method = TRAINERS[wanted]
+    with reading(path, f"a checkpoint of {wanted}"):
+        reason = method.refusal(checkpoint.tensors, clip)
+    if reason:
+        raise NerpError(f"{path}: {reason}")
     cfg = cfg.clone()
     cfg.defrost()
     settings = cfg.TRAINER[method.node]

@@ -17,8 +17,10 @@ from nerp.trainers.base import precision
 from nerp.trainers.context import ContextOverWords
 
 _CTX = "prompt_learner.ctx"
-# What a published file holds below prompt_learner; another tensor there is another method's.
-_BESIDE = re.compile(r"prompt_learner\.(ctx|token_prefix|token_suffix|ZS_image_encoder\..*)")
+# Beside ctx in a published file: frozen, and of the classes trained on.
+_SECOND_ENCODER = "prompt_learner.ZS_image_encoder."
+_BESIDE = {_CTX, "prompt_learner.token_prefix", "prompt_learner.token_suffix"}
+_BERT, _BERT_WIDTH = "text_encoder.model.", 768  # of the release's files for BiomedCLIP
 
 
 @TRAINERS.register("BiomedCoOp")
@@ -33,6 +35,7 @@ class BiomedCoOp(ContextOverWords):
     node = "BIOMEDCOOP"
     folder = "prompt_learner"
     paper = "Koleilat et al., BiomedCoOp, CVPR 2025"
+    group = "context"
     defaults = {
         "N_CTX": whole(4, 1, CONTEXT_LENGTH),
         "CTX_INIT": "a photo of a",
@@ -50,9 +53,21 @@ class BiomedCoOp(ContextOverWords):
 
     @classmethod
     def fits(cls, tensors):
-        names = [name for name in tensors if name.startswith("prompt_learner.")]
-        alone = all(map(_BESIDE.fullmatch, names)) and not any("VPT" in name for name in tensors)
-        return alone and tensors[_CTX].dim() == 2
+        """A second image encoder beside ctx, or nothing that is learned; and no prompts in an
+        encoder, which make it PromptSRC's."""
+        own = {name for name in tensors if name.startswith("prompt_learner.")}
+        second = any(name.startswith(_SECOND_ENCODER) for name in own)
+        prompts = any("VPT" in name for name in tensors)
+        return tensors[_CTX].dim() == 2 and not prompts and (second or own <= _BESIDE)
+
+    @classmethod
+    def refusal(cls, tensors, clip):
+        width = tensors[_CTX].shape[1]
+        of_bert = any(name.startswith(_BERT) for name in tensors)
+        if of_bert or width == _BERT_WIDTH != clip.text.width:
+            return (f"trained over BiomedCLIP, whose text encoder is a BERT (a context {width} "
+                    f"wide); this backbone's is CLIP's, {clip.text.width} wide")
+        return ""
 
     @classmethod
     def infer(cls, tensors, settings, clip):

@@ -62,6 +62,12 @@ class Method(ABC):
         return True
 
     @classmethod
+    def refusal(cls, tensors: Mapping[str, Tensor], clip: Clip) -> str:
+        """Why tensors with the signature's names cannot serve this backbone, in words; "" where
+        their shapes are to say it."""
+        return ""
+
+    @classmethod
     def infer(
         cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
     ) -> dict[str, object]:

@@ -33,8 +33,8 @@ class RESTORE(MaPLe):
     paper = "Yang et al., RESTORE: Towards Feature Shift, arXiv 2403.06136, 2024"
     defaults = {
         **MaPLe.defaults,
-        "VIS_CALIB_R": number(0.1),
-        "TEXT_CALIB_R": number(0.1),
+        "VIS_CALIB_R": number(0.1, least=0),
+        "TEXT_CALIB_R": number(0.1, least=0),
         "FS_LOSS_R": number(1.0, least=0),
     }
     signature = (*MaPLe.signature, r"text_adapter\.FFN\.0\.weight")
