@@ -9,7 +9,7 @@ its direction is preferred by every image alike.
 import torch
 from torch import Tensor
 
-from nerp.correction.shifting import uniform_bias
+from nerp.correction.matching import uniform_bias
 
 _SPLITS = 20
 _FEWEST_CLASSES = 4  # two on either side of a split

@@ -21,7 +21,6 @@ from torch import Tensor
 from nerp.base.errors import NerpError
 from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.correction import (
-    AT_ONCE,
     SHIFT,
     Correction,
     CorrectionRule,
@@ -31,12 +30,7 @@ from nerp.correction.correction import (
 )
 from nerp.correction.flipping import Partners
 from nerp.correction.looked_at import TEST_IMAGES
-
-# A mean prediction counts as uniform where this share of it, at most, is in the wrong class.
-UNIFORM = 1e-3
-_MOST_ROUNDS = 50
-_DAMPING = 0.7
-_LEAST_SLOPE = 0.03
+from nerp.correction.matching import uniform_bias
 
 
 @dataclass(frozen=True)
@@ -199,39 +193,3 @@ def _best_partner(logits: Tensor, value: Tensor, top: Tensor, partners: Partners
     shifted, column = (logits.gather(1, index) + partners.gap[top]).max(dim=1)
     best = index.gather(1, column[:, None])[:, 0]
     return torch.where(shifted > value, best, top)
-
-
-def uniform_bias(logits: Tensor, shares: Tensor | None = None) -> Tensor:
-    """The bias [C], of mean 0, with which the mean of softmax(z - bias) over N images is uniform.
-
-    The minimum of a convex function, mean logsumexp(z - b) + shares . b, by Newton's method with
-    the diagonal of its curvature, damped; to a total variation of `UNIFORM`, or for 50 rounds. It
-    looks at all the images that it then corrects, and assumes that no class has more of them than
-    another.
-
-    Args:
-        logits: [N, C]. shares: [C] what the mean prediction is to be instead of uniform; with the
-            shares of known labels, the bias is the one that fits these best in likelihood.
-
-    Raises NerpError for no images, or logits that are not finite.
-    """
-    count, classes = logits.shape
-    if not count:
-        raise NerpError("there are no images whose predictions could be made uniform")
-    top_classes(logits)
-    wanted = torch.full_like(logits[0], 1 / classes) if shares is None else shares
-    bias = torch.zeros_like(wanted)
-    for _ in range(_MOST_ROUNDS):
-        mean, square = torch.zeros_like(bias), torch.zeros_like(bias)
-        for chunk in logits.split(max(1, AT_ONCE // classes)):
-            p = (chunk - bias).softmax(dim=1)
-            mean += p.sum(dim=0) / count
-            square += p.square_().sum(dim=0) / count
-        if (mean - wanted).abs().sum() / 2 < UNIFORM:
-            break
-        mean.clamp_(min=torch.finfo(mean.dtype).tiny)  # of a class that no image comes near
-        # d log(mean) / d bias is -slope: nearly 0 where every image is certain.
-        slope = ((mean - square) / mean).clamp(min=_LEAST_SLOPE)
-        bias = bias + _DAMPING * (mean / wanted).log() / slope
-        bias -= bias.mean()
-    return bias

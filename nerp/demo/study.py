@@ -24,7 +24,8 @@ from nerp.base.paths import write_text
 from nerp.base.registry import TRAINERS
 from nerp.clip.loading import SHIPPED
 from nerp.correction.looked_at import CAVEATS, TEST_LABELS
-from nerp.correction.shifting import shift, uniform_bias
+from nerp.correction.matching import uniform_bias
+from nerp.correction.shifting import shift
 from nerp.correction.wrapper import Material, build_nerp, find_priors, values
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material

@@ -30,8 +30,8 @@ from nerp.base.paths import replacing, write_text
 from nerp.base.registry import TRAINERS
 from nerp.clip.loading import SHIPPED
 from nerp.correction.gap import slope_between_halves
+from nerp.correction.matching import uniform_bias
 from nerp.correction.references import GAP_STRENGTH, IMAGE_STRENGTH
-from nerp.correction.shifting import uniform_bias
 from nerp.correction.wrapper import find_priors
 from nerp.data.decode import open_image
 from nerp.data.images import Normalise, eval_transform
