@@ -76,15 +76,15 @@ def test_interrupted_training_goes_on_to_the_same_numbers(
     command = ["train", "--trainer", method, *flags, *opts, *golden_options(method),
                "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "4"]
     assert nerp(*command, "--output-dir", tmp_path / "whole")[0] == 0
-    finish = TrainingRun._finish_epoch
+    finish = TrainingRun._finish
 
-    def interrupt(run, epoch):
-        finish(run, epoch)
-        if epoch == 1:
+    def interrupt(run, stretch):
+        finish(run, stretch)
+        if stretch.epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish_epoch", interrupt)
+        patch.setattr(TrainingRun, "_finish", interrupt)
         status, _, error = nerp(*command, "--output-dir", tmp_path / "cut")
         assert status == 130 and "the same command goes on" in error
     assert not (tmp_path / "cut" / "result.json").exists()

@@ -76,7 +76,7 @@ def test_a_number_states_its_range(name):
     ("TRAINER.MMRL.N_REP_TOKENS", "1000000000", "a whole number from 1 to 512"),
     ("TRAINER.MMRL.REP_LAYERS", "[]", "a list of at least 1"),
     ("TRAINER.COOP.PREC", "fp8", "one of fp16, fp32, amp, bf16"),
-    ("OPTIM.LR_SCHEDULER", "step", "cosine alone"),
+    ("OPTIM.LR_SCHEDULER", "step", "one of cosine, cosine_iterations"),
     ("OPTIM", "1", "NAME, LR, MAX_EPOCH"),
 ])
 def test_ranges(name, value, takes):

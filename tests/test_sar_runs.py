@@ -59,16 +59,16 @@ def test_a_run_from_training_to_its_corrected_test(command, tmp_path):
 def test_an_interrupted_run_goes_on_with_the_same_sets(command, tmp_path, monkeypatch):
     from nerp.engine.train import TrainingRun
 
-    finish = TrainingRun._finish_epoch
+    finish = TrainingRun._finish
 
-    def interrupt(run, epoch):
-        finish(run, epoch)
+    def interrupt(run, stretch):
+        finish(run, stretch)
         raise KeyboardInterrupt
 
     args = [*BASE, "TRAINER.SAR.SAMPLES", "5"]
     assert command("train", "CoOp_SAR", tmp_path / "whole", *args)[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish_epoch", interrupt)
+        patch.setattr(TrainingRun, "_finish", interrupt)
         assert command("train", "CoOp_SAR", tmp_path / "cut", *args)[0] == 130
     assert command("train", "CoOp_SAR", tmp_path / "cut", *args)[0] == 0
     whole, cut = (

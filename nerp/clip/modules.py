@@ -12,7 +12,7 @@ HEAD_WIDTH = 64
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), which OpenAI's weights were trained with (`towers.hidden_layer`)."""
+    """x * sigmoid(1.702 x), which OpenAI's weights were trained with (`layers.hidden_layer`)."""
 
 
 def quick_gelu(x: torch.Tensor) -> torch.Tensor:

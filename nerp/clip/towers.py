@@ -1,9 +1,10 @@
 """CLIP's two transformers, run block by block, with one place where a method may reach in.
 
-Every prompt-learning method changes a frozen transformer in one of three ways: other input
-embeddings, tokens put in at the input of a layer (the same for all classes, or each class's own),
-a branch added to a layer's output; and it may adapt what comes out at the end. An `Edit` says
-which; the towers do the rest, for the tuned and the frozen model alike. Layers are numbered from 1.
+A method changes a frozen transformer in one of these ways: other input embeddings, tokens put in at
+the input of a layer (the same for all classes, or each class's own), a branch added to a layer's
+output, low-rank terms on its attention matrices, norms of its own; and it may adapt what comes out
+at the end. An `Edit` says which; the towers do the rest, for the tuned and the frozen model alike.
+Layers are numbered from 1.
 
 What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
 prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
@@ -12,13 +13,23 @@ computed only at the positions whose output is used, without keys and values.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
+from nerp.clip.layers import (
+    Affine,
+    Norms,
+    add_linear,
+    hidden_layer,
+    layer_norm,
+    layer_scale,
+)
+from nerp.clip.low_rank import LowRank
+from nerp.clip.state import State
 from nerp.clip.tokenizer import Prompts
 
 
@@ -46,6 +57,14 @@ class Edit:
 
     def branch(self, layer: int, h: Tensor) -> Tensor | None:
         """What is added to the output of `layer`; h [T, W] is its input after `ln_1`."""
+        return None
+
+    def low_rank(self, layer: int) -> LowRank | None:
+        """What is added to the attention matrices of `layer`."""
+        return None
+
+    def norms(self, layer: int) -> Norms | None:
+        """Weight and bias [W] that stand for those of `ln_1`, and of `ln_2`, of `layer`."""
         return None
 
     def output(self, u: Tensor) -> Tensor:
@@ -114,84 +133,6 @@ class ClassTokens(Edit):
         return self.tokens if layer == self.first_layer else None
 
 
-@dataclass(frozen=True)
-class State:
-    """The input of a layer, for G groups that share a start of P tokens and have M ends of S each.
-
-    Attributes:
-        x: [G * P + G * M * S, W]: the starts, then the ends.
-        sizes: (G, P, M, S). Images are starts alone: (B, N, 0, 0).
-        layer: the layer that `x` enters.
-        eot: text only, [M] positions of end-of-text counted from the whole sequence's beginning.
-    """
-
-    x: Tensor
-    sizes: tuple[int, int, int, int]
-    layer: int = 1
-    eot: Tensor | None = None
-
-    def starts(self) -> Tensor:
-        groups, start, _, _ = self.sizes
-        return self.x[: groups * start].view(groups, start, -1)
-
-    def with_starts(self, starts: Tensor) -> "State":
-        groups, start, ends, length = self.sizes
-        tail = self.x[groups * start :]
-        x = torch.cat([starts.flatten(0, 1), tail]) if len(tail) else starts.flatten(0, 1)
-        return replace(self, x=x, sizes=(groups, starts.shape[1], ends, length))
-
-    def with_class_tokens(self, tokens: Tensor) -> "State":
-        """Tokens [M, K, W] over positions 1..K; what the sequences still share is their first
-        token, the rest of the start (it has at least 1 + K tokens) is now each end's own."""
-        groups, start, ends, length = self.sizes
-        tokens = tokens.to(self.x.dtype).expand(groups, -1, -1, -1)
-        first, rest = self.starts()[:, :1], self.starts()[:, 1 + tokens.shape[2] :]
-        if not ends:
-            return self.with_starts(torch.cat([first, tokens[:, 0], rest], dim=1))
-        own = self.x[groups * start :].view(groups, ends, length, -1)
-        own = torch.cat([tokens, rest[:, None].expand(-1, ends, -1, -1), own], dim=2)
-        x = torch.cat([first.flatten(0, 1), own.flatten(0, 2)])
-        return replace(self, x=x, sizes=(groups, 1, ends, own.shape[2]))
-
-
-def layer_norm(ln: nn.LayerNorm, x: Tensor) -> Tensor:
-    """LayerNorm in float32 whatever the type of x, as in OpenAI's implementation."""
-    y = F.layer_norm(x.float(), ln.normalized_shape, ln.weight, ln.bias, ln.eps)
-    return y.to(x.dtype)
-
-
-def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
-    """A block's first linear layer and activation of x [T, W], [T, 4 W], and what its second
-    layer's product is to be multiplied by.
-
-    QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
-    products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
-    """
-    if type(mlp.gelu).__name__ != "QuickGELU":  # ours, or open_clip's
-        return mlp[:-1](x), 1.0
-    weight, bias = mlp.c_fc.weight.t(), mlp.c_fc.bias
-    # beta=0: addmm fills its output with the bias far slower than add_ adds it.
-    hidden = torch.addmm(bias, x, weight, beta=0, alpha=1.702).add_(bias, alpha=1.702)
-    return F.silu(hidden, inplace=not hidden.requires_grad), 1 / 1.702
-
-
-def add_linear(
-    x: Tensor, inputs: Tensor, linear: nn.Linear, gamma: Tensor | None, factor: float = 1.0
-) -> Tensor:
-    """x [T, W] + gamma (factor A inputs + b), A and b the weight and bias of a linear layer of
-    inputs [T, K]; without gamma [W], 1."""
-    weight, bias = linear.weight.t(), linear.bias
-    if gamma is None and x.dtype == weight.dtype:
-        return (x + bias).addmm_(inputs, weight, alpha=factor)  # the product itself adds
-    y = torch.addmm(bias, inputs, weight, alpha=factor)
-    return x + (y if gamma is None else y * gamma.to(y.dtype))
-
-
-def layer_scale(block: nn.Module, name: str) -> Tensor | None:
-    """gamma [W] of a block's LayerScale, which some of open_clip's have."""
-    return getattr(getattr(block, name, None), "gamma", None)
-
-
 class Tower:
     """A frozen transformer. `stem` and `head` differ between vision and text."""
 
@@ -218,52 +159,74 @@ class Tower:
     def _layer(self, state: State, edit: Edit) -> State:
         state = self._enter(state, edit)
         block = self.blocks[state.layer - 1]
-        h = layer_norm(block.ln_1, state.x)
-        qkv = F.linear(h, block.attn.in_proj_weight, block.attn.in_proj_bias)
+        h = layer_norm(block.ln_1, state.x, _norm(edit, state.layer, 0))
+        low = edit.low_rank(state.layer)
+        out = self._attend(block.attn, state, h, low)
+        x = self._finish(block, state.layer, state.x, out, h, edit, low)
+        return replace(state, x=x, layer=state.layer + 1)
+
+    def _attend(self, attn: nn.Module, state: State, h: Tensor, low: LowRank | None) -> Tensor:
+        """The heads' joined outputs [T, W] of all rows, `h` their inputs."""
+        qkv = F.linear(h, attn.in_proj_weight, attn.in_proj_bias)
+        if low:
+            qkv = low.add_to_inputs(qkv, h)
         groups, start, ends, length = state.sizes
         cut = groups * start
         q, k, v = self._split(qkv[:cut].view(groups, start, -1))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         out = out.transpose(1, 2).reshape(cut, -1)
-        if ends:
-            mask = _ends_mask(start, length, state.x.device)
-            q2, k2, v2 = self._split(qkv[cut:].view(groups * ends, length, -1))
-            k2, v2 = _join(k, k2, ends), _join(v, v2, ends)
-            tail = F.scaled_dot_product_attention(q2, k2, v2, attn_mask=mask)
-            out = torch.cat([out, tail.transpose(1, 2).reshape(len(qkv) - cut, -1)])
-        x = self._finish(block, state.layer, state.x, out, h, edit)
-        return replace(state, x=x, layer=state.layer + 1)
+        if not ends:
+            return out
+        mask = _ends_mask(start, length, h.device)
+        q2, k2, v2 = self._split(qkv[cut:].view(groups * ends, length, -1))
+        k2, v2 = _join(k, k2, ends), _join(v, v2, ends)
+        tail = F.scaled_dot_product_attention(q2, k2, v2, attn_mask=mask)
+        return torch.cat([out, tail.transpose(1, 2).reshape(len(qkv) - cut, -1)])
 
     def _last_layer(self, state: State, edit: Edit) -> Tensor:
         """Only the rows that are read."""
         state = self._enter(state, edit)
         block = self.blocks[state.layer - 1]
-        h = layer_norm(block.ln_1, state.x)
+        h = layer_norm(block.ln_1, state.x, _norm(edit, state.layer, 0))
         rows = self._rows(state, edit)
         h_rows, x_rows = h[rows.flatten()], state.x[rows.flatten()]
+        low = edit.low_rank(state.layer)
+        if low and low.drop:  # then no one matrix makes a part of all positions
+            out = self._attend(block.attn, state, h, low)[rows.flatten()]
+        else:
+            weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+            seen, mask = self._seen(state, h, edit)
+            query_rows = h_rows.view(len(seen), -1, self.width)
+            out = self._read(low.merged(weight) if low else weight, bias, query_rows, seen, mask)
+        x = self._finish(block, state.layer, x_rows, out, h_rows, edit, low)
+        return x.view(*rows.shape, -1)
+
+    def _seen(self, state: State, h: Tensor, edit: Edit) -> tuple[Tensor, Tensor | None]:
+        """What each sequence's read rows may attend to, [N, L, W], and the mask [N, 1, L] of it."""
         groups, start, ends, length = state.sizes
         cut = groups * start
         seen = h[:cut].view(groups, start, -1)
-        mask = None
         if ends:
             own = h[cut:].view(groups, ends, length, -1)
             seen = torch.cat([seen[:, None].expand(-1, ends, -1, -1), own], 2).flatten(0, 1)
-        if self.causal:
-            reach = torch.arange(seen.shape[1], device=h.device)
-            mask = (reach <= (state.eot + edit.shift)[:, None]).repeat(groups, 1)[:, None]
-        out = self._read(block.attn, h_rows.view(len(seen), -1, self.width), seen, mask)
-        return self._finish(block, state.layer, x_rows, out, h_rows, edit).view(*rows.shape, -1)
+        if not self.causal:
+            return seen, None
+        reach = torch.arange(seen.shape[1], device=h.device)
+        mask = reach <= (state.eot + edit.shift)[..., None]
+        return seen, mask.expand(groups, -1, -1).flatten(0, 1)[:, None]
 
-    def _read(self, attn: nn.Module, rows: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
+    def _read(
+        self, weight: Tensor, bias: Tensor, rows: Tensor, seen: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Attention [N * R, W] of rows [N, R, W] to `seen` [N, L, W], of which mask [N, 1, L] says
-        what each of the N is shown; for R far below L.
+        what each of the N is shown; for R far below L. weight [3 W, W] and bias [3 W] are those of
+        queries, keys and values.
 
         Keys and values, at all L positions, are never computed. A head's score of s is
         q (A s + b) = (A^T q) s + q b, and softmax does not see q b; its output is
         sum_s p_s (B s + c) = B (sum_s p_s s) + c. What is left is the attention of R rows a head
         to `seen` itself.
         """
-        weight, bias = attn.in_proj_weight, attn.in_proj_bias
         query, key, value = weight.unflatten(0, (3, self.heads, -1))  # each [heads, W / heads, W]
         width, count = self.width, len(seen)
         q = F.linear(rows, query.flatten(0, 1), bias[:width])
@@ -293,9 +256,21 @@ class Tower:
         end = torch.arange(ends, device=device)
         return groups * start + (group * ends + end) * length + (position - start)
 
-    def _finish(self, block, layer: int, x: Tensor, out: Tensor, h: Tensor, edit: Edit) -> Tensor:
-        x = add_linear(x, out, block.attn.out_proj, layer_scale(block, "ls_1"))
-        hidden, factor = hidden_layer(block.mlp, layer_norm(block.ln_2, x))
+    def _finish(
+        self,
+        block: nn.Module,
+        layer: int,
+        x: Tensor,
+        out: Tensor,
+        h: Tensor,
+        edit: Edit,
+        low: LowRank | None,
+    ) -> Tensor:
+        gamma = layer_scale(block, "ls_1")
+        x = add_linear(x, out, block.attn.out_proj, gamma)
+        if low:
+            x = low.add_to_stream(x, out, gamma)
+        hidden, factor = hidden_layer(block.mlp, layer_norm(block.ln_2, x, _norm(edit, layer, 1)))
         x = add_linear(x, hidden, block.mlp.c_proj, layer_scale(block, "ls_2"), factor)
         branch = edit.branch(layer, h)
         return x if branch is None else x + branch
@@ -304,6 +279,11 @@ class Tower:
         """[N, L, n * W] -> n times [N, heads, L, W / heads]."""
         parts = x.unflatten(2, (-1, self.heads, self.width // self.heads))
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _norm(edit: Edit, layer: int, which: int) -> Affine | None:
+    norms = edit.norms(layer)
+    return norms[which] if norms else None
 
 
 def _join(start: Tensor, end: Tensor, ends: int) -> Tensor:
@@ -347,10 +327,10 @@ class TextTower(Tower):
         start = start.view(-1, cut, self.width) + position[:cut]
         groups, count, length = len(start), *end.shape[:2]
         if not length:
-            return State(start.flatten(0, 1), (groups, cut, 0, 0), eot=prompts.eot)
+            return State(start.flatten(0, 1), (groups, cut, 0, 0), eot=prompts.eot[None])
         end = (end + position[cut:]).expand(groups, -1, -1, -1)
         x = torch.cat([start.flatten(0, 1), end.flatten(0, 2)])
-        return State(x, (groups, cut, count, length), eot=prompts.eot)
+        return State(x, (groups, cut, count, length), eot=prompts.eot[None])
 
     def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """Text features [G, C, D] at end-of-text, not normalised."""

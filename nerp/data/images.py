@@ -162,30 +162,48 @@ def train_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) -
 
 
 class EpochBatches(Sampler):
-    """Batches of (epoch, index): shuffled by the seed and the epoch, the last one dropped where
-    it is incomplete and not the only one.
+    """Batches of (epoch, index) of the chosen steps of an epoch, by default all of them: shuffled
+    by the seed and the epoch. The last batch is dropped where it is incomplete and not the only
+    one, unless it is to be kept.
 
     Of each batch a process takes every `processes`-th item from its `rank` on.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        keep_last: bool = False,
+    ):
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.processes = processes
-        self.epoch = 0
-        if min(count, batch_size) < processes:
-            raise NerpError(f"batches of {min(count, batch_size)} images cannot be shared by "
-                            f"{processes} processes; raise DATALOADER.TRAIN_X.BATCH_SIZE")
+        steps = -(-count // batch_size) if keep_last else max(1, count // batch_size)
+        self.choose(0, 0, steps)
+        if (least := self.size(steps - 1)) < processes:
+            raise NerpError(f"batches of {least} images cannot be shared by {processes} "
+                            "processes; raise DATALOADER.TRAIN_X.BATCH_SIZE")
+
+    def choose(self, epoch: int, first: int, last: int) -> None:
+        """Be the steps `first` .. `last` - 1 of an epoch."""
+        self.epoch, self.first, self.last = epoch, first, last
+
+    def size(self, step: int) -> int:
+        """How many images a step has, in all processes."""
+        return min(self.batch_size, self.count - step * self.batch_size)
 
     def __len__(self) -> int:
-        return max(1, self.count // self.batch_size)
+        return self.last - self.first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for step in range(self.first, self.last):
+            batch = order[step * self.batch_size :][: self.size(step)]
             yield [(self.epoch, index) for index in batch[self.rank :: self.processes]]
 
 
@@ -195,15 +213,20 @@ def worker_count(cfg: CfgNode, device: torch.device) -> int:
 
 
 def train_loader(
-    dataset: ImageSet, cfg: CfgNode, device: torch.device, rank: int = 0, processes: int = 1
+    dataset: ImageSet,
+    cfg: CfgNode,
+    device: torch.device,
+    rank: int = 0,
+    processes: int = 1,
+    keep_last: bool = False,
 ) -> DataLoader:
-    """Shuffled training batches, this process's part of each; set `loader.batch_sampler.epoch`
-    before each epoch."""
+    """Shuffled training batches, this process's part of each, of the steps that are chosen of
+    `loader.batch_sampler`, an `EpochBatches`."""
     workers = worker_count(cfg, device)
     return DataLoader(
         dataset,
         batch_sampler=EpochBatches(
-            len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED, rank, processes
+            len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED, rank, processes, keep_last
         ),
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -77,11 +77,11 @@ class History:
         self._asked = [writer(directory, cfg) for writer, on in asked.items() if on]
         self._writers: list[_TensorBoard | _WandB] = []  # those that have begun
 
-    def begin(self, epoch: int) -> None:
-        """Go on after `epoch` (0: at the beginning): what the file has of later ones is trained
+    def begin(self, step: int) -> None:
+        """Go on after `step` (0: at the beginning): what the file has of later ones is trained
         again. Raises NerpError where Weights & Biases refuses the run."""
-        if epoch and self.file.is_file():
-            self.rows = [row for row in read_history(self.file) if row.epoch <= epoch]
+        if step and self.file.is_file():
+            self.rows = [row for row in read_history(self.file) if row.step <= step]
         for writer in self._asked:
             writer.begin()
             self._writers.append(writer)

@@ -1,20 +1,33 @@
-"""Optimisers and the learning rate of an epoch."""
+"""Optimisers, what a step of one does, and the learning rate of an epoch."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
+Group = dict[str, Any]  # of parameters that share a rate, as torch's optimisers take them
 
-def build_optimizer(parameters: list[torch.nn.Parameter], optim: CfgNode) -> torch.optim.Optimizer:
+
+def build_optimizer(
+    parameters: Sequence[nn.Parameter] | Sequence[Group], optim: CfgNode
+) -> torch.optim.Optimizer:
     """SGD with momentum, AdamW, or Adam (the decay an L2 term in its gradient), from the config
-    node OPTIM. The rate is set every epoch."""
+    node OPTIM. The rate is set by the schedule.
+
+    Args: parameters: all of them, or in groups (`Trainer.parameter_groups`).
+    """
+    groups: list[Group] = [
+        entry if isinstance(entry, dict) else {"params": [entry]} for entry in parameters
+    ]
     # On a GPU the fused step: it also skips a scaled step that overflowed without asking the host.
-    fused = parameters[0].device.type == "cuda"
+    fused = groups[0]["params"][0].device.type == "cuda"
     adams = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if optim.NAME in adams:
         return adams[optim.NAME](
-            parameters,
+            groups,
             lr=optim.LR,
             betas=(optim.ADAM_BETA1, optim.ADAM_BETA2),
             eps=optim.ADAM_EPS,
@@ -22,12 +35,27 @@ def build_optimizer(parameters: list[torch.nn.Parameter], optim: CfgNode) -> tor
             fused=fused,
         )
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=optim.LR,
         momentum=optim.MOMENTUM,
         weight_decay=optim.WEIGHT_DECAY,
         fused=fused,
     )
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, clip_norm: float
+) -> None:
+    """One step down the gradient of `loss`; with a `clip_norm` above 0 the gradients of all
+    parameters together are cut to that norm before it."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if clip_norm:
+        scaler.unscale_(optimizer)
+        everything = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(everything, clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
@@ -40,9 +68,10 @@ def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
     return optimizer.state[parameter]
 
 
-def learning_rate(optim: CfgNode, epoch: int) -> float:
-    """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH."""
+def learning_rate(optim: CfgNode, epoch: int, factor: float = 1.0) -> float:
+    """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH, down
+    to LR_MIN; of tensors with a `factor` that many times OPTIM.LR, but not in the warm-up."""
     if epoch < optim.WARMUP_EPOCH:
         return optim.WARMUP_CONS_LR
     turn = math.pi * (epoch - max(0, optim.WARMUP_EPOCH)) / optim.MAX_EPOCH
-    return 0.5 * optim.LR * (1 + math.cos(turn))
+    return optim.LR_MIN + 0.5 * (factor * optim.LR - optim.LR_MIN) * (1 + math.cos(turn))

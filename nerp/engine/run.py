@@ -93,7 +93,7 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
             )
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))
-        record.update(kind="train", identity=identity, epoch=cfg.OPTIM.MAX_EPOCH,
+        record.update(kind="train", identity=identity, epoch=training.schedule.epochs,
                       checkpoint=str(path.relative_to(directory)))
         if trainer.substitute:
             record["substitute"] = trainer.substitute

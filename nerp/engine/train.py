@@ -34,7 +34,8 @@ from nerp.engine.distributed import (
 )
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
-from nerp.engine.optim import build_optimizer, learning_rate, what_a_step_leaves
+from nerp.engine.optim import build_optimizer, take_step, what_a_step_leaves
+from nerp.engine.schedule import Stretch, make_schedule
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
 from nerp.trainers.base import Trainer
@@ -44,9 +45,10 @@ STATE_FILE = "training_state.pt"
 
 @dataclass
 class _Progress:
-    """What a resumed run needs besides the learned tensors."""
+    """What a resumed run needs besides the learned tensors: how many stretches of the schedule are
+    done, and the weighted mean of the epochs' tensors where there is one."""
 
-    epoch: int = 0
+    stretches: int = 0
     mean: dict[str, Tensor] | None = None
 
 
@@ -86,7 +88,8 @@ def _means(steps: list[list[float]]) -> tuple[float, float | None]:
 
 
 class TrainingRun:
-    """Trains one trainer on one selection of images, resumable after every epoch.
+    """Trains one trainer on one selection of images, resumable after every stretch of its
+    schedule, which is an epoch, or a part of one where the method counts in steps.
 
     Args:
         identity: what must be the same for a resumed run; kept with its state.
@@ -105,17 +108,22 @@ class TrainingRun:
                             f"{cfg.TRAINER.NAME} learns from {trainer.views} views of an image")
         trainer.prepare_training()
         self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
-        self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size())
+        by_step = trainer.steps is not None
+        self.loader = train_loader(
+            self.dataset, cfg, self.device, rank(), world_size(), keep_last=by_step
+        )
+        self.batches = self.loader.batch_sampler
+        self.schedule = make_schedule(cfg.OPTIM, len(self.batches), trainer.steps)
+        self.stretches = list(self.schedule.stretches())
         self.normalise = Normalise(cfg, self.device)
-        self.optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
+        self.optimizer = build_optimizer(trainer.parameter_groups(), cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=trainer.clip.precision.scaled
         )
-        self.weights = trainer.epoch_weights(cfg.OPTIM.MAX_EPOCH)
+        self.weights = trainer.epoch_weights(self.schedule.epochs)
         self.step = _Step(trainer)
         if world_size() > 1:
             self.step = DistributedDataParallel(self.step)
-        self.batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dataset))
         self.history = History(directory, cfg)
         self.done = _Progress()
 
@@ -126,21 +134,24 @@ class TrainingRun:
         Returns the checkpoint's file. Raises NerpError for a loss that is not finite; the last
         good checkpoint and state then stay as they were.
         """
-        epochs = self.cfg.OPTIM.MAX_EPOCH
+        epochs = self.schedule.epochs
+        todo = self.stretches[self.done.stretches :]
         if is_main():
-            self.history.begin(self.done.epoch)
-        left = (epochs - self.done.epoch) * len(self.loader)
+            self.history.begin(self._steps_done())
+        left = self.schedule.steps - self._steps_done()
         if left:
             self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         hidden = None if is_main() else True  # None: shown on a terminal
+        self.step.train()
         with (
             tqdm(total=left, desc="train", unit="step", disable=hidden, leave=False) as bar,
             closing(self.history),
         ):
             clock = _Clock(left, self.history.seconds)
-            for epoch in range(self.done.epoch, epochs):
-                self._epoch(epoch, bar, clock)
-                self._finish_epoch(epoch)
+            for stretch in todo:
+                self._train(stretch, bar, clock)
+                self._finish(stretch)
+        self.step.eval()
         final = self.done.mean or self.trainer.learned.state_dict()
         self.trainer.learned.load_state_dict(final)
         with main_first():
@@ -150,52 +161,67 @@ class TrainingRun:
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
 
-    def _epoch(self, epoch: int, bar: tqdm, clock: "_Clock") -> None:
-        rate = learning_rate(self.cfg.OPTIM, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        steps, epochs = len(self.loader), self.cfg.OPTIM.MAX_EPOCH
+    def _steps_done(self) -> int:
+        """Since training began."""
+        if not self.done.stretches:
+            return 0
+        last = self.stretches[self.done.stretches - 1]
+        return last.epoch * self.schedule.epoch_steps + last.last
+
+    def _train(self, stretch: Stretch, bar: tqdm, clock: "_Clock") -> None:
+        epoch, before, steps = stretch.epoch, stretch.first, stretch.last - stretch.first
         every = max(1, self.cfg.TRAIN.PRINT_FREQ)
         measured = torch.zeros(steps, 2, device=self.device)
         known: list[list[float]] = []
         start = time.monotonic()
-        self.loader.batch_sampler.epoch = epoch
-        self.trainer.start_epoch(epoch)
+        self.batches.choose(epoch, stretch.first, stretch.last)
+        self.trainer.start_epoch(self.done.stretches)
         for step, (pixels, labels) in enumerate(self.loader, 1):
-            measured[step - 1] = self._step(pixels, labels)
+            rate = self._set_rates(epoch, before + step - 1)
+            measured[step - 1] = self._step(pixels, labels, self.batches.size(before + step - 1))
             bar.update()
             clock.done += 1
             if step % every == 0 or step == steps:
                 # The only place where the host waits for the device.
                 recent = mean_over_processes(measured[len(known) : step]).tolist()
-                self._check([loss for loss, _ in recent], epoch, len(known), rate)
+                self._check([loss for loss, _ in recent], epoch, before + len(known), rate)
                 known += recent
                 loss, accuracy = _means(recent)
-                self.history.add(
-                    Row(epoch + 1, epoch * steps + step, loss, accuracy, rate, clock.seconds())
-                )
+                done = epoch * self.schedule.epoch_steps + before + step
+                self.history.add(Row(epoch + 1, done, loss, accuracy, rate, clock.seconds()))
                 mean, right = _means(known)
                 bar.set_postfix_str(f"epoch {epoch + 1} loss {mean:.3f}", refresh=False)
                 if step < steps:
-                    say(f"epoch [{epoch + 1}/{epochs}] batch [{step}/{steps}] loss {loss:.4f} "
-                        f"lr {rate:.4e} eta {clock.left():.0f} s", file_only=True)
+                    say(f"epoch [{epoch + 1}/{self.schedule.epochs}] batch [{before + step}/"
+                        f"{self.schedule.epoch_steps}] loss {loss:.4f} lr {rate:.4e} eta "
+                        f"{clock.left():.0f} s", file_only=True)
         accuracy = "" if right is None else f"accuracy {right:.1f} %, "
-        say(f"epoch {epoch + 1} of {epochs}: loss {mean:.4f}, {accuracy}rate {rate:.3g}, "
+        say(f"{self._place(stretch)}: loss {mean:.4f}, {accuracy}rate {rate:.3g}, "
             f"{time.monotonic() - start:.1f} s, {duration(clock.left())} left")
 
-    def _step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
+    def _place(self, stretch: Stretch) -> str:
+        """The end of a stretch, in words."""
+        place = f"epoch {stretch.epoch + 1} of {self.schedule.epochs}"
+        return place if stretch.ends_epoch else f"{place}, step {stretch.last}"
+
+    def _set_rates(self, epoch: int, step: int) -> float:
+        """The rate of a step, which the optimizer now has."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(epoch, step, group["factor"])
+        return self.schedule.rate(epoch, step)
+
+    def _step(self, pixels: Tensor, labels: Tensor, batch: int) -> Tensor:
+        """Args: batch: how many images all processes have in this step.
+
+        Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
         say), each by the process's share of the batch."""
         images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
             loss = self.step(images, labels, *others)
         # Gradients are averaged over the processes: each loss counts by its share of the batch.
-        share = len(images) * world_size() / self.batch
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(share * loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        share = len(images) * world_size() / batch
+        take_step(self.optimizer, self.scaler, share * loss, self.trainer.clip_norm)
         right = self.trainer.right
         percent = torch.full_like(loss, math.nan) if right is None else 100 * right / len(images)
         return share * torch.stack([loss.detach(), percent])
@@ -210,31 +236,33 @@ class TrainingRun:
                     f"precision {key} amp (or fp32) usually mends this; else lower OPTIM.LR"
                 )
 
-    def _finish_epoch(self, epoch: int) -> None:
-        with self.trainer.clip.autocast():
-            self.trainer.end_epoch(epoch)
+    def _finish(self, stretch: Stretch) -> None:
+        if stretch.ends_epoch:
+            with self.trainer.clip.autocast():
+                self.trainer.end_epoch(stretch.epoch)
         tensors = self.trainer.learned.state_dict()
         for name, tensor in tensors.items():
-            check_finite(name, tensor, f"training stopped after epoch {epoch + 1}, the last good "
-                         "state is kept; lower OPTIM.LR")
-        if self.weights is not None:
-            weight = float(self.weights[epoch])
+            check_finite(name, tensor, f"training stopped after {self._place(stretch)}, the last "
+                         "good state is kept; lower OPTIM.LR")
+        if self.weights is not None and stretch.ends_epoch:
+            weight = float(self.weights[stretch.epoch])
             mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}
             self.done.mean = {name: mean[name] + weight * t for name, t in tensors.items()}
-        self.done.epoch = epoch + 1
+        self.done.stretches += 1
         if not is_main():
             return
         self.history.save()
-        every = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if every and (epoch + 1) % every == 0 and epoch + 1 < self.cfg.OPTIM.MAX_EPOCH:
-            save_checkpoint(self.directory, self.trainer, tensors, epoch + 1, self.cfg)
-        self._save_state(tensors)  # after the last epoch too: what is left is to test
+        every, epoch = self.cfg.TRAIN.CHECKPOINT_FREQ, stretch.epoch + 1
+        if every and epoch % every == 0 and stretch.ends_epoch and epoch < self.schedule.epochs:
+            save_checkpoint(self.directory, self.trainer, tensors, epoch, self.cfg)
+        self._save_state(tensors)  # after the last one too: what is left is to test
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()
         content = {
             "identity": self.identity,
-            "epoch": self.done.epoch,
+            "epoch": self.stretches[self.done.stretches - 1].epoch + 1,
+            "step": self.stretches[self.done.stretches - 1].last,
             "mean": self.done.mean,
             "tensors": dict(tensors),
             "method": self.trainer.training_state(),
@@ -263,13 +291,15 @@ class TrainingRun:
             )
         with reading(path, "the state of a training; --overwrite begins anew"):
             self._restore(content, path)
-        say(f"resuming after epoch {self.done.epoch} of {self.cfg.OPTIM.MAX_EPOCH}")
+        say(f"resuming after {self._place(self.stretches[self.done.stretches - 1])}")
 
     def _restore(self, content: Mapping, path: Path) -> None:
         """Raises NerpError, or whatever content of another form makes Python raise."""
-        epoch, mean, learned = content["epoch"], content["mean"], self.trainer.learned
-        if type(epoch) is not int or not 0 < epoch <= self.cfg.OPTIM.MAX_EPOCH:
-            raise ValueError(f"epoch {epoch!r} of {self.cfg.OPTIM.MAX_EPOCH}")
+        epoch, step = content["epoch"], content["step"]
+        mean, learned = content["mean"], self.trainer.learned
+        ends = {(end.epoch + 1, end.last): done for done, end in enumerate(self.stretches, 1)}
+        if not (type(epoch) is type(step) is int and (epoch, step) in ends):
+            raise ValueError(f"epoch {epoch!r}, step {step!r}, where no state is kept")
         if (mean is None) != (self.weights is None):
             raise ValueError("the mean of the epochs")
         scale = content["scaler"]
@@ -284,7 +314,8 @@ class TrainingRun:
                 raise ValueError("tensors of another model")
             for name, tensor in tensors.items():
                 check_finite(name, tensor, path)
-        steps = self._checked_steps(content["optimizer"]["state"], epoch * len(self.loader), path)
+        most = (epoch - 1) * self.schedule.epoch_steps + step
+        steps = self._checked_steps(content["optimizer"]["state"], most, path)
         if list(steps) != content["stepped"]:
             raise ValueError("what the optimizer keeps")
         learned.load_state_dict(content["tensors"])
@@ -295,7 +326,7 @@ class TrainingRun:
         self.scaler.load_state_dict(scale)
         if mean is not None:
             mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
-        self.done = _Progress(epoch, mean)
+        self.done = _Progress(ends[epoch, step], mean)
 
     def _checked_steps(self, steps: Mapping, most: int, path: Path) -> Mapping:
         """What the optimizer keeps of each parameter, by its place, after at most so many steps.

@@ -85,7 +85,8 @@ KEYS: dict[str, Key] = {
     "OPTIM.ADAM_BETA1": number(0.9, least=0, below=1),
     "OPTIM.ADAM_BETA2": number(0.999, least=0, below=1),
     "OPTIM.ADAM_EPS": number(1e-8, above=0),
-    "OPTIM.LR_SCHEDULER": choice("cosine"),
+    "OPTIM.LR_SCHEDULER": choice("cosine", "cosine_iterations"),  # by epoch, by step
+    "OPTIM.LR_MIN": number(0.0, least=0),  # what the cosine ends at
     "OPTIM.WARMUP_EPOCH": whole(0, -1),  # 0 or -1: none; at most MAX_EPOCH
     "OPTIM.WARMUP_TYPE": choice("constant", "linear"),  # linear only where there is none
     "OPTIM.WARMUP_CONS_LR": number(1e-5, least=0),

@@ -153,3 +153,10 @@ class Trainer(Method):
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.learned.parameters())
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The learned tensors in groups of one `rate_factor`, as torch's optimisers take them."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, tensor in self.learned.named_parameters():
+            groups.setdefault(self.rate_factor(name), []).append(tensor)
+        return [{"params": tensors, "factor": factor} for factor, tensors in groups.items()]

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from nerp.clip.layers import layer_norm
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import build_prompts
-from nerp.clip.towers import PromptTokens, layer_norm
+from nerp.clip.towers import PromptTokens
 from nerp.trainers.context import ContextOverWords
 from nerp.trainers.texts import mean_templates
 

@@ -112,7 +112,24 @@ class Method(ABC):
 
     def start_epoch(self, epoch: int) -> None:
         """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
-        run's seed and this alone, so that a resumed run draws the same."""
+        run's seed and this alone, so that a resumed run draws the same. Of a method that counts in
+        steps, the parts of epochs after which a state is kept are counted instead."""
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps a training has, of a method that counts in steps: its last epoch may end
+        in its middle, and the last batch of an epoch is kept where it is incomplete. None: a
+        training has OPTIM.MAX_EPOCH epochs."""
+        return None
+
+    def rate_factor(self, name: str) -> float:
+        """How many times the learning rate a learned tensor has, but in the warm-up."""
+        return 1.0
+
+    @property
+    def clip_norm(self) -> float:
+        """What norm the gradients of all learned tensors together are cut to; 0: they are not."""
+        return 0.0
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the steps of epoch 0, 1, ..., before its tensors are saved: for what changes

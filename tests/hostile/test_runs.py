@@ -153,21 +153,21 @@ def test_a_training_that_ends_in_its_last_test_only_tests_again(train, tmp_path,
 def test_a_damaged_state_is_refused_or_goes_on_to_the_same_model(train, tmp_path, monkeypatch):
     from nerp.engine import train as module
 
-    finish = module.TrainingRun._finish_epoch
+    finish = module.TrainingRun._finish
 
-    def stop(self, epoch):
-        finish(self, epoch)
+    def stop(self, stretch):
+        finish(self, stretch)
         raise KeyboardInterrupt
 
     assert train("whole")[0] == 0
     with monkeypatch.context() as patch:
-        patch.setattr(module.TrainingRun, "_finish_epoch", stop)
+        patch.setattr(module.TrainingRun, "_finish", stop)
         assert train("cut")[0] == 130
     state = tmp_path / "cut" / "training_state.pt"
     whole = state.read_bytes()
     content = torch.load(state, weights_only=True)
-    for change in ({"epoch": 999}, {"epoch": 0}, {"epoch": True}, {"epoch": "1"}, {"mean": 1},
-                   {"tensors": {}}, {"tensors": 3}, {"optimizer": {}}, {"scaler": []},
+    for change in ({"epoch": 999}, {"epoch": 0}, {"epoch": True}, {"epoch": "1"}, {"step": 1},
+                   {"mean": 1}, {"tensors": {}}, {"tensors": 3}, {"optimizer": {}}, {"scaler": []},
                    {"tensors": {"ctx": torch.full((4, 128), float("nan"))}}):
         torch.save(content | change, state)
         status, _, error = train("cut")
@@ -190,14 +190,14 @@ def test_a_state_of_another_form_is_refused_or_goes_on_the_same(
 ):
     from nerp.engine.train import TrainingRun
 
-    runs, finish = [], TrainingRun._finish_epoch
+    runs, finish = [], TrainingRun._finish
 
     def stop(run, *args):
         runs.append(run)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish_epoch", lambda *args: (finish(*args), stop(*args)))
+        patch.setattr(TrainingRun, "_finish", lambda *args: (finish(*args), stop(*args)))
         assert train("cut", "OPTIM.NAME", optimizer)[0] == 130
     monkeypatch.setattr(TrainingRun, "run", stop)
     status, _, error = train("cut", "OPTIM.NAME", optimizer)

@@ -56,15 +56,15 @@ def interrupted(nerp, small_run, tmp_path, monkeypatch):
     flags, opts = small_run
     command = ["train", "--trainer", "RESTORE", *flags, *opts, *golden_options("RESTORE"),
                "OPTIM.MAX_EPOCH", "4", "DATASET.SUBSAMPLE_CLASSES", "base"]
-    finish = TrainingRun._finish_epoch
+    finish = TrainingRun._finish
 
-    def interrupt(run, epoch):
-        finish(run, epoch)
-        if epoch == 1:
+    def interrupt(run, stretch):
+        finish(run, stretch)
+        if stretch.epoch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish_epoch", interrupt)
+        patch.setattr(TrainingRun, "_finish", interrupt)
         assert nerp(*command, "--output-dir", tmp_path / "cut")[0] == 130
     return command, tmp_path / "cut"
 
