@@ -11,14 +11,24 @@ from nerp.base import errors, registry
 from nerp.base.errors import NerpError
 
 if TYPE_CHECKING:
-    from nerp.api import Corrected, Features, Tested, Trained, correct, features, test, train
+    from nerp.api import (
+        Corrected,
+        Features,
+        Settings,
+        Tested,
+        Trained,
+        correct,
+        features,
+        test,
+        train,
+    )
 
 # The names under which code of one's own imports these two (docs/extending.md).
 sys.modules |= {f"{__name__}.errors": errors, f"{__name__}.registry": registry}
 
 __version__ = "0.1.0"
-__all__ = ["Corrected", "Features", "NerpError", "Tested", "Trained", "correct", "features",
-           "test", "train"]
+__all__ = ["Corrected", "Features", "NerpError", "Settings", "Tested", "Trained", "correct",
+           "features", "test", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ be done, with one line that says why.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.record_file import read_measured, read_record
 from nerp.engine.run import run_test, run_training
-from nerp.engine.tested import ModelFlags
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
-from nerp.settings.config import Request
 from nerp.settings.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
+from nerp.settings.resolve import Request, resolve
 
 Array = npt.NDArray[Any]
 
@@ -140,11 +139,48 @@ class Features:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The arguments that all calls share, as a command line has them."""
+class Settings:
+    """What a call asks for beside trainer, dataset and model; each call takes these by name, on
+    their own (`nerp.train("MMRL", "eurosat", shots=4)`) or on top of some (`nerp.train("MMRL",
+    "eurosat", settings, seed=2)`).
 
-    request: Request
-    progress: bool
+    Attributes:
+        config: a method configuration's file, in the folder or in the shipped configs/.
+        root: the folder that holds the datasets' folders.
+        classes: "all", "base" or "new"; "" is "new" for `correct` and "all" for the others.
+        task: "B2N", "CD" or "FS".
+        shots: training images per class, 0 for all.
+        seed: -1 draws one.
+        epoch: of the checkpoint that is tested; None for the newest.
+        output_dir: the run's folder; "" for its place below output/.
+        options: further configuration keys, such as {"OPTIM.MAX_EPOCH": 5}.
+        overwrite: replace what the folder holds of another run.
+        progress: print what is done.
+    """
+
+    config: str = ""
+    root: str = "data"
+    classes: str = ""
+    task: str = "B2N"
+    shots: int = 16
+    seed: int = 1
+    epoch: int | None = None
+    output_dir: str | Path = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    overwrite: bool = False
+    progress: bool = False
+
+    def request(self, trainer: str, dataset: str, model: "Trained | str | Path" = "") -> Request:
+        """The same as a command line asks for it."""
+        opts = {"TASK": self.task, "DATASET.NUM_SHOTS": self.shots,
+                "DATASET.SUBSAMPLE_CLASSES": self.classes or "all", **self.options}
+        return Request(
+            trainer, dataset, config_file=self.config, root=self.root, seed=self.seed,
+            output_dir=str(self.output_dir),
+            opts=[str(word) for pair in opts.items() for word in pair],
+            model_dir=str(model.path if isinstance(model, Trained) else model),
+            load_epoch=self.epoch,
+        )
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
@@ -153,111 +189,90 @@ class _Asked:
             yield
 
 
+_DEFAULTS = Settings()
+
+
 def train(
-    trainer: str, dataset: str, *, config: str = "", root: str = "data", classes: str = "all",
-    task: str = "B2N", shots: int = 16, seed: int = 1, output_dir: str | Path = "",
-    options: Mapping[str, object] | None = None, overwrite: bool = False, progress: bool = False,
+    trainer: str, dataset: str, settings: Settings = _DEFAULTS, **changes: Any
 ) -> Trained:
     """Train a method, save its checkpoint, and test it on the same classes.
 
     Args:
-        trainer: see `nerp methods`. dataset: a card's name, or the file of a card.
-        config: a method configuration's file, in the folder or in the shipped configs/.
-        root: the folder that holds the datasets' folders. classes: "all", "base" or "new".
-        task: "B2N", "CD" or "FS". shots: images a class, 0 for all. seed: -1 draws one.
-        output_dir: the run's folder; by default its place below output/.
-        options: further configuration keys, such as {"OPTIM.MAX_EPOCH": 5}.
-        overwrite: replace what the folder holds of another run. progress: print what it does.
+        trainer: see `nerp methods`.
+        dataset: a card's name, or the file of a card.
+        settings, changes: see `Settings`.
 
     Raises NerpError for whatever cannot be done.
     """
-    asked = _asked(trainer, dataset, config, root, classes, task, shots, seed, output_dir, options,
-                   progress)
-    with asked.heard():
-        path = run_training(asked.request, overwrite=overwrite)
+    settings = replace(settings, **changes)
+    with settings.heard():
+        path = run_training(settings.request(trainer, dataset), overwrite=settings.overwrite)
     record = read_record(path / RESULT_FILE)
     return Trained(path, record.get("accuracy"), record.get("macro_f1"),
                    record.get("per_class_accuracy", {}), record)
 
 
 def test(
-    trainer: str, dataset: str, model: Trained | str | Path = "", *, config: str = "",
-    root: str = "data", classes: str = "all", task: str = "B2N", shots: int = 16, seed: int = 1,
-    epoch: int | None = None, output_dir: str | Path = "",
-    options: Mapping[str, object] | None = None, overwrite: bool = False, progress: bool = False,
+    trainer: str, dataset: str, model: Trained | str | Path = "", settings: Settings = _DEFAULTS,
+    **changes: Any,
 ) -> Tested:
     """Test a model; one whose trainer's name ends in _NeRP is corrected (see `correct`).
 
     Args:
+        trainer, dataset: as in `train`.
         model: what `train` returned, or its folder; "" for a method that learns nothing.
-        epoch: of the checkpoint; by default the newest. The rest as in `train`.
+        settings, changes: see `Settings`.
 
     Raises NerpError for whatever cannot be done.
     """
-    asked = _asked(trainer, dataset, config, root, classes, task, shots, seed, output_dir, options,
-                   progress)
-    with asked.heard():
-        path = run_test(asked.request, _flags(model, epoch), save_logits=True, overwrite=overwrite)
+    settings = replace(settings, **changes)
+    with settings.heard():
+        path = run_test(settings.request(trainer, dataset, model), save_logits=True,
+                        overwrite=settings.overwrite)
     return _read(path, corrected=trainer.endswith(NERP_SUFFIX))
 
 
 def correct(
-    trainer: str, dataset: str, model: Trained | str | Path = "", *, config: str = "",
-    root: str = "data", classes: str = "new", task: str = "B2N", shots: int = 16, seed: int = 1,
-    epoch: int | None = None, output_dir: str | Path = "",
-    options: Mapping[str, object] | None = None, overwrite: bool = False, progress: bool = False,
+    trainer: str, dataset: str, model: Trained | str | Path = "", settings: Settings = _DEFAULTS,
+    **changes: Any,
 ) -> Corrected:
     """Test a model and correct its predictions with NeRP.
 
-    Args: trainer: with or without _NeRP. The rest as in `test`; options: NERP.RULE and the like.
+    Args:
+        trainer: with or without _NeRP.
+        dataset, model: as in `test`.
+        settings, changes: see `Settings`; options: NERP.RULE and the like.
 
     Raises NerpError for whatever cannot be done.
     """
-    result = test(
-        plain_name(trainer) + NERP_SUFFIX, dataset, model, config=config, root=root,
-        classes=classes, task=task, shots=shots, seed=seed, epoch=epoch, output_dir=output_dir,
-        options=options, overwrite=overwrite, progress=progress,
-    )
+    settings = replace(settings, **changes)
+    settings = replace(settings, classes=settings.classes or "new")
+    result = test(plain_name(trainer) + NERP_SUFFIX, dataset, model, settings)
     assert isinstance(result, Corrected)
     return result
 
 
 def features(
-    file: str | Path, trainer: str, dataset: str, model: Trained | str | Path = "", *,
-    config: str = "", root: str = "data", classes: str = "all", task: str = "B2N", shots: int = 16,
-    seed: int = 1, epoch: int | None = None, options: Mapping[str, object] | None = None,
-    progress: bool = False,
+    file: str | Path, trainer: str, dataset: str, model: Trained | str | Path = "",
+    settings: Settings = _DEFAULTS, **changes: Any,
 ) -> Features:
     """Write a model's image and text features of a split to an npz file.
 
-    Args: file: the npz. options: TEST.SPLIT names another split. The rest as in `test`.
+    Args:
+        file: the npz.
+        trainer, dataset, model: as in `test`.
+        settings, changes: see `Settings`; the option TEST.SPLIT names another split.
 
     Raises NerpError for whatever cannot be done.
     """
-    asked = _asked(trainer, dataset, config, root, classes, task, shots, seed, "", options,
-                   progress)
-    with asked.heard():
-        path = save_features(Path(file), asked.request, _flags(model, epoch))
+    settings = replace(settings, **changes)
+    with settings.heard():
+        path = save_features(Path(file), resolve(settings.request(trainer, dataset, model)))
     arrays = read_arrays(path, _FEATURES)
     return Features(
         path, arrays["image_features"], arrays["class_features"], arrays["frozen_class_features"],
         arrays["labels"], tuple(arrays["paths"].tolist()), tuple(arrays["classnames"].tolist()),
     )
-
-
-def _asked(
-    trainer: str, dataset: str, config: str, root: str, classes: str, task: str, shots: int,
-    seed: int, output_dir: str | Path, options: Mapping[str, object] | None, progress: bool,
-) -> _Asked:
-    opts = {"TASK": task, "DATASET.NUM_SHOTS": shots, "DATASET.SUBSAMPLE_CLASSES": classes,
-            **(options or {})}
-    words = [str(word) for pair in opts.items() for word in pair]
-    return _Asked(Request(trainer, dataset, config_file=config, root=root, seed=seed,
-                          output_dir=str(output_dir), opts=words), progress)
-
-
-def _flags(model: Trained | str | Path, epoch: int | None) -> ModelFlags:
-    return ModelFlags(str(model.path if isinstance(model, Trained) else model), epoch)
 
 
 def _read(path: Path, corrected: bool) -> Tested:

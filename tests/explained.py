@@ -16,7 +16,7 @@ from nerp.data.benchmark import Item
 from nerp.engine.correct import correction_record
 from nerp.engine.evaluate import result_record
 from nerp.engine.record import recording, save_predictions
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 NAMES = ["<script>alert(1)</script>", "salt & pepper", "\"double\" 'single'", "plain", "empty"]
 TEXT_PRIOR = [3.0, 1.0, 0.5, 0.0, -1.0]
@@ -80,8 +80,11 @@ class Page(HTMLParser):
 
 def make_run(directory, arrays, *, root="data", looked_at="nothing", options=OPTIONS):
     """A NeRP test's folder, written as `nerp test --save-logits` writes it."""
-    cfg = build_config(Request(trainer="MMRL_NeRP", dataset="eurosat", root=str(root), seed=3,
-                               opts=["DATASET.SUBSAMPLE_CLASSES", "new", *options]))
+    resolved = resolve(Request(
+        trainer="MMRL_NeRP", dataset="eurosat", root=str(root), seed=3,
+        output_dir=str(directory), opts=["DATASET.SUBSAMPLE_CLASSES", "new", *options],
+    ))
+    cfg = resolved.cfg
     logits, text, image = (torch.as_tensor(arrays[n], dtype=torch.float32)
                            for n in ("logits", "text", "image"))
     pairs = Pairs(torch.tensor(arrays["pairs"]), cfg.NERP.PAIRS, looked_at, "")
@@ -95,7 +98,7 @@ def make_run(directory, arrays, *, root="data", looked_at="nothing", options=OPT
     tested = SimpleNamespace(cfg=cfg, labels=labels, logits=logits, items=items,
                              bench=SimpleNamespace(classnames=names), directory=directory,
                              checkpoint="model.pth.tar-5")
-    with RunLog() as log, recording(log, directory, cfg) as record:
+    with RunLog() as log, recording(log, resolved) as record:
         record.update(result_record(labels, logits, names, correction), kind="test", epoch=5)
         record["nerp"] = correction_record(nerp, correction, tested)
         save_predictions(tested, nerp, correction)

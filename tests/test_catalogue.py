@@ -3,18 +3,22 @@
 import pytest
 
 from nerp.base.log import RunLog
+from nerp.base.paths import shipped_name
 from nerp.experiments.plan import Selection, plan
-from nerp.settings.catalogue import catalogue, complete, is_drawn, learns, methods
-from nerp.settings.config import Request, build_config, find_method_file, shipped_cards
+from nerp.settings.cards import find_method_file, shipped_cards
+from nerp.settings.catalogue import catalogue, is_drawn, learns, methods
 from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS
+from nerp.settings.resolve import Request, resolve
 
 
 def asked(trainer, dataset, *opts, model_dir="", **flags):
-    """The --config-file that is taken, and what is said of it."""
+    """The method configuration that is taken, and what is said of it."""
     with RunLog() as log:
-        request = complete(Request(trainer=trainer, dataset=dataset, opts=list(opts), **flags),
-                           str(model_dir))
-        return request.config_file, [record.getMessage() for record in log.buffer]
+        resolved = resolve(Request(trainer=trainer, dataset=dataset, opts=list(opts),
+                                   model_dir=str(model_dir), **flags))
+        said = [record.getMessage() for record in log.buffer]
+    return shipped_name(resolved.method_file) if resolved.method_file else "", \
+        [line for line in said if line.startswith("no --config-file")]
 
 
 @pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
@@ -37,7 +41,7 @@ def test_a_drawn_benchmark_has_tiny_whatever_is_asked(dataset):
         for task in ("B2N", "CD", "FS"):
             file, _ = asked(method, dataset, "TASK", task)
             assert file == f"configs/trainers/{method}/tiny.yaml"
-            assert build_config(Request(method, dataset, config_file=file))
+            assert resolve(Request(method, dataset, config_file=file))
 
 
 def test_a_test_takes_what_its_model_was_trained_with(tmp_path):
@@ -55,8 +59,10 @@ def test_a_test_takes_what_its_model_was_trained_with(tmp_path):
     assert file == "configs/trainers/MMA/vit_b16_ep1_cross_datasets.yaml"
 
 
-def test_what_is_given_stays_and_zero_shot_clip_needs_none():
-    assert asked("MMRL", "eurosat", config_file="mine.yaml") == ("mine.yaml", [])
+def test_what_is_given_stays_and_zero_shot_clip_needs_none(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("OPTIM: {MAX_EPOCH: 3}\n")
+    assert asked("MMRL", "eurosat", config_file=str(mine)) == (str(mine), [])
     assert asked("ZeroshotCLIP", "eurosat") == ("", [])
 
 

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from nerp.base.errors import NerpError
-from nerp.settings.config import get, keys, options_of, put
 from nerp.settings.defaults import default_config, key
 from nerp.settings.keys import as_key
+from nerp.settings.options import options_of
+from nerp.settings.tree import get, keys, put
 
 NAMES = list(keys(default_config()))
 # Any finite number is a meaning of these: logits, and factors of logits.

@@ -12,8 +12,11 @@ import pytest
 
 from nerp.base.paths import shipped
 from nerp.base.registry import TRAINERS
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import find_card, shipped_cards
 from nerp.settings.catalogue import config_name, methods
-from nerp.settings.config import Request, build_config, find_card, get, load_yaml, shipped_cards
+from nerp.settings.resolve import Request, resolve
+from nerp.settings.tree import get
 
 PUBLISHED = Path(__file__).parent / "published"
 FILES = [
@@ -72,9 +75,9 @@ def check(cfg, method, path, value):
 @pytest.mark.parametrize("file", CONFIGS)
 def test_every_published_configuration_ships_under_its_name(file):
     # A dataset without a row of its own in any of them.
-    cfg = build_config(Request(
+    cfg = resolve(Request(
         trainer=file.split("/")[0], dataset="imagenetv2", config_file=f"configs/trainers/{file}"
-    ))
+    )).cfg
     published = dict(CONFIGS[file])
     if published["INPUT"] == "COMMON":
         published["INPUT"] = COMMON_INPUT
@@ -90,10 +93,10 @@ def test_what_is_set_over_a_published_file_stands_in_ours(method, task):
     datasets = {load_yaml(path)["DATASET"]["NAME"] for path in shipped_cards().values()}
     for dataset in sorted(datasets):
         config = config_name(method, task, find_card(dataset).stem, 16)
-        cfg = build_config(Request(
+        cfg = resolve(Request(
             trainer=method, dataset=dataset,
             config_file=f"configs/trainers/{method}/{config}.yaml",
-        ))
+        )).cfg
         if config != "tiny":
             for name, value in (rows.get("all", {}) | rows.get(dataset, {})).items():
                 check(cfg, method, tuple(name.split(".")), value)
@@ -108,9 +111,9 @@ def test_a_protocol_runs_with_the_published_file_and_epochs(method, task):
     for dataset in ("imagenet", "sun397", "eurosat"):
         file = f"{method}/{config_name(method, task, dataset, published['shots'])}.yaml"
         assert file == published["config"]
-        cfg = build_config(Request(
+        cfg = resolve(Request(
             trainer=method, dataset=dataset, config_file=f"configs/trainers/{file}"
-        ))
+        )).cfg
         wanted = epochs
         if isinstance(epochs, dict):
             wanted = epochs.get(cfg.DATASET.NAME, epochs["all"])
@@ -135,15 +138,15 @@ REG_WEIGHTS = {
 @pytest.mark.parametrize("dataset", REG_WEIGHTS)
 def test_mmrl_has_settings_of_its_own_for_each_dataset(dataset):
     own = "vit_b16_imagenet" if dataset == "ImageNet" else "vit_b16"
-    node = build_config(Request(
+    node = resolve(Request(
         trainer="MMRL", dataset=dataset, config_file=f"configs/trainers/MMRL/{own}.yaml"
-    )).TRAINER.MMRL
+    )).cfg.TRAINER.MMRL
     width = 2048 if dataset == "EuroSAT" else 512
     assert dict(node, REG_WEIGHT=REG_WEIGHTS[dataset], REP_DIM=width) == node
-    cross = build_config(Request(
+    cross = resolve(Request(
         trainer="MMRL", dataset=dataset,
         config_file="configs/trainers/MMRL/vit_b16_cross_datasets.yaml",
-    )).TRAINER.MMRL
+    )).cfg.TRAINER.MMRL
     assert (cross.REG_WEIGHT, cross.REP_DIM) == (0.2, 512)
 
 
@@ -181,9 +184,9 @@ SIM_WEIGHTS = {
     ("vit_b16_cross_datasets", 32, 1),
 ])
 def test_anprompt_has_the_values_of_its_paper(name, batch, epochs, dataset):
-    cfg = build_config(Request(
+    cfg = resolve(Request(
         trainer="ANPrompt", dataset=dataset, config_file=f"configs/trainers/ANPrompt/{name}.yaml"
-    ))
+    )).cfg
     weight = {"vit_b16_imagenet": 0.5, "vit_b16_cross_datasets": 0.2}.get(name)
     node, optim = cfg.TRAINER.ANPROMPT, cfg.OPTIM
     found = [node.SIM_WEIGHT, node.N_TOKENS, node.THETA, optim.NAME, optim.LR, optim.MAX_EPOCH,

@@ -4,12 +4,12 @@ import pytest
 
 from nerp.base.errors import NerpError
 from nerp.files.yaml_file import load_yaml
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 
 def settings(trainer, *opts, dataset="eurosat", config_file=""):
-    return build_config(Request(trainer=trainer, dataset=dataset, config_file=str(config_file),
-                                opts=list(opts))).NERP
+    return resolve(Request(trainer=trainer, dataset=dataset, config_file=str(config_file),
+                                opts=list(opts))).cfg.NERP
 
 
 def test_a_published_row_is_taken_and_elsewhere_the_shift_is():

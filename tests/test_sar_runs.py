@@ -10,7 +10,7 @@ from nerp.base.errors import NerpError
 from nerp.engine.identity import digest
 from nerp.experiments.plan import Selection, plan
 from nerp.settings.catalogue import config_name
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_weights_are_by_method_dataset_and_shots(method, dataset, shots, weight)
     options = ["DATASET.NUM_SHOTS", str(shots)]
     given = [*options, "TRAINER.SAR.WEIGHT", "0.3"]
     found, of_command_line = (
-        build_config(Request(f"{method}_SAR", dataset, opts=opts)).TRAINER.SAR.WEIGHT
+        resolve(Request(f"{method}_SAR", dataset, opts=opts)).cfg.TRAINER.SAR.WEIGHT
         for opts in (options, given)
     )
     assert (found, of_command_line) == (weight, 0.3)
@@ -109,7 +109,7 @@ def test_weights_are_by_method_dataset_and_shots(method, dataset, shots, weight)
 
 def test_its_settings_decide_about_its_own_runs_alone():
     def of(trainer, *opts):
-        return digest(build_config(Request(trainer, "eurosat", opts=list(opts))))
+        return digest(resolve(Request(trainer, "eurosat", opts=list(opts))).cfg)
 
     samples = ("TRAINER.SAR.SAMPLES", "7")
     assert of("CoOp") == of("CoOp", *samples)

@@ -82,14 +82,13 @@ def translate(args: argparse.Namespace) -> list[str]:
 def describe(args: argparse.Namespace) -> None:
     """Read what --no-train asks for and print the configuration."""
     from nerp.data.benchmark import open_benchmark
-    from nerp.settings.catalogue import complete
-    from nerp.settings.config import Request, build_config
+    from nerp.settings.resolve import Request, resolve
 
-    cfg = build_config(complete(Request(
+    cfg = resolve(Request(
         trainer=args.trainer, dataset_config_file=args.dataset_config_file,
         config_file=args.config_file, root=args.root, seed=args.seed,
         output_dir=args.output_dir, opts=args.opts,
-    )))
+    )).cfg
     bench = open_benchmark(cfg)
     print(cfg.dump())
     print(f"{bench.name}: {len(bench.classnames)} classes; {len(bench.train)} training, "

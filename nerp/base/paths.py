@@ -24,6 +24,16 @@ def shipped(name: str) -> Path:
     return (checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE / "shipped") / name
 
 
+def shipped_name(path: str | os.PathLike[str]) -> str:
+    """A file of the folders that ship as it is typed (configs/trainers/MMRL/vit_b16.yaml); another
+    path as it is."""
+    path = Path(path)
+    for name in ("configs", "datasets"):
+        if path.is_relative_to(shipped(name)):
+            return str(name / path.relative_to(shipped(name)))
+    return str(path)
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on leaving without an error it becomes `path`.

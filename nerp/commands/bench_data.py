@@ -18,11 +18,10 @@ def main(args):
 
     from nerp.clip.model import pick_device
     from nerp.data.speed import measure
-    from nerp.engine.seed import run_config
     from nerp.engine.tested import run_benchmark
-    from nerp.settings.catalogue import complete
+    from nerp.settings.resolve import resolve
 
-    cfg = run_config(complete(request(args)))
+    cfg = resolve(request(args)).cfg
     device = pick_device(cfg.USE_CUDA)
     bench = run_benchmark(cfg, cfg.OUTPUT_DIR or "output")
     size = cfg.INPUT.SIZE[0]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import fitted
-from nerp.settings.config import Request, begins_pair
 from nerp.settings.defaults import KEYS
 from nerp.settings.keys import Key, whole
+from nerp.settings.options import begins_pair
+from nerp.settings.resolve import Request
 
 SEED = whole(1, 0, 2**63 - 1)
 
@@ -107,16 +108,13 @@ def draw(rows: list[list[str]], headers: list[str], least: int, **options) -> st
     return drawn(max(least, max(len(row[-1]) for row in rows) - excess))
 
 
-def model_flags(args: argparse.Namespace):
-    """Which checkpoint the parsed arguments mean."""
-    from nerp.engine.tested import ModelFlags
-
-    return ModelFlags(args.model_dir, args.load_epoch, cache=not args.no_cache)
-
-
 def request(args: argparse.Namespace) -> Request:
     """What the parsed arguments ask for."""
+    model = {} if "model_dir" not in args else {
+        "model_dir": args.model_dir, "load_epoch": args.load_epoch, "use_cache": not args.no_cache,
+    }
     return Request(
+        **model,
         trainer=args.trainer,
         dataset=args.dataset,
         dataset_config_file=args.dataset_config_file,

@@ -46,8 +46,8 @@ def whole_parser() -> argparse.ArgumentParser:
 def _say_what_completes(action: argparse.Action) -> None:
     import shtab
 
+    from nerp.settings.cards import shipped_cards
     from nerp.settings.catalogue import methods
-    from nerp.settings.config import shipped_cards
     from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS, SAR_SUFFIX
 
     if action.dest in _TRAINERS:

@@ -42,7 +42,7 @@ def add_arguments(parser):
 def main(args):
     from nerp.base.errors import NerpError
     from nerp.data.hub import PREFIX
-    from nerp.settings.config import find_card, open_card, shipped_cards
+    from nerp.settings.cards import find_card, open_card, shipped_cards
 
     if not args.names and args.action in ("prepare", "reference", *_OWN):
         what = "folder" if args.action in _OWN else "dataset"
@@ -107,7 +107,7 @@ def _fetch(args, name):
 def _write_card(args, directory, keys, licence):
     from nerp.data.benchmark import open_benchmark
     from nerp.data.own import describe, write_card
-    from nerp.settings.config import card_config
+    from nerp.settings.cards import card_config
 
     card = directory.with_name(f"{directory.name}.yaml")
     keys = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
@@ -180,7 +180,7 @@ def _prepare(args, cards):
 def _reference(args, cards):
     from nerp.data.benchmark import open_benchmark
     from nerp.data.reference import SIZE, cached_mean_image
-    from nerp.settings.config import find_card, open_card
+    from nerp.settings.cards import find_card, open_card
 
     for cfg in cards.values():
         name = cfg.DATASET.REFERENCE or cfg.DATASET.NAME

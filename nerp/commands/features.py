@@ -6,7 +6,7 @@ frozen_class_features [C, D], all of length 1, labels, paths and classnames; for
 
 import argparse
 
-from nerp.commands.common import add_model_arguments, add_run_arguments, model_flags, request
+from nerp.commands.common import add_model_arguments, add_run_arguments, request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,7 @@ def main(args: argparse.Namespace) -> None:
 
     from nerp.base.log import say_on_terminal
     from nerp.engine.features import save_features
+    from nerp.settings.resolve import resolve
 
     say_on_terminal()
-    save_features(Path(args.file), request(args), model_flags(args))
+    save_features(Path(args.file), resolve(request(args)))

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 @cache
 def import_everything() -> int:
     """Import what `nerp train` and `nerp test` do. Returns how many threads torch would use."""
-    for name in ("nerp.commands.train", "nerp.commands.test", "nerp.engine.distributed",
+    for name in ("nerp.commands.train", "nerp.commands.test", "nerp.base.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
                  "nerp.settings.catalogue", "torchvision.transforms", "torch._dynamo",
@@ -64,12 +64,12 @@ def read_backbone(argv: Sequence[str]) -> None:
     """Read the backbone of a run, once for all runs that follow."""
     from nerp.clip.model import read_ahead
     from nerp.commands.common import request
-    from nerp.settings.config import build_config
+    from nerp.settings.resolve import resolve
 
     with contextlib.suppress(Exception):  # the run meets it too, and says what it is
         command, parser = command_module(argv[0]), _Parser()
         add_arguments(parser, command)
-        backbone = build_config(request(parser.parse_intermixed_args(argv[1:]))).MODEL.BACKBONE
+        backbone = resolve(request(parser.parse_intermixed_args(argv[1:]))).cfg.MODEL.BACKBONE
         read_ahead(backbone.NAME, backbone.PATH, backbone.ACTIVATION)
 
 

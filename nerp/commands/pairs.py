@@ -12,7 +12,6 @@ import textwrap
 from nerp.commands.common import (
     add_model_arguments,
     add_run_arguments,
-    model_flags,
     request,
     terminal_width,
 )
@@ -34,10 +33,11 @@ def main(args: argparse.Namespace) -> None:
     from nerp.correction.pairs import find_pairs, listed_scores, strongest_pairs
     from nerp.correction.wrapper import make_clues
     from nerp.engine.correct import gather_material
-    from nerp.engine.tested import open_tested
+    from nerp.engine.tested import Tested
+    from nerp.settings.resolve import resolve
 
     say_on_terminal()
-    tested = open_tested(request(args), model_flags(args))
+    tested = Tested(resolve(request(args)))
     clues = make_clues(tested.trainer, tested.cfg, gather_material(tested))
     key = bundle_key(clues.dataset, clues.task)
     if args.action == "mine":

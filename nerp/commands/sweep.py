@@ -17,8 +17,8 @@ import sys
 import time
 
 from nerp.commands.common import argument, name, terminal_width
-from nerp.settings.config import begins_pair
 from nerp.settings.keys import whole
+from nerp.settings.options import begins_pair
 
 
 def add_arguments(parser):

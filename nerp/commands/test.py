@@ -4,7 +4,6 @@ from nerp.commands.common import (
     add_model_arguments,
     add_overwrite_argument,
     add_run_arguments,
-    model_flags,
     request,
 )
 
@@ -19,13 +18,13 @@ def add_arguments(parser):
 
 
 def main(args):
+    from nerp.base.distributed import processes
     from nerp.base.log import say_on_terminal
-    from nerp.engine.distributed import processes
     from nerp.engine.run import run_test
 
     with processes():
         say_on_terminal()
         run_test(
-            request(args), model_flags(args), save_logits=args.save_logits,
-            save_confusion=args.save_confusion, overwrite=args.overwrite,
+            request(args), save_logits=args.save_logits, save_confusion=args.save_confusion,
+            overwrite=args.overwrite,
         )

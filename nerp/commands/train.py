@@ -9,8 +9,8 @@ def add_arguments(parser):
 
 
 def main(args):
+    from nerp.base.distributed import processes
     from nerp.base.log import say_on_terminal
-    from nerp.engine.distributed import processes
     from nerp.engine.run import run_training
 
     with processes():

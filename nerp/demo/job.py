@@ -15,13 +15,13 @@ from nerp.correction.sweep import Sweep
 from nerp.engine.metrics import harmonic_mean
 from nerp.engine.run import run_test, run_training
 from nerp.engine.saved import SavedRun, load_run
-from nerp.engine.tested import ModelFlags
 from nerp.files.yaml_file import load_yaml
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 from nerp.settings import catalogue
-from nerp.settings.config import Request, find_method_file, shipped_cards
+from nerp.settings.cards import find_method_file, shipped_cards
 from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, run_dir
+from nerp.settings.resolve import Request
 
 ZERO_SHOT = "ZeroshotCLIP"
 
@@ -144,13 +144,11 @@ class Demo:
         self.corrected[trainer].append(runs)
 
     def _test(self, trainer: str, classes: str, seed: int, model_dir: Path | str = "") -> Path:
-        request = self._request(trainer, classes, "test", seed)
+        request = self._request(trainer, classes, "test", seed, str(model_dir))
         self._announce(f"test {trainer} on {'novel' if classes == 'new' else classes} classes, "
                        f"seed {seed}")
         return self._run(
-            lambda overwrite: run_test(
-                request, ModelFlags(str(model_dir)), save_logits=True, overwrite=overwrite
-            )
+            lambda overwrite: run_test(request, save_logits=True, overwrite=overwrite)
         )
 
     def _run(self, run: Callable[[bool], Path]) -> Path:
@@ -167,7 +165,9 @@ class Demo:
         self.done += 1
         self.tell(f"[{self.done}/{self.total}] {what}")
 
-    def _request(self, trainer: str, classes: str, phase: str, seed: int) -> Request:
+    def _request(
+        self, trainer: str, classes: str, phase: str, seed: int, model_dir: str = ""
+    ) -> Request:
         settings = self.settings
         directory = run_dir(
             settings.output, task="B2N", phase=phase, classes=classes, dataset=settings.dataset,
@@ -180,6 +180,7 @@ class Demo:
             root=settings.root,
             seed=seed,
             output_dir=str(directory),
+            model_dir=model_dir,
             opts=[
                 "TASK", "B2N",
                 "DATASET.NUM_SHOTS", "16",

@@ -32,11 +32,12 @@ from nerp.engine.correct import gather_material
 from nerp.engine.identity import digest
 from nerp.engine.metrics import asymmetry, confusion_matrix, spearman
 from nerp.engine.run import run_training
-from nerp.engine.tested import ModelFlags, Tested
+from nerp.engine.tested import Tested
 from nerp.files.json_file import read_json
 from nerp.settings import catalogue
-from nerp.settings.config import Request, build_config, find_method_file
+from nerp.settings.cards import find_method_file
 from nerp.settings.protocols import NERP_SUFFIX, run_dir
+from nerp.settings.resolve import Request, resolve
 
 METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
 BACKBONES = tuple(SHIPPED)
@@ -120,10 +121,9 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
                   backbone, "TEST.NO_TEST", "True"],
         )
 
-    test = request("new", "test")
-    cfg = build_config(test)
-    kept = Path(test.output_dir) / "study.json"
-    identity = digest(cfg)
+    test = resolve(request("new", "test"))
+    kept = test.directory / "study.json"
+    identity = digest(test.cfg)
     if kept.is_file():
         with contextlib.suppress(NerpError):  # a damaged one is measured anew
             record = read_json(kept)
@@ -132,11 +132,13 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
     model_dir = ""
     if TRAINERS[method].folder:
         model_dir = str(run_training(request("base", "train")))
-    flags = ModelFlags(model_dir)
-    base = Tested(build_config(request("base", "test")), flags, kept.parent)
+    base, novel = (
+        Tested(resolve(replace(request(part, "test"), model_dir=model_dir)))
+        for part in ("base", "new")
+    )
     record = {
         "identity": identity, "backbone": backbone, "dataset": dataset, "method": method,
-        "seed": seed, **measure(Tested(cfg, flags, kept.parent), backbone),
+        "seed": seed, **measure(novel, backbone),
         "base": _gains(base, gather_material(base), RULES_TRIED),
     }
     write_text(kept, json.dumps(record, indent=1) + "\n")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.distributed import agree, is_main
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.log import environment, say
 from nerp.base.paths import lock, replacing
@@ -25,7 +26,6 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item, images_digest
 from nerp.data.images import eval_identity
-from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import FEATURE_BATCH
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.files.digest import file_digest

@@ -17,8 +17,9 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
 from nerp.files.opening import read_text, reading
 from nerp.files.tensors import load_inert
-from nerp.settings.config import put
 from nerp.settings.protocols import plain_name
+from nerp.settings.resolve import Resolved
+from nerp.settings.tree import get
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
@@ -181,7 +182,7 @@ def _prefix(
 
 
 def load_trainer(
-    cfg: CfgNode, clip: Clip, classes: Classes, checkpoint: Checkpoint
+    resolved: Resolved, clip: Clip, classes: Classes, checkpoint: Checkpoint
 ) -> tuple[Trainer, list[str]]:
     """The trainer that `checkpoint` holds, and lines for the log.
 
@@ -191,6 +192,7 @@ def load_trainer(
 
     Raises NerpError where it is another method's, or a tensor is missing or of another shape.
     """
+    cfg = resolved.cfg
     wanted = plain_name(cfg.TRAINER.NAME)
     path = checkpoint.path
     if checkpoint.trainer != wanted:
@@ -200,19 +202,19 @@ def load_trainer(
         reason = method.refusal(checkpoint.tensors, clip)
     if reason:
         raise NerpError(f"{path}: {reason}")
-    cfg = cfg.clone()
-    cfg.defrost()
     settings = cfg.TRAINER[method.node]
     with reading(path, f"a checkpoint of {wanted}"):
         found = {**method.infer(checkpoint.tensors, settings, clip), **checkpoint.settings}
     notes = [f"{wanted} from {path}, epoch {checkpoint.epoch}"]
-    for key in method.carried(cfg.TASK):
-        if key in found:
-            full, before = f"TRAINER.{method.node}.{key}", settings[key]
-            put(cfg, full, found[key], str(path))
-            if settings[key] != before:
-                notes.append(f"{full} is {settings[key]!r} in the checkpoint, not {before!r}")
-    trainer = method(cfg, clip, classes)
+    carried = {f"TRAINER.{method.node}.{key}": found[key]
+               for key in method.carried(cfg.TASK) if key in found}
+    loaded = resolved.with_checkpoint(carried, path)
+    notes += [
+        f"{name} is {get(loaded.cfg, name)!r} in the checkpoint, not {get(cfg, name)!r} "
+        f"({resolved.origin(name)})"
+        for name in carried if get(loaded.cfg, name) != get(cfg, name)
+    ]
+    trainer = method(loaded.cfg, clip, classes)
     learned = trainer.learned.state_dict()
     missing = [name for name in learned if name not in checkpoint.tensors]
     if missing:

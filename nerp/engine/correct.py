@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nerp.base.distributed import main_first
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.correction.correction import REASONS, Correction
@@ -16,7 +17,6 @@ from nerp.correction.wrapper import Material, NeRP, build_nerp
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
-from nerp.engine.distributed import main_first
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested, is_corrected

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.distributed import interleave, rank, world_size
 from nerp.base.errors import NerpError
 from nerp.base.progress import progress
 from nerp.clip.model import Clip
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
-from nerp.engine.distributed import interleave, rank, world_size
 from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
 from nerp.trainers.base import Trainer
 

@@ -10,18 +10,18 @@ from nerp.base.paths import replacing
 from nerp.engine.checkpoint import check_finite
 from nerp.engine.correct import gather_material
 from nerp.engine.evaluate import encode_images
-from nerp.engine.tested import ModelFlags, open_tested
-from nerp.settings.config import Request
+from nerp.engine.tested import Tested
+from nerp.settings.resolve import Resolved
 
 
-def save_features(file: Path, request: Request, flags: ModelFlags) -> Path:
+def save_features(file: Path, resolved: Resolved) -> Path:
     """Write an npz with image_features [N, D], class_features and frozen_class_features [C, D],
     all of length 1, labels [N], paths [N] and classnames [C]; its path.
 
     Of a method whose class features depend on the image, those for the reference image are kept.
     Raises NerpError for a model or dataset that cannot be had.
     """
-    tested = open_tested(request, flags)
+    tested = Tested(resolved)
     trainer, cfg = tested.trainer, tested.cfg
     images = encode_images(
         trainer.image_features, trainer.clip, tested.items, tested.bench.image_dir, cfg

@@ -24,9 +24,9 @@ from nerp.engine.tested import Tested, is_corrected, tested_items
 from nerp.files.digest import content_digest, file_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
-from nerp.settings.config import get, keys
 from nerp.settings.defaults import key
 from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.settings.tree import get, keys
 
 # What does not change a run's numbers, and so is left out of its digest.
 _VOLATILE = (

@@ -6,14 +6,14 @@ import io
 import json
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from yacs.config import CfgNode
 
+from nerp.base.distributed import is_main
 from nerp.base.errors import NerpError, OtherRunError
 from nerp.base.log import RunLog, command_line, environment, revision, say
 from nerp.base.paths import clear_partials, holding, write_bytes, write_text
@@ -21,35 +21,17 @@ from nerp.base.printable import csv_cell, duration
 from nerp.clip.model import pick_device
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
-from nerp.engine.distributed import is_main
 from nerp.engine.history import METRICS_FILE
 from nerp.engine.identity import changes
 from nerp.engine.metrics import confusion_matrix
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE, forget_state
 from nerp.files.json_file import read_json
-from nerp.settings.config import Request, card_file
-from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE, run_dir
+from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE
+from nerp.settings.resolve import Resolved
 
 PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
-
-
-def output_dir(cfg: CfgNode, request: Request, phase: str) -> Path:
-    """--output-dir, or the run's place below `output/`."""
-    if cfg.OUTPUT_DIR:
-        return Path(cfg.OUTPUT_DIR).expanduser()
-    return run_dir(
-        "output",
-        task=cfg.TASK,
-        phase=phase,
-        classes=cfg.DATASET.SUBSAMPLE_CLASSES,
-        dataset=card_file(request).stem,
-        shots=cfg.DATASET.NUM_SHOTS,
-        trainer=cfg.TRAINER.NAME,
-        config=Path(request.config_file).stem if request.config_file else "default",
-        seed=cfg.SEED,
-    )
 
 
 def save_predictions(
@@ -90,12 +72,13 @@ def write_confusion(tested: Tested, correction: Correction | None) -> None:
 
 
 def is_finished(
-    directory: Path, identity: dict, cfg: CfgNode, overwrite: bool, wants: list[str] = ()
+    resolved: Resolved, identity: dict, overwrite: bool, wants: Sequence[str] = ()
 ) -> bool:
-    """Whether the folder holds this very run, finished; with `overwrite` it is emptied of it.
+    """Whether the run's folder holds this very run, finished; with `overwrite` it is emptied of it.
 
     Raises NerpError where it holds a finished run that was asked for differently.
     """
+    directory = resolved.directory
     result = directory / RESULT_FILE
     if overwrite:
         for name in (RESULT_FILE, STATE_FILE, PREDICTIONS_FILE, CONFUSION_FILE, METRICS_FILE,
@@ -111,7 +94,7 @@ def is_finished(
     found = found if isinstance(found, dict) else {}
     if found != identity:
         raise OtherRunError(f"{directory} holds a finished run of something else "
-                            f"({changes(directory, cfg, found, identity)}): give another "
+                            f"({changes(directory, resolved.cfg, found, identity)}): give another "
                             "--output-dir, or --overwrite to replace it")
     if all((directory / name).is_file() for name in wants):
         forget_state(directory)  # of a run that was killed when all was done
@@ -133,7 +116,7 @@ def claiming(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
+def recording(log: RunLog, resolved: Resolved) -> Iterator[dict]:
     """Log to the run's folder, and write result.json if the work ends without an error.
 
     Of several processes the main one does.
@@ -141,13 +124,15 @@ def recording(log: RunLog, directory: Path, cfg: CfgNode) -> Iterator[dict]:
     if not is_main():
         yield {}
         return
+    directory, cfg = resolved.directory, resolved.cfg
     device = pick_device(cfg.USE_CUDA)
     versions = environment(device)
     origin = {
         "command": command_line.get(), "revision": revision(), "start": _clock_time(log.start)
     }
     listing = "\n".join(f"{name}: {value}" for name, value in {**versions, **origin}.items())
-    log.write_to(directory, f"** Configuration **\n{cfg.dump()}\n** Environment **\n{listing}\n")
+    log.write_to(directory, f"** Configuration **\n{cfg.dump()}\n** Where it comes from **\n"
+                            f"{resolved.said()}\n\n** Environment **\n{listing}\n")
     write_text(directory / CONFIG_FILE, cfg.dump())
     record: dict = {
         "trainer": cfg.TRAINER.NAME,

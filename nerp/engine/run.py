@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from yacs.config import CfgNode
 
+from nerp.base.distributed import agree, is_main
 from nerp.base.errors import NerpError
 from nerp.base.log import RunLog, say
 from nerp.base.registry import TRAINERS
@@ -14,7 +14,6 @@ from nerp.correction.correction import Correction
 from nerp.data.benchmark import Benchmark, open_benchmark
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.correct import correction_record, open_nerp
-from nerp.engine.distributed import agree, is_main
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.identity import test_identity, training_identity
 from nerp.engine.record import (
@@ -22,14 +21,11 @@ from nerp.engine.record import (
     PREDICTIONS_FILE,
     claiming,
     is_finished,
-    output_dir,
     recording,
     save_predictions,
     write_confusion,
 )
-from nerp.engine.seed import run_config
 from nerp.engine.tested import (
-    ModelFlags,
     Tested,
     class_set,
     open_clip_model,
@@ -37,9 +33,8 @@ from nerp.engine.tested import (
     tested_items,
 )
 from nerp.engine.train import TrainingRun, forget_state
-from nerp.settings.catalogue import complete
-from nerp.settings.config import Request
 from nerp.settings.protocols import NERP_SUFFIX, trained_name
+from nerp.settings.resolve import Request, Resolved, resolve
 
 
 def run_training(request: Request, overwrite: bool = False) -> Path:
@@ -52,24 +47,24 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         raise NerpError(f"NeRP trains nothing: train {trained_name(request.trainer)}, then test "
                         f"{request.trainer} with --model-dir")
     with RunLog() as log:
-        request = complete(request)
-        cfg = run_config(request, anew=overwrite)
+        resolved = resolve(request, "train", anew=overwrite)
+        cfg, directory = resolved.cfg, resolved.directory
         if not TRAINERS[request.trainer].folder:
             raise NerpError(f"{request.trainer} learns nothing: nerp test --trainer "
                             f"{request.trainer}")
-        directory = output_dir(cfg, request, "train")
         bench = run_benchmark(cfg, directory)
         if not bench.train:
             raise NerpError(f"{bench.name}: the training split is empty")
         identity = training_identity(cfg, bench)
         with claiming(directory):
-            if agree(is_main() and is_finished(directory, identity, cfg, overwrite)):
+            if agree(is_main() and is_finished(resolved, identity, overwrite)):
                 return directory
-            _train(cfg, bench, directory, identity, log)
+            _train(resolved, bench, identity, log)
     return directory
 
 
-def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log: RunLog) -> None:
+def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) -> None:
+    cfg, directory = resolved.cfg, resolved.directory
     clip = open_clip_model(cfg)
     torch.manual_seed(cfg.SEED)
     trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, class_set(cfg, bench, seen=True))
@@ -79,7 +74,7 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
         say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
     training = TrainingRun(trainer, bench, cfg, directory, identity)
     training.resume()
-    with recording(log, directory, cfg) as record:
+    with recording(log, resolved) as record:
         path = training.run()
         say("Finish training")
         if not cfg.TEST.NO_TEST:
@@ -105,8 +100,8 @@ def _train(cfg: CfgNode, bench: Benchmark, directory: Path, identity: dict, log:
 
 
 def run_test(
-    request: Request, flags: ModelFlags, *, save_logits: bool = False,
-    save_confusion: bool = False, overwrite: bool = False,
+    request: Request, *, save_logits: bool = False, save_confusion: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Test a checkpoint (or zero-shot CLIP), corrected with NeRP where the name ends in _NeRP.
 
@@ -114,18 +109,17 @@ def run_test(
     is written before the work can begin.
     """
     with RunLog() as log:
-        request = complete(request, flags.model_dir)
-        cfg = run_config(request, anew=overwrite)
-        directory = output_dir(cfg, request, "test")
-        tested = Tested(cfg, flags, directory)
+        resolved = resolve(request, "test", anew=overwrite)
+        cfg, directory = resolved.cfg, resolved.directory
+        tested = Tested(resolved)
         checkpoint = tested.checkpoint
         identity = test_identity(tested)
         wanted = [PREDICTIONS_FILE] * save_logits + [CONFUSION_FILE] * save_confusion
         with claiming(directory):
-            if agree(is_main() and is_finished(directory, identity, cfg, overwrite, wanted)):
+            if agree(is_main() and is_finished(resolved, identity, overwrite, wanted)):
                 return directory
             nerp = open_nerp(tested)
-            with recording(log, directory, cfg) as record:
+            with recording(log, resolved) as record:
                 correction = None
                 if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
                     correction = (nerp.correct(tested.logits) if nerp

@@ -1,7 +1,6 @@
 """The model and the images of a test, opened as they are needed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,34 +18,26 @@ from nerp.data.selection import select_run
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
-from nerp.engine.seed import run_config
 from nerp.files.yaml_file import load_yaml
-from nerp.settings.catalogue import complete
-from nerp.settings.config import Request, find_card, merge
+from nerp.settings.cards import find_card
 from nerp.settings.defaults import KEYS
 from nerp.settings.protocols import NERP_SUFFIX, plain_name
+from nerp.settings.resolve import Resolved
+from nerp.settings.tree import merge
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
 CD_SOURCE = "ImageNet"  # the source of a checkpoint that does not name its own
 
 
-@dataclass
-class ModelFlags:
-    """Which checkpoint is meant (a run's folder, and an epoch unless the newest), and whether
-    logits of an earlier test of it may be used."""
-
-    model_dir: str = ""
-    load_epoch: int | None = None
-    cache: bool = True
-
-
 class Tested:
-    """A configuration's model under test, and the images it is tested on.
+    """A request's model under test, and the images it is tested on.
 
     Checkpoint and lists are read at once; backbone, trainer and logits when first asked for.
 
     Attributes:
+        resolved: what is tested. cfg: its configuration.
+        directory: the run's folder, for what cannot be kept beside the data.
         bench: the run's classes and images. items: the tested ones. labels: [N].
         source: the dataset that the model was trained on. source_card: its card's keys, as far
             as the checkpoint has them.
@@ -54,12 +45,11 @@ class Tested:
     Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split.
     """
 
-    def __init__(self, cfg: CfgNode, flags: ModelFlags, directory: Path):
-        """Args: directory: the run's folder, for what cannot be kept beside the data."""
-        self.cfg = cfg
-        self.flags = flags
-        self.directory = directory
-        self.checkpoint = open_checkpoint(cfg, flags)
+    def __init__(self, resolved: Resolved):
+        self.resolved = resolved
+        self.cfg = cfg = resolved.cfg
+        self.directory = directory = resolved.directory
+        self.checkpoint = open_checkpoint(resolved)
         self.source = (self.checkpoint and self.checkpoint.source) or CD_SOURCE
         self.source_card = self.checkpoint.card if self.checkpoint else {}
         self.bench = run_benchmark(cfg, directory)
@@ -73,7 +63,7 @@ class Tested:
         classes = class_set(self.cfg, self.bench, is_seen(self.cfg, self.source))
         if self.checkpoint is None:
             return TRAINERS[plain_name(self.cfg.TRAINER.NAME)](self.cfg, clip, classes)
-        trainer, notes = load_trainer(self.cfg, clip, classes, self.checkpoint)
+        trainer, notes = load_trainer(self.resolved, clip, classes, self.checkpoint)
         for note in notes:
             say(note)
         if self.checkpoint.substitute:
@@ -95,7 +85,7 @@ class Tested:
         """[N, C] in float32 on the CPU."""
 
         trainer, bench, items, cfg = self.trainer, self.bench, self.items, self.cfg
-        if not self.flags.cache:
+        if not self.resolved.request.use_cache:
             return compute_logits(trainer, items, bench.image_dir, cfg)
         path = self.checkpoint.path if self.checkpoint else None
         key = logits_key(trainer, path, bench, items, cfg)
@@ -129,22 +119,16 @@ class Tested:
         return Path(*(plain_name(p) if p == name else p for p in self.directory.parts))
 
 
-def open_tested(request: Request, flags: ModelFlags) -> Tested:
-    """The model and images that a command line means, for a command that records no run."""
-    cfg = run_config(complete(request, flags.model_dir))
-    return Tested(cfg, flags, Path(cfg.OUTPUT_DIR or "."))
-
-
-def open_checkpoint(cfg: CfgNode, flags: ModelFlags) -> Checkpoint | None:
+def open_checkpoint(resolved: Resolved) -> Checkpoint | None:
     """The checkpoint under test; None for a method that learns nothing."""
-    name = plain_name(cfg.TRAINER.NAME)
-    folder = TRAINERS[name].folder
+    name, request = resolved.cfg.TRAINER.NAME, resolved.request
+    plain = plain_name(name)
+    folder = TRAINERS[plain].folder
     if not folder:
         return None
-    if not flags.model_dir:
-        raise NerpError(f"{cfg.TRAINER.NAME} needs --model-dir, the --output-dir of its training "
-                        "run")
-    return read_checkpoint(checkpoint_file(flags.model_dir, folder, flags.load_epoch), name)
+    if not request.model_dir:
+        raise NerpError(f"{name} needs --model-dir, the --output-dir of its training run")
+    return read_checkpoint(checkpoint_file(request.model_dir, folder, request.load_epoch), plain)
 
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:

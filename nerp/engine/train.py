@@ -14,6 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from nerp.base.distributed import (
+    is_main,
+    main_first,
+    mean_over_processes,
+    rank,
+    world_size,
+)
 from nerp.base.errors import NerpError, OtherRunError
 from nerp.base.log import say
 from nerp.base.printable import duration
@@ -24,13 +31,6 @@ from nerp.engine.checkpoint import (
     checkpoint_file,
     save_checkpoint,
     save_tensors,
-)
-from nerp.engine.distributed import (
-    is_main,
-    main_first,
-    mean_over_processes,
-    rank,
-    world_size,
 )
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes

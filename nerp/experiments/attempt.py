@@ -23,7 +23,7 @@ from nerp.experiments.server import Server
 from nerp.files.digest import content_digest
 from nerp.files.json_file import is_number, read_json
 from nerp.files.opening import opened
-from nerp.settings.config import open_card
+from nerp.settings.cards import open_card
 from nerp.settings.protocols import RESULT_FILE
 
 LOG_FILE = "sweep.log"

@@ -11,6 +11,7 @@ from nerp.base.plugins import import_modules, load_named, named_files
 from nerp.base.registry import unknown
 from nerp.data.benchmark import dataset_folder
 from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import find_card, find_method_file, is_shipped, open_card
 from nerp.settings.catalogue import (
     catalogue,
     check_method,
@@ -20,8 +21,8 @@ from nerp.settings.catalogue import (
     learns,
     published_methods,
 )
-from nerp.settings.config import find_card, find_method_file, is_shipped, open_card, options_of
 from nerp.settings.defaults import KEYS, is_file_key
+from nerp.settings.options import options_of
 from nerp.settings.protocols import (
     NERP_SUFFIX,
     SAR_SUFFIX,

@@ -1,7 +1,7 @@
 """YAML files: plain values alone, and no more of them than the file has room for."""
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 
 import yaml
@@ -13,6 +13,7 @@ from nerp.files.opening import read_text, reading
 _LARGEST = 2**18  # bytes; the largest file that ships has a fortieth of it
 _MOST_VALUES = 100_000  # with every alias written out
 _DEEPEST = 50
+_MOST_KEPT = 100  # files whose lines are remembered
 
 
 def load_yaml(path: str | Path) -> dict:
@@ -31,6 +32,27 @@ def load_yaml(path: str | Path) -> dict:
         finally:
             loader.dispose()
         return dict(mapping(_plain(content), str(path)))
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def key_lines(path: str | Path) -> Mapping[str, int]:
+    """Full name (OPTIM.LR) -> the line that it stands in, for every key of a YAML file that
+    `load_yaml` reads; {} where it can no longer be read."""
+    try:
+        text = read_text(path, _LARGEST)
+        with reading(path, "a readable YAML file"):
+            root = yaml.compose(text, yaml.SafeLoader)
+            _check(root)
+    except NerpError:
+        return {}
+    return dict(_lines(root, ""))
+
+
+def _lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield f"{prefix}{name.value}", name.start_mark.line + 1
+            yield from _lines(value, f"{prefix}{name.value}.")
 
 
 def mapping(value: object, source: str) -> Mapping:

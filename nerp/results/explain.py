@@ -29,8 +29,8 @@ from nerp.engine.metrics import (
 from nerp.engine.record import CONFIG_FILE, PREDICTIONS_FILE
 from nerp.engine.saved import SavedRun, load_run
 from nerp.files.yaml_file import load_yaml, mapping
-from nerp.settings.config import merge, put
 from nerp.settings.defaults import default_config
+from nerp.settings.tree import merge, put
 
 KINDS = ("helped", "hurt", "neutral")
 # Keys that are looked up in a registry: of no use here, and maybe the user's own, not registered.

@@ -1,7 +1,6 @@
 """What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +10,7 @@ from nerp.base.log import say
 from nerp.base.paths import shipped
 from nerp.base.registry import REGISTERED, TRAINERS, unknown
 from nerp.files.yaml_file import load_yaml
-from nerp.settings.config import Request, card_file, find_card, options_of
-from nerp.settings.defaults import KEYS
+from nerp.settings.cards import find_card
 from nerp.settings.protocols import (
     CONFIG_FILE,
     NERP_SUFFIX,
@@ -103,37 +101,32 @@ def config_file(name: str, config: str) -> str:
     return f"configs/trainers/{plain_name(name)}/{config}.yaml"
 
 
-def complete(request: Request, model_dir: str = "") -> Request:
-    """`request` with the configuration that configs/experiments.yaml has for its method, protocol,
-    shots and the dataset trained on, where it names none; which one is said.
+def shipped_config(
+    name: str, task: str, shots: int, options: Mapping[str, str], card: Path, model_dir: str = "",
+) -> str:
+    """What --config-file would say for a run that names none: the configuration of its method,
+    protocol, shots and the dataset trained on; "" for none. Which one is said.
 
     Args:
-        model_dir: of the tested checkpoint, whose run says what it was trained on.
+        name: the method's own, with or without SAR. options: KEY VALUE pairs beside it.
+        card: of the dataset. model_dir: of the tested checkpoint, whose run says what it was
+            trained on.
     """
-    name = TRAINERS.canonical(trained_name(request.trainer))
-    if request.config_file:
-        return request
     if plain_name(name) not in methods():
         say(f"no --config-file, and configs/experiments.yaml has none for {name}: the defaults")
-        return request
-    options = options_of(request.opts)
-    task, shots = (
-        KEYS[key].read(options.get(key, KEYS[key].default), f"command line: {key}")
-        for key in ("TASK", "DATASET.NUM_SHOTS")
-    )
-    config = config_name(name, task, _trained_on(request, task, model_dir), shots, options)
+        return ""
+    config = config_name(name, task, _trained_on(card, task, model_dir), shots, options)
     if not config:
-        return request
+        return ""
     file = config_file(name, config)
     say(f"no --config-file: {file}")
-    return replace(request, config_file=file)
+    return file
 
 
-def _trained_on(request: Request, task: str, model_dir: str) -> str:
+def _trained_on(card: Path, task: str, model_dir: str) -> str:
     """The card of the dataset trained on: as the run in `model_dir` says, else by the protocol."""
-    tested = card_file(request).stem
     if not model_dir:
-        return tested
+        return card.stem
     there = Path(model_dir).expanduser()
     for folder in (there, *there.parents[:2]):  # a run's, its checkpoints', or one of these
         if (folder / CONFIG_FILE).is_file():
@@ -142,5 +135,5 @@ def _trained_on(request: Request, task: str, model_dir: str) -> str:
                 return find_card(str(node.get("NAME"))).stem if isinstance(node, Mapping) else ""
             except NerpError:  # a card of one's own
                 return ""
-    crossing = protocol(task).task == "CD" and not is_drawn(tested)
-    return catalogue()["protocols"]["cross_dataset"]["source"] if crossing else tested
+    crossing = protocol(task).task == "CD" and not is_drawn(card.stem)
+    return catalogue()["protocols"]["cross_dataset"]["source"] if crossing else card.stem

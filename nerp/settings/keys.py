@@ -37,7 +37,7 @@ class Key:
     accept: Callable[[object], object]
     is_file: bool = False
 
-    def read(self, value: object, where: str) -> object:
+    def read(self, value: object, where: object) -> object:
         """`value`, or what it says where it is a text, as the key keeps it.
 
         Raises NerpError, beginning with `where`, for one of another type or out of range.

@@ -15,7 +15,7 @@ from nerp.clip import backbones
 from nerp.clip.backbones import find_backbone, licence, model_config, reason_against, supported
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip, build_clip, normalise
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 CPU = torch.device("cpu")
 PLAIN = [name for name in open_clip.list_models()
@@ -182,7 +182,7 @@ def test_every_tag_has_its_own_activation_and_preprocessing(name):
 ])
 def test_the_configuration_follows_what_a_backbone_was_trained_with(name, key, value, caplog):
     with caplog.at_level("INFO", "nerp"):
-        cfg = build_config(Request("CoOp", "eurosat", opts=["MODEL.BACKBONE.NAME", name]))
+        cfg = resolve(Request("CoOp", "eurosat", opts=["MODEL.BACKBONE.NAME", name])).cfg
     assert cfg.INPUT[key] == value
     assert f"INPUT.{key} " in caplog.text and f"which {name} was trained with" in caplog.text
 

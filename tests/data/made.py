@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from nerp.data.benchmark import Item
-from nerp.settings.config import find_card, open_card
+from nerp.settings.cards import find_card, open_card
 
 # card -> the i-th class's name, and the i-th image of it, as the published split files have them.
 JSON_SPLITS = {

@@ -10,7 +10,7 @@ from conftest import write_eurosat
 from made import card, classnames_text, wnids, write
 from PIL import Image
 
-from nerp.settings.config import shipped_cards
+from nerp.settings.cards import shipped_cards
 
 SIZES = [60, 30, 30]  # of write_eurosat
 

@@ -10,7 +10,7 @@ import pytest
 
 from nerp.base.registry import LAYOUTS
 from nerp.data.sources import read_sources
-from nerp.settings.config import find_card, open_card, shipped_cards
+from nerp.settings.cards import find_card, open_card, shipped_cards
 from nerp.settings.defaults import default_config
 
 ROOT = Path(__file__).resolve().parents[2]

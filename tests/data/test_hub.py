@@ -8,7 +8,7 @@ from PIL import Image
 
 from nerp.data.benchmark import SPLITS, open_benchmark
 from nerp.data.decode import open_image
-from nerp.settings.config import open_card
+from nerp.settings.cards import open_card
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")

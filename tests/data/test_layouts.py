@@ -11,7 +11,8 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import DRAWN
 from nerp.data.benchmark import SPLITS, Item, open_benchmark
 from nerp.data.selection import class_half
-from nerp.settings.config import find_card, load_yaml, shipped_cards
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import find_card, shipped_cards
 
 
 def lists(bench):

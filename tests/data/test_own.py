@@ -10,7 +10,7 @@ from PIL import Image
 from nerp.base.errors import NerpError
 from nerp.data.benchmark import SPLITS, open_benchmark
 from nerp.data.own import doubts, look, stratified
-from nerp.settings.config import find_card, open_card
+from nerp.settings.cards import find_card, open_card
 
 
 def class_folders(root, count=10, names=("blue_jay", "crow", "dove", "owl")):

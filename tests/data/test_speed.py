@@ -8,16 +8,16 @@ import torch
 from nerp.base.errors import NerpError
 from nerp.data.speed import _drain, measure
 from nerp.engine.tested import run_benchmark
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 
 @pytest.fixture
 def cfg(eurosat_root):
-    return build_config(Request(
+    return resolve(Request(
         trainer="CoOp", dataset="eurosat", root=str(eurosat_root),
         opts=["DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "8",
               "DATALOADER.TEST.BATCH_SIZE", "7"],
-    ))
+    )).cfg
 
 
 def test_what_is_counted_is_what_came_after_the_first_batch(cfg, tmp_path):

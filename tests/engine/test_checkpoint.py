@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
+from settled import settled
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
@@ -39,7 +40,7 @@ def expected(method, which):
 def load(method, clip, checkpoint, which="new", cfg=None):
     cfg = cfg or golden_config()
     cfg.TRAINER.NAME = method
-    return load_trainer(cfg, clip, eurosat_classes(which), checkpoint)
+    return load_trainer(settled(cfg), clip, eurosat_classes(which), checkpoint)
 
 
 @pytest.mark.parametrize("which", ["base", "new"])

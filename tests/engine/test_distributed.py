@@ -67,7 +67,7 @@ def test_no_thread_of_the_group_outlives_it(tmp_path, monkeypatch):
     (tmp_path / "steps.py").write_text(
         "import torch\n"
         "from pathlib import Path\n"
-        "from nerp.engine.distributed import agree, is_main, processes\n"
+        "from nerp.base.distributed import agree, is_main, processes\n"
         "def running():\n"
         "    return {file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')}\n"
         "with processes():\n"

@@ -13,7 +13,7 @@ from nerp.base.errors import NerpError
 from nerp.data.benchmark import Item, images_digest
 from nerp.engine.identity import training_identity
 from nerp.engine.tested import run_benchmark
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def identity(root, tmp_path):
     def identity(trainer="CoOp", *opts, root=root):
         request = Request(trainer, "eurosat", root=str(root), opts=[
             "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", *map(str, opts)])
-        cfg = build_config(request)
+        cfg = resolve(request).cfg
         return training_identity(cfg, run_benchmark(cfg, tmp_path / "run"))
 
     return identity

@@ -10,8 +10,10 @@ from nerp.base.errors import NerpError
 from nerp.commands import test as test_command
 from nerp.commands import train as train_command
 from nerp.experiments.plan import Selection, check_data, parse, plan, read_selection
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import find_method_file, shipped_cards
 from nerp.settings.catalogue import catalogue, config_name, methods, published_methods
-from nerp.settings.config import Request, build_config, find_method_file, load_yaml, shipped_cards
+from nerp.settings.resolve import Request, resolve
 
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
@@ -138,7 +140,7 @@ def test_few_shot_promptsrc_has_two_aggregation_settings():
     late = set()
     for run in plan(Selection("few_shot", methods=("PromptSRC",), shots=(1,), seeds=(1,))):
         args = parsed(run.command)
-        cfg = build_config(Request(args.trainer, args.dataset, config_file=args.config_file))
+        cfg = resolve(Request(args.trainer, args.dataset, config_file=args.config_file)).cfg
         settings = (cfg.TRAINER.PROMPTSRC.GPA_MEAN, cfg.TRAINER.PROMPTSRC.GPA_STD)
         assert settings in ((30, 30), (45, 5))
         if settings == (45, 5):

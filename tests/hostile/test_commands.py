@@ -16,8 +16,8 @@ from nerp.base.registry import TRAINERS
 from nerp.data.benchmark import read_benchmark
 from nerp.data.sources import read_sources
 from nerp.engine.cache import read_kept
-from nerp.settings.config import dataset_defaults, open_card
-from nerp.settings.defaults import KEYS, _method_keys
+from nerp.settings.cards import open_card
+from nerp.settings.defaults import KEYS, _method_keys, dataset_defaults
 
 OPTIONS = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "1", "TRAINER.COOP.N_CTX", "4",
            "DATALOADER.TRAIN_X.BATCH_SIZE", "5"]

@@ -20,7 +20,7 @@ from nerp.data import listing
 from nerp.data.decode import open_image
 from nerp.data.listing import read_rows
 from nerp.engine.history import COLUMNS
-from nerp.settings.config import Request, build_config
+from nerp.settings.resolve import Request, resolve
 
 CONFIG = {
     "model_cfg": {
@@ -49,7 +49,7 @@ def take(name="hf-hub:a/b"):
     with bounded(seconds=30):
         try:
             find_backbone(name)
-            build_config(Request("ZeroshotCLIP", "eurosat", opts=["MODEL.BACKBONE.NAME", name]))
+            resolve(Request("ZeroshotCLIP", "eurosat", opts=["MODEL.BACKBONE.NAME", name]))
             build_clip(name, "", "auto", "fp32", torch.device("cpu"))
         except NerpError as error:
             assert is_one_line(error), error

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import shipped_cards
 from nerp.settings.catalogue import methods
-from nerp.settings.config import load_yaml, shipped_cards
 
 REPO = Path(__file__).parents[2]
 PAGES = ["README.md", "DATASETS.md",
@@ -38,11 +39,8 @@ def stand_in(name):
 
 def read(args):
     from nerp.commands.common import request
-    from nerp.settings.config import build_config
-    from nerp.engine.record import output_dir
-    from nerp.settings.catalogue import complete
-    asked = complete(request(args), getattr(args, "model_dir", ""))
-    directory = output_dir(build_config(asked), asked, cli.argv[0])
+    from nerp.settings.resolve import resolve
+    directory = resolve(request(args), cli.argv[0]).directory
     sys.argv[1:] = [*cli.argv, "--output-dir", str(directory)]
     runpy.run_path({str(STUB)!r}, run_name="__main__")
 

@@ -20,7 +20,7 @@ from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, TRAINERS
 from nerp.correction.references import Probe
 from nerp.data.benchmark import open_benchmark
 from nerp.demo import world
-from nerp.settings.config import open_card
+from nerp.settings.cards import open_card
 
 PAGE = "docs/extending.md"
 METHOD, SOURCE, REFERENCE, LAYOUT, BACKBONE, PYTHON = blocks(PAGE, "python")

@@ -13,7 +13,8 @@ from nerp.base.registry import TRAINERS
 from nerp.correction.wrapper import priors
 from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, learning_rate
-from nerp.settings.config import find_card, load_yaml
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import find_card
 from nerp.trainers.anprompt import ANPrompt
 from nerp.trainers.biomedcoop import BiomedCoOp
 from nerp.trainers.kgcoop import KgCoOp

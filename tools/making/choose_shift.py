@@ -39,9 +39,10 @@ from nerp.demo.study import ALL_REFERENCES, METHODS, ceiling
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
 from nerp.engine.run import run_training
-from nerp.engine.tested import ModelFlags, Tested
-from nerp.settings.config import Request, build_config, find_method_file
+from nerp.engine.tested import Tested
+from nerp.settings.cards import find_method_file
 from nerp.settings.protocols import NERP_SUFFIX
+from nerp.settings.resolve import Request, resolve
 
 NEUTRAL_PROMPTS = (
     "a photo.", "an image.", "a picture of something.", "a photo of a thing.", "photo"
@@ -85,21 +86,23 @@ def collect(args) -> None:
             model_dir = ""
             if TRAINERS[method].folder:
                 model_dir = str(run_training(_request(root, args, dataset, method, "base")))
-            request = _request(root, args, dataset, method + NERP_SUFFIX, "new")
-            arrays = measure(Tested(build_config(request), ModelFlags(model_dir), root))
+            request = _request(root, args, dataset, method + NERP_SUFFIX, "new", model_dir)
+            arrays = measure(Tested(resolve(request)))
             with replacing(kept) as partial, open(partial, "wb") as file:
                 np.savez(file, **arrays)
             print(kept, flush=True)
 
 
-def _request(root: Path, args, dataset: str, trainer: str, classes: str) -> Request:
+def _request(
+    root: Path, args, dataset: str, trainer: str, classes: str, model_dir: str = ""
+) -> Request:
     method = trainer.removesuffix(NERP_SUFFIX)
     backbone = "MODEL.BACKBONE.NAME" if args.backbone in SHIPPED else "MODEL.BACKBONE.PATH"
     output = root / "runs" / Path(args.backbone).stem / dataset / trainer / classes
     return Request(
         trainer=trainer, dataset=dataset, root=str(root / "data"), seed=1,
         config_file=str(find_method_file(f"configs/trainers/{method}/tiny.yaml")),
-        output_dir=str(output),
+        output_dir=str(output), model_dir=model_dir,
         opts=["TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES", classes, backbone, args.backbone,
               "TEST.NO_TEST", "True"],
     )

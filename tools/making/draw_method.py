@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 from nerp.data.decode import open_image
 from nerp.engine.run import run_test
-from nerp.engine.tested import ModelFlags
 from nerp.results.explain import KINDS, Explanation
 from nerp.results.plots import SETTINGS, STYLES, save_figure
-from nerp.settings.config import Request, find_method_file
+from nerp.settings.cards import find_method_file
+from nerp.settings.resolve import Request
 
 DATASET, FOLDER = "demo_landcover", "demo_landcover/images"
 SHOWN = 6  # training images in a row
@@ -45,7 +45,7 @@ def main() -> None:
             config_file=str(find_method_file("configs/trainers/ZeroshotCLIP/tiny.yaml")),
             opts=["TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES", "new"],
         ),
-        ModelFlags(), save_logits=True, overwrite=True,
+        save_logits=True, overwrite=True,
     )
     with matplotlib.rc_context(SETTINGS):
         figure = draw(Explanation(directory), Path(args.root))

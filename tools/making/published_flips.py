@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tabulate import tabulate
 
 from nerp.base.paths import shipped
-from nerp.settings.config import load_yaml
+from nerp.files.yaml_file import load_yaml
 from nerp.settings.defaults import default_config
 
 # What is counted: in words, and of a row's settings (the config node NERP).

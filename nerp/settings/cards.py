@@ -1,0 +1,110 @@
+"""Where dataset cards and method configurations lie, and what a card may say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from yacs.config import CfgNode as CN
+
+from nerp.base.errors import NerpError
+from nerp.base.paths import shipped
+from nerp.base.registry import unknown
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.defaults import dataset_defaults
+from nerp.settings.tree import merge, put
+
+
+def shipped_cards() -> dict[str, Path]:
+    """Card name (eurosat) -> file, for every card in `datasets/`."""
+    return {path.stem: path for path in sorted(shipped("datasets").glob("*.yaml"))}
+
+
+def is_shipped(card: Path) -> bool:
+    """Whether a card is one of those in `datasets/`."""
+    return shipped_cards().get(card.stem) == card
+
+
+def find_card(name: str) -> Path:
+    """The card called `name` by file or registry name (eurosat, EuroSAT), or the file of a card of
+    one's own (mine.yaml).
+
+    Raises NerpError, listing the cards, if there is none.
+    """
+    return find_card_file(name) if name.endswith((".yaml", ".yml")) else _find_shipped(name)
+
+
+def _find_shipped(name: str) -> Path:
+    cards = shipped_cards()
+    if name in cards:
+        return cards[name]
+    for path in cards.values():
+        if load_yaml(path)["DATASET"]["NAME"] == name:
+            return path
+    raise unknown("dataset", name, cards, own="give the file of its card, such as mine.yaml")
+
+
+def find_card_file(file: str) -> Path:
+    """The card behind `--dataset-config-file`.
+
+    A file that only names a dataset, as in CoOp's repositories, stands for the shipped card of
+    that name; so does a path such as configs/datasets/eurosat.yaml where no such file is.
+    """
+    path = Path(file)
+    if not path.exists():
+        if path.stem in shipped_cards():
+            return shipped_cards()[path.stem]
+        raise NerpError(f"{file}: no such dataset card, and none called {path.stem} ships: "
+                        f"{', '.join(shipped_cards())}")
+    node = load_yaml(path).get("DATASET")
+    if not isinstance(node, Mapping) or "NAME" not in node:
+        raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
+    return _find_shipped(node["NAME"]) if set(node) == {"NAME"} else path
+
+
+def open_card(file: Path, root: str) -> CN:
+    """A configuration that has the node DATASET alone: a card, and where its data are.
+
+    Cheaper than `resolve`, which knows every method. Raises NerpError as that does.
+    """
+    return card_config(read_card(file).get("DATASET", {}), root, str(file))
+
+
+def card_config(keys: object, root: str, source: str) -> CN:
+    """`open_card` of a card's keys below DATASET, that are from `source`."""
+    cfg = CN({"DATASET": dataset_defaults()})
+    merge(cfg, {"DATASET": keys}, source)
+    put(cfg, "DATASET.ROOT", root, "command line")
+    check_card(cfg, source)
+    cfg.freeze()
+    return cfg
+
+
+def check_card(cfg: CN, source: str) -> None:
+    """Raise NerpError for a card, read from `source`, without a name."""
+    if not cfg.DATASET.NAME:
+        raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
+
+
+def read_card(file: Path) -> dict:
+    """A card's content. Raises NerpError for one that says where this machine has its files: that
+    is for the command line, whoever wrote the card."""
+    content = load_yaml(file)
+    node = content.get("DATASET")
+    said = {*content, *(f"DATASET.{name}" for name in node or () if isinstance(node, Mapping))}
+    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
+        if name in said:
+            raise NerpError(f"{file}: {name}: a dataset card does not say this; {flag} does")
+    return content
+
+
+def find_method_file(file: str) -> Path:
+    """The method configuration behind `--config-file`: that path, or the same below the shipped
+    `configs/`. Raises NerpError where neither exists, listing what the folder has."""
+    path = Path(file)
+    parts = path.parts[1:] if path.parts and path.parts[0] == "configs" else path.parts
+    candidates = (path, shipped("configs").joinpath(*parts))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    there = sorted(p.name for p in candidates[-1].parent.glob("*.yaml"))
+    listing = f" {candidates[-1].parent} has: {', '.join(there)}" if there else ""
+    raise NerpError(f"{file}: no such method configuration.{listing}")

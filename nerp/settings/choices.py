@@ -1,0 +1,94 @@
+"""What the published tables decide where the user does not: NeRP's rule and settings, SAR's λ."""
+
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.paths import shipped
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.defaults import key
+from nerp.settings.options import RELEASE_NAMES
+from nerp.settings.protocols import plain_name, protocol
+from nerp.settings.tree import AUTOMATIC, COMMAND_LINE, PUBLISHED, Draft, Origin, get, leaves
+
+# Keys that only one rule reads: to give one is to ask for that rule.
+_OF_THE_FLIP = {*RELEASE_NAMES.values(), "NERP.THRESHOLDS"}
+_OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
+_OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
+# λ of SAR: the key, the file with the values by method and dataset, what they were chosen with.
+_SAR_WEIGHT = "TRAINER.SAR.WEIGHT"
+_SAR_FILE = "sar.yaml"
+_SAR_SHOTS = 16
+
+
+def settle_rule(draft: Draft, trainer: str) -> None:
+    """Turn NERP.RULE auto into the rule it stands for, and fill in a flip's published settings.
+
+    Auto is the flip where one of its own keys was asked for, or where its settings are published
+    for this method, dataset and protocol and asked for; else the shift. The command line keeps
+    what it says.
+    """
+    cfg = draft.cfg
+    nerp, where = cfg.NERP, f"{trainer} on {cfg.DATASET.NAME} ({protocol(cfg.TASK).name})"
+    file = shipped("configs").joinpath("nerp", trainer, f"{protocol(cfg.TASK).name}.yaml")
+    row = (load_yaml(file) if file.is_file() else {}).get(cfg.DATASET.NAME)
+    published = nerp.THRESHOLDS == "published"
+    if nerp.RULE == "auto":
+        flips = _asked_for_flip(draft)
+        shifts = _asked(draft) & _OF_A_SHIFT
+        rule = "flip" if flips or published and row and not shifts else "shift"
+        draft.put("NERP.RULE", rule, Origin(AUTOMATIC))
+        if flips:
+            say(f"NeRP: {min(flips)} is a key of the flip, so the rule is the flip (NERP.RULE)")
+        elif rule == "shift" and published:
+            say(f"NeRP: no published settings for {where}; the rule is the automatic shift")
+    if nerp.RULE == "flip" and published:
+        if row:
+            say(f"NeRP: the published settings for {where}")
+            _take_row(draft, row, Origin(PUBLISHED, str(file), cfg.DATASET.NAME))
+        else:
+            draft.put("NERP.THRESHOLDS", "default", Origin(AUTOMATIC))
+            say(f"NeRP: no published settings for {where}; the defaults apply")
+
+
+def _asked(draft: Draft) -> set[str]:
+    return {name for name, origin in draft.origins.items() if origin.is_asked}
+
+
+def _asked_for_flip(draft: Draft) -> set[str]:
+    """The given keys that ask for the flip. Raises NerpError where others ask for a shift."""
+    given = _asked(draft)
+    shifts, flips = given & _OF_A_SHIFT, given & (_OF_THE_FLIP | _OF_PAIRS)
+    if draft.cfg.NERP.THRESHOLDS == "calibrated":
+        flips -= {"NERP.THRESHOLDS"}  # a shift can be calibrated too
+    if shifts:
+        flips -= _OF_PAIRS  # NERP.SCOPE pairs reads them too
+    if shifts and flips:
+        raise NerpError(f"{min(flips)} is the flip's and {min(shifts)} a shift's: say which is "
+                        "meant, NERP.RULE flip or NERP.RULE shift")
+    return flips
+
+
+def _take_row(draft: Draft, row: object, origin: Origin) -> None:
+    """Put a published row on top of all but the command line, and say what it replaces."""
+    for name, value in leaves(row, str(origin)):
+        if draft.origin(name).kind == COMMAND_LINE:
+            continue
+        before, old = get(draft.cfg, name), draft.origin(name)
+        draft.put(name, value, origin)
+        if before not in (key(name).default, get(draft.cfg, name)):
+            say(f"{name} {before} gives way to {get(draft.cfg, name)}, the published one ({before} "
+                f"is from {old}; NERP.THRESHOLDS default keeps it)")
+
+
+def settle_weight(draft: Draft, trainer: str) -> None:
+    """Fill in SAR's weight for this method, dataset and number of training images, unless the user
+    gave one."""
+    if draft.origin(_SAR_WEIGHT).is_asked:
+        return
+    file, cfg = shipped("configs") / _SAR_FILE, draft.cfg
+    tables = load_yaml(file)
+    entry = plain_name(trainer) if plain_name(trainer) in tables else "default"
+    row = tables[entry]
+    few = "fewer_shots" if 0 < cfg.DATASET.NUM_SHOTS < _SAR_SHOTS and row.get("fewer_shots") else ""
+    name = few or cfg.DATASET.NAME
+    if row.get(name):
+        draft.put(_SAR_WEIGHT, row[name], Origin(PUBLISHED, str(file), f"{entry}.{name}"))

@@ -1,0 +1,44 @@
+"""The words of a command line: KEY VALUE and KEY=VALUE pairs, by our names of the keys."""
+
+from collections.abc import Sequence
+
+from nerp.base.errors import NerpError
+from nerp.settings.defaults import KEYS
+
+# What the NeRP release calls its settings -> what they are called here.
+RELEASE_NAMES = {
+    **{f"TEST.{name}": f"NERP.{name}" for name in (
+        "TAU", "THRES", "RESIDUAL_TEXT_PRIOR", "RESIDUAL_IMAGE_PRIOR", "FLIP_RULE",
+        "FLIP_BY_PROB", "FLIP_BY_ENTROPY", "ENTROPY_THRES",
+    )},
+    "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
+    "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
+}
+# What the name of a key begins with.
+_NODES = {name.partition(".")[0] for name in KEYS}
+
+
+def own_name(name: str) -> str:
+    """The key that `name` stands for: the NeRP release has other names for some."""
+    return RELEASE_NAMES.get(name, name)
+
+
+def options_of(opts: Sequence[str], where: str = "command line") -> dict[str, str]:
+    """Key -> value of KEY VALUE and KEY=VALUE, by our names. Raises NerpError for half a pair."""
+    found = {}
+    rest = iter(opts)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not equals:
+            after = next(rest, None)
+            if after is None:
+                raise NerpError(f"{where}: expected KEY VALUE pairs, found {' '.join(opts)!r}")
+            value = after
+        found[own_name(name)] = value
+    return found
+
+
+def begins_pair(word: str) -> bool:
+    """Whether a word of a command line is KEY or KEY=VALUE, and no name, file or number."""
+    top, *rest = word.partition("=")[0].split(".")
+    return top in _NODES and all(part[:1].isupper() for part in rest)

@@ -1,0 +1,266 @@
+"""What a request comes to: `resolve` is called once per run, and everything after takes its value.
+
+Later layers win: defaults, dataset card, method configuration (then its PER_DATASET row), the
+command line; then what nobody gave is filled in from the published tables (NeRP's settings, SAR's
+weight) and from what the backbone was trained with. Key names are those of CoOp's family of
+repositories wherever those have one.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yacs.config import CfgNode as CN
+
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.registry import TRAINERS
+from nerp.files.yaml_file import load_yaml, mapping
+from nerp.settings.cards import (
+    check_card,
+    find_card,
+    find_card_file,
+    find_method_file,
+    read_card,
+    shipped_cards,
+)
+from nerp.settings.catalogue import shipped_config
+from nerp.settings.choices import settle_rule, settle_weight
+from nerp.settings.defaults import KEYS, key
+from nerp.settings.options import options_of
+from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, run_dir, trained_name
+from nerp.settings.tree import (
+    BACKBONE,
+    CARD,
+    CHECKPOINT,
+    COMMAND_LINE,
+    DEFAULT,
+    METHOD,
+    Draft,
+    Origin,
+    get,
+    keys,
+    put,
+)
+
+
+@dataclass
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        model_dir, load_epoch: which checkpoint is meant: a run's folder, and an epoch unless the
+            newest. use_cache: whether logits of an earlier test of it may be used.
+        opts: KEY VALUE pairs. The rest is as in `nerp test --help`; "" and None: not given.
+    """
+
+    trainer: str
+    dataset: str = ""
+    dataset_config_file: str = ""
+    config_file: str = ""
+    root: str = ""
+    seed: int | str | None = None
+    output_dir: str = ""
+    opts: list[str] = field(default_factory=list)
+    model_dir: str = ""
+    load_epoch: int | None = None
+    use_cache: bool = True
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a request comes to.
+
+    Attributes:
+        request: what was asked for. cfg: the frozen configuration.
+        card: the dataset card's file. method_file: the method configuration's, None where there is
+            none.
+        directory: the run's folder.
+        origins: by key, where its value comes from; a key that is not in it is at its default.
+    """
+
+    request: Request
+    cfg: CN
+    card: Path
+    method_file: Path | None
+    directory: Path
+    origins: Mapping[str, Origin]
+
+    def origin(self, name: str) -> Origin:
+        """Where a key's value comes from."""
+        return self.origins.get(name, Origin(DEFAULT))
+
+    def listing(self) -> Iterator[tuple[str, object, Origin]]:
+        """(key, value, where it comes from) of every key that is read in this run: those of other
+        methods are left out."""
+        node = TRAINERS[trained_name(self.cfg.TRAINER.NAME)].node
+        others = {f"TRAINER.{TRAINERS[name].node}" for name in TRAINERS.names()}
+        others -= {f"TRAINER.{node}"}
+        for name in keys(self.cfg):
+            if name.rpartition(".")[0] not in others:
+                yield name, get(self.cfg, name), self.origin(name)
+
+    def said(self) -> str:
+        """The keys that are not at their defaults, a line each, with where they come from."""
+        return "\n".join(f"{name}: {value}  ({origin})" for name, value, origin in self.listing()
+                         if origin.kind != DEFAULT)
+
+    def with_checkpoint(self, values: Mapping[str, object], path: Path) -> "Resolved":
+        """The same with keys as a checkpoint has them. Raises NerpError, naming the file, for a
+        value that its key does not take."""
+        cfg, origin = self.cfg.clone(), Origin(CHECKPOINT, str(path))
+        cfg.defrost()
+        for name, value in values.items():
+            put(cfg, name, value, path)
+        cfg.freeze()
+        origins = {**self.origins, **dict.fromkeys(values, origin)}
+        return Resolved(self.request, cfg, self.card, self.method_file, self.directory, origins)
+
+
+def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
+    """What `request` comes to.
+
+    Args:
+        phase: "train" or "test": the run's folder is its place below output/ unless one is given;
+            "" for a command that records no run, whose folder is the current one.
+        anew: whether the run is to begin anew, with another seed where SEED is -1.
+
+    Raises NerpError for an unknown trainer, dataset, file or key, or a value that a key does not
+    take.
+    """
+    trainer = TRAINERS.canonical(trained_name(request.trainer))
+    corrected = request.trainer.endswith(NERP_SUFFIX)
+    options = options_of(request.opts)
+    card = _card(request)
+    method_file = _method_file(request, trainer, options, card)
+
+    draft = Draft()
+    draft.merge(read_card(card), Origin(CARD, str(card)))
+    check_card(draft.cfg, str(card))
+    if method_file:
+        _merge_method(draft, method_file)
+    _merge_command_line(draft, request, options)
+    draft.put("TRAINER.NAME", trainer + NERP_SUFFIX * corrected, Origin(COMMAND_LINE))
+    if corrected:
+        settle_rule(draft, trainer)
+    if trainer.endswith(SAR_SUFFIX):
+        settle_weight(draft, trainer)
+    _follow_backbone(draft)
+    _check(draft.cfg)
+    if draft.cfg.SEED < 0:
+        _draw_seed(draft, anew)
+    draft.cfg.freeze()
+    directory = _directory(draft.cfg, card, method_file, phase)
+    return Resolved(request, draft.cfg, card, method_file, directory, draft.origins)
+
+
+def _card(request: Request) -> Path:
+    """The dataset card a command line asks for. Raises NerpError if it asks for none."""
+    if request.dataset_config_file:
+        return find_card_file(request.dataset_config_file)
+    if request.dataset:
+        return find_card(request.dataset)
+    raise NerpError("which dataset? --dataset NAME, or the FILE of a card of your own; there are: "
+                    + ", ".join(shipped_cards()))
+
+
+def _method_file(
+    request: Request, trainer: str, options: Mapping[str, str], card: Path
+) -> Path | None:
+    """The method configuration: the one given, else the one that ships for this run."""
+    if request.config_file:
+        return find_method_file(request.config_file)
+    task, shots = (
+        KEYS[name].read(options.get(name, KEYS[name].default), f"command line: {name}")
+        for name in ("TASK", "DATASET.NUM_SHOTS")
+    )
+    file = shipped_config(trainer, task, shots, options, card, request.model_dir)
+    return find_method_file(file) if file else None
+
+
+def _merge_method(draft: Draft, path: Path) -> None:
+    """A method configuration, and its row for the card's dataset."""
+    layer, name = load_yaml(path), draft.cfg.DATASET.NAME
+    entry = f"PER_DATASET.{name}"
+    rows = mapping(layer.pop("PER_DATASET", {}), f"{path}, PER_DATASET")
+    draft.merge(layer, Origin(METHOD, str(path)))
+    draft.merge(mapping(rows.get(name, {}), f"{path}, {entry}"), Origin(METHOD, str(path), entry))
+
+
+def _merge_command_line(draft: Draft, request: Request, options: Mapping[str, str]) -> None:
+    """The flags, and on top of them the KEY VALUE pairs."""
+    given = {"SEED": request.seed, "OUTPUT_DIR": request.output_dir, "DATASET.ROOT": request.root}
+    flags = {name: value for name, value in given.items() if value not in (None, "")}
+    for name, value in {**flags, **options}.items():
+        draft.put(name, value, Origin(COMMAND_LINE))
+
+
+def _follow_backbone(draft: Draft) -> None:
+    """Let INPUT say of the images what the backbone was trained with, where open_clip knows it."""
+    if ":" not in draft.cfg.MODEL.BACKBONE.NAME:
+        return
+    from nerp.clip.backbones import find_backbone
+
+    backbone = find_backbone(draft.cfg.MODEL.BACKBONE.NAME)
+    for name, value in backbone.inputs.items():
+        before, old = get(draft.cfg, name), draft.origin(name)
+        draft.put(name, value, Origin(BACKBONE))
+        if get(draft.cfg, name) != before:
+            say(f"{name} {before} gives way to {get(draft.cfg, name)}, which {backbone.name} was "
+                f"trained with ({before} is from {old})")
+
+
+def _check(cfg: CN) -> None:
+    """What keys must be to each other; what each takes by itself is in `nerp.settings.defaults`."""
+    optim = cfg.OPTIM
+    if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
+        raise NerpError(f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}; it takes at most the number "
+                        f"of epochs, OPTIM.MAX_EPOCH {optim.MAX_EPOCH}")
+    if optim.WARMUP_EPOCH > 0 and optim.WARMUP_TYPE != "constant":
+        raise NerpError("OPTIM.WARMUP_TYPE: only a constant warm-up is implemented")
+    low, high = cfg.INPUT.RRCROP_SCALE
+    if low > high:
+        raise NerpError(f"INPUT.RRCROP_SCALE is {cfg.INPUT.RRCROP_SCALE}; the smaller share of the "
+                        "image comes first")
+
+
+def _draw_seed(draft: Draft, anew: bool) -> None:
+    """SEED -1: no seed is fixed, so one is drawn, said and recorded; the record repeats the run.
+
+    A run that was interrupted in the same folder goes on with the seed that it drew, unless it is
+    to begin `anew`.
+    """
+    from nerp.base.distributed import agree
+
+    folder = draft.cfg.OUTPUT_DIR
+    kept = None if anew or not folder else _kept_seed(Path(folder).expanduser() / CONFIG_FILE)
+    drawn = agree(secrets.randbelow(2**31) if kept is None else kept)
+    draft.put("SEED", drawn, draft.origin("SEED"))
+    how = "drawn for this run" if kept is None else "the one that the run in this folder drew"
+    say(f"SEED -1: the seed is {drawn}, {how}; --seed {drawn} repeats it")
+
+
+def _kept_seed(file: Path) -> int | None:
+    try:
+        seed = load_yaml(file).get("SEED") if file.is_file() else None
+        return None if seed is None else key("SEED").read(seed, file)
+    except NerpError:
+        return None
+
+
+def _directory(cfg: CN, card: Path, method_file: Path | None, phase: str) -> Path:
+    """--output-dir, or the run's place below `output/`."""
+    if cfg.OUTPUT_DIR or not phase:
+        return Path(cfg.OUTPUT_DIR or ".").expanduser()
+    return run_dir(
+        "output",
+        task=cfg.TASK,
+        phase=phase,
+        classes=cfg.DATASET.SUBSAMPLE_CLASSES,
+        dataset=card.stem,
+        shots=cfg.DATASET.NUM_SHOTS,
+        trainer=cfg.TRAINER.NAME,
+        config=method_file.stem if method_file else "default",
+        seed=cfg.SEED,
+    )

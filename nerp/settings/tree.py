@@ -1,0 +1,164 @@
+"""A configuration as a tree of keys: reading one, setting one, putting a file's layer on top."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from yacs.config import CfgNode as CN
+
+from nerp.base.errors import NerpError
+from nerp.base.paths import shipped_name
+from nerp.base.printable import brief
+from nerp.base.registry import unknown
+from nerp.files.yaml_file import key_lines, mapping
+from nerp.settings.defaults import default_config, key
+from nerp.settings.options import RELEASE_NAMES, own_name
+
+# Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
+_ELSEWHERE = {
+    "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
+                             "(per_class_accuracy)",
+    "TEST.COMPUTE_CMAT": "nerp test --save-confusion writes the confusion matrix to confusion.csv",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a key's value comes from; as a text, what a message or a listing says of it.
+
+    Attributes:
+        kind: one of the constants below. file: the YAML file or checkpoint; "" for none.
+        entry: what the key's name stands below in that file (PER_DATASET.EuroSAT).
+        key: the key's full name, as it is written there.
+    """
+
+    kind: str
+    file: str = ""
+    entry: str = ""
+    key: str = ""
+
+    def __str__(self) -> str:
+        if not self.file:
+            return self.kind
+        name = shipped_name(self.file)
+        if self.kind == CHECKPOINT:
+            return f"{name} (checkpoint)"
+        lines = key_lines(self.file)
+        line = lines.get(f"{self.entry}.{self.key}".strip(".")) or lines.get(self.entry)
+        return f"{name}, line {line}" if line else name
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the user gave the value: on the command line or in a method configuration."""
+        return self.kind in (COMMAND_LINE, METHOD)
+
+
+DEFAULT, CARD, METHOD, PUBLISHED = "default", "card", "method configuration", "published row"
+AUTOMATIC, BACKBONE, CHECKPOINT = "automatic", "backbone", "checkpoint"
+COMMAND_LINE = "command line"
+
+
+class Draft:
+    """A configuration under construction.
+
+    Attributes:
+        cfg: the configuration. origins: by key, for every key that is not at its default.
+    """
+
+    def __init__(self) -> None:
+        self.cfg = default_config()
+        self.origins: dict[str, Origin] = {}
+
+    def put(self, name: str, value: object, origin: Origin) -> None:
+        """Set one key. Raises NerpError, naming the origin, as the function `put` does."""
+        origin = Origin(origin.kind, origin.file, origin.entry, name)
+        put(self.cfg, name, value, origin)
+        self.origins[own_name(name)] = origin
+
+    def merge(self, layer: object, origin: Origin) -> None:
+        """Put every leaf of the nested mapping `layer` on top. Raises NerpError as `put` does."""
+        for name, value in leaves(layer, str(origin)):
+            self.put(name, value, origin)
+
+    def origin(self, name: str) -> Origin:
+        """Where a key's value comes from."""
+        return self.origins.get(name, Origin(DEFAULT))
+
+
+def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
+    """The full name of every key of a configuration, in order."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def get(cfg: CN, name: str):
+    """The value at a key's full name."""
+    node = cfg
+    for part in name.split("."):
+        node = node[part]
+    return node
+
+
+def put(cfg: CN, name: str, value: object, source: object) -> None:
+    """Set one key, by its full name, to what `nerp.settings.defaults` says it takes.
+
+    Raises NerpError, beginning with `source`, where the key does not exist or does not take the
+    value.
+    """
+    name = own_name(name)
+    *parents, leaf = name.split(".")
+    node, path = cfg, ""
+    for part in parents:
+        if part not in node or not isinstance(node[part], CN):
+            raise _unknown_key(name, node, path, source)
+        node, path = node[part], f"{path}{part}."
+    if leaf not in node:
+        raise _unknown_key(name, node, path, source)
+    if isinstance(node[leaf], CN):
+        raise NerpError(f"{source}: {name} is {brief(value)}; it takes "
+                        f"{', '.join(node[leaf])} with a value each")
+    node[leaf] = key(name).read(value, _Place(source, name))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a message about a key begins with; an origin is put into words only where one is
+    needed."""
+
+    source: object
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.name}"
+
+
+def merge(cfg: CN, layer: object, source: str) -> None:
+    """Put every leaf of the nested mapping `layer` into `cfg`. Raises NerpError as `put` does."""
+    for name, value in leaves(layer, source):
+        put(cfg, name, value, source)
+
+
+def leaves(layer: object, source: str) -> Iterator[tuple[str, object]]:
+    """(full name, value) of every leaf of a nested mapping. Raises NerpError, beginning with
+    `source`, where `layer` is none."""
+    for name, value in mapping(layer, source).items():
+        yield from _leaves(str(name), value)
+
+
+def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for leaf, inner in value.items():
+            yield from _leaves(f"{name}.{leaf}", inner)
+    else:
+        yield name, value
+
+
+def _unknown_key(name: str, node: CN, path: str, source: object) -> NerpError:
+    if name in _ELSEWHERE:
+        return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
+    known = [path + leaf for leaf in node]
+    known += [other for other in RELEASE_NAMES if path and other.startswith(path)]
+    error = unknown("configuration key", name, known)
+    return NerpError(f"{source}: {error}")
