@@ -6,6 +6,7 @@ values in 0..1. Every random choice comes from the `numpy.random.Generator` that
 
 import colorsys
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -13,7 +14,25 @@ from PIL.ImageFilter import GaussianBlur
 
 SIZE = 64
 _OVERSAMPLING = 2
+_MIXED = 0.4  # the share of pictures in which a second class shows
 _AXIS = np.linspace(-1, 1, SIZE, dtype=np.float32)
+
+
+Maker = Callable[[np.random.Generator], np.ndarray]
+
+
+def with_another(
+    rng: np.random.Generator, makers: Sequence[Maker], label: int,
+    mix: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """What `makers[label]` draws; in a share of the pictures mixed with what another one draws.
+
+    Args: mix: (own, other) -> the mixture; how much of the other it shows is drawn there.
+    """
+    own = makers[label](rng)
+    if rng.random() < _MIXED:
+        own = mix(own, makers[rng.integers(len(makers))](rng))
+    return own
 
 
 def noise(rng, cells):

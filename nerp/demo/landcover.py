@@ -20,21 +20,21 @@ from nerp.demo.canvas import (
     scaled,
     to_picture,
     turn,
+    with_another,
 )
 
-# The share of pictures in which a second class covers a part, and how large that part is at most.
-_MIXED, _MIXED_SHARE = 0.4, 0.45
+_MIXED_SHARE = 0.45  # of a picture that a second class covers at most
 
 
 def draw(label, rng):
     """A picture of the land cover with this label (the order of `SCENES`): uint8 [64, 64, 3]."""
-    scenes = list(SCENES.values())
-    picture = scenes[label](rng)
-    if rng.random() < _MIXED:
-        other = scenes[rng.integers(len(scenes))](rng)
+
+    def mix(own, other):
         border = fractal(rng, 1)
         border = border - np.quantile(border, 1 - between(rng, 0.1, _MIXED_SHARE))
-        picture = blend(picture, other, ramp(border, 0.05))
+        return blend(own, other, ramp(border, 0.05))
+
+    picture = with_another(rng, list(SCENES.values()), label, mix)
     return photograph(rng, picture, haze=0.6, grain=0.07, blur=2)
 
 

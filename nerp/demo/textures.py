@@ -14,19 +14,19 @@ from nerp.demo.canvas import (
     noise,
     photograph,
     ramp,
+    with_another,
 )
 
-# The share of pictures in which a second class's pattern shows through, and how strongly at most.
-_MIXED, _MIXED_STRENGTH = 0.4, 0.45
+_MIXED_STRENGTH = 0.45  # with which a second class's pattern shows through at most
 
 
 def draw(label, rng):
     """A picture of the texture with this label (the order of `PATTERNS`): uint8 [64, 64, 3]."""
-    patterns = list(PATTERNS.values())
-    field = patterns[label](rng)
-    if rng.random() < _MIXED:
-        other = patterns[rng.integers(len(patterns))](rng)
-        field = field + (other - field) * between(rng, 0.1, _MIXED_STRENGTH)
+
+    def mix(own, other):
+        return own + (other - own) * between(rng, 0.1, _MIXED_STRENGTH)
+
+    field = with_another(rng, list(PATTERNS.values()), label, mix)
     return photograph(rng, _paint(rng, field), haze=0.4, grain=0.07)
 
 

@@ -10,6 +10,10 @@ a fork.
 The two sides talk over a socket: what to run one way, process ids and exit statuses the other.
 Where the client is gone, however it ended, the server kills every run and ends; where the server
 is killed, the kernel kills its runs.
+
+Neither multiprocessing's forkserver nor loky does this: neither runs code in its server between two
+forks, so runs would not share a backbone; neither gives a run a session or output of its own, nor
+ends it with a killed client; and loky's processes carry out one task after another.
 """
 
 import contextlib

@@ -8,10 +8,18 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from nerp.clip.model import PRECISIONS, Clip, normalise
-from nerp.settings.keys import Key, choice
+from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.settings.keys import Key, choice, whole
 from nerp.trainers.method import Method
 from nerp.trainers.tensors import tree
 from nerp.trainers.texts import Classes
+
+
+def context_settings(n_ctx: int, words: str) -> dict[str, object]:
+    """The settings of a text context: its length, the words that it starts from, the precision."""
+    return {
+        "N_CTX": whole(n_ctx, 1, CONTEXT_LENGTH), "CTX_INIT": words, "PREC": precision("fp16"),
+    }
 
 
 def precision(default: str) -> Key:

@@ -4,9 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from nerp.base.registry import TRAINERS
-from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.settings.keys import whole
-from nerp.trainers.base import precision
+from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
 from nerp.trainers.tensors import linear
 
@@ -24,9 +22,7 @@ class CoCoOp(CoOp):
 
     node = "COCOOP"
     paper = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022"
-    defaults = {
-        "N_CTX": whole(16, 1, CONTEXT_LENGTH), "CTX_INIT": "", "PREC": precision("fp16")
-    }
+    defaults = context_settings(16, "")
     signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
     shape_settings = ("N_CTX", "CTX_INIT")
     text_by_image = True

@@ -6,9 +6,9 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
-from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
-from nerp.settings.keys import choice, whole
-from nerp.trainers.base import Trainer, precision
+from nerp.clip.tokenizer import CONTEXT_POSITIONS, build_prompts
+from nerp.settings.keys import choice
+from nerp.trainers.base import Trainer, context_settings
 from nerp.trainers.tensors import EMBEDDING_STD
 from nerp.trainers.texts import context_prompts, context_start, context_words, mean_templates
 
@@ -25,11 +25,9 @@ class CoOp(Trainer):
     paper = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     group = "context"
     defaults = {
-        "N_CTX": whole(16, 1, CONTEXT_LENGTH),
-        "CTX_INIT": "",
+        **context_settings(16, ""),
         "CSC": False,
         "CLASS_TOKEN_POSITION": choice(*CONTEXT_POSITIONS),
-        "PREC": precision("fp16"),
     }
     signature = ("ctx",)
     shape_settings = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")

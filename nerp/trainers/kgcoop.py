@@ -1,9 +1,8 @@
 """KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
 
 from nerp.base.registry import TRAINERS
-from nerp.clip.tokenizer import CONTEXT_LENGTH
-from nerp.settings.keys import number, whole
-from nerp.trainers.base import precision
+from nerp.settings.keys import number
+from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
 from nerp.trainers.tensors import cosine_distance
 
@@ -18,11 +17,9 @@ class KgCoOp(CoOp):
     node = "KGCOOP"
     paper = "Yao et al., Knowledge-guided Context Optimization, CVPR 2023"
     defaults = {
-        "N_CTX": whole(4, 1, CONTEXT_LENGTH),
-        "CTX_INIT": "a photo of a",
+        **context_settings(4, "a photo of a"),
         "CSC": False,
         "W": number(8.0, least=0),
-        "PREC": precision("fp16"),
     }
     marks = ("bias_vectors",)
     shape_settings = ("N_CTX", "CTX_INIT", "CSC")

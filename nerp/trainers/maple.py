@@ -4,9 +4,8 @@ import re
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import whole
-from nerp.trainers.base import precision
+from nerp.trainers.base import context_settings
 from nerp.trainers.deep import DeepPrompts
 from nerp.trainers.tensors import linear, random_tokens
 
@@ -29,10 +28,8 @@ class MaPLe(DeepPrompts):
     paper = "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023"
     group = "deep"
     defaults = {
-        "N_CTX": whole(2, 1, CONTEXT_LENGTH),
-        "CTX_INIT": "a photo of a",
+        **context_settings(2, "a photo of a"),
         "PROMPT_DEPTH": whole(9, 1, 512),
-        "PREC": precision("fp16"),
     }
     signature = (re.escape(_CTX), re.escape(_PROJ) + r"\.weight")
     shape_settings = ("N_CTX", "CTX_INIT", "PROMPT_DEPTH")
