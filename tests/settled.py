@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from nerp.settings.protocols import plain_name
 from nerp.settings.resolve import Request, Resolved
 
 
 def settled(cfg, directory=Path(".")):
     """What a request would have come to whose configuration is `cfg`."""
-    return Resolved(Request(cfg.TRAINER.NAME), cfg, Path("card.yaml"), None, directory, {})
+    name = cfg.TRAINER.NAME
+    return Resolved(Request(name), cfg, Path("card.yaml"), None, directory, plain_name(name), {})

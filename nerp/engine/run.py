@@ -57,7 +57,8 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
             raise NerpError(f"{bench.name}: the training split is empty")
         identity = training_identity(cfg, bench)
         with claiming(directory):
-            if agree(is_main() and is_finished(resolved, identity, overwrite)):
+            done = is_main() and is_finished(resolved, identity, overwrite)
+            if agree(done):
                 return directory
             _train(resolved, bench, identity, log)
     return directory
@@ -116,7 +117,8 @@ def run_test(
         identity = test_identity(tested)
         wanted = [PREDICTIONS_FILE] * save_logits + [CONFUSION_FILE] * save_confusion
         with claiming(directory):
-            if agree(is_main() and is_finished(resolved, identity, overwrite, wanted)):
+            done = is_main() and is_finished(resolved, identity, overwrite, wanted)
+            if agree(done):
                 return directory
             nerp = open_nerp(tested)
             with recording(log, resolved) as record:

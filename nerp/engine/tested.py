@@ -121,14 +121,14 @@ class Tested:
 
 def open_checkpoint(resolved: Resolved) -> Checkpoint | None:
     """The checkpoint under test; None for a method that learns nothing."""
-    name, request = resolved.cfg.TRAINER.NAME, resolved.request
-    plain = plain_name(name)
-    folder = TRAINERS[plain].folder
+    request, method = resolved.request, resolved.method
+    folder = TRAINERS[method].folder
     if not folder:
         return None
     if not request.model_dir:
-        raise NerpError(f"{name} needs --model-dir, the --output-dir of its training run")
-    return read_checkpoint(checkpoint_file(request.model_dir, folder, request.load_epoch), plain)
+        raise NerpError(f"{request.trainer} needs --model-dir, the --output-dir of its training "
+                        "run")
+    return read_checkpoint(checkpoint_file(request.model_dir, folder, request.load_epoch), method)
 
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:

@@ -8,7 +8,7 @@ from yacs.config import CfgNode as CN
 from nerp.base.errors import NerpError
 from nerp.base.paths import shipped
 from nerp.base.registry import unknown
-from nerp.files.yaml_file import load_yaml
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import dataset_defaults
 from nerp.settings.tree import merge, put
 
@@ -108,3 +108,11 @@ def find_method_file(file: str) -> Path:
     there = sorted(p.name for p in candidates[-1].parent.glob("*.yaml"))
     listing = f" {candidates[-1].parent} has: {', '.join(there)}" if there else ""
     raise NerpError(f"{file}: no such method configuration.{listing}")
+
+
+def read_method(file: Path, dataset: str) -> list[tuple[Mapping, str]]:
+    """What a method configuration says: (layer, the entry that it stands below in the file), first
+    for every dataset, then its PER_DATASET row. Raises NerpError for a file that is none."""
+    layer, row = load_yaml(file), f"PER_DATASET.{dataset}"
+    rows = mapping(layer.pop("PER_DATASET", {}), f"{file}, PER_DATASET")
+    return [(layer, ""), (mapping(rows.get(dataset, {}), f"{file}, {row}"), row)]

@@ -1,5 +1,7 @@
 """What the published tables decide where the user does not: NeRP's rule and settings, SAR's λ."""
 
+from collections.abc import Mapping
+
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.paths import shipped
@@ -67,9 +69,9 @@ def _asked_for_flip(draft: Draft) -> set[str]:
     return flips
 
 
-def _take_row(draft: Draft, row: object, origin: Origin) -> None:
+def _take_row(draft: Draft, row: Mapping, origin: Origin) -> None:
     """Put a published row on top of all but the command line, and say what it replaces."""
-    for name, value in leaves(row, str(origin)):
+    for name, value in leaves(row):
         if draft.origin(name).kind == COMMAND_LINE:
             continue
         before, old = get(draft.cfg, name), draft.origin(name)

@@ -8,7 +8,7 @@ repositories wherever those have one.
 
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from yacs.config import CfgNode as CN
@@ -16,20 +16,28 @@ from yacs.config import CfgNode as CN
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
-from nerp.files.yaml_file import load_yaml, mapping
+from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import (
     check_card,
     find_card,
     find_card_file,
     find_method_file,
     read_card,
+    read_method,
     shipped_cards,
 )
 from nerp.settings.catalogue import shipped_config
 from nerp.settings.choices import settle_rule, settle_weight
 from nerp.settings.defaults import KEYS, key
 from nerp.settings.options import options_of
-from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, run_dir, trained_name
+from nerp.settings.protocols import (
+    CONFIG_FILE,
+    NERP_SUFFIX,
+    SAR_SUFFIX,
+    plain_name,
+    run_dir,
+    trained_name,
+)
 from nerp.settings.tree import (
     BACKBONE,
     CARD,
@@ -77,6 +85,7 @@ class Resolved:
         card: the dataset card's file. method_file: the method configuration's, None where there is
             none.
         directory: the run's folder.
+        method: the plain method's name, whose checkpoint it is.
         origins: by key, where its value comes from; a key that is not in it is at its default.
     """
 
@@ -85,6 +94,7 @@ class Resolved:
     card: Path
     method_file: Path | None
     directory: Path
+    method: str
     origins: Mapping[str, Origin]
 
     def origin(self, name: str) -> Origin:
@@ -94,7 +104,7 @@ class Resolved:
     def listing(self) -> Iterator[tuple[str, object, Origin]]:
         """(key, value, where it comes from) of every key that is read in this run: those of other
         methods are left out."""
-        node = TRAINERS[trained_name(self.cfg.TRAINER.NAME)].node
+        node = TRAINERS[self.method].node
         others = {f"TRAINER.{TRAINERS[name].node}" for name in TRAINERS.names()}
         others -= {f"TRAINER.{node}"}
         for name in keys(self.cfg):
@@ -115,7 +125,7 @@ class Resolved:
             put(cfg, name, value, path)
         cfg.freeze()
         origins = {**self.origins, **dict.fromkeys(values, origin)}
-        return Resolved(self.request, cfg, self.card, self.method_file, self.directory, origins)
+        return replace(self, cfg=cfg, origins=origins)
 
 
 def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
@@ -139,7 +149,8 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     draft.merge(read_card(card), Origin(CARD, str(card)))
     check_card(draft.cfg, str(card))
     if method_file:
-        _merge_method(draft, method_file)
+        for layer, entry in read_method(method_file, draft.cfg.DATASET.NAME):
+            draft.merge(layer, Origin(METHOD, str(method_file), entry))
     _merge_command_line(draft, request, options)
     draft.put("TRAINER.NAME", trainer + NERP_SUFFIX * corrected, Origin(COMMAND_LINE))
     if corrected:
@@ -152,7 +163,8 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
         _draw_seed(draft, anew)
     draft.cfg.freeze()
     directory = _directory(draft.cfg, card, method_file, phase)
-    return Resolved(request, draft.cfg, card, method_file, directory, draft.origins)
+    return Resolved(request, draft.cfg, card, method_file, directory, plain_name(trainer),
+                    draft.origins)
 
 
 def _card(request: Request) -> Path:
@@ -177,15 +189,6 @@ def _method_file(
     )
     file = shipped_config(trainer, task, shots, options, card, request.model_dir)
     return find_method_file(file) if file else None
-
-
-def _merge_method(draft: Draft, path: Path) -> None:
-    """A method configuration, and its row for the card's dataset."""
-    layer, name = load_yaml(path), draft.cfg.DATASET.NAME
-    entry = f"PER_DATASET.{name}"
-    rows = mapping(layer.pop("PER_DATASET", {}), f"{path}, PER_DATASET")
-    draft.merge(layer, Origin(METHOD, str(path)))
-    draft.merge(mapping(rows.get(name, {}), f"{path}, {entry}"), Origin(METHOD, str(path), entry))
 
 
 def _merge_command_line(draft: Draft, request: Request, options: Mapping[str, str]) -> None:

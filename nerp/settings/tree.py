@@ -9,7 +9,7 @@ from nerp.base.errors import NerpError
 from nerp.base.paths import shipped_name
 from nerp.base.printable import brief
 from nerp.base.registry import unknown
-from nerp.files.yaml_file import key_lines, mapping
+from nerp.files.yaml_file import key_lines
 from nerp.settings.defaults import default_config, key
 from nerp.settings.options import RELEASE_NAMES, own_name
 
@@ -74,9 +74,9 @@ class Draft:
         put(self.cfg, name, value, origin)
         self.origins[own_name(name)] = origin
 
-    def merge(self, layer: object, origin: Origin) -> None:
+    def merge(self, layer: Mapping, origin: Origin) -> None:
         """Put every leaf of the nested mapping `layer` on top. Raises NerpError as `put` does."""
-        for name, value in leaves(layer, str(origin)):
+        for name, value in leaves(layer):
             self.put(name, value, origin)
 
     def origin(self, name: str) -> Origin:
@@ -134,25 +134,19 @@ class _Place:
         return f"{self.source}: {self.name}"
 
 
-def merge(cfg: CN, layer: object, source: str) -> None:
+def merge(cfg: CN, layer: Mapping, source: str) -> None:
     """Put every leaf of the nested mapping `layer` into `cfg`. Raises NerpError as `put` does."""
-    for name, value in leaves(layer, source):
+    for name, value in leaves(layer):
         put(cfg, name, value, source)
 
 
-def leaves(layer: object, source: str) -> Iterator[tuple[str, object]]:
-    """(full name, value) of every leaf of a nested mapping. Raises NerpError, beginning with
-    `source`, where `layer` is none."""
-    for name, value in mapping(layer, source).items():
-        yield from _leaves(str(name), value)
-
-
-def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for leaf, inner in value.items():
-            yield from _leaves(f"{name}.{leaf}", inner)
-    else:
-        yield name, value
+def leaves(layer: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(full name, value) of every leaf of a nested mapping."""
+    for name, value in layer.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _unknown_key(name: str, node: CN, path: str, source: object) -> NerpError:
