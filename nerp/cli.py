@@ -10,7 +10,7 @@ import sys
 
 from nerp.base.errors import NerpError
 from nerp.base.log import command_line
-from nerp.base.printable import broken, fitted
+from nerp.base.printable import broken, complain
 from nerp.commands import HelpFormatter, add_arguments, command_module, parse
 from nerp.files.opening import last_opened, reason
 
@@ -18,9 +18,11 @@ COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
     "train": "train a method on a dataset",
     "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
+    "predict": "classify images with a trained model, with no dataset on disk",
     "data": "list, download and check the datasets, and compute their reference images",
     "study": "measure NeRP where the true class frequencies are known, on the drawn world",
     "bench-data": "measure how many images a second the loaders deliver",
+    "config": "list the configuration keys, or show what a run's come to and where from",
     "methods": "list the methods with their learned parameters and papers",
     "backbones": "list the backbones with their sizes, weights and the methods that fit",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
@@ -65,7 +67,7 @@ def run(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         from nerp.base.registry import unknown
 
-        _complain(f"error: {unknown('command', argv[0], COMMANDS)}")
+        complain(f"error: {unknown('command', argv[0], COMMANDS)}")
         return 1
     name, rest = argv[0], argv[1:]
     module = command_module(name)
@@ -88,7 +90,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        _complain("interrupted; the same command goes on where it can")
+        complain("interrupted; the same command goes on where it can")
         return INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # its reader has gone
@@ -96,14 +98,10 @@ def run(argv: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        _complain(f"error: {NerpError(_line(error))}")
+        complain(f"error: {NerpError(_line(error))}")
         if isinstance(error, OSError):
             _forget_output()
         return 1
-
-
-def _complain(text: str) -> None:
-    print(fitted(f"nerp: {text}", sys.stderr), file=sys.stderr)
 
 
 def _line(error: Exception) -> str:

@@ -4,6 +4,7 @@ lines for a terminal; spans of time."""
 import os
 import re
 import reprlib
+import sys
 import textwrap
 from typing import TextIO
 
@@ -72,6 +73,11 @@ def broken(line: str, width: int, hang: int | None = None) -> str:
         line, width, subsequent_indent=" " * hang, replace_whitespace=False,
         break_long_words=False, break_on_hyphens=False,
     )) if len(line) > width else line
+
+
+def complain(text: str) -> None:
+    """Print, on standard error, what is wrong."""
+    print(fitted(f"nerp: {printable(text)}", sys.stderr), file=sys.stderr)
 
 
 def csv_cell(text: str) -> str:

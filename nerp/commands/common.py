@@ -34,9 +34,10 @@ def name(text: str) -> str:
     return text
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, trainer_required: bool = True) -> None:
     """--trainer, --dataset, --root ... and KEY VALUE pairs."""
-    parser.add_argument("--trainer", required=True, metavar="NAME", help="see `nerp methods`")
+    parser.add_argument("--trainer", required=trainer_required, default="", metavar="NAME",
+                        help="see `nerp methods`")
     parser.add_argument("--dataset", default="", metavar="NAME",
                         help="a card in datasets/, such as eurosat, or the file of your own, such "
                              "as mine.yaml")
@@ -51,9 +52,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
                         help="default: 1; -1: drawn, and recorded")
     parser.add_argument("--output-dir", default="", metavar="DIR",
                         help="default: the run's place below output/")
+    parser.add_argument("--classes", type=_part, default=None, metavar="PART",
+                        help="base, new (or novel) or all: DATASET.SUBSAMPLE_CLASSES")
+    parser.add_argument("--shots", type=argument(KEYS["DATASET.NUM_SHOTS"]), default=None,
+                        metavar="K", help="training images per class: DATASET.NUM_SHOTS")
+    parser.add_argument("--task", type=argument(KEYS["TASK"]), default=None, metavar="NAME",
+                        help="the protocol, by any of its names: TASK")
+    parser.add_argument("--backbone", default=None, metavar="NAME",
+                        help="see `nerp backbones`: MODEL.BACKBONE.NAME")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
                         help="configuration values, such as DATASET.NUM_SHOTS 16, or "
                              "DATASET.NUM_SHOTS=16")
+
+
+def _part(text: str) -> object:
+    """Which classes are meant; papers and tables say novel where the key says new."""
+    return argument(KEYS["DATASET.SUBSAMPLE_CLASSES"])("new" if text == "novel" else text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,5 +136,14 @@ def request(args: argparse.Namespace) -> Request:
         root=args.root,
         seed=args.seed,
         output_dir=args.output_dir,
-        opts=args.opts,
+        opts=[*_short_options(args), *args.opts],
     )
+
+
+def _short_options(args: argparse.Namespace) -> list[str]:
+    """The options that stand for a configuration key, as KEY VALUE pairs."""
+    given = {
+        "DATASET.SUBSAMPLE_CLASSES": args.classes, "DATASET.NUM_SHOTS": args.shots,
+        "TASK": args.task, "MODEL.BACKBONE.NAME": args.backbone,
+    }
+    return [str(word) for pair in given.items() if pair[1] is not None for word in pair]

@@ -6,6 +6,8 @@ from nerp.commands.common import add_overwrite_argument, add_run_arguments, requ
 def add_arguments(parser):
     add_run_arguments(parser)
     add_overwrite_argument(parser)
+    parser.add_argument("--dry-run", action="store_true",
+                        help="say what would be trained, each value with where it comes from")
 
 
 def main(args):
@@ -13,6 +15,23 @@ def main(args):
     from nerp.base.log import say_on_terminal
     from nerp.engine.run import run_training
 
+    if args.dry_run:
+        describe(args)
+        return
     with processes():
         say_on_terminal()
         run_training(request(args), overwrite=args.overwrite)
+
+
+def describe(args):
+    """Print what would be trained, on what and where; nothing is written."""
+    from nerp.commands.common import tell
+    from nerp.data.benchmark import open_benchmark
+    from nerp.settings.resolve import resolve
+
+    resolved = resolve(request(args), "train")
+    tell(resolved.said())
+    bench = open_benchmark(resolved.cfg)
+    tell(f"\n{bench.name}: {len(bench.classnames)} classes; {len(bench.train)} training, "
+         f"{len(bench.val)} validation and {len(bench.test)} test images\n"
+         f"the run's folder: {resolved.directory}")

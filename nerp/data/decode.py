@@ -54,7 +54,7 @@ def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) 
                 raise NerpError(f"{name}: cannot be decoded: {image.width} x {image.height} "
                                 f"pixels, more than {_MOST_PIXELS:,}")
             before(image)
-            return _as_rgb(image)
+            return as_rgb(image)
     except NerpError:
         raise
     except UnidentifiedImageError:
@@ -64,7 +64,9 @@ def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) 
         raise NerpError(f"{name}: cannot be decoded: {reason(error)}") from None
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB, as Pillow converts. Raises ValueError for grey values without a stated
+    range."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):

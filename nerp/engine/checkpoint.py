@@ -31,6 +31,14 @@ _OF_THE_DATASET = ("NAME", "DIRECTORY", "LAYOUT", "IMAGE_FOLDER", "SPLIT_FILE", 
                    "NUM_CLASSES", "TEMPLATE", "NEUTRAL", "REFERENCE")
 
 
+# What decides about a prediction besides the method and its classes.
+_OF_AN_IMAGE = (
+    "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ACTIVATION", "MODEL.BACKBONE.INTERPOLATE", "INPUT.SIZE",
+    "INPUT.INTERPOLATION", "INPUT.RESIZE_MODE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
+    "INPUT.TRANSFORMS", "INPUT.EXACT_JPEG",
+)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A method's learned tensors as read from a file.
@@ -43,6 +51,8 @@ class Checkpoint:
         source: the dataset it was trained on, "" where the file does not say.
         substitute: what stood in for files that were not given (`Trainer.substitute`).
         card: the keys of that dataset's card, {} where they are not in the file.
+        inputs: the keys of the backbone and of what images go through, {} where they are not in
+            the file. backbone: a digest of the backbone's weights, "" likewise.
         classnames: of the classes it was trained on, in label order, underscores already spaces;
             () where the file does not say, as no published one does.
     """
@@ -56,6 +66,8 @@ class Checkpoint:
     substitute: str
     card: dict[str, object] = field(default_factory=dict)
     classnames: tuple[str, ...] = ()
+    inputs: dict[str, object] = field(default_factory=dict)
+    backbone: str = ""
 
 
 def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
@@ -129,7 +141,13 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
         card={key: card[key] for key in _OF_THE_DATASET if key in card}
         if isinstance(card, dict) else {},
         classnames=_classnames(content.get("classnames")),
+        inputs=_inputs(content.get("inputs")),
+        backbone=digest if isinstance(digest := content.get("backbone_digest"), str) else "",
     )
+
+
+def _inputs(said: object) -> dict[str, object]:
+    return {n: said[n] for n in _OF_AN_IMAGE if n in said} if isinstance(said, dict) else {}
 
 
 def _classnames(said: object) -> tuple[str, ...]:
@@ -249,6 +267,8 @@ def save_checkpoint(
         "dataset": cfg.DATASET.NAME,
         "card": {key: cfg.DATASET[key] for key in _OF_THE_DATASET},
         "backbone": trainer.clip.name,
+        "backbone_digest": trainer.clip.digest,
+        "inputs": {name: get(cfg, name) for name in _OF_AN_IMAGE},
         "classnames": list(trainer.classes.names),
         "substitute": trainer.substitute,
     }

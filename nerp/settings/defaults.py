@@ -129,7 +129,7 @@ KEYS: dict[str, Key] = {
 
 def default_config() -> CN:
     """The defaults of every key, the methods' own nodes included."""
-    return _tree({**KEYS, **_method_keys()})
+    return _tree(all_keys())
 
 
 def dataset_defaults() -> CN:
@@ -146,6 +146,11 @@ def is_file_key(full_name: str) -> bool:
     """Whether there is such a key, and it names a file that decides about a run's numbers."""
     found = KEYS.get(full_name) or _method_keys().get(full_name)
     return found is not None and found.is_file
+
+
+def all_keys() -> dict[str, Key]:
+    """Every key by its full name, the methods' own included."""
+    return {**KEYS, **_method_keys()}
 
 
 def _method_keys() -> dict[str, Key]:

@@ -52,6 +52,8 @@ from nerp.settings.tree import (
     put,
 )
 
+_LONGEST_VALUE = 60  # characters, in a listing
+
 
 @dataclass
 class Request:
@@ -101,20 +103,22 @@ class Resolved:
         """Where a key's value comes from."""
         return self.origins.get(name, Origin(DEFAULT))
 
-    def listing(self) -> Iterator[tuple[str, object, Origin]]:
-        """(key, value, where it comes from) of every key that is read in this run: those of other
-        methods are left out."""
+    def listing(self, everything: bool = False) -> Iterator[tuple[str, object, Origin]]:
+        """(key, value, where it comes from) of the keys that are not at their defaults; with
+        `everything` of all that this run can read. Those of other methods are left out."""
         node = TRAINERS[self.method].node
         others = {f"TRAINER.{TRAINERS[name].node}" for name in TRAINERS.names()}
         others -= {f"TRAINER.{node}"}
         for name in keys(self.cfg):
-            if name.rpartition(".")[0] not in others:
-                yield name, get(self.cfg, name), self.origin(name)
+            origin = self.origin(name)
+            if name.rpartition(".")[0] not in others and (everything or origin.kind != DEFAULT):
+                yield name, get(self.cfg, name), origin
 
-    def said(self) -> str:
-        """The keys that are not at their defaults, a line each, with where they come from."""
-        return "\n".join(f"{name}: {value}  ({origin})" for name, value, origin in self.listing()
-                         if origin.kind != DEFAULT)
+    def said(self, everything: bool = False) -> str:
+        """`listing` in words: a line per key with its value, cut where it is long, and where that
+        comes from."""
+        return "\n".join(f"{name}: {_short(value)}  ({origin})"
+                         for name, value, origin in self.listing(everything))
 
     def with_checkpoint(self, values: Mapping[str, object], path: Path) -> "Resolved":
         """The same with keys as a checkpoint has them. Raises NerpError, naming the file, for a
@@ -126,6 +130,11 @@ class Resolved:
         cfg.freeze()
         origins = {**self.origins, **dict.fromkeys(values, origin)}
         return replace(self, cfg=cfg, origins=origins)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]} ..."
 
 
 def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:

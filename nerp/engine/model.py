@@ -1,0 +1,249 @@
+"""A trained model by itself: what it predicts for images of anyone's, with no dataset on disk.
+
+The checkpoint says which method, backbone, prompts and classes it is of; the configuration beside
+it, where there is one, says the rest. Published checkpoints say neither classes nor prompts, so
+those are given.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
+
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
+from nerp.clip.model import build_clip, pick_device
+from nerp.data.decode import as_rgb, open_image
+from nerp.data.images import Normalise, eval_transform, worker_count
+from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
+from nerp.files.yaml_file import load_yaml
+from nerp.settings.cards import find_card, read_card
+from nerp.settings.options import options_of
+from nerp.settings.protocols import CONFIG_FILE, plain_name
+from nerp.settings.resolve import Request, Resolved
+from nerp.settings.tree import CARD, CHECKPOINT, COMMAND_LINE, METHOD, Draft, Origin, leaves
+from nerp.trainers.base import Trainer
+from nerp.trainers.texts import Classes
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+
+# What of a run's configuration decides about a prediction, besides the method's own node.
+_READ = ("INPUT.", "MODEL.", "DATASET.", "TASK")
+_NOT_READ = ("DATASET.ROOT",)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read. index: its place among those asked for. reason: a line."""
+
+    index: int
+    reason: str
+
+
+class Model:
+    """A trained model and the classes that it tells apart.
+
+    Attributes:
+        classes: [C] names. trained: the names of those that it was trained on, as far as known.
+        resolved: its configuration. trainer: the method, `nerp.trainers`.
+    """
+
+    def __init__(self, trainer: Trainer, resolved: Resolved, trained: Collection[str]):
+        self.trainer = trainer
+        self.resolved = resolved
+        self.trained = trained
+        self._classify: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.trainer.classes.names
+
+    def for_classes(self, names: Sequence[str]) -> "Model":
+        """The same model, asked about other classes. Raises NerpError for names that are no
+        distinct texts."""
+        classes = _asked(names, self.trained, self.resolved.cfg.DATASET)
+        return Model(self.trainer.for_classes(classes), self.resolved, self.trained)
+
+    def predict(
+        self, images: Picture | Iterable[Picture]
+    ) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """The predicted names of N images, and the probabilities [N, C] of the classes.
+
+        Args:
+            images: one or several: paths, PIL images, or uint8 arrays [H, W, 3].
+
+        Raises NerpError, naming the image, for one that cannot be read.
+        """
+        logits: list[Tensor] = []
+        for found in self.logits(images):
+            if isinstance(found, Failure):
+                raise NerpError(found.reason)
+            logits.append(found)
+        if not logits:
+            return [], np.zeros((0, len(self.classes)), np.float32)
+        probabilities = torch.stack(logits).softmax(1).numpy()
+        return [self.classes[i] for i in probabilities.argmax(1)], probabilities
+
+    @torch.inference_mode()
+    def logits(self, images: Picture | Iterable[Picture]) -> Iterator[Tensor | Failure]:
+        """Of each image in turn its logits [C] in float32 on the CPU, or why it cannot be read."""
+        single = isinstance(images, str | Path | Image.Image | np.ndarray)
+        pictures = [images] if single else list(images)
+        cfg, clip = self.resolved.cfg, self.trainer.clip
+        normalise = Normalise(cfg, clip.device)
+        loader = DataLoader(
+            _Pictures(pictures, eval_transform(cfg, clip.size)),
+            batch_size=cfg.DATALOADER.TEST.BATCH_SIZE, collate_fn=list,
+            num_workers=worker_count(cfg, clip.device) if len(pictures) > 1 else 0,
+        )
+        for batch in loader:
+            pixels = [found for found in batch if isinstance(found, Tensor)]
+            rows: Iterator[Tensor] = iter(())
+            if pixels:
+                with clip.autocast():
+                    rows = iter(self._classifier()(normalise(torch.stack(pixels))).float().cpu())
+            for found in batch:
+                yield next(rows) if isinstance(found, Tensor) else found
+
+    def _classifier(self) -> Callable[[Tensor], Tensor]:
+        if self._classify is None:
+            self._classify = self.trainer.classifier()
+        return self._classify
+
+
+class _Pictures(Dataset[Tensor | Failure]):
+    """Images as uint8 [3, S, S]; a `Failure` for one that cannot be read."""
+
+    def __init__(self, pictures: Sequence[Picture], transform: Callable[[Image.Image], Tensor]):
+        self.pictures = pictures
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor | Failure:
+        try:
+            return self.transform(_opened(self.pictures[index], index))
+        except NerpError as error:
+            return Failure(index, str(error))
+
+
+def _opened(picture: Picture, index: int) -> Image.Image:
+    if isinstance(picture, str | Path):
+        return open_image(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise NerpError(f"image {index}: an array of {picture.dtype} {picture.shape}; it takes "
+                            "uint8 [H, W, 3]")
+        picture = Image.fromarray(picture)
+    try:
+        return as_rgb(picture)
+    except ValueError as error:
+        raise NerpError(f"image {index}: {error}") from None
+
+
+def load(
+    model: str | Path, classes: Sequence[str] = (), *, dataset: str = "", epoch: int | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Model:
+    """The model in a run's folder, a checkpoint's folder or a checkpoint file.
+
+    Args:
+        classes: names of the classes to tell apart; by default those it was trained on, which
+            published checkpoints do not say.
+        dataset: the card whose prompts a published checkpoint was trained with.
+        epoch: of the checkpoint; by default the newest.
+        options: further configuration keys, such as {"MODEL.BACKBONE.PATH": "ViT-B-16.pt"}.
+
+    Raises NerpError for a checkpoint that cannot be read, or that does not say its classes where
+    none are given.
+    """
+    file = _find(model, epoch)
+    checkpoint = read_checkpoint(file)
+    resolved = _resolved(checkpoint, dataset, options or {})
+    names = tuple(classes) or checkpoint.classnames
+    if not names:
+        raise NerpError(f"{file}: it does not say the names of its classes, as no published "
+                        "checkpoint does: give them (--classes, or a text file with a name per "
+                        "line)")
+    cfg = resolved.cfg
+    backbone, node = cfg.MODEL.BACKBONE, TRAINERS[resolved.method].node
+    clip, _ = build_clip(backbone.NAME, backbone.PATH, backbone.ACTIVATION, cfg.TRAINER[node].PREC,
+                         pick_device(cfg.USE_CUDA))
+    if checkpoint.backbone not in ("", clip.digest):
+        raise NerpError(f"{file}: it was trained on other weights than those of {clip.name}: give "
+                        "its backbone, MODEL.BACKBONE.PATH FILE or MODEL.BACKBONE.NAME NAME")
+    asked = _asked(names, checkpoint.classnames, cfg.DATASET)
+    trainer, _ = load_trainer(resolved, clip, asked, checkpoint)
+    return Model(trainer, resolved, checkpoint.classnames)
+
+
+def _find(model: str | Path, epoch: int | None) -> Path:
+    """The checkpoint file of a folder, whichever method's it is."""
+    there = Path(model).expanduser()
+    folders = {TRAINERS[name].folder for name in TRAINERS.names()} - {""}
+    inside = [folder for folder in sorted(folders) if (there / folder).is_dir()]
+    if not there.exists():
+        raise NerpError(f"{there}: no such file or folder")
+    return checkpoint_file(there, inside[0] if inside else ".", epoch)
+
+
+def _resolved(
+    checkpoint: Checkpoint, dataset: str, options: Mapping[str, object]
+) -> Resolved:
+    """The configuration that a checkpoint and what lies beside it come to."""
+    draft = Draft()
+    method, file = checkpoint.trainer, str(checkpoint.path)
+    wanted = (*_READ, f"TRAINER.{TRAINERS[method].node}.")
+    for folder in list(checkpoint.path.parents)[:2]:  # the checkpoint's folder, or the run's
+        beside = folder / CONFIG_FILE
+        if beside.is_file():
+            for name, value in leaves(load_yaml(beside)):
+                if name.startswith(wanted) and name not in _NOT_READ:
+                    draft.put(name, value, Origin(METHOD, str(beside)))
+            break
+    for name, value in {**_card_keys(checkpoint), **checkpoint.inputs}.items():
+        draft.put(name, value, Origin(CHECKPOINT, file))
+    if dataset:
+        card = find_card(dataset)
+        draft.merge(read_card(card), Origin(CARD, str(card)))
+    for name, value in options_of([str(w) for pair in options.items() for w in pair]).items():
+        draft.put(name, value, Origin(COMMAND_LINE))
+    draft.put("TRAINER.NAME", method, Origin(CHECKPOINT, file))
+    draft.cfg.freeze()
+    return Resolved(Request(method, model_dir=file), draft.cfg, Path(), None, Path(),
+                    plain_name(method), draft.origins)
+
+
+def _card_keys(checkpoint: Checkpoint) -> dict[str, object]:
+    return {f"DATASET.{name}": value for name, value in checkpoint.card.items()}
+
+
+def _asked(names: Sequence[str], trained: Collection[str], card: CfgNode) -> Classes:
+    """The classes to tell apart: as trained on where all of them were."""
+    checked = _checked(names)
+    return Classes(checked, card.TEMPLATE, card.NEUTRAL, seen=set(checked) <= set(trained),
+                   dataset=card.NAME)
+
+
+def _spaced(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name.replace("_", " ") for name in names)
+
+
+def _checked(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names with spaces for underscores. Raises NerpError where two are the same or one is
+    empty."""
+    spaced = _spaced(names)
+    if not spaced or not all(name.strip() for name in spaced):
+        raise NerpError("the class names: at least one, none of them empty")
+    twice = {name for name in spaced if spaced.count(name) > 1}
+    if twice:
+        raise NerpError(f"the class names: {min(twice)!r} stands there more than once")
+    return spaced
