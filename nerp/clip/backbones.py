@@ -14,6 +14,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import unknown
 from nerp.clip.loading import PUBLISHED, SHIPPED
 from nerp.clip.tokenizer import CONTEXT_LENGTH
+from nerp.clip.wordpiece import VOCABULARY_FILE
 from nerp.files.json_file import read_json
 
 HUB = "hf-hub:"
@@ -33,6 +34,17 @@ _LICENCES = {
     "laion": "MIT", "datacomp": "MIT", "commonpool": "MIT", "yfcc15m": "MIT", "cc12m": "MIT",
     "metaclip": "CC-BY-NC-4.0", "dfn": "Apple's own (apple-amlr)",
     "openai": "not stated; that of the code is MIT",
+}
+
+# Known without asking the hub, so that a copy of its weights can be used where there is no network.
+BIOMEDCLIP = HUB + "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+_BERT = {"hf_pooler_type": "cls_last_hidden_state_pooler", "hf_proj_type": "mlp"}
+_TIMM = {"timm_pool": "", "timm_proj": "linear"}
+_BIOMEDCLIP = {
+    "embed_dim": 512,
+    "vision_cfg": {"timm_model_name": "vit_base_patch16_224", **_TIMM, "image_size": 224},
+    "text_cfg": {"hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
+                 **_BERT, "context_length": 256},
 }
 
 
@@ -67,6 +79,8 @@ def find_backbone(name: str) -> Backbone:
 
     Raises NerpError for a name that does not exist, or of a model that the towers cannot run.
     """
+    if name == BIOMEDCLIP:
+        return Backbone(name, _BIOMEDCLIP, fetch=lambda: _weights(name))
     return _from_hub(name) if name.startswith(HUB) else _tagged(name)
 
 
@@ -110,8 +124,21 @@ def _from_hub(name: str) -> Backbone:
         raise NerpError(f"backbone {name} cannot be used: {reason}")
     return Backbone(
         name, config, "quick_gelu" if config.get("quick_gelu") else "gelu", preprocess,
-        lambda: _fetched(name, where, lambda: download_pretrained_from_hf(repository)),
+        lambda: _weights(name),
     )
+
+
+def _weights(name: str) -> Path:
+    """The file of a hub's backbone; where its text encoder is a BERT, with the vocabulary beside
+    it."""
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository = name.removeprefix(HUB)
+    where = f"https://huggingface.co/{repository}"
+    if name == BIOMEDCLIP:
+        _fetched(name, f"{VOCABULARY_FILE} and the weights of {where}",
+                 lambda: download_pretrained_from_hf(repository, filename=VOCABULARY_FILE))
+    return _fetched(name, where, lambda: download_pretrained_from_hf(repository))
 
 
 def _fetched(name: str, where: str, download: Callable[[], str]) -> Path:
@@ -162,6 +189,8 @@ def reason_against(config: Mapping) -> str:
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
     vision, text = config["vision_cfg"], config["text_cfg"]
+    if config == _BIOMEDCLIP:
+        return ""
     if vision.get("timm_model_name"):
         return (f"its image tower is timm's {vision['timm_model_name']}, not CLIP's vision "
                 "transformer, whose layers the methods reach into")

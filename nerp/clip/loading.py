@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import unknown
+from nerp.clip import bert
 from nerp.clip.modules import CLIP, HEAD_WIDTH
 from nerp.clip.tokenizer import VOCABULARY
+from nerp.clip.wordpiece import read_tokenizer
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
 
@@ -138,6 +140,8 @@ def _build(
     tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Mapping | None, size: int
 ) -> nn.Module:
     build = _open_clips
+    if bert.is_bert(tensors):
+        return _build_bert(tensors, file, size)
     if config is not None:
         vision, text = dict(config["vision_cfg"]), dict(config["text_cfg"])
         embed = config["embed_dim"]
@@ -158,6 +162,25 @@ def _build(
         resize_pos_embed(tensors, model)
     if config is not None and tensors.get("logit_scale", torch.empty(0)).shape == (1,):
         tensors["logit_scale"] = tensors["logit_scale"][0]
+    return _filled(model, tensors, file, named=config is not None)
+
+
+def _build_bert(tensors: dict[str, Tensor], file: Path, size: int) -> nn.Module:
+    """BiomedCLIP's form; its architecture is read from the tensors, under a name too."""
+    if size:
+        raise NerpError(f"{file}: MODEL.BACKBONE.INTERPOLATE: only CLIP's own vision transformer "
+                        "takes images of another size than its own; this is timm's")
+    model = bert.build(tensors, file)
+    model = _filled(model, bert.without_idle(tensors), file, named=False)
+    model.tokenizer = read_tokenizer(file, model.transformer.config.vocab_size)
+    return model
+
+
+def _filled(
+    model: nn.Module, tensors: dict[str, Tensor], file: Path, named: bool
+) -> nn.Module:
+    """A module with the tensors of a file, in float32, frozen; `named`: its sizes are those of a
+    backbone's name. Raises NerpError where they are not the module's."""
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -165,12 +188,12 @@ def _build(
     more = sorted(n for n in tensors if n not in wanted and n.rpartition(".")[2] not in _IDLE)
     if more:
         advice = ("plain CLIP does not have; MODEL.BACKBONE.NAME beside the file says what else it "
-                  "is (nerp backbones)" if config is None else "no backbone of that name has")
+                  "is (nerp backbones)" if not named else "no backbone of that name has")
         raise NerpError(f"{file}: it holds {_some(more)}, which {advice}")
     wrong = [n for n in wanted if n in tensors and tensors[n].shape != wanted[n].shape]
     if wrong:
         found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        implied = "the other tensors imply" if config is None else "the backbone's name implies"
+        implied = "the other tensors imply" if not named else "the backbone's name implies"
         raise NerpError(f"{file}: {wrong[0]} is {found}, {implied} {expected}")
     for name in wanted:
         if name not in tensors:  # batch-norm counters: whole numbers that inference never reads

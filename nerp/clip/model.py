@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
+from nerp.clip.bert import BertCLIP, BertEncoder
 from nerp.clip.loading import load_model, weights_file
-from nerp.clip.tokenizer import Prompts, build_prompts
+from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
+from nerp.clip.wordpiece import vocabulary_beside
 from nerp.files.digest import content_digest
 
 _CACHE = 20 * 2**20  # bytes of a CPU's last level
@@ -47,14 +49,18 @@ def normalise(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
-class ConvolutionalTower:
-    """CLIP's ResNets: image features only, nothing to edit."""
+class WholeEncoder:
+    """An image encoder that is run as a whole, nothing to edit: CLIP's ResNets, timm's models.
+
+    Args: kind: what it is, in words.
+    """
 
     width = None
     depth = 0
 
-    def __init__(self, model: nn.Module):
-        self.visual = model.visual
+    def __init__(self, visual: nn.Module, kind: str):
+        self.visual = visual
+        self.kind = kind
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -64,8 +70,6 @@ class ConvolutionalTower:
         return state
 
     def features(self, state: Tensor, edit: Edit = FROZEN) -> Tensor:
-        if edit is not FROZEN:
-            raise NerpError("this method edits a vision transformer; the backbone is a ResNet")
         return state
 
 
@@ -95,20 +99,36 @@ class Clip:
         self.precision = PRECISIONS[precision]
         self.scale = float(model.logit_scale.detach().float().exp())
         self.model = _cast(model, self.precision.weights).to(device)
-        self.text = TextTower(model)
-        transformer = hasattr(model.visual, "transformer")
-        self.image = VisionTower(model) if transformer else ConvolutionalTower(model)
+        self._tokenizer = getattr(model, "tokenizer", None)
+        if isinstance(model, BertCLIP):
+            self.text = BertEncoder(model)
+            self.image = WholeEncoder(model.visual, "timm's vision transformer")
+            self.embed_dim = model.proj[-1].out_features
+        else:
+            self.text = TextTower(model)
+            transformer = hasattr(model.visual, "transformer")
+            self.image = VisionTower(model) if transformer else WholeEncoder(model.visual,
+                                                                             "a ResNet")
+            self.embed_dim = model.text_projection.shape[1]
         size = model.visual.image_size
         self.size = size if isinstance(size, int) else size[0]
-        self.embed_dim = model.text_projection.shape[1]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the text encoder."""
+        return self._tokenizer or clip_tokenizer()
 
     @property
     def description(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
-        kind = type(self.model.transformer.resblocks[0].mlp.gelu).__name__
+        width = f"D = {self.embed_dim}"
+        if self.text.depth:
+            kind = type(self.model.transformer.resblocks[0].mlp.gelu).__name__
+            what = f"{self.image.depth or 'ResNet'}/{self.text.depth} layers, {width}, {kind}"
+        else:
+            what = f"{self.image.kind} and {self.text.kind}, {width}"
         return (f"backbone {self.name}: {count / 1e6:.1f} M parameters, {self.size} pixels, "
-                f"{self.image.depth or 'ResNet'}/{self.text.depth} layers, D = {self.embed_dim}, "
-                f"{kind}, matrices in {str(self.precision.weights).removeprefix('torch.')}")
+                f"{what}, matrices in {str(self.precision.weights).removeprefix('torch.')}")
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Matrix products in the precision's type; a method's own layers need no casts."""
@@ -132,7 +152,8 @@ class Clip:
     def text_features(self, texts: list[str], cut: bool = False) -> Tensor:
         """Frozen features [C, D] of C texts, float32, not normalised; `cut`: see `tokenize`."""
         with self.autocast():
-            return self.text.features(self.text_state(build_prompts(texts, cut=cut)))[0].float()
+            prompts = build_prompts(texts, cut=cut, tokenizer=self.tokenizer)
+            return self.text.features(self.text_state(prompts))[0].float()
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
@@ -183,7 +204,7 @@ def read_ahead(name: str, path: str, activation: str) -> None:
     key = _state(file, activation, name)
     if key not in _ahead:
         _ahead.clear()
-        _ahead[key] = load_model(file, activation, config), content_digest(file)
+        _ahead[key] = load_model(file, activation, config), _digest(file)
 
 
 def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Mapping | None]:
@@ -199,6 +220,11 @@ def _state(file: Path, activation: str, name: str) -> tuple:
     """What is the same for two readings of a file that give the same model."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, activation, name
+
+
+def _digest(file: Path) -> str:
+    """Of a backbone's weights, and of the vocabulary that is read with them."""
+    return " ".join(map(content_digest, filter(None, (file, vocabulary_beside(file)))))
 
 
 def build_clip(
@@ -219,6 +245,6 @@ def build_clip(
     file, activation, config = _resolve(name, path, activation)
     # A Clip changes its model, so that one is used once.
     ready = None if size else _ahead.pop(_state(file, activation, name), None)
-    model, digest = ready or (load_model(file, activation, config, size), content_digest(file))
+    model, digest = ready or (load_model(file, activation, config, size), _digest(file))
     clip = Clip(model, precision, device, Path(path).name or name, digest)
     return clip, [*notes, clip.description]

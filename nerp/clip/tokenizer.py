@@ -3,9 +3,10 @@
 import functools
 import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,31 +18,58 @@ VOCABULARY = 49408
 CONTEXT_POSITIONS = ("end", "middle", "front")
 
 
+@dataclass(frozen=True)
+class Tokenizer:
+    """How a text encoder's texts become token ids.
+
+    Attributes:
+        encode: the ids of a text, without start and end. start, end: their ids.
+        length: the most tokens that the encoder reads, both ends included.
+        name: whose it is, for messages.
+    """
+
+    encode: Callable[[str], list[int]]
+    start: int
+    end: int
+    length: int
+    name: str = "CLIP"
+
+
 @functools.cache
-def _tokenizer():
-    """open_clip's tokenizer, from its own file: importing the package takes seconds."""
+def open_clips() -> ModuleType:
+    """open_clip's tokenizers, from their own file: importing the package takes seconds."""
     (folder,) = importlib.util.find_spec("open_clip").submodule_search_locations
     spec = importlib.util.spec_from_file_location(
         f"{__name__}.open_clip", Path(folder) / "tokenizer.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.SimpleTokenizer()
+    return module
+
+
+@functools.cache
+def clip_tokenizer() -> Tokenizer:
+    """CLIP's, of byte pairs."""
+    bpe = open_clips().SimpleTokenizer()
+    return Tokenizer(bpe.encode, bpe.sot_token_id, bpe.eot_token_id, CONTEXT_LENGTH)
 
 
 def encode(text: str) -> list[int]:
     """CLIP's byte-pair ids of `text`, without start and end."""
-    return _tokenizer().encode(text)
+    return clip_tokenizer().encode(text)
 
 
-def tokenize(text: str, cut: bool = False) -> list[int]:
-    """Start-of-text, the ids of `text`, end-of-text. Raises NerpError beyond CLIP's 77 tokens,
-    unless the text is to be `cut` there."""
-    tokenizer = _tokenizer()
-    inner = encode(text)[: CONTEXT_LENGTH - 2] if cut else encode(text)
-    ids = [tokenizer.sot_token_id, *inner, tokenizer.eot_token_id]
-    if len(ids) > CONTEXT_LENGTH:
-        raise NerpError(f"a prompt has {len(ids)} tokens, CLIP reads {CONTEXT_LENGTH}: {text!r}")
+def tokenize(text: str, cut: bool = False, tokenizer: Tokenizer | None = None) -> list[int]:
+    """Start-of-text, the ids of `text`, end-of-text. Raises NerpError beyond the tokens that the
+    encoder reads (CLIP's 77), unless the text is to be `cut` there."""
+    tokenizer = tokenizer or clip_tokenizer()
+    inner = tokenizer.encode(text)
+    if cut:
+        inner = inner[: tokenizer.length - 2]
+    ids = [tokenizer.start, *inner, tokenizer.end]
+    if len(ids) > tokenizer.length:
+        raise NerpError(f"a prompt has {len(ids)} tokens, {tokenizer.name} reads "
+                        f"{tokenizer.length}: {text!r}")
     return ids
 
 
@@ -60,6 +88,7 @@ class Prompts:
         shared: length of the common start. A single sequence is all start.
         slots_in_ends: whether there are slots after the common start. Known beforehand, since
             asking the tensor would make the host wait for the device.
+        name: whose tokens they are.
     """
 
     ids: Tensor
@@ -67,6 +96,7 @@ class Prompts:
     eot: Tensor
     shared: int
     slots_in_ends: bool
+    name: str = "CLIP"
 
     def to(self, device: torch.device) -> "Prompts":
         moved = {name: getattr(self, name).to(device) for name in ("ids", "slots", "eot")}
@@ -83,6 +113,7 @@ def build_prompts(
     class_specific: bool = False,
     min_length: int = 0,
     cut: bool = False,
+    tokenizer: Tokenizer | None = None,
 ) -> Prompts:
     """Tokenise `texts`; with `n_ctx`, positions 1..n_ctx are slots for learned context vectors.
 
@@ -96,13 +127,14 @@ def build_prompts(
         class_specific: slots number C * n_ctx vectors instead of n_ctx shared ones.
         min_length: the sequences are at least this long, and reach the last slot, also where a
             text ends before.
-        cut: see `tokenize`.
+        cut: see `tokenize`. tokenizer: by default CLIP's.
     """
+    tokenizer = tokenizer or clip_tokenizer()
     if position not in CONTEXT_POSITIONS:
         raise NerpError(f"context position {position!r}: one of {', '.join(CONTEXT_POSITIONS)}")
     rows, slots, eot = [], [], []
     for c, text in enumerate(texts):
-        ids = tokenize(text, cut)
+        ids = tokenize(text, cut, tokenizer)
         eot.append(len(ids) - 1)
         places = slots_at[c] if slots_at else range(1, 1 + n_ctx)
         ids += [0] * (max(min_length, 1 + max(places, default=0)) - len(ids))
@@ -111,13 +143,14 @@ def build_prompts(
         for slot, place in enumerate(places, first):
             row_slots[place] = slot
         if position != "end":
-            order = _order(len(ids), n_ctx, len(encode(names[c])), position)
+            order = _order(len(ids), n_ctx, len(tokenizer.encode(names[c])), position)
             ids, row_slots = [ids[i] for i in order], [row_slots[i] for i in order]
         rows.append(ids)
         slots.append(row_slots)
     shared = _shared(rows, slots, eot)
     in_ends = any(slot >= 0 for row_slots in slots for slot in row_slots[shared:])
-    return Prompts(_pad(rows, 0), _pad(slots, -1), torch.tensor(eot), shared, in_ends)
+    return Prompts(_pad(rows, 0), _pad(slots, -1), torch.tensor(eot), shared, in_ends,
+                   tokenizer.name)
 
 
 def beside_name(before: int, name: str, after: int = 0) -> list[int]:

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nerp.base.errors import NerpError
 from nerp.clip.layers import (
     Affine,
     Norms,
@@ -299,6 +298,8 @@ def _ends_mask(start: int, length: int, device: torch.device) -> Tensor:
 class TextTower(Tower):
     """CLIP's text transformer."""
 
+    kind = "CLIP's transformer"
+
     def __init__(self, model: nn.Module):
         super().__init__(model.transformer.resblocks, causal=True)
         self.model = model
@@ -321,9 +322,9 @@ class TextTower(Tower):
         position = self.model.positional_embedding[: x.shape[1]].to(dtype)
         start, end = x[0, :cut], x[:, cut:]
         if ctx is not None:
-            start = _fill(start, prompts.slots[0, :cut], ctx)
+            start = fill(start, prompts.slots[0, :cut], ctx)
             if prompts.slots_in_ends:
-                end = _fill(end, prompts.slots[:, cut:], ctx)
+                end = fill(end, prompts.slots[:, cut:], ctx)
         start = start.view(-1, cut, self.width) + position[:cut]
         groups, count, length = len(start), *end.shape[:2]
         if not length:
@@ -338,7 +339,7 @@ class TextTower(Tower):
         return edit.output(x @ self.model.text_projection)
 
 
-def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
+def fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
     """x [..., W] with ctx[slots] where slots >= 0."""
     vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
     return torch.where((slots >= 0)[..., None], vectors, x)
@@ -347,10 +348,10 @@ def _fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
 class VisionTower(Tower):
     """CLIP's vision transformer."""
 
+    kind = "CLIP's vision transformer"
+
     def __init__(self, model: nn.Module):
         self.visual = model.visual
-        if not hasattr(self.visual, "transformer"):
-            raise NerpError("this method edits a vision transformer; the backbone is a ResNet")
         super().__init__(self.visual.transformer.resblocks, causal=False)
 
     @torch.no_grad()

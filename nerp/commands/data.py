@@ -119,10 +119,15 @@ def _write_card(args, directory, keys, licence):
 def _list(args, cards):
     from tabulate import tabulate
 
+    from nerp.settings.catalogue import by_benchmark
+
     rows = []
-    for name, cfg in cards.items():
-        sizes = [size or "-" for size in cfg.DATASET.SPLIT_SIZES]
-        rows.append([name, cfg.DATASET.NAME, cfg.DATASET.NUM_CLASSES, *sizes, _state(cfg)])
+    for heading, names in by_benchmark(cards).items():
+        rows.append([f"{heading}:"])
+        for name in names:
+            card = cards[name].DATASET
+            sizes = [size or "-" for size in card.SPLIT_SIZES]
+            rows.append([name, card.NAME, card.NUM_CLASSES, *sizes, _state(cards[name])])
     headers = ["name", "dataset", "classes", "train", "val", "test", "there"]
     print(tabulate(rows, headers=headers, colalign=("left", "left", *["right"] * 4, "left")))
     tell(f"\nthere: in {args.root}; drawn: will be, on first use")

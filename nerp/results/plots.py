@@ -27,7 +27,10 @@ from nerp.settings.protocols import NERP_SUFFIX, plain_name
 STYLES = (  # colour, marker
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),
     ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"), ("#7F7F7F", "<"), ("#8C564B", ">"),
-    ("#332288", "p"), ("#AA4499", "h"),
+    ("#332288", "p"), ("#AA4499", "h"), ("#117733", "d"), ("#882255", "8"), ("#88CCEE", "H"),
+    ("#999933", (4, 1, 0)), ("#661100", (6, 1, 0)), ("#6699CC", (3, 1, 0)), ("#DDCC77", (8, 1, 0)),
+    ("#44AA99", (3, 0, 30)), ("#CC6677", (4, 1, 45)), ("#AA4466", (3, 1, 60)),
+    ("#4477AA", (7, 0, 0)), ("#BBBBBB", (9, 1, 0)), ("#EE8866", (6, 1, 30)),
 )
 _PANEL = (2.6, 2.2)  # inches
 _ONLY_PANEL = (4.0, 3.2)
@@ -196,7 +199,7 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
     return figure, panels
 
 
-def style_of(place: int) -> tuple[str, str]:
+def style_of(place: int) -> tuple[str, str | tuple[int, int, int]]:
     """Colour and marker of what is in that place of a list; beyond the first eight places a colour
     comes again with another marker."""
     count = len(STYLES)

@@ -6,18 +6,24 @@ are the papers' own. Brackets after a method say what of it a paper varied.
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from nerp.settings.protocols import SAR_SUFFIX
 
 AVERAGE = "Average"
+MEDICAL_AVERAGE = "Average (biomedical)"
+# What that is over; in base-to-novel all but BUSI, whose three classes are too few.
+_MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "KneeXray", "Kvasir",
+            "LungColon", "OCTMNIST", "RETINA")
 # The papers that the file's sources begin with.
-_PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025"}
+_PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
+           "BiomedCoOp": "arXiv 2411.15232, 2025"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
 # A protocol of the file -> its name and shots.
-_PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4), "few_shot_16": ("few_shot", 16)}
+_PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
+              **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
 # What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
 _NAMES = {"ZeroshotCLIP": "CLIP"}
 
@@ -25,7 +31,7 @@ _NAMES = {"ZeroshotCLIP": "CLIP"}
 @dataclass(frozen=True)
 class Published:
     """One row: accuracies in percent, None where the paper does not say. variant: what of the
-    method was varied, in the paper's words, or ""."""
+    method was varied, in the paper's words, or "". others: its rows with other shots."""
 
     protocol: str
     shots: int
@@ -36,10 +42,12 @@ class Published:
     novel: float | None
     hm: float | None
     source: str
+    others: tuple["Published", ...] = ()
 
     def accuracy(self, part: str) -> float | None:
         """The number that stands in a table's column `part`."""
-        own = dict.fromkeys(("Base", "", f"{self.shots}-shot"), self.base_or_accuracy)
+        own = {f"{row.shots}-shot": row.base_or_accuracy for row in (*self.others, self)}
+        own |= dict.fromkeys(("Base", ""), self.base_or_accuracy)
         return (own | {"Novel": self.novel, "H": self.hm}).get(part)
 
     @property
@@ -68,7 +76,9 @@ def rows_of(protocol: str, trainer: str, shots: int = _SHOTS) -> dict[str, dict[
     found: dict[str, dict[str, Published]] = {}
     for row in published():
         if row.protocol == protocol and row.method == _name(trainer) and shots in (0, row.shots):
-            found.setdefault(row.label, {})[row.dataset] = row
+            lines = found.setdefault(row.label, {})
+            before = lines.get(row.dataset)
+            lines[row.dataset] = replace(row, others=(*before.others, before)) if before else row
     return found
 
 
@@ -100,4 +110,12 @@ def in_published_order(names: Iterable[str]) -> list[str]:
 def datasets(protocol: str) -> list[str]:
     """Those that published averages of a protocol are over, and the source; in their order."""
     names = dict.fromkeys(row.dataset for row in published() if row.protocol == protocol)
-    return [name for name in names if name != AVERAGE]
+    return [name for name in names if name not in (AVERAGE, MEDICAL_AVERAGE)]
+
+
+def average_over(names: Iterable[str], protocol: str) -> str:
+    """What published rows call the average over exactly these datasets, and the source where a
+    protocol has one; "" where none is published."""
+    medical = set(_MEDICAL) - ({"BUSI"} if protocol == "base_to_novel" else set())
+    published_sets = {AVERAGE: set(datasets(protocol)), MEDICAL_AVERAGE: medical}
+    return next((name for name, over in published_sets.items() if over == set(names)), "")

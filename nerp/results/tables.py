@@ -24,7 +24,14 @@ from nerp.results.grid import (
     meanings,
     split,
 )
-from nerp.results.published import AVERAGE, Published, datasets, rows_of, with_papers
+from nerp.results.published import (
+    AVERAGE,
+    MEDICAL_AVERAGE,
+    Published,
+    average_over,
+    rows_of,
+    with_papers,
+)
 from nerp.results.records import Record
 
 TITLES = {
@@ -187,10 +194,14 @@ def _compare(table: Table, part: Part) -> None:
     rows: list[Row] = []
     shown: list[Published] = []
     without = []
-    same = {*part.averaged, *part.source} == {*datasets(table.protocol)}
-    columns = [column for column in table.columns if same or column[0] != AVERAGE]
+    average = average_over([*part.averaged, *part.source], table.protocol)
+    columns = [column for column in table.columns if average or column[0] != AVERAGE]
     for row in table.rows:
-        papers = rows_of(table.protocol, row.label.split(" ")[0], part.shots).values()
+        papers = [
+            {AVERAGE if name == average else name: line for name, line in lines.items()
+             if name == average or name not in (AVERAGE, MEDICAL_AVERAGE)}
+            for lines in rows_of(table.protocol, row.label.split(" ")[0], part.shots).values()
+        ]
         there = [lines for lines in papers if _published_cells(lines, columns)]
         rows += [row, *(beside for lines in there for beside in _beside(row, lines, columns))]
         shown += [line for lines in there for line in lines.values()]

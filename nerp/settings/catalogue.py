@@ -1,6 +1,6 @@
 """What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -62,6 +62,16 @@ def learns(name: str) -> bool:
 def is_drawn(dataset: str) -> bool:
     """Whether a dataset is one of those that the package draws on first use."""
     return dataset in catalogue()["drawn"]["datasets"]
+
+
+def by_benchmark(cards: Iterable[str]) -> dict[str, list[str]]:
+    """Cards by name, or by the file of one's own, under the headings of `nerp data list`."""
+    headings = {name: heading for heading, names in catalogue()["benchmarks"].items()
+                for name in names} | dict.fromkeys(catalogue()["drawn"]["datasets"], "drawn")
+    groups: dict[str, list[str]] = {heading: [] for heading in headings.values()}
+    for card in cards:
+        groups.setdefault(headings.get(card, "one's own"), []).append(card)
+    return {heading: names for heading, names in groups.items() if names}
 
 
 def drawn_names() -> set[str]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from nerp.base.errors import NerpError
 from nerp.clip.model import PRECISIONS, Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import Key, choice, whole
@@ -53,10 +54,18 @@ class Trainer(Method):
         self.settings = cfg.TRAINER[self.node]
         self.clip = clip
         self.classes = classes
+        self._check_layers()
         self.check()
         tensors = self.initial() if tensors is None else tensors
         self.learned = tree(tensors, self.fixed).to(clip.device)
         self._prepare()
+
+    def _check_layers(self) -> None:
+        for name in self.edits:
+            encoder = getattr(self.clip, name)
+            if not encoder.depth:
+                raise NerpError(f"{self.node}: this method changes layers of CLIP's {name} "
+                                f"encoder; this backbone's is {encoder.kind}")
 
     def for_classes(self, classes: Classes) -> "Trainer":
         """The same model, its learned tensors shared, asked about other classes."""

@@ -63,8 +63,8 @@ class BiomedCoOp(ContextOverWords):
     @classmethod
     def refusal(cls, tensors, clip):
         width = tensors[_CTX].shape[1]
-        of_bert = any(name.startswith(_BERT) for name in tensors)
-        if of_bert or width == _BERT_WIDTH != clip.text.width:
+        named = any(name.startswith(_BERT) for name in tensors)
+        if clip.text.depth and (named or width == _BERT_WIDTH != clip.text.width):
             return (f"trained over BiomedCLIP, whose text encoder is a BERT (a context {width} "
                     f"wide); this backbone's is CLIP's, {clip.text.width} wide")
         return ""
@@ -72,6 +72,11 @@ class BiomedCoOp(ContextOverWords):
     @classmethod
     def infer(cls, tensors, settings, clip):
         return {"N_CTX": len(tensors[_CTX])}
+
+    @property
+    def words(self):
+        """As everywhere; over a BERT only where there are four context vectors, as published."""
+        return super().words if self.clip.text.depth or self.n_ctx == 4 else ""
 
     def initial(self):
         return {_CTX: self.first_context()}
@@ -162,6 +167,7 @@ class BiomedCoOp(ContextOverWords):
 
     def tuned_neutral(self):
         """The context stands over the neutral prompt's first K tokens."""
-        prompts = build_prompts([self.classes.neutral], n_ctx=self.n_ctx)
+        prompts = build_prompts([self.classes.neutral], n_ctx=self.n_ctx,
+                                tokenizer=self.clip.tokenizer)
         state = self.clip.text_state(prompts, self.parameter(_CTX))
         return normalise(self.clip.text.features(state))[0, 0]

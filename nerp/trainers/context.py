@@ -39,5 +39,6 @@ class ContextOverWords(Trainer):
 
     def prepare(self) -> None:
         prefix = self.words or " ".join(["X"] * self.n_ctx)
-        prompts = context_prompts(self.classes, prefix, n_ctx=self.n_ctx)
+        prompts = context_prompts(self.classes, prefix, n_ctx=self.n_ctx,
+                                  tokenizer=self.clip.tokenizer)
         self.prompts = prompts.to(self.clip.device)

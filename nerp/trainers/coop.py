@@ -79,6 +79,7 @@ class CoOp(Trainer):
             n_ctx=self.n_ctx,
             position=self.position,
             class_specific=self.class_specific,
+            tokenizer=self.clip.tokenizer,
         ).to(self.clip.device)
 
     def text_features(self, prompts, ctx):
@@ -98,6 +99,7 @@ class CoOp(Trainer):
             [self.classes.neutral] * (len(ctx) if self.class_specific else 1),
             n_ctx=self.n_ctx,
             class_specific=self.class_specific,
+            tokenizer=self.clip.tokenizer,
         )
         features = self.text_features(prompts, ctx.flatten(0, -2))[0]
         return features if self.class_specific else features[0]

@@ -18,6 +18,8 @@ class DeepPrompts(ContextOverWords):
     """Text: ctx at positions 1..K, replaced at the input of deeper layers. Vision: K tokens at the
     end, likewise; those of layer 1 stand before `ln_pre`."""
 
+    edits = ("text", "image")
+
     # What a method defines.
 
     @abstractmethod

@@ -28,6 +28,7 @@ class InsertedTokens(Trainer):
     """
 
     layers_key: str
+    edits = ("text", "image")
     keep_share = 0.0  # of what a later layer finds in the tokens' place; see PromptTokens
 
     # What a method defines besides.

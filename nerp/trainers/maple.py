@@ -2,7 +2,6 @@
 
 import re
 
-from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.settings.keys import whole
 from nerp.trainers.base import context_settings
@@ -41,11 +40,6 @@ class MaPLe(DeepPrompts):
             "N_CTX": len(tensors[_CTX]),
             "PROMPT_DEPTH": 1 + sum(deep.fullmatch(name) is not None for name in tensors),
         }
-
-    def check(self):
-        if not self.clip.image.depth:
-            raise NerpError(f"{self.node}: this method edits a vision transformer; the backbone "
-                            "is a ResNet")
 
     @property
     def deep_layers(self) -> range:

@@ -31,6 +31,8 @@ class Method(ABC):
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
         fixed: names of tensors in a checkpoint that are not trained.
+        edits: the encoders, "text" and "image", whose layers it reaches into; only CLIP's own
+            transformers have layers for that.
         text_by_image: whether a class has another feature for each image.
         views: how many augmented views of an image `loss` takes, one after the other.
 
@@ -48,6 +50,7 @@ class Method(ABC):
     marks: tuple[str, ...] = ()
     shape_settings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
     text_by_image: bool = False
     views: int = 1
 

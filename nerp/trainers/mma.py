@@ -63,6 +63,7 @@ class MMA(Trainer):
     folder = "adapter_learner"
     paper = "Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models, CVPR 2024"
     group = "adapters"
+    edits = ("text", "image")
     defaults = {
         "TEXT_CTX_INIT": "a photo of a",
         "ADAPTER_START": whole(5, 1),

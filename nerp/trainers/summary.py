@@ -7,11 +7,13 @@ import torch
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.backbones import HUB, find_backbone, model_config
+from nerp.clip.backbones import BIOMEDCLIP, HUB, find_backbone, model_config
+from nerp.clip.bert import BertCLIP, Sizes, on_meta
 from nerp.clip.loading import SHIPPED, load_model
 from nerp.clip.model import Clip
 from nerp.clip.modules import CLIP
 from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
+from nerp.clip.wordpiece import require_transformers
 from nerp.settings.defaults import default_config
 from nerp.trainers.base import Trainer
 from nerp.trainers.method import GROUPS
@@ -63,6 +65,9 @@ def _shapes_of(backbone: str) -> Clip:
     """A CLIP of the backbone's architecture, its weights on the meta device."""
     if backbone in SHIPPED:
         model = load_model(SHIPPED[backbone])
+    elif backbone == BIOMEDCLIP:
+        require_transformers(f"{BIOMEDCLIP}: its text encoder is a BERT, which")
+        model = on_meta(Sizes())
     else:
         with torch.device("meta"):
             model = _published(backbone) if backbone in _SIZES else _open_clips(backbone)
@@ -105,10 +110,14 @@ class BackboneRow:
 def backbone_row(name: str) -> BackboneRow:
     """The row of a backbone, without its weights. Raises NerpError as `method_rows` does."""
     clip = _shapes_of(name)
-    conv = clip.model.visual.conv1
+    visual, layers = clip.model.visual, (clip.image.depth, clip.text.depth)
+    if isinstance(clip.model, BertCLIP):
+        patch = visual.trunk.patch_embed.proj.kernel_size[0]
+        layers = len(visual.trunk.blocks), len(clip.model.transformer.encoder.layer)
+    else:
+        patch = visual.conv1.kernel_size[0] if clip.image.depth else 0
     return BackboneRow(
-        name, conv.kernel_size[0] if clip.image.depth else 0, clip.size,
-        (clip.image.depth, clip.text.depth), clip.embed_dim,
+        name, patch, clip.size, layers, clip.embed_dim,
         [method for method, trainer in _fitted(clip).items() if trainer is not None],
     )
 

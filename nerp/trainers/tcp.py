@@ -38,6 +38,7 @@ class TCP(KgCoOp):
     signature = ("ctx", r"meta_net\.linear1\.weight", r"meta_net\.linear2\.weight")
     marks = ()
     shape_settings = ("CTX_INIT", "CLASS_LAYER")
+    edits = ("text",)
     class_specific = False
     n_ctx = _COUNT
     pull_weight = 8.0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nerp.clip.model import Clip, normalise
-from nerp.clip.tokenizer import build_prompts, encode
+from nerp.clip.tokenizer import build_prompts
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def context_words(words: str) -> str:
 
 def context_start(clip: Clip, words: str, n_ctx: int) -> Tensor:
     """The token embeddings [n_ctx, W_t] of the first n_ctx tokens of `words`."""
-    ids = torch.tensor(encode(words)[:n_ctx], device=clip.device)
+    ids = torch.tensor(clip.tokenizer.encode(words)[:n_ctx], device=clip.device)
     return clip.text.token_embedding(ids).float()
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 from made import JSON_SPLITS, card, classnames_text, wnids, write, write_json_split
@@ -289,11 +290,27 @@ PUBLISHED = {  # classes; train, val, test images; prompt of a class; neutral pr
 }
 
 
+# BiomedCoOp's eleven, as its release has them.
+MEDICAL = json.loads(
+    (Path(__file__).parents[1] / "published" / "configs_biomedcoop_restore.json").read_text()
+)["DATASETS"]["BiomedCoOp"]
+
+
+def test_the_cards_of_medical_datasets_have_their_published_layout():
+    for name, published in MEDICAL.items():
+        node = load_yaml(find_card(name))["DATASET"]
+        assert node["LAYOUT"] == "json_split"
+        assert f"{node['DIRECTORY']}/{node['IMAGE_FOLDER']}" == published["images"]
+        assert f"{node['DIRECTORY']}/{node['SPLIT_FILE']}" == published["split"]
+
+
 def test_the_cards_state_the_published_sizes_and_prompts():
     cards = [load_yaml(path)["DATASET"] for name, path in shipped_cards().items()
              if not name.startswith("demo_")]
     keys = ("NUM_CLASSES", "SPLIT_SIZES", "TEMPLATE", "NEUTRAL")
-    assert {c["NAME"]: tuple(c[key] for key in keys) for c in cards} == PUBLISHED
+    medical = {name: (len(d["classnames"] or range(4)), d["train_val_test"], d["template"],
+                      "a photo of a medical image.") for name, d in MEDICAL.items()}
+    assert {c["NAME"]: tuple(c[key] for key in keys) for c in cards} == PUBLISHED | medical
     assert len({frozenset(c) for c in cards}) == 1  # a card laid over another leaves nothing of it
     for c in cards:
         assert c["REFERENCE"] == ("ImageNet" if c["NAME"].startswith("ImageNet") else c["NAME"])

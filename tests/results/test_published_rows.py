@@ -80,3 +80,31 @@ def test_every_published_row_says_where_it_is_from():
     assert all(row.source.split(" ")[0] in ("ANPrompt", "SAR") for row in rows)
     assert all((row.hm is None) == (row.protocol != "base_to_novel") for row in rows)
     assert all(row.accuracy("Base") is not None for row in rows if not row.variant)
+
+
+MEDICAL = ("BTMRI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "KneeXray", "Kvasir",
+           "LungColon", "OCTMNIST", "RETINA")
+
+
+def test_the_average_over_medical_datasets_is_compared_over_these_alone(tmp_path):
+    for dataset in MEDICAL:
+        for part in ("base", "new"):
+            write(tmp_path, "BiomedCoOp", dataset, part, 1, 60.0)
+    (table,) = tables(tmp_path, against_published=True)
+    cells = row(table, "BiomedCoOp README (BiomedCLIP)").cells
+    assert {part: cell.mean for (group, part), cell in cells.items() if group == AVERAGE} == {
+        "Base": 76.26, "Novel": 73.92, "H": 75.07}
+    write(tmp_path, "BiomedCoOp", "BUSI", "base", 1, 60.0)
+    write(tmp_path, "BiomedCoOp", "BUSI", "new", 1, 60.0)
+    (table,) = tables(tmp_path, against_published=True)
+    assert [r.label for r in table.rows] == ["BiomedCoOp"]
+
+
+def test_published_few_shot_rows_have_a_number_for_each_of_their_shots(tmp_path):
+    for dataset in (*MEDICAL, "BUSI"):
+        for shots in (1, 16):
+            write(tmp_path, "BiomedCoOp", dataset, "all", 1, 60.0, task="FS", shots=shots)
+    (table,) = tables(tmp_path, against_published=True)
+    cells = row(table, "BiomedCoOp README (BiomedCLIP)").cells
+    assert {part: cell.mean for (_, part), cell in cells.items()} == {
+        "1-shot": 57.03, "16-shot": 72.42}
