@@ -129,8 +129,8 @@ def build(tensors: Mapping[str, Tensor], file: Path) -> BertCLIP:
 
 
 def on_meta(sizes: Sizes) -> BertCLIP:
-    """A module of these sizes whose tensors are on the meta device, but for the scale and for two of
-    places that no file holds."""
+    """A module of these sizes whose tensors are on the meta device, but for the scale and for two
+    of places that no file holds."""
     with torch.device("meta"):
         model = BertCLIP(sizes)
     embeddings = model.transformer.embeddings

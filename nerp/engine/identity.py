@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 from nerp.clip.loading import SHIPPED
+from nerp.clip.wordpiece import vocabulary_beside
 from nerp.correction.wrapper import looks_at_training
 from nerp.data.benchmark import Benchmark, images_digest, split_digest
 from nerp.data.sentences import sentence_file
@@ -108,6 +109,9 @@ def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
             digests[name] = " ".join(map(content_digest, filter(None, read)))
         else:
             digests[name] = content_digest(file)
+    weights = files.get("MODEL.BACKBONE.PATH")
+    if weights and (vocabulary := vocabulary_beside(Path(weights).expanduser())):
+        digests["MODEL.BACKBONE.PATH"] += f" {content_digest(vocabulary)}"
     return {_INPUTS: digests} if digests else {}
 
 

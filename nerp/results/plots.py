@@ -200,7 +200,7 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
 
 
 def style_of(place: int) -> tuple[str, str | tuple[int, int, int]]:
-    """Colour and marker of what is in that place of a list; beyond the first eight places a colour
+    """Colour and marker of what is in that place of a list; beyond the styles a colour
     comes again with another marker."""
     count = len(STYLES)
     return STYLES[place % count][0], STYLES[(place + place // count) % count][1]

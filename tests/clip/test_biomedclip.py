@@ -209,12 +209,16 @@ def test_tensors_of_another_model_are_refused(tensors, said, small, tmp_path):
                    torch.device("cpu"))
 
 
-def test_the_vocabulary_is_part_of_what_numbers_depend_on(small, tmp_path):
+def test_the_vocabulary_is_part_of_what_numbers_depend_on(nerp, eurosat_root, small, tmp_path):
     digests = set()
     for vocabulary in (VOCABULARY, [*VOCABULARY[:-1], "1"]):
         file = spoiled(small, tmp_path, vocabulary)
         digests.add(build_clip("", file, "auto", "fp32", torch.device("cpu"))[0].digest)
+        status, _, error = nerp(
+            "test", "--trainer", "ZeroshotCLIP", "--root", eurosat_root, "--dataset", "eurosat",
+            "--output-dir", tmp_path / "run", "MODEL.BACKBONE.PATH", file)
     assert len(digests) == 2
+    assert status == 1 and "MODEL.BACKBONE.PATH" in error and "--overwrite" in error
 
 
 def test_it_is_known_by_name_without_a_network(nerp):
