@@ -1,14 +1,16 @@
 """BiomedCoOp: CoOp held near two frozen teachers, made of sentences about the classes."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
 from nerp.data.sentences import SUBSTITUTE, read_sentences, substitute_sentences
 from nerp.settings.keys import choice, file, number, whole
@@ -52,7 +54,7 @@ class BiomedCoOp(ContextOverWords):
     shape_settings = ("N_CTX", "CTX_INIT")
 
     @classmethod
-    def fits(cls, tensors):
+    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
         """A second image encoder beside ctx, or nothing that is learned; and no prompts in an
         encoder, which make it PromptSRC's."""
         own = {name for name in tensors if name.startswith("prompt_learner.")}
@@ -61,7 +63,7 @@ class BiomedCoOp(ContextOverWords):
         return tensors[_CTX].dim() == 2 and not prompts and (second or own <= _BESIDE)
 
     @classmethod
-    def refusal(cls, tensors, clip):
+    def refusal(cls, tensors: Mapping[str, Tensor], clip: Clip) -> str:
         width = tensors[_CTX].shape[1]
         named = any(name.startswith(_BERT) for name in tensors)
         if clip.text.depth and (named or width == _BERT_WIDTH != clip.text.width):
@@ -70,33 +72,35 @@ class BiomedCoOp(ContextOverWords):
         return ""
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(
+        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
+    ) -> dict[str, object]:
         return {"N_CTX": len(tensors[_CTX])}
 
     @property
-    def words(self):
+    def words(self) -> str:
         """As everywhere; over a BERT only where there are four context vectors, as published."""
         return super().words if self.clip.text.depth or self.n_ctx == 4 else ""
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         return {_CTX: self.first_context()}
 
-    def prepare(self):
+    def prepare(self) -> None:
         super().prepare()
-        self._sentence_features = None
+        self._sentence_features: Tensor | None = None
 
     @property
-    def substitute(self):
+    def substitute(self) -> str:
         return "" if self.settings.TEXTS else SUBSTITUTE
 
     @property
-    def test_substitute(self):
+    def test_substitute(self) -> str:
         """Only NeRP's t* is made of sentences."""
         corrected = self.cfg.TRAINER.NAME.endswith(NERP_SUFFIX) and (
             self.cfg.NERP.ON_BASE or not self.classes.seen)
         return self.substitute if corrected else ""
 
-    def prepare_training(self):
+    def prepare_training(self) -> None:
         self.sentence_features()
 
     def sentences(self) -> list[list[str]]:
@@ -121,7 +125,7 @@ class BiomedCoOp(ContextOverWords):
             self._sentence_features = torch.stack(features, 1)
         return self._sentence_features
 
-    def frozen_class_features(self):
+    def frozen_class_features(self) -> Tensor:
         """T_mean [C, D]: of all sentences."""
         if self._frozen_class_features is None:
             self._frozen_class_features = normalise(self.sentence_features().mean(1))
@@ -149,11 +153,11 @@ class BiomedCoOp(ContextOverWords):
             kept = self.kept(self.scores(image)).float()
             return self.similarity(image, normalise(kept @ self.sentence_features()))
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         state = self.clip.text_state(self.prompts, self.parameter(_CTX))
         return normalise(self.clip.text.features(state))[0]
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         text, image = self.class_features(), self.image_features(images)
         logits, teacher = self.similarity(image, text), self.teacher_logits(image)
         divergence = F.kl_div(
@@ -165,7 +169,7 @@ class BiomedCoOp(ContextOverWords):
             + self.settings.KDSP_LAMBDA * divergence / logits.numel()
         )
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         """The context stands over the neutral prompt's first K tokens."""
         prompts = build_prompts([self.classes.neutral], n_ctx=self.n_ctx,
                                 tokenizer=self.clip.tokenizer)

@@ -1,6 +1,8 @@
 """RESTORE: MaPLe with a calibrator behind each encoder, and a loss that lets the prompts of both
 grow at the same pace."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,7 +42,7 @@ class RESTORE(MaPLe):
     signature = (*MaPLe.signature, r"text_adapter\.FFN\.0\.weight")
     fixed = tuple(_RATIO.values())
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         tensors, width = super().initial(), self.clip.embed_dim
         for kind, start in (("text", self.settings.TEXT_CALIB_R),
                             ("image", self.settings.VIS_CALIB_R)):
@@ -54,7 +56,7 @@ class RESTORE(MaPLe):
             }
         return tensors
 
-    def prepare(self):
+    def prepare(self) -> None:
         super().prepare()
         self.first_norms: Tensor | None = None
 
@@ -70,18 +72,18 @@ class RESTORE(MaPLe):
         h = quick_gelu(self.apply_linear(_FIRST.format(_ADAPTER[kind]), h))
         return u + self.ratio(kind) * self.apply_linear(_SECOND.format(_ADAPTER[kind]), h)
 
-    def text_output(self, u):
+    def text_output(self, u: Tensor) -> Tensor:
         return self.calibrated("text", u)
 
-    def image_output(self, u):
+    def image_output(self, u: Tensor) -> Tensor:
         return self.calibrated("image", u)
 
-    def vision_tokens(self):
+    def vision_tokens(self) -> Mapping[int, Tensor]:
         """In float32 in every precision; they are cast where they enter."""
         with torch.autocast(self.clip.device.type, enabled=False):
             return super().vision_tokens()
 
-    def norms(self, vision_tokens: dict[int, Tensor]) -> Tensor:
+    def norms(self, vision_tokens: Mapping[int, Tensor]) -> Tensor:
         """[2, J - 1]: |P_l^T P_l| of the text and |Q_l^T Q_l| of the image encoder's prompts."""
         text = self.text_tokens()
         both = [[tokens[layer].float() for layer in text] for tokens in (text, vision_tokens)]
@@ -89,18 +91,18 @@ class RESTORE(MaPLe):
             # |P^T P| = |P P^T|, of which the latter is K by K.
             return torch.stack([torch.stack([(t @ t.mT).norm() for t in own]) for own in both])
 
-    def prepare_training(self):
+    def prepare_training(self) -> None:
         if self.deep_layers:
             with torch.no_grad():
                 self.first_norms = self.norms(self.vision_tokens())
 
-    def training_state(self):
+    def training_state(self) -> dict[str, Tensor]:
         return {} if self.first_norms is None else {"first_norms": self.first_norms}
 
-    def resume_training(self, state):
+    def resume_training(self, state: Mapping[str, Tensor]) -> None:
         self.first_norms = state.get("first_norms")
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         if self.first_norms is None:
             self.prepare_training()
         text, vision_tokens = self.class_features(), self.vision_tokens()
@@ -112,7 +114,7 @@ class RESTORE(MaPLe):
         return entropy + self.settings.FS_LOSS_R * (grown[0] - grown[1]).square().sum()
 
     @torch.no_grad()
-    def end_epoch(self, epoch):
+    def end_epoch(self, epoch: int) -> None:
         if epoch == self.cfg.OPTIM.MAX_EPOCH // 3 and self.deep_layers:
             means = self.norms(self.vision_tokens()).mean(1)
             for kind, mean in zip(_RATIO, means, strict=True):
