@@ -18,7 +18,8 @@ PAGE = (REPO / "docs" / "nerp.md").read_text()
 def names(heading):
     """The names in the first column of the table below a heading."""
     section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
 
 
 def test_every_reference_rule_and_pair_source_is_there():

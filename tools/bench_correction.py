@@ -16,7 +16,8 @@ from tabulate import tabulate
 
 from nerp.base.log import environment
 from nerp.correction import Rule
-from nerp.correction.shifting import Match, Shift
+from nerp.correction.matched import Match
+from nerp.correction.shifting import Shift
 from nerp.correction.sweep import Saved, Sweep, parse_grid
 from nerp.engine.record import process_peak_mib
 

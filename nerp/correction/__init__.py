@@ -9,6 +9,7 @@ With any model's logits [images, classes] and priors [classes]:
     shift(logits, guarded_bias(logits, bias)).apply(logits)     # the same, where it can be trusted
 """
 
+from nerp.correction import matched, published
 from nerp.correction.correction import Correction
 from nerp.correction.flipping import Rule, flip
 from nerp.correction.matching import anchored_bias, guarded_bias, stray, uniform_bias
@@ -42,7 +43,9 @@ __all__ = [
     "guarded_bias",
     "image_prior",
     "labelled_bias",
+    "matched",
     "normalise_distribution",
+    "published",
     "shift",
     "sinkhorn",
     "stationary_bias",

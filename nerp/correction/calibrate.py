@@ -83,7 +83,7 @@ def _settings(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[Correction
     if isinstance(rule, Rule):
         tried = (replace(rule, tau=tau, thres=thres) for tau, thres in product(TAUS, MARGINS))
         return replace(rule, tau=NEVER), tried
-    if isinstance(rule, Shift):
+    if type(rule) is Shift:
         return rule, (
             replace(rule, strengths={name: f * s for name, s in rule.strengths.items()})
             for f in FACTORS

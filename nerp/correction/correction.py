@@ -1,7 +1,7 @@
 """What a rule is, and what it did to predictions, whatever the rule."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -43,6 +43,16 @@ class Correction:
     margin: Tensor
     gap: Tensor
 
+    @property
+    def remark(self) -> str:
+        """What a user should know of this very correction, "" for nothing."""
+        return ""
+
+    @property
+    def findings(self) -> dict[str, float | bool]:
+        """The same, by name, for the record."""
+        return {}
+
     @classmethod
     def none(cls, logits: Tensor) -> "Correction":
         """The correction of logits [B, C] that changes nothing."""
@@ -57,6 +67,64 @@ class Correction:
         return corrected
 
 
+@dataclass(frozen=True)
+class Rescored(Correction):
+    """A correction that gives each image other logits. Attributes: corrected: [B, C]."""
+
+    corrected: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, corrected: Tensor) -> "Rescored":
+        """From logits [B, C] to others. Raises NerpError where either are not finite."""
+        _, before = top_classes(logits)
+        _, after = top_classes(corrected)
+        (images,) = (after != before).nonzero(as_tuple=True)
+        source, target = before[images], after[images]
+        margin, reverse = (z[images, source] - z[images, target] for z in (logits, corrected))
+        return cls(after, images, source, target, torch.full_like(images, SHIFT), margin,
+                   margin - reverse, corrected)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """z' [B, C]."""
+        return self.corrected
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What few rules need beside logits, priors and pairs; None for what is not at hand.
+
+    Attributes:
+        image_features: [B, D] of the images under test. text_features: [C, D]. image_mean: [D],
+            the mean feature of training images. scale: [], what cosines are multiplied by.
+        zero_shot_logits: [B, C], frozen CLIP's. labelled_logits: [M, C], frozen CLIP's on training
+            images of the classes under test. labelled_labels: [M].
+    """
+
+    image_features: Tensor | None = None
+    text_features: Tensor | None = None
+    image_mean: Tensor | None = None
+    scale: Tensor | None = None
+    zero_shot_logits: Tensor | None = None
+    labelled_logits: Tensor | None = None
+    labelled_labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a rule may depend on that only a run knows.
+
+    Attributes:
+        settings: the config node NERP. classnames: C names. seed: of the run.
+        spread: how far biases lie from what the gap says of them, in logits (`gap.Halves`); None
+            where that cannot be told.
+    """
+
+    settings: CfgNode
+    classnames: Sequence[str]
+    seed: int
+    spread: float | None
+
+
 class CorrectionRule(ABC):
     """What priors and pairs do to logits; nothing in it knows a model.
 
@@ -65,7 +133,8 @@ class CorrectionRule(ABC):
 
     Class attributes:
         name: as registered. looked_at: what the rule itself looks at, apart from what it is given.
-        weighs: whether it weighs references (NERP.REFERENCES) by strengths.
+        weighs: whether it weighs references (NERP.REFERENCES) by strengths. needs: the fields of
+            `Extra` that it needs.
     Attributes:
         references: the neutral references whose priors it needs. uses_pairs: whether it needs
             pairs. note: what it will do, for the log. effect: the same without its settings, for
@@ -75,6 +144,7 @@ class CorrectionRule(ABC):
     name: ClassVar[str]
     looked_at: ClassVar[str] = NOTHING
     weighs: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
     references: tuple[str, ...] = ()
     uses_pairs: bool = False
     note: str
@@ -83,11 +153,25 @@ class CorrectionRule(ABC):
     def effect(self) -> str:
         return self.note
 
+    @property
+    def has_looked_at(self) -> str:
+        """`looked_at`, with these settings."""
+        return self.looked_at
+
+    @classmethod
+    def weighed(cls, node: CfgNode) -> list[str]:
+        """The references that it weighs, by a config's NERP node."""
+        return list(node.REFERENCES) if cls.weighs else []
+
     @classmethod
     @abstractmethod
     def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "CorrectionRule":
         """The rule in a config's NERP node. strengths: how much of each reference's prior counts,
         where that has been settled."""
+
+    def settled(self, run: Run) -> "CorrectionRule":
+        """The same rule with what it takes from the run."""
+        return self
 
     @abstractmethod
     def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
@@ -101,6 +185,35 @@ class CorrectionRule(ABC):
     def changed(self, key: str, text: str) -> "CorrectionRule":
         """The same rule with one of `keys` changed. Raises ValueError for no value of it."""
         raise ValueError(key)
+
+
+class Informed(CorrectionRule):
+    """A rule that needs more than logits, priors and pairs: `needs` says what."""
+
+    def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
+        raise NerpError(self.lacking(Extra()))
+
+    @abstractmethod
+    def correct_with(self, logits: Tensor, extra: Extra) -> Correction:
+        """Correct logits [B, C] with what is needed at hand."""
+
+    def lacking(self, extra: Extra) -> str:
+        """What is needed and not at hand, in words; "" where nothing is."""
+        missing = [name for name in self.needs if getattr(extra, name) is None]
+        return f"the rule {self.name} needs {', '.join(missing)}" if missing else ""
+
+
+def carry_out(
+    rule: CorrectionRule, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor,
+    extra: Extra | None = None,
+) -> Correction:
+    """What any rule makes of logits [B, C]. Raises NerpError where it lacks what it needs."""
+    if not isinstance(rule, Informed):
+        return rule.correct(logits, priors, pairs)
+    extra = extra or Extra()
+    if lacking := rule.lacking(extra):
+        raise NerpError(lacking)
+    return rule.correct_with(logits, extra)
 
 
 def correct_in_chunks(

@@ -5,14 +5,19 @@ from collections.abc import Iterable
 NOTHING = "nothing"
 TRAINING_IMAGES = "training images"
 TRAINING_LABELS = "training labels"
+SEEN_IMAGES = "test images already seen"
 TEST_IMAGES = "test images"
 TEST_LABELS = "test labels"
 UNKNOWN = "unknown"
 
 # From what asks for least caution to what asks for most: what nobody knows may be test labels.
-ORDER = (NOTHING, TRAINING_IMAGES, TRAINING_LABELS, TEST_IMAGES, UNKNOWN, TEST_LABELS)
+ORDER = (
+    NOTHING, TRAINING_IMAGES, TRAINING_LABELS, SEEN_IMAGES, TEST_IMAGES, UNKNOWN, TEST_LABELS
+)
 
-CAVEATS = {TEST_IMAGES: "transductive", TEST_LABELS: "upper bound"}
+CAVEATS = {SEEN_IMAGES: "in a stream", TEST_IMAGES: "transductive", TEST_LABELS: "upper bound"}
+# What stands beside a number.
+MARKS = {SEEN_IMAGES: "s", TEST_IMAGES: "†", UNKNOWN: "§", TEST_LABELS: "‡"}
 
 
 def with_caveat(looked_at: str) -> str:

@@ -32,6 +32,7 @@ LIMIT = 0.5
 
 _MOST_ROUNDS = 60
 _MOST_SHORTER = 12
+_FEW_CLASSES = 64  # of which H is made and solved directly
 _MOST_PRODUCTS = 100  # of the second derivatives with a vector, a round
 # Where predictions are more certain than this, the mean of 1 - sum p^2, the search begins with
 # logits that are divided by 2, 4, ...: the function is nearly flat but for sharp bends.
@@ -127,24 +128,29 @@ def stray(logits: Tensor, anchor: Tensor, matched: Tensor | None = None) -> tupl
 class Guarded:
     """A bias [C], of mean 0, and why it is that one.
 
-    Attributes: distance, noise: as `stray`. trusted: whether it follows the test images; where
-    not, it is the anchor.
+    Attributes: distance, noise: as `stray`. uneven: whether the images look as if their classes
+    were not equally frequent. followed: whether the bias follows them; else it is the anchor.
     """
 
     bias: Tensor
     distance: float
     noise: float
-    trusted: bool
+    uneven: bool
+    followed: bool
 
 
 def guard(
-    logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT,
+    logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT, heed: bool = True
 ) -> Guarded:
-    """`guarded_bias` with what it was decided by. Raises NerpError as `anchored_bias`."""
+    """`guarded_bias` with what it was decided by. Raises NerpError as `anchored_bias`.
+
+    Args: heed: whether the anchor stands where the images look uneven.
+    """
     distance, noise = stray(logits, anchor)
-    trusted = distance**2 <= limit**2 + 2 * noise**2
-    bias = anchored_bias(logits, anchor, width) if trusted else centred(anchor).to(logits.dtype)
-    return Guarded(bias, distance, noise, trusted)
+    uneven = not distance**2 <= limit**2 + 2 * noise**2
+    followed = not (uneven and heed)
+    bias = anchored_bias(logits, anchor, width) if followed else centred(anchor).to(logits.dtype)
+    return Guarded(bias, distance, noise, uneven, followed)
 
 
 def guarded_bias(
@@ -257,7 +263,9 @@ class _Problem:
             bias = duller.descend(bias, moment, _NEARLY_MET)
             duller = replace(duller, sharpness=2 * duller.sharpness)
             moment = duller.at(bias)
-        return self.descend(bias, moment, max(met, 8 * torch.finfo(self.logits.dtype).eps))
+        # What rounding leaves of z - b, which is as large as z.
+        rounding = torch.finfo(self.logits.dtype).eps * max(8.0, float(self.logits.abs().max()))
+        return self.descend(bias, moment, max(met, rounding))
 
     def descend(self, bias: Tensor, moment: _Moment, met: float) -> Tensor:
         """The minimum, until no more than a share `met` of the mean prediction is wrong, or
@@ -326,8 +334,9 @@ class _Problem:
         return further, there
 
     def newton(self, moment: _Moment, target: Tensor, pull: Tensor, error: float) -> Tensor:
-        """The solution of H x = target by conjugate gradients, H the second derivatives:
-        sharpness (diag(mean) - mean of p p') + pull. Each entry is divided by H's diagonal first.
+        """The solution of H x = target, H the second derivatives: sharpness (diag(mean) - mean of
+        p p') + pull. Of many classes by conjugate gradients, each entry divided by H's diagonal
+        first.
 
         Args: error: of the mean prediction; the nearer it is, the more exact is the solution.
         """
@@ -335,6 +344,16 @@ class _Problem:
         mean = kept.mean(dim=0, dtype=torch.float64)
         diagonal = self.sharpness * (mean - moment.square).clamp(min=1e-6 * mean) + pull
         diagonal = diagonal.clamp(min=torch.finfo(torch.float64).tiny)
+        if len(mean) <= _FEW_CLASSES:
+            inner = (kept.t() @ kept).double() / len(kept)
+            matrix = self.sharpness * (mean.diag() - inner) + pull.diag()
+            unit = diagonal.sqrt()
+            matrix = matrix / unit / unit[:, None]
+            matrix.diagonal().fill_(1.0)
+            # Without a pull H says nothing of the bias's mean, which stays.
+            matrix += torch.outer(unit, unit) / diagonal.sum()
+            found = torch.linalg.solve(matrix, target / unit) / unit
+            return found - found.mean()
 
         def product(x: Tensor) -> Tensor:
             inner = kept.t() @ (kept @ x.to(kept.dtype))

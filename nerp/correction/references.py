@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import REFERENCES
-from nerp.correction.gap import gap_prior, slope_between_halves
+from nerp.correction.gap import between_halves, gap_prior
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES, TRAINING_LABELS
 from nerp.correction.pairs import not_at_hand
 from nerp.correction.priors import image_prior, text_prior
@@ -35,12 +35,14 @@ class Prior:
     """Attributes:
     values: [C], in logits, on the CPU.
     looked_at: what it was made of (`looked_at`).
-    strength: how much of it NERP.STRENGTH auto takes off a logit.
+    strength: how much of it NERP.STRENGTH auto takes off a logit. spread: how far biases lie from
+        that much of it, in logits; None where it was not measured.
     """
 
     values: Tensor
     looked_at: str
     strength: float
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ def modality_gap(probe: Probe) -> Prior:
     labelled = shown.features, shown.labels, shown.text
     tested = trainer.reference_class_features(probe.image)
     values = gap_prior(*labelled, tested, trainer.scale)
-    slope = slope_between_halves(*labelled, trainer.scale)
-    strength = GAP_STRENGTH
-    if slope is not None:
-        strength = (strength + min(max(slope, 0.0), 1.0)) / 2
-    return Prior(values.float().cpu(), TRAINING_LABELS, strength)
+    halves = between_halves(*labelled, trainer.scale)
+    strength, spread = GAP_STRENGTH, None
+    if halves:
+        strength = (strength + min(max(halves.slope, 0.0), 1.0)) / 2
+        spread = halves.spread(strength)
+    return Prior(values.float().cpu(), TRAINING_LABELS, strength, spread)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from nerp.base.errors import NerpError
+from nerp.correction.correction import Rescored, top_classes
 from nerp.correction.matching import LIMIT, WIDTH, anchored_bias, centred, check_bias, guard
 
 KINDS = ("batch", "anchored", "guarded")
 # An anchored bias is solved anew for each of so many images, then whenever there are more by this
 # share than at the last time: what a few more images say of many is little.
-_EXACTLY = 256
+_EXACTLY = 64
 _MORE = 1 / 8
 
 
@@ -97,3 +98,22 @@ class Running:
 def run(stream: Running, logits: Tensor) -> Tensor:
     """The biases [N, C] of images in the order of their logits [N, C]."""
     return torch.stack([stream.update(row) for row in logits])
+
+
+def in_order(stream: Running, logits: Tensor, order: int) -> Rescored:
+    """Images [N, C] corrected one after the other, in a random order that a number names.
+
+    Raises NerpError for fewer than two images, or logits that are not finite.
+    """
+    if len(logits) < 2:
+        raise NerpError(f"a stream of {len(logits)} image: there is nothing that came before it")
+    top_classes(logits)
+    corrected = torch.empty_like(logits)
+    for place in ordered(len(logits), order).tolist():
+        corrected[place] = logits[place] - stream.update(logits[place])
+    return Rescored.of(logits, corrected)
+
+
+def ordered(count: int, order: int) -> Tensor:
+    """A permutation [N] of so many images, by number."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(order))

@@ -4,8 +4,7 @@ z' = z - bias, with a bias [C] of either kind:
 
 - of neutral references k with priors π_k [C], bias = sum_k s_k (π_k - mean π_k): what the model
   prefers where nothing speaks for any of the classes, as far as an image leaves of it (s_k < 1);
-- that which makes the mean predicted distribution of unlabelled test images uniform (prior
-  matching): transductive, and right only where the classes are equally frequent among them.
+- one that unlabelled test images ask for (`matched`, `published`).
 
 Over all classes, or only between the predicted class and its partners in a list of pairs.
 """
@@ -29,8 +28,6 @@ from nerp.correction.correction import (
     top_classes,
 )
 from nerp.correction.flipping import Partners
-from nerp.correction.looked_at import TEST_IMAGES
-from nerp.correction.matching import uniform_bias
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ SCOPES = ("all", "pairs")
 
 
 @dataclass(frozen=True)
-class _Additive(CorrectionRule):
+class Additive(CorrectionRule):
     """Less a class bias: over all classes, or only between the classes of a pair."""
 
     scope: str = "all"
@@ -93,19 +90,20 @@ class _Additive(CorrectionRule):
         return replace(self, scope=text)
 
     @property
-    def note(self):
+    def confined(self) -> str:
+        """What a note says of its scope."""
         return ", between the classes of a pair" if self.uses_pairs else ""
 
 
 @RULES.register("shift")
 @dataclass(frozen=True)
-class Shift(_Additive):
+class Shift(Additive):
     """Less the priors of neutral references, each by its strength."""
 
-    name: ClassVar = "shift"
-    weighs: ClassVar = True
-    effect: ClassVar = ("each class's logits are lowered by as much as neutral references say the "
-                        "model prefers it anyway")
+    name: ClassVar[str] = "shift"
+    weighs: ClassVar[bool] = True
+    effect: ClassVar[str] = ("each class's logits are lowered by as much as neutral references "
+                             "say the model prefers it anyway")
 
     strengths: Mapping[str, float] = field(default_factory=dict)
 
@@ -132,27 +130,7 @@ class Shift(_Additive):
     @property
     def note(self):
         parts = " + ".join(f"{s:.2g} {name}" for name, s in self.strengths.items())
-        return f"shift by {parts}{super().note}"
-
-
-@RULES.register("match")
-@dataclass(frozen=True)
-class Match(_Additive):
-    """Less the bias that makes the mean prediction of the images under test uniform."""
-
-    name: ClassVar = "match"
-    looked_at: ClassVar = TEST_IMAGES
-    effect: ClassVar = ("each class's logits are moved so that the mean prediction of the tested "
-                        "images is uniform, which assumes that no class has more of them than "
-                        "another")
-
-    def bias(self, logits, priors):
-        return uniform_bias(logits)
-
-    @property
-    def note(self):
-        return "match: the mean prediction made uniform, as if no class had more images than " \
-               f"another{super().note}"
+        return f"shift by {parts}{self.confined}"
 
 
 def shift(logits: Tensor, bias: Tensor, pairs: Tensor | None = None) -> Shifted:

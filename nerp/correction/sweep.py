@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,14 @@ import torch
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import RULES
-from nerp.correction.correction import Correction, CorrectionRule, check_logits, top_classes
+from nerp.correction.correction import (
+    Correction,
+    CorrectionRule,
+    Extra,
+    carry_out,
+    check_logits,
+    top_classes,
+)
 from nerp.correction.flipping import Evidence, Partners, Rule
 
 Grid = Mapping[str, Sequence[str]]  # a key, and its values as texts
@@ -63,12 +70,13 @@ def _change(rule: CorrectionRule, key: str, value: str) -> CorrectionRule:
 @dataclass(frozen=True)
 class Saved:
     """What a sweep needs of a run's predictions.npz, as arrays: logits [N, C], labels [N], the
-    priors [C] by reference, pairs [n, 2]."""
+    priors [C] by reference, pairs [n, 2], and by name what it has of `Extra`."""
 
     logits: np.ndarray
     labels: np.ndarray
     priors: Mapping[str, np.ndarray]
     pairs: np.ndarray
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ class Sweep:
         )
         self.priors = {name: torch.from_numpy(prior) for name, prior in saved.priors.items()}
         check_logits(self.logits, **self.priors)
+        self.extra = Extra(**{name: torch.from_numpy(x) for name, x in saved.extra.items()})
         self.right = top_classes(self.logits)[1] == self.labels
         self.plain_accuracy = self._percent(0)
 
@@ -121,7 +130,7 @@ class Sweep:
                             f"{', '.join(self.priors)}. nerp test with NERP.REFERENCES makes it")
         if isinstance(rule, Rule):
             return self.evidence.correct(rule)
-        return rule.correct(self.logits, self.priors, self.pairs)
+        return carry_out(rule, self.logits, self.priors, self.pairs, self.extra)
 
     def outcome(self, rule: CorrectionRule, settings: tuple[str, ...] = ()) -> Outcome:
         """What one rule does, counted. Raises NerpError as `correct` does."""

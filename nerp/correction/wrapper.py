@@ -1,7 +1,7 @@
 """NeRP around any trainer: fetch what the rule needs, settle its strengths, correct."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.calibrate import Calibration, calibrate
-from nerp.correction.correction import Correction, CorrectionRule
+from nerp.correction.correction import Correction, CorrectionRule, Extra, Run, carry_out
 from nerp.correction.looked_at import TRAINING_LABELS, most
 from nerp.correction.pairs import Clues, Labelled, Pairs, find_pairs
 from nerp.correction.references import Prior, Probe, Shown, Unsuited
@@ -29,22 +29,23 @@ _WITHOUT_TRAINING = ("text", "reference", "unlabelled", "labels", "bundle")
 class NeRP:
     """A trained model's priors and pairs and what is done with them, ready to correct logits.
 
-    Attributes: priors: by reference.
+    Attributes: priors: by reference. extra: what the rule needs besides.
     """
 
     rule: CorrectionRule
     priors: Mapping[str, Prior]
     pairs: Pairs
     calibration: Calibration | None = None
+    extra: Extra = field(default_factory=Extra)
 
     def correct(self, logits: Tensor) -> Correction:
         """Correct the logits [B, C] of the model that the priors are from."""
-        return self.rule.correct(logits, values(self.priors), self.pairs.index)
+        return carry_out(self.rule, logits, values(self.priors), self.pairs.index, self.extra)
 
     @property
     def looked_at(self) -> str:
         """What the correction has looked at, all in all."""
-        parts = [self.rule.looked_at, *(self.priors[n].looked_at for n in self.rule.references)]
+        parts = [self.rule.has_looked_at, *(self.priors[n].looked_at for n in self.rule.references)]
         if self.rule.uses_pairs:
             parts.append(self.pairs.looked_at)
         if self.calibration:
@@ -68,6 +69,7 @@ class Material:
         shown_logits: the logits [N, C] of a trainer, for its classes, on those images.
         training, validation: `seen`'s logits on their few-shot training and validation images.
         test_logits: [N, C] on the images under test; test_labels: [N].
+        extra: what a rule needs besides, by the names of its fields.
     """
 
     reference: Tensor
@@ -78,6 +80,7 @@ class Material:
     validation: Callable[[], Labelled]
     test_logits: Callable[[], Tensor]
     test_labels: Callable[[], Tensor]
+    extra: Callable[[tuple[str, ...]], Extra] = lambda needs: Extra()
 
 
 @torch.no_grad()
@@ -151,15 +154,22 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
     Raises NerpError for references or pairs that cannot be had.
     """
     kind = RULES[cfg.NERP.RULE]
-    wanted = _wanted(cfg.NERP) if kind.weighs else {}
+    wanted = _wanted(cfg.NERP)
     priors = find_priors(trainer, cfg.NERP, material, tuple(dict.fromkeys((*PUBLISHED, *wanted))))
-    rule = kind.from_config(cfg.NERP, strengths(wanted, priors))
+    spread = priors["gap"].spread if "gap" in priors else None
+    run = Run(cfg.NERP, trainer.classes.names, cfg.SEED, spread)
+    rule = kind.from_config(cfg.NERP, strengths(wanted, priors)).settled(run)
+    for key, name in (("STREAM", "stream"), ("SHARES", "shares")):
+        if cfg.NERP[key] and not hasattr(rule, name):
+            raise NerpError(f"NERP.{key} is {cfg.NERP[key]}, and the rule {rule.name} reads none; "
+                            f"leave it out, or NERP.RULE anchored or match")
     pairs = find_pairs(make_clues(trainer, cfg, material))
     calibration = None
     if cfg.NERP.THRESHOLDS == "calibrated":
         calibration = _calibrate(cfg, material, rule)
         rule = calibration.rule
-    return NeRP(rule, priors, pairs, calibration)
+    extra = material.extra(rule.needs) if rule.needs else Extra()
+    return NeRP(rule, priors, pairs, calibration, extra)
 
 
 def looks_at_training(settings: CfgNode) -> bool:
@@ -168,15 +178,16 @@ def looks_at_training(settings: CfgNode) -> bool:
 
     Args: settings: the config node NERP.
     """
-    weighed = {*settings.REFERENCES} if RULES[settings.RULE].weighs else set()
-    return (not weighed <= {*PUBLISHED} or settings.PAIRS not in _WITHOUT_TRAINING
-            or settings.THRESHOLDS == "calibrated")
+    kind = RULES[settings.RULE]
+    weighed = {*kind.weighed(settings)}
+    return bool(not weighed <= {*PUBLISHED} or kind.needs
+                or settings.PAIRS not in _WITHOUT_TRAINING or settings.THRESHOLDS == "calibrated")
 
 
 def _wanted(settings: CfgNode) -> dict[str, float | None]:
-    """Reference -> its strength, None for the automatic one, as NERP.REFERENCES and .STRENGTH."""
-    names = list(settings.REFERENCES)
-    if settings.STRENGTH == "auto":
+    """Reference that the rule weighs -> its strength; None: the automatic one (NERP.STRENGTH)."""
+    names = RULES[settings.RULE].weighed(settings)
+    if settings.STRENGTH == "auto" or not names:
         return dict.fromkeys(names)
     try:
         numbers = [float(part) for part in settings.STRENGTH.strip("[]()").split(",")]

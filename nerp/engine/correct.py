@@ -1,6 +1,8 @@
 """NeRP in a run: the images it may look at, and the record of what it did."""
 
+from dataclasses import replace
 from functools import cache
+from statistics import fmean, pstdev
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import with_caveat
 from nerp.correction.pairs import Labelled
 from nerp.correction.references import Shown
+from nerp.correction.running import ordered
 from nerp.correction.wrapper import Material, NeRP, build_nerp
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.engine.evaluate import compute_logits, encode_images
+from nerp.engine.extra import gather_extra
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.tested import Tested, is_corrected
 from nerp.settings.protocols import NERP_SUFFIX
@@ -26,6 +30,7 @@ from nerp.trainers.texts import Classes
 
 # Training images that a reference is made of: their mean no longer changes with more.
 _MOST_SHOWN = 1024
+_ORDERS, _FIRST = 5, 50  # of a stream: orders tried, and images that its start is
 
 
 def open_nerp(tested: Tested) -> NeRP | None:
@@ -117,6 +122,7 @@ def gather_material(tested: Tested) -> Material:
         validation=lambda: labelled("val"),
         test_logits=lambda: tested.logits,
         test_labels=lambda: torch.from_numpy(tested.labels),
+        extra=lambda needs: gather_extra(tested, reference, shown, needs),
     )
 
 
@@ -166,6 +172,32 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
     }
     if nerp.calibration:
         record["calibration"] = nerp.calibration.note
+    if correction.remark:
+        say(f"NeRP: {correction.remark}")
+    if correction.findings:
+        record["findings"] = correction.findings
+    if getattr(nerp.rule, "stream", False):
+        record["stream"] = stream_record(nerp, tested)
+    return record
+
+
+def stream_record(nerp: NeRP, tested: Tested) -> dict:
+    """Accuracy in percent of a stream in several orders, since it depends on them."""
+    labels, logits = torch.from_numpy(tested.labels), tested.logits
+    first = logits.argmax(1) == labels
+    accuracies, starts = [], []
+    for order in range(nerp.rule.order, nerp.rule.order + _ORDERS):
+        right = replace(nerp, rule=replace(nerp.rule, order=order)).correct(logits).predictions
+        right = right == labels
+        accuracies.append(100 * float(right.double().mean()))
+        start = ordered(len(labels), order)[:_FIRST]
+        starts.append(100 * float(right[start].double().mean() - first[start].double().mean()))
+    record = {"orders": _ORDERS, "accuracies": accuracies, "mean": fmean(accuracies),
+              "deviation": pstdev(accuracies), "first_images": _FIRST,
+              "first_gain": fmean(starts)}
+    say(f"NeRP: {_ORDERS} orders of the stream: {record['mean']:.2f}% +- "
+        f"{record['deviation']:.2f}; the first {_FIRST} images of each: "
+        f"{record['first_gain']:+.2f} points")
     return record
 
 

@@ -120,7 +120,7 @@ def _code(cfg: CfgNode) -> dict[str, dict[str, str]]:
     used = [(TRAINERS, plain_name(cfg.TRAINER.NAME)), (LAYOUTS, cfg.DATASET.LAYOUT)]
     if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
         used += [(PAIR_SOURCES, cfg.NERP.PAIRS), (RULES, cfg.NERP.RULE),
-                 *((REFERENCES, name) for name in cfg.NERP.REFERENCES)]
+                 *((REFERENCES, name) for name in {*cfg.NERP.REFERENCES, *cfg.NERP.ANCHOR})]
     digests = {name: code for registry, name in used if (code := registry.code(name))}
     return {_CODE: digests} if digests else {}
 

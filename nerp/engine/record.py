@@ -38,8 +38,8 @@ def save_predictions(
     tested: Tested, nerp: NeRP | None, correction: Correction | None
 ) -> None:
     """Write predictions.npz: logits, labels, paths and classnames; with NeRP also
-    corrected_logits, text_prior, image_prior and those of further references, and pairs (class
-    indices)."""
+    corrected_logits, text_prior, image_prior and those of further references, pairs (class
+    indices), and what else its rule needs."""
     arrays = {
         "logits": tested.logits.numpy(),
         "labels": tested.labels,
@@ -51,6 +51,8 @@ def save_predictions(
             "corrected_logits": correction.apply(tested.logits).numpy(),
             **{f"{name}_prior": prior.values.numpy() for name, prior in nerp.priors.items()},
             "pairs": nerp.pairs.index.numpy(),
+            **{name: value.numpy() for name, value in vars(nerp.extra).items()
+               if value is not None},
         }
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)

@@ -64,14 +64,15 @@ _OPTIONAL = {
     "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
 }
 # As in `nerp.correction.looked_at`, which needs torch.
-_LOOKED_AT = ("nothing", "training images", "training labels", "test images", "unknown",
-              "test labels")
+_LOOKED_AT = ("nothing", "training images", "training labels", "test images already seen",
+              "test images", "unknown", "test labels")
 _NERP = {
     "looked_at": (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}"),
 }
 _NERP_OPTIONAL = {
     "rule": _NODE, "on_base": _FLAG, "references": _TEXTS, "pairs": _LINE, "n_pairs": _COUNT,
-    "thresholds": _LINE, "strength": _LINE, "calibration": _LINE,
+    "thresholds": _LINE, "strength": _LINE, "calibration": _LINE, "findings": _NODE,
+    "stream": _NODE,
 }
 
 

@@ -20,7 +20,12 @@ from nerp.settings.protocols import RESULT_FILE
 _PRIOR = Kind(FLOATS, 1)
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1), "text_prior": _PRIOR,
            "image_prior": _PRIOR, "pairs": Kind(WHOLE, 2)}
-_OPTIONAL = {"corrected_logits": Kind(FLOATS, 2), "paths": Kind(TEXTS, 1),
+_EXTRA = {
+    "image_features": Kind(FLOATS, 2), "text_features": Kind(FLOATS, 2),
+    "image_mean": Kind(FLOATS, 1), "scale": Kind(FLOATS, 0), "zero_shot_logits": Kind(FLOATS, 2),
+    "labelled_logits": Kind(FLOATS, 2), "labelled_labels": Kind(WHOLE, 1),
+}
+_OPTIONAL = {**_EXTRA, "corrected_logits": Kind(FLOATS, 2), "paths": Kind(TEXTS, 1),
              "classnames": Kind(TEXTS, 1)}
 # What arrays are computed with, by the kind of their numbers.
 _TYPES = {"f": np.float32, "i": np.int64, "u": np.int64}
@@ -45,7 +50,9 @@ class SavedRun:
         """What a sweep needs of it."""
         priors = {name.removesuffix("_prior"): array for name, array in self.arrays.items()
                   if name.endswith("_prior")}
-        return Saved(self.arrays["logits"], self.arrays["labels"], priors, self.arrays["pairs"])
+        extra = {name: self.arrays[name] for name in _EXTRA if name in self.arrays}
+        return Saved(self.arrays["logits"], self.arrays["labels"], priors, self.arrays["pairs"],
+                     extra)
 
 
 def load_run(directory: str | Path) -> SavedRun:
@@ -91,6 +98,7 @@ def _rule(node: dict) -> CorrectionRule:
         expected = getattr(default, name)
         fits = {
             bool: isinstance(value, bool), float: is_number(value), str: is_text(value),
+            int: type(value) is int,
             dict: is_node(value) and all(map(is_number, value.values())),
         }
         if not fits[type(expected)]:
@@ -106,7 +114,7 @@ def _check_agreement(arrays: dict[str, np.ndarray], file: Path) -> None:
     images, classes = shape = arrays["logits"].shape
     labels, pairs = arrays["labels"], arrays["pairs"]
     sizes = {"labels": shape[:1], "paths": shape[:1], "classnames": shape[1:],
-             "corrected_logits": shape, "pairs": (len(pairs), 2)}
+             "corrected_logits": shape, "pairs": (len(pairs), 2), **_extra_sizes(arrays)}
     wrong = [name for name, array in arrays.items() if name != "logits"
              and array.shape != sizes.get(name, shape[1:])]
     if not images or not classes:
@@ -117,3 +125,15 @@ def _check_agreement(arrays: dict[str, np.ndarray], file: Path) -> None:
     if wrong:
         raise NerpError(f"{file}: its arrays do not agree on the images and classes "
                         f"({wrong[0]}); nerp test --overwrite --save-logits makes it anew")
+
+
+def _extra_sizes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The shapes that what few rules need must have beside logits [N, C]."""
+    shape = images, classes = arrays["logits"].shape
+    width = arrays["image_mean"].shape[0] if "image_mean" in arrays else 0
+    count = arrays["labelled_labels"].shape[0] if "labelled_labels" in arrays else 0
+    return {
+        "image_features": (images, width), "text_features": (classes, width),
+        "image_mean": (width,), "scale": (), "zero_shot_logits": shape,
+        "labelled_logits": (count, classes), "labelled_labels": (count,),
+    }

@@ -13,7 +13,16 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import is_inside
-from nerp.correction.correction import ENTROPY, MARGIN, PROB, REASONS, SHIFT, CorrectionRule
+from nerp.correction.correction import (
+    ENTROPY,
+    MARGIN,
+    PROB,
+    REASONS,
+    SHIFT,
+    CorrectionRule,
+    Extra,
+    carry_out,
+)
 from nerp.correction.flipping import PROB_THRES, top_entropy
 from nerp.correction.shifting import Shifted
 from nerp.correction.significance import sign_test
@@ -136,7 +145,9 @@ class Explanation:
         self.paths, self.labels = arrays["paths"], arrays["labels"]
         self.logits, self.pairs = (torch.from_numpy(arrays[n]) for n in ("logits", "pairs"))
         self.priors = {n: torch.from_numpy(x) for n, x in run.saved.priors.items()}
-        self.correction = self.rule.correct(self.logits, self.priors, self.pairs)
+        self.correction = carry_out(
+            self.rule, self.logits, self.priors, self.pairs,
+            Extra(**{name: torch.from_numpy(x) for name, x in run.saved.extra.items()}))
         self.parts, self.preference = self._preference()
         saved = arrays["corrected_logits"].argmax(1)
         different = int((saved != self.correction.predictions.numpy()).sum())

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nerp.correction.flipping import PROB_THRES
-from nerp.correction.looked_at import CAVEATS, TEST_IMAGES, TEST_LABELS, UNKNOWN
+from nerp.correction.looked_at import CAVEATS, SEEN_IMAGES, TEST_IMAGES, TEST_LABELS, UNKNOWN
 from nerp.engine.metrics import confusion_matrix
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 from nerp.settings.protocols import protocol
@@ -24,6 +24,8 @@ _OVERVIEW = 100  # cells a side of the overview of a large matrix
 _BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
 
 _WARNINGS = {
+    SEEN_IMAGES: "each image was corrected with the test images that came before it, without their "
+                 "labels. The numbers depend on the order: compare them with others of streams.",
     TEST_IMAGES: "the correction was found with the test images themselves, without their "
                  "labels. Compare these numbers only with others that were allowed the same.",
     TEST_LABELS: "the class pairs were found with the test labels. These numbers are no result of "

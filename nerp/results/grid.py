@@ -18,6 +18,7 @@ SUBSTITUTE = "substitute"
 # What a number that looked at test data, or may have, or has other training texts than the
 # published method's is marked with.
 MARKS = {
+    "test images already seen": ("s", "in a stream: NeRP looked at the test images before each"),
     "test images": ("†", "transductive: NeRP looked at the unlabelled test images"),
     "test labels": ("‡", "upper bound: NeRP looked at the test labels"),
     "unknown": ("§", "NeRP's class pairs come from a file that does not say what they were found "

@@ -14,6 +14,7 @@ from nerp.settings.tree import AUTOMATIC, COMMAND_LINE, PUBLISHED, Draft, Origin
 # Keys that only one rule reads: to give one is to ask for that rule.
 _OF_THE_FLIP = {*RELEASE_NAMES.values(), "NERP.THRESHOLDS"}
 _OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
+_OF_THE_ANCHORED = {"NERP.ANCHOR", "NERP.WIDTH", "NERP.LIMIT", "NERP.GUARD"}
 _OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
 # λ of SAR: the key, the file with the values by method and dataset, what they were chosen with.
 _SAR_WEIGHT = "TRAINER.SAR.WEIGHT"
@@ -25,8 +26,8 @@ def settle_rule(draft: Draft, trainer: str) -> None:
     """Turn NERP.RULE auto into the rule it stands for, and fill in a flip's published settings.
 
     Auto is the flip where one of its own keys was asked for, or where its settings are published
-    for this method, dataset and protocol and asked for; else the shift. The command line keeps
-    what it says.
+    for this method, dataset and protocol and asked for; the anchored match where the user allows
+    test images, match where shares are given; else the shift. The command line keeps what it says.
     """
     cfg = draft.cfg
     nerp, where = cfg.NERP, f"{trainer} on {cfg.DATASET.NAME} ({protocol(cfg.TASK).name})"
@@ -37,8 +38,15 @@ def settle_rule(draft: Draft, trainer: str) -> None:
         flips = _asked_for_flip(draft)
         shifts = _asked(draft) & _OF_A_SHIFT
         rule = "flip" if flips or published and row and not shifts else "shift"
+        looking = _looking(draft)
+        if looking and flips:
+            raise NerpError(f"{min(flips)} is the flip's, which looks at no test image: say which "
+                            f"is meant, NERP.RULE flip or NERP.RULE {looking}")
+        rule = looking or rule
         draft.put("NERP.RULE", rule, Origin(AUTOMATIC))
-        if flips:
+        if looking:
+            say(f"NeRP: test images may be looked at, so the rule is {looking} (NERP.RULE)")
+        elif flips:
             say(f"NeRP: {min(flips)} is a key of the flip, so the rule is the flip (NERP.RULE)")
         elif rule == "shift" and published:
             say(f"NeRP: no published settings for {where}; the rule is the automatic shift")
@@ -67,6 +75,15 @@ def _asked_for_flip(draft: Draft) -> set[str]:
         raise NerpError(f"{min(flips)} is the flip's and {min(shifts)} a shift's: say which is "
                         "meant, NERP.RULE flip or NERP.RULE shift")
     return flips
+
+
+def _looking(draft: Draft) -> str:
+    """The rule that looks at test images, where the user allows that; else ""."""
+    nerp, given = draft.cfg.NERP, _asked(draft)
+    if nerp.SHARES:
+        return "match"
+    allowed = nerp.MAY_SEE == "test" or nerp.STREAM or given & _OF_THE_ANCHORED
+    return "anchored" if allowed else ""
 
 
 def _take_row(draft: Draft, row: Mapping, origin: Origin) -> None:

@@ -14,11 +14,13 @@ from nerp.settings.keys import (
     flag,
     inside,
     listing,
+    logits,
     mapping,
     name,
     number,
     path,
     registered,
+    shares,
     strength,
     template,
     text,
@@ -100,6 +102,13 @@ KEYS: dict[str, Key] = {
     "NERP.REFERENCES": listing(["gap", "image"], registered("", REFERENCES), 1),  # of a shift
     "NERP.STRENGTH": strength("auto"),  # of each reference's prior
     "NERP.SCOPE": choice("all", "pairs"),  # of a shift or match: any class, or those of a pair
+    "NERP.MAY_SEE": choice("training", "test"),  # test: auto may look at test images
+    "NERP.STREAM": flag(False),  # each image corrected by the test images before it
+    "NERP.SHARES": shares(),  # of the classes under test, for match, sinkhorn and transport
+    "NERP.ANCHOR": listing([], registered("", REFERENCES)),  # of anchored; none: NERP.REFERENCES
+    "NERP.WIDTH": logits("auto"),  # how far biases lie from the anchor's
+    "NERP.LIMIT": logits("auto"),  # from where on the test classes look unequally frequent
+    "NERP.GUARD": flag(True),  # whether the anchor stands then
     "NERP.TAU": number(0.0),  # least prior advantage, in logits, of the class that is given up
     "NERP.THRES": number(2.0),  # largest logit margin that still counts as weak evidence
     "NERP.RESIDUAL_TEXT_PRIOR": flag(False),

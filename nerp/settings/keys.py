@@ -162,6 +162,26 @@ def strength(default: str) -> Key:
     return Key(default, "auto, a number, or one for each reference such as 0.5,0.1", accept)
 
 
+def logits(default: str) -> Key:
+    """A number of logits above 0, or auto."""
+    each = number(1.0, above=0)
+
+    def accept(value: object) -> object:
+        return value if value == "auto" else each.accept(_literal(value))
+
+    return Key(default, "auto, or a number of logits above 0", accept)
+
+
+def shares() -> Key:
+    """The shares of classes: "" for equal ones, which may also be called uniform, or a file."""
+    files = file("")
+
+    def accept(value: object) -> object:
+        return "" if value == "uniform" else files.accept(value)
+
+    return Key("", "uniform, or a JSON file with a share for each class", accept, is_file=True)
+
+
 def mapping(default: dict) -> Key:
     """Names with values."""
 

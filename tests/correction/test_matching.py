@@ -97,18 +97,20 @@ def test_only_differences_of_the_anchor_matter():
 def test_it_is_trusted_where_classes_look_equally_frequent_and_not_where_they_do_not():
     logits, bias, _ = drawn(images=3000)
     even = guard(logits, bias)
-    assert even.trusted and torch.equal(even.bias, anchored_bias(logits, bias))
+    assert even.followed and not even.uneven and torch.equal(even.bias, anchored_bias(logits, bias))
     zipf = 1 / torch.arange(1.0, 13.0) ** 2
     logits, bias, _ = drawn(images=3000, frequencies=zipf)
     uneven = guard(logits, bias)
-    assert not uneven.trusted and uneven.distance > 2 * even.distance
+    assert not uneven.followed and not even.uneven and uneven.distance > 2 * even.distance
     torch.testing.assert_close(guarded_bias(logits, bias), bias)
+    heedless = guard(logits, bias, heed=False)
+    assert heedless.uneven and torch.equal(heedless.bias, anchored_bias(logits, bias))
 
 
 def test_few_images_may_stray_further():
     logits, bias, _ = drawn(images=10)
     distance, noise = stray(logits, bias)
-    assert distance > 0.5 and noise > distance and guard(logits, bias).trusted
+    assert distance > 0.5 and noise > distance and not guard(logits, bias).uneven
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -10,7 +10,8 @@ from nerp.base.errors import NerpError
 from nerp.correction.calibrate import calibrate
 from nerp.correction.correction import Correction, CorrectionRule
 from nerp.correction.flipping import Rule, flip
-from nerp.correction.shifting import Match, Shift, shift
+from nerp.correction.matched import Match
+from nerp.correction.shifting import Shift, shift
 from nerp.correction.significance import sign_test
 from nerp.correction.sweep import Saved, Sweep, parse_grid, rule_of_grid
 

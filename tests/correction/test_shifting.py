@@ -6,7 +6,8 @@ import torch
 from nerp.base.errors import NerpError
 from nerp.correction import class_bias, shift, uniform_bias
 from nerp.correction.correction import SHIFT
-from nerp.correction.shifting import Match, Shift
+from nerp.correction.matched import Match
+from nerp.correction.shifting import Shift
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from nerp.correction.shifting import Match, Shift
+from nerp.correction.matched import Match
+from nerp.correction.shifting import Shift
 from nerp.demo import world
 from nerp.demo.job import Row, table
 
