@@ -20,6 +20,7 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import build_clip, pick_device
+from nerp.correction.running import Running
 from nerp.data.decode import as_rgb, open_image
 from nerp.data.images import Normalise, eval_transform, worker_count
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
@@ -72,20 +73,23 @@ class Model:
         return Model(self.trainer.for_classes(classes), self.resolved, self.trained)
 
     def predict(
-        self, images: Picture | Iterable[Picture]
+        self, images: Picture | Iterable[Picture], stream: Running | None = None
     ) -> tuple[list[str], npt.NDArray[np.float32]]:
         """The predicted names of N images, and the probabilities [N, C] of the classes.
 
         Args:
             images: one or several: paths, PIL images, or uint8 arrays [H, W, 3].
+            stream: corrects each image by those before it, of this call and of calls before; it
+                has looked at test images already seen.
 
-        Raises NerpError, naming the image, for one that cannot be read.
+        Raises NerpError, naming the image, for one that cannot be read, and for a stream of
+        another number of classes.
         """
         logits: list[Tensor] = []
         for found in self.logits(images):
             if isinstance(found, Failure):
                 raise NerpError(found.reason)
-            logits.append(found)
+            logits.append(found - stream.update(found) if stream else found)
         if not logits:
             return [], np.zeros((0, len(self.classes)), np.float32)
         probabilities = torch.stack(logits).softmax(1).numpy()
