@@ -24,6 +24,7 @@ import numpy.typing as npt
 from nerp.base.log import on_terminal
 from nerp.base.progress import silence
 from nerp.base.registry import REFERENCES
+from nerp.engine.confidence import probabilities
 from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.record_file import read_measured, read_record
@@ -73,6 +74,8 @@ class Tested:
         path: the run's folder. accuracy, macro_f1, per_class, record: see `Trained`.
         logits: [N, C] of the N images and C classes, float32. labels: [N].
         paths: [N], below the dataset's image folder. classnames: [C].
+        calibrated_logits: [N, C], corrected and calibrated (TEST.CALIBRATION) where either was
+            asked for; their softmax are the `probabilities`.
     """
 
     path: Path
@@ -84,6 +87,13 @@ class Tested:
     labels: Array = field(repr=False)
     paths: tuple[str, ...] = field(repr=False)
     classnames: tuple[str, ...] = field(repr=False)
+    calibrated_logits: Array = field(repr=False)
+
+    @property
+    def probabilities(self) -> Array:
+        """[N, C] of each class, float64."""
+        parts = [p for _, p, _ in probabilities(self.calibrated_logits)]
+        return np.concatenate(parts) if parts else np.zeros(self.calibrated_logits.shape)
 
     @property
     def predictions(self) -> Array:
@@ -148,7 +158,7 @@ class Settings:
         config: a method configuration's file, in the folder or in the shipped configs/.
         root: the folder that holds the datasets' folders.
         classes: "all", "base" or "new"; "" is "new" for `correct` and "all" for the others.
-        task: "B2N", "CD" or "FS".
+        task: "B2N", "CD", "FS" or "OW".
         shots: training images per class, 0 for all.
         seed: -1 draws one.
         epoch: of the checkpoint that is tested; None for the newest.
@@ -278,7 +288,9 @@ def features(
 def _read(path: Path, corrected: bool) -> Tested:
     record = read_measured(path / RESULT_FILE, (*_MEASURED, *(_EFFECT if corrected else ())))
     priors = {f"{name}_prior": Kind(FLOATS, 1) for name in REFERENCES.names()}
-    arrays = read_arrays(path / PREDICTIONS_FILE, _PREDICTIONS, _OF_NERP | priors)
+    optional = {**_OF_NERP, **priors, "calibrated_logits": Kind(FLOATS, 2)}
+    arrays = read_arrays(path / PREDICTIONS_FILE, _PREDICTIONS, optional)
+    uncalibrated = arrays.get("corrected_logits", arrays["logits"])
     common = {
         "path": path, "record": record,
         "accuracy": record["accuracy"], "macro_f1": record["macro_f1"],
@@ -286,12 +298,13 @@ def _read(path: Path, corrected: bool) -> Tested:
         "logits": arrays["logits"], "labels": arrays["labels"],
         "paths": tuple(arrays["paths"].tolist()),
         "classnames": tuple(arrays["classnames"].tolist()),
+        "calibrated_logits": arrays.get("calibrated_logits", uncalibrated),
     }
     if not corrected:
         return Tested(**common)
     return Corrected(
         **common,
-        corrected_logits=arrays.get("corrected_logits", arrays["logits"]),
+        corrected_logits=uncalibrated,
         priors={name.removesuffix("_prior"): value for name, value in arrays.items()
                 if name.endswith("_prior")},
         pairs=arrays.get("pairs", np.zeros((0, 2), np.int64)),

@@ -97,7 +97,7 @@ def make_run(directory, arrays, *, root="data", looked_at="nothing", options=OPT
              for path, label in zip(arrays["paths"], labels.tolist(), strict=True)]
     tested = SimpleNamespace(cfg=cfg, labels=labels, logits=logits, items=items,
                              bench=SimpleNamespace(classnames=names), directory=directory,
-                             checkpoint="model.pth.tar-5")
+                             checkpoint="model.pth.tar-5", base=None)
     with RunLog() as log, recording(log, resolved) as record:
         record.update(result_record(labels, logits, names, correction), kind="test", epoch=5)
         record["nerp"] = correction_record(nerp, correction, tested)

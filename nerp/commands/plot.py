@@ -1,9 +1,11 @@
 """Draw what a folder has runs of, each figure as PNG and SVG: few-shot curves; base against novel
-accuracy of the methods; what NeRP gains on each dataset. Of folders that are trainings themselves,
-also while they go on: loss and learning rate.
+accuracy of the methods; closed against open world; what NeRP gains on each dataset. Of folders that
+are trainings themselves, also while they go on: loss and learning rate; of a test with
+--save-logits itself: how often predictions are right against how sure they are.
 
   nerp plot output --output-dir figures
-  nerp plot output/mine/seed1 output/mine/seed2"""
+  nerp plot output/mine/seed1 output/mine/seed2
+  nerp plot RUN"""
 
 from nerp.commands.common import SEED, argument
 
@@ -23,12 +25,18 @@ def main(args):
     from nerp.results.grid import split
     from nerp.results.plots import figures, save_figure
     from nerp.results.records import collect
+    from nerp.results.reliability import PREDICTIONS_FILE, reliability_diagram
     from nerp.results.training import training_curves
 
     folders = [Path(folder) for folder in args.folders]
     trainings = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
-    others = [folder for folder in folders if folder not in trainings]
+    tests = [folder for folder in folders
+             if folder not in trainings and (folder / PREDICTIONS_FILE).is_file()]
+    others = [folder for folder in folders if folder not in (*trainings, *tests)]
     drawn = {"training": training_curves(trainings)} if trainings else {}
+    for number, folder in enumerate(tests, 1):
+        stem = "reliability" if len(tests) == 1 else f"reliability_{number}"
+        drawn[stem] = reliability_diagram(folder / PREDICTIONS_FILE)
     if others:
         drawn |= figures(split(collect(others), args.seeds, False))
     for stem, figure in drawn.items():

@@ -27,7 +27,7 @@ def add_arguments(parser):
                         help="a selection as a YAML file; after the word status, or with that "
                              "alone: show what is done, running, failed and waiting. KEY VALUE "
                              "pairs at the end are --options")
-    parser.add_argument("--protocol", help="base_to_novel, cross_dataset or few_shot")
+    parser.add_argument("--protocol", help="base_to_novel, open_world, cross_dataset or few_shot")
     several = {"nargs": "+", "action": "extend"}
     parser.add_argument("--methods", **several, type=name, metavar="NAME",
                         help="such as MMRL,MMRL_NeRP")
@@ -109,8 +109,8 @@ def _selection(args, looking):
     given = {name: value for name, value in given.items() if value is not None}
     chosen = {**(read_selection(files[0]) if files else {}), **parse(given, "command line")}
     if "protocol" not in chosen and not looking:
-        raise NerpError("which experiment? --protocol base_to_novel, cross_dataset or few_shot, "
-                        "or a FILE that says so")
+        raise NerpError("which experiment? --protocol base_to_novel, open_world, cross_dataset "
+                        "or few_shot, or a FILE that says so")
     return Selection(**{"protocol": "", **chosen})
 
 

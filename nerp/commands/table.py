@@ -1,8 +1,10 @@
 """Put the results of runs into tables, one row a method: base-to-novel (base, novel and their
-harmonic mean H), cross-dataset, domain generalisation, few-shot; whatever a folder has runs of.
+harmonic mean H), open world, cross-dataset, domain generalisation, few-shot; whatever a folder has
+runs of.
 
   nerp table output
   nerp table output --against published
+  nerp table output --metric ece
   nerp table output --format latex --write-to table.tex
 
 A run that is missing is shown as missing; no average is taken over a set that lacks one."""
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from nerp.commands.common import SEED, argument, terminal_width
 
+METRICS = ("accuracy", "macro_f1", "ece", "adaptive_ece", "mce", "nll", "brier")
 FORMATS = ("terminal", "markdown", "csv", "latex")
 
 
@@ -19,7 +22,10 @@ def add_arguments(parser):
     parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
                         help="where the runs are, at any depth (default: output)")
     parser.add_argument("--protocol", nargs="+", type=_protocol, default=[], metavar="NAME",
-                        help="base_to_novel, cross_dataset, domain_generalisation, few_shot")
+                        help="base_to_novel, open_world, cross_dataset, domain_generalisation, "
+                             "few_shot")
+    parser.add_argument("--metric", choices=METRICS, default="accuracy",
+                        help="what the numbers are (default: accuracy)")
     parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
                         help="the seeds that every number needs (default: all that occur)")
     parser.add_argument("--by-config", action="store_true",
@@ -46,8 +52,11 @@ def main(args):
     from nerp.results.records import collect
     from nerp.results.tables import build_tables
 
+    if args.against and args.metric != "accuracy":
+        raise NerpError(f"--against {args.against}: papers give accuracies; leave out --metric "
+                        f"{args.metric}")
     tables = build_tables(
-        collect(args.folders), seeds=args.seeds, protocols=args.protocol,
+        collect(args.folders, args.metric), seeds=args.seeds, protocols=args.protocol,
         by_config=args.by_config, against_published=args.against == "published",
     )
     if not tables:

@@ -27,6 +27,7 @@ from nerp.correction.peers import (
 from nerp.correction.priors import image_prior, text_prior
 from nerp.correction.running import Running
 from nerp.correction.shifting import class_bias, shift
+from nerp.correction.stacking import affordable_number, best_number
 from nerp.correction.transport import transport
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "Rule",
     "Running",
     "adjusted",
+    "affordable_number",
     "anchored_bias",
     "batch_bias",
+    "best_number",
     "class_bias",
     "contextual_bias",
     "contextual_scores",

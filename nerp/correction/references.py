@@ -15,7 +15,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import REFERENCES
 from nerp.correction.gap import between_halves, gap_prior
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES, TRAINING_LABELS
-from nerp.correction.pairs import not_at_hand
+from nerp.correction.pairs import Labelled, not_at_hand
 from nerp.correction.priors import image_prior, text_prior
 from nerp.trainers.base import Trainer
 
@@ -61,6 +61,17 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Openness:
+    """What a test in the open world knows: base [C], whether a class was trained on; held, logits
+    over all classes and labels of validation images of the base classes; tested, the same of the
+    images under test."""
+
+    base: Tensor
+    held: Callable[[], Labelled]
+    tested: Callable[[], Labelled]
+
+
+@dataclass(frozen=True)
 class Probe:
     """What a reference may ask for. What is expensive is a function, called only if asked.
 
@@ -70,6 +81,7 @@ class Probe:
         image: [1, 3, H, W], the mean training image after the test transform, normalised.
         shown: its few-shot training images and their classes.
         shown_logits: its logits [N, C] over the classes under test on those images.
+        openness: in the open world; else None.
     """
 
     trainer: Trainer
@@ -77,6 +89,7 @@ class Probe:
     image: Tensor
     shown: Callable[[], Shown] = not_at_hand
     shown_logits: Callable[[], Tensor] = not_at_hand
+    openness: Openness | None = None
 
 
 @REFERENCES.register("text")

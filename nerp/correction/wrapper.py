@@ -15,7 +15,7 @@ from nerp.correction.calibrate import Calibration, calibrate
 from nerp.correction.correction import Correction, CorrectionRule, Extra, Run, carry_out
 from nerp.correction.looked_at import TRAINING_LABELS, most
 from nerp.correction.pairs import Clues, Labelled, Pairs, find_pairs
-from nerp.correction.references import Prior, Probe, Shown, Unsuited
+from nerp.correction.references import Openness, Prior, Probe, Shown, Unsuited
 from nerp.correction.sweep import Saved
 from nerp.trainers.base import Trainer
 
@@ -70,6 +70,7 @@ class Material:
         training, validation: `seen`'s logits on their few-shot training and validation images.
         test_logits: [N, C] on the images under test; test_labels: [N].
         extra: what a rule needs besides, by the names of its fields.
+        openness: of a test in the open world.
     """
 
     reference: Tensor
@@ -81,6 +82,7 @@ class Material:
     test_logits: Callable[[], Tensor]
     test_labels: Callable[[], Tensor]
     extra: Callable[[tuple[str, ...]], Extra] = lambda needs: Extra()
+    openness: Openness | None = None
 
 
 @torch.no_grad()
@@ -92,7 +94,7 @@ def find_priors(
     Args: settings: the config node NERP.
     """
     probe = Probe(trainer, settings, material.reference, material.shown,
-                  lambda: material.shown_logits(trainer))
+                  lambda: material.shown_logits(trainer), material.openness)
     priors = {}
     with trainer.clip.autocast():
         for name in names:

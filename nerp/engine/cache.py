@@ -27,6 +27,7 @@ from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item, images_digest
 from nerp.data.images import eval_identity
 from nerp.engine.evaluate import FEATURE_BATCH
+from nerp.engine.open_world import is_open
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.files.digest import file_digest
 from nerp.settings.protocols import plain_name
@@ -167,6 +168,7 @@ def logits_key(
         "images": _images(bench, items),
         "input": dict(cfg.INPUT),
         "batch": cfg.DATALOADER.TEST.BATCH_SIZE,
+        "halves": is_open(cfg),
         "machine": environment(clip.device),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +45,10 @@ class Calibrator(ABC):
     def apply(self, logits: Tensor) -> Tensor:
         """Calibrated logits [N, C], whose largest stay the largest."""
 
+    def among(self, classes: npt.NDArray[np.int64]) -> "Calibrator":
+        """The calibrator of those classes alone, by their indices."""
+        return self
+
 
 @dataclass(frozen=True)
 class Temperature(Calibrator):
@@ -69,8 +73,8 @@ class Distance(Calibrator):
     """Attributes: factors: [C] (`distance_factors`)."""
 
     factors: Tensor
+    looked_at: str = NOTHING
     name = "dac"
-    looked_at = NOTHING
 
     @property
     def note(self) -> str:
@@ -80,6 +84,9 @@ class Distance(Calibrator):
 
     def apply(self, logits: Tensor) -> Tensor:
         return logits * self.factors.to(logits)[logits.argmax(dim=1), None]
+
+    def among(self, classes: npt.NDArray[np.int64]) -> "Distance":
+        return replace(self, factors=self.factors[torch.from_numpy(classes)])
 
 
 def least_nll(logits: Tensor, labels: Tensor) -> float:

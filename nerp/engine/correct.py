@@ -1,12 +1,13 @@
 """NeRP in a run: the images it may look at, and the record of what it did."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from statistics import fmean, pstdev
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from nerp.base.distributed import main_first
 from nerp.base.errors import NerpError
@@ -14,7 +15,7 @@ from nerp.base.log import say
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import with_caveat
 from nerp.correction.pairs import Labelled
-from nerp.correction.references import Shown
+from nerp.correction.references import Openness, Shown
 from nerp.correction.running import ordered
 from nerp.correction.wrapper import Material, NeRP, build_nerp
 from nerp.data.benchmark import Item
@@ -23,6 +24,7 @@ from nerp.data.reference import cached_mean_image, load_reference
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.extra import gather_extra
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
+from nerp.engine.open_world import is_open
 from nerp.engine.tested import Tested, is_corrected
 from nerp.settings.protocols import NERP_SUFFIX
 from nerp.trainers.base import Trainer
@@ -64,18 +66,8 @@ def gather_material(tested: Tested) -> Material:
     """What NeRP and the pair sources may look at in this test; images are read when asked for."""
     cfg, trainer = tested.cfg, tested.trainer
     clip = trainer.clip
-    pixels = eval_transform(cfg, clip.size)(reference_image(tested))[None]
-    reference = Normalise(cfg, clip.device)(pixels)
-
-    @cache
-    def seen() -> Trainer:
-        node, bench = tested.seen_bench
-        classes = Classes(
-            tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
-            seen=trainer.classes.seen,  # calibrate the head that is under test
-            dataset=node.NAME,
-        )
-        return trainer.for_classes(classes)
+    reference = reference_pixels(tested)
+    seen = cache(partial(seen_trainer, tested))
 
     @cache
     def shown_items() -> list[Item]:
@@ -99,18 +91,6 @@ def gather_material(tested: Tested) -> Material:
             [bench.classnames[label] for label in there],
         )
 
-    def labelled(split: str) -> Labelled:
-        bench = tested.seen_bench[1]
-        items = getattr(bench, split)
-        if set(items) & set(bench.test):  # ImageNet
-            raise NerpError(f"{bench.name} validates on its test images, so nothing may be "
-                            "calibrated on them; NERP.THRESHOLDS published or default")
-        return Labelled(
-            compute_logits(seen(), items, bench.image_dir, cfg),
-            torch.tensor([item.label for item in items]),
-            bench.classnames,
-        )
-
     return Material(
         reference=reference,
         seen=seen,
@@ -118,12 +98,69 @@ def gather_material(tested: Tested) -> Material:
         shown_logits=lambda other: compute_logits(
             other, shown_items(), tested.seen_bench[1].image_dir, cfg
         ),
-        training=lambda: labelled("train"),
-        validation=lambda: labelled("val"),
+        training=lambda: labelled(tested, "train", seen()),
+        validation=lambda: labelled(tested, "val", seen()),
         test_logits=lambda: tested.logits,
         test_labels=lambda: torch.from_numpy(tested.labels),
         extra=lambda needs: gather_extra(tested, reference, shown, needs),
+        openness=_openness(tested),
     )
+
+
+def _openness(tested: Tested) -> Openness | None:
+    """What stacking may ask for, in the open world."""
+    if tested.base is None:
+        return None
+    base = torch.from_numpy(tested.base)
+
+    def held() -> Labelled:
+        found = labelled(tested, "val", tested.trainer)
+        (columns,) = base.nonzero(as_tuple=True)
+        return replace(found, labels=columns[found.labels],
+                       classnames=tested.bench.classnames)
+
+    return Openness(
+        base, held,
+        lambda: Labelled(tested.logits, torch.from_numpy(tested.labels), tested.bench.classnames),
+    )
+
+
+def seen_trainer(tested: Tested) -> Trainer:
+    """The model under test, asked about the classes it was trained on; the head stays the one
+    under test."""
+    node, bench = tested.seen_bench
+    classes = Classes(
+        tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
+        seen=tested.trainer.classes.seen, dataset=node.NAME,
+    )
+    return tested.trainer.for_classes(classes)
+
+
+def labelled(tested: Tested, split: str, trainer: Trainer | None = None) -> Labelled:
+    """Logits and labels of the few-shot images "train" or "val" of the classes trained on.
+
+    Args: trainer: whose logits; by default `seen_trainer`'s.
+
+    Raises NerpError where they are test images.
+    """
+    bench = tested.seen_bench[1]
+    items = getattr(bench, split)
+    if set(items) & set(bench.test):  # ImageNet
+        raise NerpError(f"{bench.name} validates on its test images, so nothing may be "
+                        "calibrated on them: NERP.THRESHOLDS published or default, "
+                        "TEST.CALIBRATION none or dac")
+    return Labelled(
+        compute_logits(trainer or seen_trainer(tested), items, bench.image_dir, tested.cfg),
+        torch.tensor([item.label for item in items]),
+        bench.classnames,
+    )
+
+
+def reference_pixels(tested: Tested) -> Tensor:
+    """The reference image [1, 3, H, W] after the test transform, normalised."""
+    cfg, clip = tested.cfg, tested.trainer.clip
+    pixels = eval_transform(cfg, clip.size)(reference_image(tested))[None]
+    return Normalise(cfg, clip.device)(pixels)
 
 
 def reference_image(tested: Tested) -> Image.Image:
@@ -157,7 +194,8 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
         "thresholds": tested.cfg.NERP.THRESHOLDS,  # of a flip
         "strength": tested.cfg.NERP.STRENGTH,  # of a shift
         # Whether other classes of the same model are corrected too, trained on or not.
-        "on_base": tested.cfg.NERP.ON_BASE or tested.checkpoint is None,
+        "on_base": (tested.cfg.NERP.ON_BASE or tested.checkpoint is None
+                    or is_open(tested.cfg)),
         "by_pair": _by_pair(labels, correction, classnames),
         "by_class": {
             classnames[c]: flip_effect(labels[of], before[of], after[of])

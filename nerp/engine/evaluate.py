@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
@@ -14,7 +15,10 @@ from nerp.clip.model import Clip
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Item
 from nerp.data.images import Normalise, eval_loader, eval_set
+from nerp.engine.calibrators import Calibrator
+from nerp.engine.confidence import BINS
 from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
+from nerp.engine.probable import confidence_record, of_halves, of_probabilities
 from nerp.trainers.base import Trainer
 
 # Images whose frozen features are computed at once, whatever a method's own batches are: the last
@@ -98,12 +102,14 @@ def _apply(
 
 
 def result_record(
-    labels: np.ndarray, logits: Tensor, classnames: list[str], correction: Correction | None
+    labels: np.ndarray, logits: Tensor, classnames: list[str], correction: Correction | None,
+    base: npt.NDArray[np.bool_] | None = None, calibrator: Calibrator | None = None,
 ) -> dict:
     """The measured part of result.json.
 
     Args:
         labels: [N]. logits: [N, C]. correction: what NeRP did, None for a plain trainer.
+        base: [C] whether a class was trained on, in the open world. calibrator: None for none.
     """
     before = logits.argmax(1).numpy()
     after = before if correction is None else correction.predictions.numpy()
@@ -111,10 +117,21 @@ def result_record(
     per_class = record.pop("per_class_accuracy")
     record["per_class_accuracy"] = dict(zip(distinct(classnames), per_class, strict=True))
     if correction is not None:
-        uncorrected = accuracy_record(confusion_matrix(labels, before, len(classnames)))
-        record["uncorrected_accuracy"] = uncorrected["accuracy"]
-        record["uncorrected_macro_f1"] = uncorrected["macro_f1"]
+        old = accuracy_record(confusion_matrix(labels, before, len(classnames)))
+        record |= {f"uncorrected_{name}": old[name] for name in ("accuracy", "macro_f1")}
         record.update(flip_effect(labels, before, after))
+        uncorrected = of_probabilities(logits, labels, base, calibrator)
+        record |= {f"uncorrected_{name}": value for name, value in uncorrected.items()}
+        logits = correction.apply(logits)
+    record |= of_probabilities(logits, labels, base, calibrator)
+    record["bins"] = BINS
+    if base is not None:
+        record["alone"] = of_halves(logits, labels, base, calibrator)
+    if calibrator:
+        record["calibration"] = {
+            "name": calibrator.name, "looked_at": calibrator.looked_at, "note": calibrator.note,
+            "uncalibrated": confidence_record(logits, labels),
+        }
     return record
 
 
@@ -134,5 +151,12 @@ def result_block(record: dict) -> str:
             f"NeRP: {record['uncorrected_accuracy']:.2f}% before, {record['accuracy']:.2f}% after; "
             f"{record['flips']} flips: {record['helped']} helped, {record['hurt']} hurt, "
             f"{record['neutral']} neutral"
+        )
+    if "openworld_auc" in record:
+        lines.append(
+            f"open world: base {record['base']:.2f}%, novel {record['novel']:.2f}%, H "
+            f"{record['h']:.2f}%; alone {record['base_alone']:.2f}% and "
+            f"{record['novel_alone']:.2f}%; AUROC {record['auroc']:.2f}%, OpenworldAUC "
+            f"{record['openworld_auc']:.2f}%"
         )
     return "\n".join(lines)

@@ -77,14 +77,15 @@ def test_identity(tested: Tested) -> dict:
     cfg, bench = tested.cfg, tested.bench
     datasets = [cfg.DATASET.NAME]
     images = {"test": images_digest(tested.items, bench.image_dir)}
-    if is_corrected(cfg, tested.source):
+    corrected, calibrated = is_corrected(cfg, tested.source), cfg.TEST.CALIBRATION != "none"
+    if corrected or calibrated:
         datasets.append(tested.source)
-        if not cfg.NERP.REFERENCE_IMAGE:
-            mean = tested.reference_bench
-            images["reference"] = images_digest(mean.train, mean.image_dir)
-        if looks_at_training(cfg.NERP):
-            _, seen = tested.seen_bench
-            images["shown"] = images_digest([*seen.train, *seen.val], seen.image_dir)
+    if (corrected or _calibrates_by_image(cfg)) and not cfg.NERP.REFERENCE_IMAGE:
+        mean = tested.reference_bench
+        images["reference"] = images_digest(mean.train, mean.image_dir)
+    if calibrated or corrected and looks_at_training(cfg.NERP):
+        _, seen = tested.seen_bench
+        images["shown"] = images_digest([*seen.train, *seen.val], seen.image_dir)
     return {
         "config": digest(cfg),
         **_inputs(cfg, datasets),
@@ -93,6 +94,12 @@ def test_identity(tested: Tested) -> dict:
         "checkpoint": file_digest(tested.checkpoint.path) if tested.checkpoint else "",
         _IMAGES: images,
     }
+
+
+def _calibrates_by_image(cfg: Mapping) -> bool:
+    """Whether the class features that a calibration needs are those for a reference image."""
+    method = TRAINERS[plain_name(get(cfg, "TRAINER.NAME"))]
+    return method.text_by_image and get(cfg, "TEST.CALIBRATION") == "dac"
 
 
 def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
@@ -189,7 +196,7 @@ def _decisive(cfg: Mapping) -> dict[str, object]:
     """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
     about a run without them."""
     trainer = get(cfg, "TRAINER.NAME")
-    idle = () if trainer.endswith(NERP_SUFFIX) else ("NERP.",)
+    idle = () if trainer.endswith(NERP_SUFFIX) or _calibrates_by_image(cfg) else ("NERP.",)
     if not trained_name(trainer).endswith(SAR_SUFFIX):
         idle = (*idle, "TRAINER.SAR.")
     nodes = {TRAINERS[name].node for name in TRAINERS.names()}

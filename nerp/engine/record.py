@@ -21,6 +21,7 @@ from nerp.base.printable import csv_cell, duration
 from nerp.clip.model import pick_device
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
+from nerp.engine.calibrators import Calibrator
 from nerp.engine.history import METRICS_FILE
 from nerp.engine.identity import changes
 from nerp.engine.metrics import confusion_matrix
@@ -35,11 +36,13 @@ CONFUSION_FILE = "confusion.csv"
 
 
 def save_predictions(
-    tested: Tested, nerp: NeRP | None, correction: Correction | None
+    tested: Tested, nerp: NeRP | None, correction: Correction | None,
+    calibrator: Calibrator | None = None,
 ) -> None:
     """Write predictions.npz: logits, labels, paths and classnames; with NeRP also
     corrected_logits, text_prior, image_prior and those of further references, pairs (class
-    indices), and what else its rule needs."""
+    indices), and what else its rule needs; with a calibrator calibrated_logits; of the open world
+    base (1 for a class that was trained on)."""
     arrays = {
         "logits": tested.logits.numpy(),
         "labels": tested.labels,
@@ -54,6 +57,11 @@ def save_predictions(
             **{name: value.numpy() for name, value in vars(nerp.extra).items()
                if value is not None},
         }
+    if calibrator is not None:
+        corrected = correction.apply(tested.logits) if correction else tested.logits
+        arrays["calibrated_logits"] = calibrator.apply(corrected).numpy()
+    if tested.base is not None:
+        arrays["base"] = tested.base.astype(np.int64)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(tested.directory / PREDICTIONS_FILE, content.getvalue())

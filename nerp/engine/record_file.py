@@ -10,6 +10,7 @@ from nerp.files.json_file import (
     check_fields,
     is_count,
     is_node,
+    is_number,
     is_percent,
     is_text,
     read_json,
@@ -43,9 +44,19 @@ _NAME, _LINE = (_is_name, "a name"), (_is_line, "a text")
 _COUNT = (is_count, "a whole number of at least 0")
 _PERCENT = (is_percent, "a number from 0 to 100")
 _NODE = (is_node, "an object")
+_AMOUNT = (lambda value: is_number(value) and value >= 0, "a number of at least 0")
+_NAMES = (lambda value: isinstance(value, list) and all(map(_is_line, value)), "a list of names")
 _FLAG = (lambda value: isinstance(value, bool), "true or false")
 _TEXTS = (lambda value: is_node(value) and all(map(_is_line, value.values())), "names with texts")
 _EFFECT = dict.fromkeys(("flips", "helped", "hurt", "neutral"), _COUNT)
+
+_CONFIDENCE = {"ece": _PERCENT, "adaptive_ece": _PERCENT, "mce": _PERCENT, "nll": _AMOUNT,
+               "brier": _AMOUNT}
+_NUMBERS = {
+    "accuracy": _PERCENT, "macro_f1": _PERCENT, **_CONFIDENCE,
+    **dict.fromkeys(("base", "novel", "h", "base_alone", "novel_alone", "auroc", "openworld_auc"),
+                    _PERCENT),
+}
 
 _FIELDS = {
     "kind": (lambda value: value in ("train", "test"), "train or test"),
@@ -57,8 +68,8 @@ _FIELDS = {
     "seed": _COUNT,
 }
 _OPTIONAL = {
-    "accuracy": _PERCENT, "uncorrected_accuracy": _PERCENT, "macro_f1": _PERCENT,
-    "uncorrected_macro_f1": _PERCENT,
+    **_NUMBERS, **{f"uncorrected_{name}": kind for name, kind in _NUMBERS.items()},
+    "bins": _COUNT, "alone": _NODE, "open_world": _NODE, "calibration": _NODE,
     "per_class_accuracy": (_is_per_class, "an accuracy for each class"),
     "total": _COUNT, "correct": _COUNT, **_EFFECT,
     "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
@@ -74,6 +85,8 @@ _NERP_OPTIONAL = {
     "thresholds": _LINE, "strength": _LINE, "calibration": _LINE, "findings": _NODE,
     "stream": _NODE,
 }
+_OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAMES}
+_CALIBRATION = {"name": _NAME, "looked_at": _NERP["looked_at"], "note": _LINE}
 
 
 def read_record(path: str | Path) -> dict:
@@ -87,6 +100,12 @@ def read_record(path: str | Path) -> dict:
     check_fields(content, _FIELDS, _OPTIONAL, where)
     if "nerp" in content:
         check_fields(content["nerp"], _NERP, _NERP_OPTIONAL, f"{where}: nerp")
+    for node, fields in (("open_world", _OPEN_WORLD), ("calibration", _CALIBRATION)):
+        if node in content:
+            check_fields(content[node], fields, {}, f"{where}: {node}")
+    for half, numbers in content.get("alone", {}).items():
+        check_fields({half: numbers}, {half: _NODE}, {}, f"{where}: alone")
+        check_fields(numbers, {}, _CONFIDENCE, f"{where}: alone: {half}")
     digest = content.get("identity", {}).get("config", "")
     if not is_text(digest) or not re.fullmatch("[0-9a-f]*", digest):
         raise NerpError(f"{where}: identity.config is no digest")

@@ -13,9 +13,11 @@ from nerp.base.registry import TRAINERS
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Benchmark, open_benchmark
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
+from nerp.engine.calibrate import open_calibrator
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.identity import test_identity, training_identity
+from nerp.engine.open_world import check_training
 from nerp.engine.record import (
     CONFUSION_FILE,
     PREDICTIONS_FILE,
@@ -29,6 +31,7 @@ from nerp.engine.tested import (
     Tested,
     class_set,
     open_clip_model,
+    open_record,
     run_benchmark,
     tested_items,
 )
@@ -52,6 +55,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
         if not TRAINERS[request.trainer].folder:
             raise NerpError(f"{request.trainer} learns nothing: nerp test --trainer "
                             f"{request.trainer}")
+        check_training(cfg)
         bench = run_benchmark(cfg, directory)
         if not bench.train:
             raise NerpError(f"{bench.name}: the training split is empty")
@@ -126,8 +130,13 @@ def run_test(
                 if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
                     correction = (nerp.correct(tested.logits) if nerp
                                   else Correction.none(tested.logits))
-                names = tested.bench.classnames
-                record.update(_measured(tested.labels, tested.logits, names, correction))
+                calibrator = open_calibrator(tested)
+                record.update(_measured(
+                    tested.labels, tested.logits, tested.bench.classnames, correction, tested.base,
+                    calibrator,
+                ))
+                if tested.base is not None:
+                    record["open_world"] = open_record(tested)
                 if nerp:
                     record["nerp"] = correction_record(nerp, correction, tested)
                 record.update(
@@ -136,13 +145,13 @@ def run_test(
                 if tested.substitute:
                     record["substitute"] = tested.substitute
                 if save_logits and is_main():
-                    save_predictions(tested, nerp, correction)
+                    save_predictions(tested, nerp, correction, calibrator)
                 if save_confusion and is_main():
                     write_confusion(tested, correction)
     return directory
 
 
-def _measured(labels, logits, classnames, correction) -> dict:
-    record = result_record(labels, logits, classnames, correction)
+def _measured(labels, logits, classnames, correction, base=None, calibrator=None) -> dict:
+    record = result_record(labels, logits, classnames, correction, base, calibrator)
     say(result_block(record))
     return record

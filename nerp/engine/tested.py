@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -18,10 +19,11 @@ from nerp.data.selection import select_run
 from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
+from nerp.engine.open_world import base_classes, batches_of, is_open, stands_for
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
 from nerp.settings.defaults import KEYS
-from nerp.settings.protocols import NERP_SUFFIX, plain_name
+from nerp.settings.protocols import NERP_SUFFIX, plain_name, training_task
 from nerp.settings.resolve import Resolved
 from nerp.settings.tree import merge
 from nerp.trainers.base import Trainer
@@ -41,8 +43,10 @@ class Tested:
         bench: the run's classes and images. items: the tested ones. labels: [N].
         source: the dataset that the model was trained on. source_card: its card's keys, as far
             as the checkpoint has them.
+        base: [C] whether a class was trained on, in the open world; else None.
 
-    Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split.
+    Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split; in the open
+    world also where nobody can tell base from novel classes.
     """
 
     def __init__(self, resolved: Resolved):
@@ -55,12 +59,13 @@ class Tested:
         self.bench = run_benchmark(cfg, directory)
         self.items = tested_items(self.bench, cfg)
         self.labels = np.array([item.label for item in self.items])
+        self.base = base_classes(cfg, self.bench, self.checkpoint) if is_open(cfg) else None
 
     @cached_property
     def trainer(self) -> Trainer:
         """The trainer in the checkpoint, or one that learns nothing."""
         clip = open_clip_model(self.cfg)
-        classes = class_set(self.cfg, self.bench, is_seen(self.cfg, self.source))
+        classes = class_set(self.cfg, self.bench, self.as_trained)
         if self.checkpoint is None:
             return TRAINERS[plain_name(self.cfg.TRAINER.NAME)](self.cfg, clip, classes)
         trainer, notes = load_trainer(self.resolved, clip, classes, self.checkpoint)
@@ -71,6 +76,13 @@ class Tested:
         if trainer.test_substitute:
             say(f"{trainer.test_substitute}")
         return trainer
+
+    @property
+    def as_trained(self) -> bool:
+        """Whether the classes are predicted as a method predicts those that it was trained on."""
+        if is_open(self.cfg):
+            return bool(self.cfg.TEST.AS_TRAINED)
+        return is_seen(self.cfg, self.source)
 
     @property
     def substitute(self) -> str:
@@ -86,18 +98,30 @@ class Tested:
 
         trainer, bench, items, cfg = self.trainer, self.bench, self.items, self.cfg
         if not self.resolved.request.use_cache:
-            return compute_logits(trainer, items, bench.image_dir, cfg)
+            return self._computed(cached=False)
         path = self.checkpoint.path if self.checkpoint else None
         key = logits_key(trainer, path, bench, items, cfg)
-        keep = partial(cached_features, bench, items, cfg, trainer.clip, self.directory)
         return cached_logits(
             cache_file(self._cache_folder, cfg), key, (len(items), len(bench.classnames)),
-            lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
+            lambda: self._computed(cached=True),
         )
+
+    def _computed(self, cached: bool) -> Tensor:
+        """`logits`, computed; with `cached`, of frozen image features that are kept."""
+        trainer, image_dir = self.trainer, self.bench.image_dir
+        rows = torch.empty(len(self.items), len(self.bench.classnames))
+        for cfg, bench, places in batches_of(self.cfg, self.bench):
+            items = tested_items(bench, cfg)
+            keep = partial(cached_features, bench, items, cfg, trainer.clip, self.directory)
+            given = (keep,) if cached else ()
+            rows[places] = compute_logits(trainer, items, image_dir, cfg, *given)
+        return rows
 
     @cached_property
     def seen_bench(self) -> tuple[CfgNode, Benchmark]:
-        """`seen_benchmark` of the model."""
+        """`seen_benchmark` of the model; in the open world what the checkpoint says."""
+        if self.base is not None:
+            return self.cfg.DATASET, self.bench.select(np.flatnonzero(self.base).tolist())
         return seen_benchmark(self.cfg, self.source, self.source_card)
 
     @property
@@ -155,7 +179,7 @@ def seen_benchmark(
     """
     cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
     bench = open_benchmark(cfg)
-    classes = "base" if cfg.TASK == "B2N" else "all"
+    classes = "base" if training_task(cfg.TASK) == "B2N" else "all"
     return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
 
 
@@ -219,12 +243,23 @@ def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
 
 def is_seen(cfg: CfgNode, source: str) -> bool:
     """Whether the tested classes are the ones that were trained on, by the protocol. A method that
-    learns nothing has seen none."""
+    learns nothing has seen none; in the open world some of them are not."""
     if not TRAINERS[plain_name(cfg.TRAINER.NAME)].folder:
         return False
     if cfg.TASK == "CD":
         return source == cfg.DATASET.NAME
-    return cfg.DATASET.SUBSAMPLE_CLASSES != "new"
+    return not is_open(cfg) and cfg.DATASET.SUBSAMPLE_CLASSES != "new"
+
+
+def open_record(tested: Tested) -> dict[str, object]:
+    """The node "open_world" of result.json: which classes are base, how all are predicted, and
+    which base-to-novel tests the numbers stand for."""
+    names, cfg = tested.bench.classnames, tested.cfg
+    return {
+        "base_classes": [name for name, base in zip(names, tested.base, strict=True) if base],
+        "predicted_as": "trained" if tested.as_trained else "novel",
+        "stands_for": stands_for(cfg, tested.as_trained, tested.base),
+    }
 
 
 def is_corrected(cfg: CfgNode, source: str) -> bool:

@@ -30,6 +30,7 @@ from nerp.settings.protocols import (
     protocol,
     run_dir,
     trained_name,
+    training_task,
 )
 
 PHASES = ("all", "train", "test")
@@ -228,7 +229,7 @@ class _Setting:
         chosen = self.selection
         if chosen.protocol == "base_to_novel":
             return [(self.trained_on, "base"), (self.trained_on, "new")]
-        if chosen.protocol == "few_shot":
+        if chosen.protocol in ("few_shot", "open_world"):
             return [(self.trained_on, "all")]
         # A whole sweep shows the source too: the first column of the published tables.
         first = [self.trained_on] if chosen.phase == "all" else []
@@ -240,7 +241,7 @@ class _Setting:
         whole = chosen.phase == "all"
         training = None
         if learns(self.plain):
-            classes = "base" if chosen.protocol == "base_to_novel" else "all"
+            classes = "base" if training_task(chosen.protocol) == "B2N" else "all"
             training = self.run("train", self.plain, self.trained_on, classes)
             if whole or (chosen.phase == "train" and self.plain in chosen.methods):
                 yield training
@@ -263,6 +264,8 @@ class _Setting:
         """One run; `training` made its checkpoint, `after` must have finished as well."""
         chosen = self.selection
         task = protocol(chosen.protocol).task
+        if phase == "train":
+            task = training_task(task)
         config = self._config(task)
         own_file = config.endswith((".yaml", ".yml"))
         directory = run_dir(

@@ -181,6 +181,11 @@ class Explanation:
         return {name: _centred(part) for name, part in parts.items()}, _centred(total)
 
     @property
+    def corrected_logits(self) -> Tensor:
+        """[N, C], whose softmax are the probabilities after the correction."""
+        return self.correction.apply(self.logits)
+
+    @property
     def sign_test(self) -> float:
         """`significance.sign_test` of the flips that helped and hurt."""
         return sign_test(self.effect["helped"], self.effect["hurt"])

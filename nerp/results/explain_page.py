@@ -8,9 +8,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from nerp.correction.flipping import PROB_THRES
 from nerp.correction.looked_at import CAVEATS, SEEN_IMAGES, TEST_IMAGES, TEST_LABELS, UNKNOWN
+from nerp.engine.confidence import BINS, equal_width, judge
 from nerp.engine.metrics import confusion_matrix
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 from nerp.settings.protocols import protocol
@@ -43,6 +45,8 @@ _REFERENCES = {
     "text": "the class features against a neutral prompt",
     "image": "the logits of the mean training image",
     "others": "the mean logits of the training images, which show other classes",
+    "trained": "1 for the classes that were trained on",
+    "trained_ceiling": "1 for the classes that were trained on",
     "gap": "the class features against what training images share that their classes do not "
            "explain",
 }
@@ -82,6 +86,9 @@ def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
         backbone=facts.cfg.MODEL.BACKBONE,
         drawn=_DRAWN,
         few=few,
+        bins=BINS,
+        reliability=[(when, *_reliability(logits, facts.labels)) for when, logits in
+                     (("before", facts.logits), ("after", facts.corrected_logits))],
         moments=(("before", facts.before), ("after", facts.after)),
         matrix=_matrix(facts) if few else None,
         overview=None if few else _overview(facts),
@@ -147,6 +154,23 @@ def _changed(by_gain: list[ClassRow]) -> list[ClassRow]:
     """Of many classes, those that gained and lost most."""
     return ([row for row in by_gain[:_ENDS] if row.gained > 0]
             + [row for row in by_gain[-_ENDS:] if row.gained < 0])
+
+
+def _reliability(logits: Tensor, labels: np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """The expected calibration error, and the bars of a reliability diagram in a box of 100 x 100:
+    of each bin that has images its left edge and width, how often its predictions are right and
+    how sure they are, from below; and its images."""
+    bins = equal_width(judge(logits, labels), BINS)
+    widths = 100 * np.diff(bins.edges)
+    bars = [
+        {"left": 100 * left, "width": width, "right": 100 * right, "sure": 100 * sure,
+         "images": int(images)}
+        for left, width, right, sure, images in zip(
+            bins.edges[:-1].tolist(), widths.tolist(), bins.accuracy.tolist(),
+            bins.confidence.tolist(), bins.images.tolist(), strict=True)
+        if images
+    ]
+    return bins.error, bars
 
 
 def _matrix(facts: Explanation) -> dict:

@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from nerp.base.errors import NerpError
 from nerp.results.published import domain_shifts, in_published_order
-from nerp.results.records import Record
+from nerp.results.readings import ALONE, OPEN, OPEN_PARTS
+from nerp.results.records import TAKEN, Record
 from nerp.settings.catalogue import drawn_names, methods
 from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 
@@ -15,6 +16,7 @@ BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
 _SHOT = "-shot"
 SUBSTITUTE = "substitute"
+_ORDER = ("test", "train", TAKEN)  # of several records for one place the first counts
 # What a number that looked at test data, or may have, or has other training texts than the
 # published method's is marked with.
 MARKS = {
@@ -25,7 +27,10 @@ MARKS = {
                      "with"),
     SUBSTITUTE: ("¶", "trained with templates in place of sentence files that were not given: not "
                       "the published method"),
+    TAKEN: ("°", "taken from the open-world test, where the method has the same logits for these "
+                 "classes"),
 }
+HARMLESS = MARKS[TAKEN][0]  # it does not make a number doubtful
 INCOMPLETE = "*"  # what a number is marked with that some seeds are missing from
 # What has to be said where a NeRP row has base accuracies without runs of its own.
 BORROWED = ("NeRP leaves classes that were trained on alone: where it was not run on base classes, "
@@ -55,22 +60,25 @@ class Grid:
     """
 
     def __init__(self, records: Iterable[Record], seeds: tuple[int, ...], by_config: bool):
-        records = sorted(records, key=lambda r: r.kind == "train")
+        records = sorted(records, key=lambda r: _ORDER.index(r.kind))
         self.seeds = seeds or tuple(sorted({r.seed for r in records}))
         self.datasets = {r.dataset for r in records}
         self._places: dict[tuple[str, str, str], dict[int, Record]] = {}
         for record in records:
-            part = f"{record.shots}{_SHOT}" if record.protocol == "few_shot" else \
-                _PARTS[record.classes]
             row = f"{record.trainer} ({record.config})" if by_config else record.trainer
-            seeds_of_place = self._places.setdefault((row, record.dataset, part), {})
-            there = seeds_of_place.setdefault(record.seed, record)
-            twice = there is not record and there.kind == record.kind
-            if twice and not record.repeats(there):
-                raise NerpError(f"two results for {row} on {record.dataset} ({record.classes}, "
-                                f"{record.shots} shots, seed {record.seed}): {there.path} and "
-                                f"{record.path}. Name a narrower folder, or give --by-config")
+            row += f" + {record.calibration}" if record.calibration else ""
+            for part, shown in _parts(record):
+                self._place(row, part, shown)
         self.borrows = self._borrow_base()
+
+    def _place(self, row: str, part: str, record: Record) -> None:
+        there = self._places.setdefault((row, record.dataset, part), {}).setdefault(
+            record.seed, record)
+        twice = there is not record and there.kind == record.kind
+        if twice and not record.repeats(there):
+            raise NerpError(f"two results for {row} on {record.dataset} ({record.classes}, "
+                            f"{record.shots} shots, seed {record.seed}): {there.path} and "
+                            f"{record.path}. Name a narrower folder, or give --by-config")
 
     def _borrow_base(self) -> bool:
         borrows = False
@@ -90,9 +98,16 @@ class Grid:
     def parts(self) -> list[str]:
         """The parts of every dataset, in order."""
         there = {part for _, _, part in self._places}
+        if there & {*ALONE, OPEN}:
+            return [part for part in (*ALONE, *OPEN_PARTS) if part in there]
         if there & {BASE, NOVEL}:
             return [BASE, NOVEL]
         return sorted(there, key=lambda part: int(part.removesuffix(_SHOT) or 0))
+
+    @property
+    def _parts_of_runs(self) -> list[str]:
+        """`parts`, but one for all that one run fills."""
+        return [OPEN] if OPEN in self.parts else self.parts
 
     @property
     def rows(self) -> list[str]:
@@ -112,11 +127,11 @@ class Grid:
         return self._places.get((row, dataset, part), {})
 
     def series(self, row: str, dataset: str, part: str) -> dict[int, float]:
-        """Seed -> accuracy."""
-        return {seed: r.accuracy for seed, r in self.records(row, dataset, part).items()}
+        """Seed -> number."""
+        return {seed: r.number for seed, r in self.records(row, dataset, part).items()}
 
     def average(self, row: str, datasets: Iterable[str], part: str) -> dict[int, float]:
-        """Seed -> mean accuracy over `datasets`; {} if one of them lacks a seed."""
+        """Seed -> mean number over `datasets`; {} if one of them lacks a seed."""
         each = [self.series(row, dataset, part) for dataset in datasets]
         if any(set(one) != set(self.seeds) for one in each):
             return {}
@@ -130,6 +145,7 @@ class Grid:
         ]
         said = {record.looked_at for record in records}
         said |= {SUBSTITUTE for record in records if record.substitute}
+        said |= {TAKEN for record in records if record.kind == TAKEN}
         return "".join(mark for name, (mark, _) in MARKS.items() if name in said)
 
     def missing(self, rows: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
@@ -138,10 +154,10 @@ class Grid:
         lines = []
         for row in rows:
             for dataset in in_published_order(self.datasets):
-                for part in parts or self.parts:
+                for part in parts or self._parts_of_runs:
                     there = self.records(row, dataset, part)
                     if lacking := [str(seed) for seed in self.seeds if seed not in there]:
-                        place = " ".join(filter(None, (row, dataset, part)))
+                        place = " ".join(filter(None, (row, dataset, part.replace(OPEN, ""))))
                         lines.append(f"{place} (seed {', '.join(lacking)})")
         return lines
 
@@ -167,10 +183,12 @@ class Part:
     """The records of one table.
 
     Attributes:
-        name: base_to_novel, cross_dataset, domain_generalisation or few_shot.
+        name: base_to_novel, open_world, cross_dataset, domain_generalisation or few_shot.
         shots: 0 in few-shot, which has several. drawn: whether it is of drawn benchmarks.
         source: [the dataset that cross-dataset models learned], if it is there, or [].
         averaged: the datasets that count for an average, in the papers' order.
+        metric: what the numbers are (`METRICS`). bins: of a calibration error, 0 where unknown.
+        calibrators: by name, what each that occurs has looked at.
     """
 
     name: str
@@ -179,6 +197,9 @@ class Part:
     grid: Grid
     source: list[str]
     averaged: list[str]
+    metric: str
+    bins: int
+    calibrators: dict[str, str]
 
 
 def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> list[Part]:
@@ -205,7 +226,9 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
             crossing = name in ("cross_dataset", "domain_generalisation")
             first = [source] if crossing and source in grid.datasets else []
             averaged = in_published_order(grid.datasets - set(first))
-            parts.append(Part(name, shots, are_drawn, grid, first, averaged))
+            calibrators = {r.calibration: r.calibrated_on for r in chosen if r.calibration}
+            parts.append(Part(name, shots, are_drawn, grid, first, averaged, chosen[0].metric,
+                              max(record.bins for record in chosen), calibrators))
     return parts
 
 
@@ -218,7 +241,10 @@ def _by_table(records: Iterable[Record], source: str) -> dict[tuple[str, int], l
             tables["few_shot", 0].append(record)
         elif record.protocol == "cross_dataset" and record.dataset == source:
             of_source.append(record)
+        elif record.protocol == "open_world" and record.kind == "train":
+            tables["base_to_novel", record.shots].append(record)  # the training is the same
         else:
+            tables["base_to_novel", record.shots] += record.halves()
             shifted = record.protocol == "cross_dataset" and record.dataset in domain_shifts()
             name = "domain_generalisation" if shifted else record.protocol
             tables[name, record.shots].append(record)
@@ -226,7 +252,17 @@ def _by_table(records: Iterable[Record], source: str) -> dict[tuple[str, int], l
         pair = [(name, record.shots) for name in ("cross_dataset", "domain_generalisation")]
         for key in [key for key in pair if key in tables] or pair[:1]:
             tables[key].append(record)
-    return tables
+    return {key: of_table for key, of_table in tables.items() if of_table}
+
+
+def _parts(record: Record) -> list[tuple[str, Record]]:
+    """The parts of a table in which a record has a number."""
+    if record.protocol == "few_shot":
+        return [(f"{record.shots}{_SHOT}", record)]
+    if record.open_parts and record.kind != TAKEN:
+        return [(part, replace(record, number=number))
+                for part, number in record.open_parts.items()]
+    return [(_PARTS[record.classes], record)]
 
 
 def _source(records: Iterable[Record]) -> str:

@@ -1,4 +1,4 @@
-"""Figures: few-shot curves, base against novel accuracy, and what NeRP gains.
+"""Figures: few-shot curves, base against novel accuracy, closed against open, what NeRP gains.
 
 Readable in print and by colour-blind readers: the colours are Okabe and Ito's, and whatever a
 colour says a marker says too. NeRP is drawn like its plain method, hollow and dashed.
@@ -21,6 +21,7 @@ from matplotlib.ticker import MultipleLocator
 from nerp.base.paths import write_bytes
 from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, cautions, meanings
 from nerp.results.published import AVERAGE
+from nerp.results.readings import BASE_ALONE, NOVEL_ALONE, OPEN_BASE, OPEN_H, OPEN_NOVEL
 from nerp.settings.catalogue import methods
 from nerp.settings.protocols import NERP_SUFFIX, plain_name
 
@@ -70,6 +71,8 @@ def figures(parts: Iterable[Part]) -> dict[str, Figure]:
             stem = f"{part.name}_{part.shots}_shots{world}"
             if part.name == "base_to_novel":
                 drawn[f"{stem}_scatter"] = base_novel_scatter(part)
+            if part.name == "open_world":
+                drawn[f"{stem}_arrows"] = open_world_arrows(part)
             drawn[f"{stem}_nerp_gain"] = nerp_gain(part)
     return {stem: figure for stem, figure in drawn.items() if figure}
 
@@ -123,12 +126,45 @@ def base_novel_scatter(part: Part) -> Figure | None:
     return figure
 
 
+def open_world_arrows(part: Part) -> Figure | None:
+    """Base against novel accuracy, an arrow a method: from each half alone, where the arrow begins,
+    to all classes at once. Grey lines: equal harmonic mean, closed where the arrow begins and open
+    where it ends. None where there is no such pair."""
+    figure, panels = _panels(part)
+    for axes, group in panels:
+        for label in part.grid.rows:
+            closed, opened = (
+                [list(_series(part, label, group, name).values()) for name in names]
+                for names in ((BASE_ALONE, NOVEL_ALONE), (OPEN_BASE, OPEN_NOVEL))
+            )
+            if not all((*closed, *opened)):
+                continue
+            start, end = (tuple(fmean(values) for values in ends) for ends in (closed, opened))
+            style = {**_style(label), "linestyle": "none"}
+            axes.plot(*start, **style, label=label)
+            axes.plot(*end, alpha=0)  # so that the limits have room for it
+            axes.annotate("", end, start, arrowprops={
+                "arrowstyle": "-|>", "color": style["color"], "linewidth": 1.1, "shrinkB": 0,
+                "linestyle": _style(label)["linestyle"]})
+        if axes.lines:
+            _equal_scales(axes)
+            _lines_of_equal_h(axes)
+    if not any(axes.texts for axes in figure.axes):
+        return None
+    _finish(figure, part, part.grid.rows, "accuracy on base classes (%)",
+            "accuracy on novel classes (%)",
+            ["An arrow begins at the halves each alone and ends where all classes are answers."])
+    return figure
+
+
 def nerp_gain(part: Part) -> Figure | None:
     """Accuracy with NeRP minus without, of the same seed and checkpoint, a line a dataset and one
-    for their average. On novel classes in base-to-novel, on the targets elsewhere. None where no
-    method was run both ways."""
+    for their average. On novel classes in base-to-novel, on the targets elsewhere; in the open
+    world the difference in H. None where no method was run both ways."""
     grid = part.grid
     name = NOVEL if NOVEL in grid.parts else grid.parts[0]
+    if part.name == "open_world":
+        name = OPEN_H
     pairs = [row for row in grid.rows if row + NERP_SUFFIX in grid.rows]
     gains = {row: {g: _gain(part, row, g, name) for g in _groups(part)} for row in pairs}
     gains = {row: {g: values for g, values in there.items() if values}
@@ -155,8 +191,9 @@ def nerp_gain(part: Part) -> Figure | None:
     if groups[0] == AVERAGE:
         axes.get_yticklabels()[0].set_fontweight("bold")
     where = "novel classes" if name == NOVEL else "the target datasets"
+    what = "H in the open world" if name == OPEN_H else f"the accuracy on {where}"
     _finish(figure, part, [row + NERP_SUFFIX for row in pairs],
-            f"what NeRP adds to the accuracy on {where} (points)", "", difference_of=name)
+            f"what NeRP adds to {what} (points)", "", difference_of=name)
     return figure
 
 

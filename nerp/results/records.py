@@ -1,12 +1,15 @@
 """Reading the records (result.json) of runs below a folder."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.engine.record_file import read_record
+from nerp.results.readings import ACCURACY, HALVES, open_parts
 from nerp.settings.protocols import RESULT_FILE, protocol
+
+TAKEN = "open"
 
 
 @dataclass(frozen=True)
@@ -14,13 +17,18 @@ class Record:
     """One measured run.
 
     Attributes:
-        path: its result.json. kind: "train" (tested on the classes it learned) or "test".
+        path: its result.json. kind: "train" (tested on the classes it learned), "test", or
+            `TAKEN` for a half of an open-world test that stands for the test of that half.
         protocol, trainer, dataset (registry name), classes ("all", "base", "new"), shots, seed.
-        accuracy: percent.
+        metric: one of `METRICS`. number: what it was measured to be.
         looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
         on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
         substitute: what stood in for files that a method has and was not given, in words.
         digest: of the run's configuration, "" where the record has none.
+        bins: of a calibration error. calibration: the calibrator's name, "" for none, and
+            calibrated_on what it has looked at.
+        open_parts: the numbers of an open-world test by part. stands_for: which halves'
+            base-to-novel tests it has the numbers of.
     """
 
     path: Path
@@ -31,38 +39,51 @@ class Record:
     classes: str
     shots: int
     seed: int
-    accuracy: float
+    metric: str
+    number: float
     looked_at: str
     on_base: bool
     substitute: str
     digest: str
+    bins: int = 0
+    calibration: str = ""
+    calibrated_on: str = ""
+    open_parts: Mapping[str, float] = field(default_factory=dict)
+    stands_for: tuple[str, ...] = ()
 
     @property
     def config(self) -> str:
         """The name of the method's configuration, by the run's place below the output folder."""
         return self.path.parent.parent.name
 
+    def halves(self) -> list["Record"]:
+        """The base-to-novel tests that an open-world test stands for."""
+        return [replace(self, kind=TAKEN, protocol="base_to_novel", classes=half,
+                        number=self.open_parts[part])
+                for half, part in HALVES.items()
+                if half in self.stands_for and part in self.open_parts]
+
     def repeats(self, other: "Record") -> bool:
         """Whether the same run was done twice, with the same outcome."""
-        mine, theirs = ((r.digest, r.accuracy, r.kind) for r in (self, other))
+        mine, theirs = ((r.digest, r.number, r.kind) for r in (self, other))
         return bool(self.digest) and mine == theirs
 
 
-def collect(folders: Iterable[str | Path]) -> list[Record]:
+def collect(folders: Iterable[str | Path], metric: str = ACCURACY) -> list[Record]:
     """Every measured run below `folders`, in the order of their paths.
 
     Raises NerpError where there is none, or one cannot be read.
     """
     folders = [Path(folder) for folder in folders]
     paths = dict.fromkeys(p for folder in folders for p in sorted(folder.rglob(RESULT_FILE)))
-    records = [record for path in paths if (record := _read(path))]
+    records = [record for path in paths if (record := _read(path, metric))]
     if not records:
         raise NerpError(f"no finished run ({RESULT_FILE}) below "
                         f"{', '.join(map(str, folders))}")
     return records
 
 
-def _read(path: Path) -> Record | None:
+def _read(path: Path, metric: str) -> Record | None:
     """None for a training that was not followed by a test."""
     try:
         content = read_record(path)
@@ -70,7 +91,10 @@ def _read(path: Path) -> Record | None:
         raise NerpError(f"{error}; run it again with --overwrite, or move it away") from None
     if "accuracy" not in content:
         return None
-    nerp = content.get("nerp", {})
+    if metric not in content:
+        raise NerpError(f"{path}: the record has no {metric}; nerp test --overwrite measures it")
+    nerp, calibration = content.get("nerp", {}), content.get("calibration", {})
+    is_open = "open_world" in content
     return Record(
         path=path,
         kind=content["kind"],
@@ -80,9 +104,15 @@ def _read(path: Path) -> Record | None:
         classes=content["classes"],
         shots=content["shots"],
         seed=content["seed"],
-        accuracy=float(content["accuracy"]),
+        metric=metric,
+        number=float(content[metric]),
         looked_at=nerp.get("looked_at", ""),
         on_base=nerp.get("on_base", False),
         substitute=content.get("substitute", ""),
         digest=content.get("identity", {}).get("config", ""),
+        bins=content.get("bins", 0),
+        calibration=calibration.get("name", ""),
+        calibrated_on=calibration.get("looked_at", ""),
+        open_parts=open_parts(content, metric) if is_open else {},
+        stands_for=tuple(content["open_world"]["stands_for"]) if is_open else (),
     )

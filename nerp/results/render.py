@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from tabulate import tabulate
 
 from nerp.base.printable import csv_cell, printable
-from nerp.results.grid import INCOMPLETE, MARKS
+from nerp.results.grid import HARMLESS, INCOMPLETE, MARKS
 from nerp.results.tables import Column, Row, Table
 
 MISSING = "–"  # a run that is not there
 _PADDING = 2  # of a header in a terminal, by tabulate
 _PAGE_COLUMNS = 12  # of a Markdown or LaTeX table: four datasets of three, as papers have them
-_LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$",
+_LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$", "°": r"$^\circ$",
           "*": "$^*$", "±": r"$\pm$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
           "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
           "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
@@ -156,14 +156,15 @@ def _rows(table: Table, columns: list[Column]) -> list[Row]:
 
 
 def _best(table: Table) -> set[tuple[str, Column]]:
-    """The measured cells with the highest number of their column, as it is printed. Marked ones,
+    """The measured cells with the best number of their column, as it is printed. Marked ones,
     incomplete or with a look at test data, do not compete; nor does a row that is alone."""
     rows = [row for row in table.rows if row.kind == "measured"]
     best = set()
     for column in table.columns if len(rows) > 1 else []:
         scores = {row.label: round(cell.mean, 2) for row in rows
-                  if (cell := row.cells.get(column)) and not cell.marks}
-        best |= {(name, column) for name, score in scores.items() if score == max(scores.values())}
+                  if (cell := row.cells.get(column)) and not set(cell.marks) - {HARMLESS}}
+        most = (min if table.less_is_better else max)(scores.values(), default=None)
+        best |= {(name, column) for name, score in scores.items() if score == most}
     return best
 
 

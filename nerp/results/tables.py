@@ -32,15 +32,25 @@ from nerp.results.published import (
     rows_of,
     with_papers,
 )
+from nerp.results.readings import ACCURACY, ALONE, MEANS, METRICS, MORE_IS_BETTER
 from nerp.results.records import Record
 
 TITLES = {
     "base_to_novel": "Base-to-novel",
+    "open_world": "Open world",
     "cross_dataset": "Cross-dataset",
     "domain_generalisation": "Domain generalisation",
     "few_shot": "Few-shot",
 }
 H = "H"
+_ALONE = " alone"
+_OPEN_NOTES = [
+    "Halves alone: the images of base or of novel classes with the classes of their half as "
+    "answers; open: all images, with all classes as answers.",
+    "AUROC: of the probability of the likeliest base class, telling images of base classes from "
+    "the others. OpenworldAUC: share of pairs of a base and a novel image that are right among "
+    "their half and that this probability tells apart; both in percent (docs/openworld.md).",
+]
 _MOST_MISSING = 6  # named in a note
 
 Column = tuple[str, str]  # a group (a dataset or AVERAGE) and a part of it; "" for the accuracy
@@ -79,6 +89,7 @@ class Table:
     columns: list[Column]
     rows: list[Row]
     notes: list[str]
+    less_is_better: bool = False
 
 
 def build_tables(
@@ -116,7 +127,7 @@ def _table(part: Part) -> Table:
     grid, averaged = part.grid, part.averaged
     average = [AVERAGE] if len(averaged) > 1 else []
     groups = [*part.source, *averaged, *average] if part.source else [*average, *averaged]
-    shown = [*grid.parts, H] if NOVEL in grid.parts else grid.parts
+    shown = [*grid.parts, H] if _has_means(part) else grid.parts
     rows = [
         Row(label, {
             column: cell for group in groups for column, cell in _cells(part, label, group)
@@ -127,10 +138,26 @@ def _table(part: Part) -> Table:
         protocol=part.name,
         title=", ".join([_title(part), *([f"{part.shots} shots"] if part.shots else []),
                          *(["drawn benchmarks"] if part.drawn else [])]),
-        columns=[(group, name) for group in groups for name in shown],
+        columns=[_column(part, group, name) for group in groups for name in shown],
         rows=rows,
         notes=_notes(part, rows),
+        less_is_better=part.metric not in MORE_IS_BETTER,
     )
+
+
+def _has_means(part: Part) -> bool:
+    """Whether H of base and novel accuracy stands beside the two, made here."""
+    return part.name == "base_to_novel" and NOVEL in part.grid.parts and part.metric == ACCURACY
+
+
+def _column(part: Part, group: str, name: str) -> Column:
+    """Where a number stands. An open-world test has two groups of columns for each dataset: its
+    halves each by itself, and all classes at once."""
+    if part.name != "open_world":
+        return group, name
+    if name in ALONE:
+        return f"{group} halves alone", name.removesuffix(_ALONE)
+    return f"{group} open", name if part.metric == ACCURACY else ""
 
 
 def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
@@ -145,8 +172,13 @@ def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
         else:
             series[name] = grid.series(label, group, name)
         if series[name]:
-            yield (group, name), _cell(series[name], grid.marks(label, datasets, [name]), grid)
-    if NOVEL in grid.parts:
+            cell = _cell(series[name], grid.marks(label, datasets, [name]), grid)
+            if group == AVERAGE and name in MEANS:
+                cell = replace(cell, mean=harmonic_mean(*(
+                    fmean(grid.average(label, datasets, half).values()) for half in MEANS[name]
+                )))
+            yield _column(part, group, name), cell
+    if _has_means(part):
         base, novel = series[BASE], series[NOVEL]
         harmonic = {seed: harmonic_mean(base[seed], novel[seed]) for seed in base.keys() & novel}
         if harmonic:
@@ -167,12 +199,20 @@ def _cell(series: Mapping[int, float], marks: str, grid: Grid) -> Cell:
 def _notes(part: Part, rows: list[Row]) -> list[str]:
     grid = part.grid
     seeds = ", ".join(map(str, grid.seeds))
-    notes = [f"Accuracy in percent, seed {seeds}."]
+    what = METRICS[part.metric].format(bins=part.bins)
+    notes = [f"{what}, seed {seeds}."]
     if len(grid.seeds) > 1:
-        notes = [f"Accuracy in percent, mean ± population standard deviation over seeds {seeds}."]
+        notes = [f"{what}, mean ± population standard deviation over seeds {seeds}."]
+    if part.metric not in MORE_IS_BETTER:
+        notes.append("Less is better.")
     if any(part == H for row in rows for _, part in row.cells):
         notes.append("H: harmonic mean of base and novel of each seed, averaged; of Average: "
                      "that of the average base and novel accuracy.")
+    if part.name == "open_world":
+        notes += _OPEN_NOTES[: None if part.metric == ACCURACY else 1]
+    if part.calibrators:
+        notes.append("Calibrated: " + "; ".join(
+            f"{name} (looked at {seen})" for name, seen in sorted(part.calibrators.items())) + ".")
     if grid.borrows:
         notes.append(BORROWED)
     shown = "".join(cell.marks for row in rows for cell in row.cells.values())

@@ -18,6 +18,7 @@ from nerp.settings.protocols import (
     plain_name,
     protocol,
     trained_name,
+    training_task,
 )
 
 _BACKBONE = "MODEL.BACKBONE.NAME"
@@ -102,7 +103,7 @@ def config_name(
                         f"{name}=FILE.yaml")
     own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
     protocols = {**catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {})}
-    rows = protocols[protocol(task).name]
+    rows = protocols[protocol(training_task(task)).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
 
 

@@ -56,7 +56,7 @@ KEYS: dict[str, Key] = {
     "OUTPUT_DIR": path(""),
     "SEED": whole(1, -1, 2**63 - 1),  # -1: none is fixed, so one is drawn
     "USE_CUDA": flag(True),  # ignored where there is no CUDA device
-    "TASK": Key("B2N", "B2N, CD or FS", task),  # see nerp/settings/protocols.py
+    "TASK": Key("B2N", "B2N, CD, FS or OW", task),  # see nerp/settings/protocols.py
     **_DATASET,
     "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
     "INPUT.INTERPOLATION": choice("bicubic", "bilinear", "nearest"),
@@ -98,9 +98,12 @@ KEYS: dict[str, Key] = {
     "TRAIN.WANDB": name(""),  # and to this project of Weights & Biases
     "TEST.NO_TEST": flag(False),
     "TEST.SPLIT": choice("test", "val"),
+    "TEST.AS_TRAINED": flag(False),  # in the open world: predict all classes as trained ones are
+    "TEST.CALIBRATION": choice("none", "temperature", "dac"),  # see nerp/engine/calibrators.py
     "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
     "NERP.REFERENCES": listing(["gap", "image"], registered("", REFERENCES), 1),  # of a shift
     "NERP.STRENGTH": strength("auto"),  # of each reference's prior
+    "NERP.COST": number(0.02, least=0, below=1),  # share of validation images stacking may lose
     "NERP.SCOPE": choice("all", "pairs"),  # of a shift or match: any class, or those of a pair
     "NERP.MAY_SEE": choice("training", "test"),  # test: auto may look at test images
     "NERP.STREAM": flag(False),  # each image corrected by the test images before it

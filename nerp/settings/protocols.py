@@ -1,8 +1,9 @@
-"""The three experimental protocols, and where a run of each keeps its files.
+"""The experimental protocols, and where a run of each keeps its files.
 
-Base-to-novel trains on the first half of a dataset's classes and tests on both halves;
+Base-to-novel trains on the first half of a dataset's classes and tests on each half by itself;
 cross-dataset trains on all classes of a source and tests on other datasets; few-shot trains and
-tests on all classes. (CoOp, Zhou et al. 2022, sections 4.1-4.2; CoCoOp, section 4.)
+tests on all classes. (CoOp, Zhou et al. 2022, sections 4.1-4.2; CoCoOp, section 4.) The open world
+trains as base-to-novel does and tests on all classes at once (DeCoOp, Zhou et al. 2024).
 """
 
 from dataclasses import dataclass
@@ -20,17 +21,20 @@ CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
 @dataclass(frozen=True)
 class Protocol:
     """How a protocol is called: `task` in a configuration, `name` on the command line and in
-    tables, `folder` in output paths (the one CoOp's scripts use)."""
+    tables, `folder` in output paths (the one CoOp's scripts use). `trains`: the task whose
+    trained models it tests, "" for its own."""
 
     task: str
     name: str
     folder: str
+    trains: str = ""
 
 
 PROTOCOLS = (
     Protocol("B2N", "base_to_novel", "base2new"),
     Protocol("CD", "cross_dataset", "cross_dataset"),
     Protocol("FS", "few_shot", "few_shot"),
+    Protocol("OW", "open_world", "open_world", trains="B2N"),
 )
 
 
@@ -45,6 +49,12 @@ def protocol(key: str) -> Protocol:
 def task(key: str) -> str:
     """What a configuration calls the protocol called `key`. Raises NerpError as `protocol` does."""
     return protocol(key).task
+
+
+def training_task(key: str) -> str:
+    """The task that the models of the protocol called `key` are trained under. Raises NerpError as
+    `protocol` does."""
+    return protocol(key).trains or task(key)
 
 
 def trained_name(trainer: str) -> str:

@@ -35,6 +35,7 @@ from nerp.settings.protocols import (
     NERP_SUFFIX,
     SAR_SUFFIX,
     plain_name,
+    protocol,
     run_dir,
     trained_name,
 )
@@ -231,6 +232,13 @@ def _check(cfg: CN) -> None:
                         f"of epochs, OPTIM.MAX_EPOCH {optim.MAX_EPOCH}")
     if optim.WARMUP_EPOCH > 0 and optim.WARMUP_TYPE != "constant":
         raise NerpError("OPTIM.WARMUP_TYPE: only a constant warm-up is implemented")
+    is_open = protocol(cfg.TASK).name == "open_world"
+    if cfg.TEST.AS_TRAINED and not is_open:
+        raise NerpError("TEST.AS_TRAINED: it is of the open world, TASK OW; elsewhere the protocol "
+                        "says which classes were trained on, so leave it out")
+    if is_open and cfg.NERP.ON_BASE:
+        raise NerpError("NERP.ON_BASE: in the open world base and novel classes are corrected "
+                        "together, so the key has no meaning there; leave it out")
     low, high = cfg.INPUT.RRCROP_SCALE
     if low > high:
         raise NerpError(f"INPUT.RRCROP_SCALE is {cfg.INPUT.RRCROP_SCALE}; the smaller share of the "

@@ -35,6 +35,9 @@ class Method(ABC):
             transformers have layers for that.
         text_by_image: whether a class has another feature for each image.
         views: how many augmented views of an image `loss` takes, one after the other.
+        independent: whether a class has the same logits whichever other classes are asked about.
+        two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
+            than others.
 
     Attributes:
         cfg: the whole configuration. settings: the method's own node of it.
@@ -53,6 +56,8 @@ class Method(ABC):
     edits: tuple[str, ...] = ()
     text_by_image: bool = False
     views: int = 1
+    independent: bool = True
+    two_heads: bool = False
 
     cfg: CfgNode
     settings: CfgNode

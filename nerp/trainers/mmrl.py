@@ -41,6 +41,7 @@ class MMRL(InsertedTokens):
     signature = (TOKENS, _PROJ)
     shape_settings = ("ALPHA", "N_REP_TOKENS", "REP_LAYERS", "REP_DIM")
     layers_key = "REP_LAYERS"
+    two_heads = True
 
     @classmethod
     def infer(cls, tensors, settings, clip):

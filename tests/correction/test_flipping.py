@@ -113,8 +113,17 @@ def test_the_record_says_which_from_what_to_what_and_why():
     assert (found.source.item(), found.target.item(), found.reason.item()) == (0, 1, MARGIN)
     assert found.margin.item() == 0.5 and found.gap.item() == 1.0
     corrected = found.apply(logits)
-    assert corrected[0].tolist() == pytest.approx([5.0, 5.1, 0.0])
+    assert corrected[0].tolist() == pytest.approx([4.5, 5.0, 0.0])
     assert torch.equal(corrected[1:], logits[1:])
+    p, after = logits.softmax(1), corrected.softmax(1)
+    assert after[0].tolist() == pytest.approx(p[0, [1, 0, 2]].tolist())
+
+
+def test_equal_logits_do_not_undo_a_flip():
+    logits = torch.tensor([[5.0, 5.0, 5.0]])
+    found = flip(logits, torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3), torch.tensor([[0, 2]]),
+                 Rule(tau=0.5))
+    assert found.predictions.tolist() == found.apply(logits).argmax(1).tolist() == [2]
 
 
 def test_reasons_add_up():

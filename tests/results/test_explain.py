@@ -12,6 +12,7 @@ import pytest
 from explained import IMAGE_PRIOR, NAMES, TEXT_PRIOR, Page, few_classes, make_run
 from PIL import Image
 
+from nerp.engine.metrics import confidence
 from nerp.results.explain import KINDS, Explanation, fair_sample
 
 
@@ -69,7 +70,8 @@ def test_names_and_paths_are_text_whatever_they_hold(run, explain):
     assert set(NAMES) <= set(titles)
     assert re.search(r"a&b/<b>\d+</b>\.png", page.text)
     known = {"class", "style", "title", "scope", "id", "href", "alt", "src", "width", "height",
-             "loading", "decoding", "role", "tabindex", "lang", "charset", "name", "content"}
+             "loading", "decoding", "role", "tabindex", "lang", "charset", "name", "content",
+             "viewbox", "x", "y", "d"}
     assert all(name in known or name.startswith("aria-")
                for _, attributes in page.tags for name in attributes)
 
@@ -126,6 +128,16 @@ def test_counts_are_those_of_the_saved_arrays(run, explain):
                                                 cells[1][i, j], cells[1][j, i]]
     sums = [int(row[2]) + int(row[3]) for row in confused]
     assert sums == sorted(sums, reverse=True) and sum(sums) == n - right[0]
+
+
+def test_reliability_before_and_after_is_drawn_from_the_saved_arrays(run, explain):
+    html, _ = explain(run)
+    z = np.load(run / "predictions.npz")
+    for when, name in (("Before", "logits"), ("After", "corrected_logits")):
+        found = confidence(z[name], z["labels"])
+        assert f"<strong>{when}</strong>: ECE {100 * found['ece']:.2f}\u202f%" in html
+    drawn = re.findall(r"<title>(\d+) images: sure", html)
+    assert sum(map(int, drawn)) == 2 * len(z["labels"])
 
 
 def test_asymmetry_stands_beside_what_chance_gives(run, explain):

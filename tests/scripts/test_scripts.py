@@ -13,7 +13,7 @@ from nerp.settings.catalogue import learns, methods
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NAMES = ("base2new_train", "base2new_test", "cross_dataset_train", "cross_dataset_test",
-         "few_shot", "sweep_base2new", "sweep_cross_dataset", "demo_eurosat")
+         "few_shot", "sweep_base2new", "sweep_cross_dataset", "sweep_open_world", "demo_eurosat")
 LEARNING = sum(map(learns, methods()))
 # `nerp` in the scripts' environment: plans for real, and notes down what it is to run.
 STUB = """#!{python}
@@ -104,6 +104,12 @@ def test_whole_sweeps_print_the_published_experiment(run):
     assert len(lines) == 11 * 3 * (LEARNING + 2 * (2 * LEARNING + 1))
     lines = commands(run("sweep_cross_dataset", DRY_RUN="1"))
     assert len(lines) == 3 * (LEARNING + 15 * (2 * LEARNING + 1))
+    lines = commands(run("sweep_open_world", DRY_RUN="1"))
+    assert len(lines) == 11 * 3 * (LEARNING + 2 * LEARNING + 1)
+    closed = commands(run("sweep_base2new", "CoOp", DRY_RUN="1"))
+    opened = commands(run("sweep_open_world", "CoOp", DRY_RUN="1"))
+    trainings = [line for line in opened if "train" in line]
+    assert trainings and all(line in closed for line in trainings)  # one training serves both
     lines = commands(run("sweep_base2new", "CoOp", "CoOp_NeRP", DRY_RUN="1"))
     assert {of(line, "--trainer") for line in lines} == {"CoOp", "CoOp_NeRP"}
 

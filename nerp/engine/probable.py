@@ -1,0 +1,62 @@
+"""What a record says of probabilities: how sure predictions are, and the open world."""
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from nerp.engine.calibrators import Calibrator
+from nerp.engine.confidence import BINS, MEASURES, judge, measures
+from nerp.engine.metrics import OPEN_WORLD, harmonic_mean, open_world
+
+PERCENT = frozenset(("ece", "adaptive_ece", "mce"))  # of MEASURES; nll and brier are as they are
+HALVES = ("base", "novel")
+_OPEN = tuple(name for name in OPEN_WORLD if name != "accuracy")  # which every record has
+
+
+def of_probabilities(
+    logits: Tensor, labels: npt.NDArray[np.int64], base: npt.NDArray[np.bool_] | None,
+    calibrator: Calibrator | None,
+) -> dict[str, float]:
+    """`MEASURES` of logits [N, C], calibrated; in the open world, where `base` [C] says which
+    classes were trained on, also its numbers but for the accuracy. In percent, but nll and brier.
+    """
+    logits = calibrated(logits, calibrator)
+    record = confidence_record(logits, labels)
+    if base is None:
+        return record
+    numbers = open_world(logits, labels, base)
+    record |= {name: 100 * numbers[name] for name in _OPEN}
+    # By counts, as any other accuracy in percent: to the last digit what the test of a half gives.
+    for half, shown in zip(HALVES, (base[labels], ~base[labels]), strict=True):
+        images = int(shown.sum())
+        record |= {name: 100 * round(numbers[name] * images) / images
+                   for name in (half, f"{half}_alone")}
+    return record | {"h": harmonic_mean(*(record[half] for half in HALVES))}
+
+
+def of_halves(
+    logits: Tensor, labels: npt.NDArray[np.int64], base: npt.NDArray[np.bool_],
+    calibrator: Calibrator | None,
+) -> dict[str, dict[str, float]]:
+    """`MEASURES` of the images of base and of novel classes, either with the classes of its own
+    kind alone as answers."""
+    found = {}
+    for half, classes in zip(HALVES, (base, ~base), strict=True):
+        columns = np.flatnonzero(classes)
+        shown = classes[labels]
+        alone = logits[shown][:, columns]
+        among = calibrator.among(columns) if calibrator else None
+        place = np.searchsorted(columns, labels[shown])
+        found[half] = confidence_record(calibrated(alone, among), place)
+    return found
+
+
+def confidence_record(logits: Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """`MEASURES` as a record has them: in percent, but nll and brier."""
+    found = measures(judge(logits, labels), BINS)
+    return {name: found[name] * (100 if name in PERCENT else 1) for name in MEASURES}
+
+
+def calibrated(logits: Tensor, calibrator: Calibrator | None) -> Tensor:
+    """Logits [N, C] after the calibrator, where there is one."""
+    return calibrator.apply(logits) if calibrator else logits
