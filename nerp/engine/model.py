@@ -203,8 +203,8 @@ def _resolved(
     checkpoint: Checkpoint, dataset: str, options: Mapping[str, object]
 ) -> Resolved:
     """The configuration that a checkpoint and what lies beside it come to."""
-    draft = Draft()
     method, file = checkpoint.trainer, str(checkpoint.path)
+    draft = Draft(TRAINERS[method])
     wanted = (*_READ, f"TRAINER.{TRAINERS[method].node}.")
     for folder in list(checkpoint.path.parents)[:2]:  # the checkpoint's folder, or the run's
         beside = folder / CONFIG_FILE

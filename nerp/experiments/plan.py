@@ -32,6 +32,7 @@ from nerp.settings.protocols import (
     trained_name,
     training_task,
 )
+from nerp.settings.published import is_read
 
 PHASES = ("all", "train", "test")
 _RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
@@ -297,7 +298,7 @@ class _Setting:
         needs = dict.fromkeys(run.directory for run in (training, after) if run)
         return Run(
             directory=directory,
-            argv=tuple(map(str, (*argv, *chosen.options))),
+            argv=tuple(map(str, (*argv, *(w for pair in self.options.items() for w in pair)))),
             needs=tuple(needs) if chosen.phase == "all" else (),
             card=find_card(dataset),
             inputs=tuple(inputs),
@@ -308,8 +309,9 @@ class _Setting:
 
     @property
     def options(self) -> dict[str, str]:
-        """The user's, for every run."""
-        return options_of(self.selection.options)
+        """The user's, for every run whose method reads them."""
+        return {name: value for name, value in options_of(self.selection.options).items()
+                if is_read(plain_name(self.plain), name)}
 
     def _config(self, task: str) -> str:
         """The configuration's name or file; "" for none."""

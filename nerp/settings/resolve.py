@@ -155,7 +155,7 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     card = _card(request)
     method_file = _method_file(request, trainer, options, card)
 
-    draft = Draft()
+    draft = Draft(TRAINERS[plain_name(trainer)])
     draft.merge(read_card(card), Origin(CARD, str(card)))
     check_card(draft.cfg, str(card))
     if method_file:

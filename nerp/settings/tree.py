@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode as CN
 
@@ -12,14 +13,10 @@ from nerp.base.registry import unknown
 from nerp.files.yaml_file import key_lines
 from nerp.settings.defaults import default_config, key
 from nerp.settings.options import RELEASE_NAMES, own_name
+from nerp.settings.published import is_settled, own_setting
 
-# Keys of CoOp's family of repositories that nothing here reads, and where what they ask for is.
-_ELSEWHERE = {
-    "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
-                             "(per_class_accuracy)",
-    "TEST.COMPUTE_CMAT": "nerp test --save-confusion writes the confusion matrix to confusion.csv",
-}
-
+if TYPE_CHECKING:
+    from nerp.trainers.method import Method
 
 @dataclass(frozen=True)
 class Origin:
@@ -64,15 +61,21 @@ class Draft:
         cfg: the configuration. origins: by key, for every key that is not at its default.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, method: "type[Method]") -> None:
+        """Args: method: whose configuration it is."""
+        self.method = method
         self.cfg = default_config()
         self.origins: dict[str, Origin] = {}
 
     def put(self, name: str, value: object, origin: Origin) -> None:
         """Set one key. Raises NerpError, naming the origin, as the function `put` does."""
         origin = Origin(origin.kind, origin.file, origin.entry, name)
-        put(self.cfg, name, value, origin)
-        self.origins[own_name(name)] = origin
+        if is_settled(name, value, origin):
+            return
+        means = own_setting(self.method, name, value, origin, origin.kind != COMMAND_LINE)
+        if means is not None:
+            put(self.cfg, *means, origin)
+            self.origins[own_name(means[0])] = origin
 
     def merge(self, layer: Mapping, origin: Origin) -> None:
         """Put every leaf of the nested mapping `layer` on top. Raises NerpError as `put` does."""
@@ -150,8 +153,6 @@ def leaves(layer: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _unknown_key(name: str, node: CN, path: str, source: object) -> NerpError:
-    if name in _ELSEWHERE:
-        return NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE[name]}")
     known = [path + leaf for leaf in node]
     known += [other for other in RELEASE_NAMES if path and other.startswith(path)]
     error = unknown("configuration key", name, known)

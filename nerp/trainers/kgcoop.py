@@ -4,6 +4,7 @@ from nerp.base.registry import TRAINERS
 from nerp.settings.keys import number
 from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
+from nerp.trainers.method import SWITCHED_ON
 from nerp.trainers.tensors import cosine_distance
 
 
@@ -15,9 +16,10 @@ class KgCoOp(CoOp):
     """
 
     node = "KGCOOP"
+    published = ("COOP",)
     paper = "Yao et al., Knowledge-guided Context Optimization, CVPR 2023"
     defaults = {
-        **context_settings(4, "a photo of a"),
+        **context_settings(4, SWITCHED_ON),
         "CSC": False,
         "W": number(8.0, least=0),
     }
@@ -26,6 +28,13 @@ class KgCoOp(CoOp):
     position = "end"
     # Dataset -> the template of t*, where it is not the one in the dataset's card.
     templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
+
+    @classmethod
+    def published_values(cls, key, value):
+        """The class name always stands at the end there."""
+        if key == "CLASS_TOKEN_POSITION" and value == cls.position:
+            return {"": None}
+        return super().published_values(key, value)
 
     @classmethod
     def infer(cls, tensors, settings, clip):

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from nerp.clip.model import Clip
 from nerp.trainers.texts import Classes
 
+SWITCHED_ON = "a photo of a"  # what CTX_INIT True means in published files
 # What methods change, in the order of `nerp methods`; one of the user's own may name another.
 GROUPS = ("zero-shot", "context", "deep", "adapters", "training-free")
 
@@ -22,6 +23,7 @@ class Method(ABC):
     Class attributes:
         node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
             states the range of a number, or a plain text or truth value.
+        published: nodes below TRAINER, in any case, that its published files have these in.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
         group: the heading that it stands under there; one of GROUPS for a method that ships.
@@ -45,6 +47,7 @@ class Method(ABC):
     """
 
     node: str
+    published: tuple[str, ...] = ()
     folder: str = ""
     paper: str
     group: str = "others"
@@ -63,6 +66,16 @@ class Method(ABC):
     settings: CfgNode
     clip: Clip
     classes: Classes
+
+    @classmethod
+    def published_values(cls, key: str, value: object) -> dict[str, object]:
+        """{setting: value} that a key of a published file means where it means another one, or the
+        same with another value; {"": None} where it asks for what is done anyway; {} where it
+        means what it says. Here: CTX_INIT as a switch between its usual words and a random
+        start."""
+        if key == "CTX_INIT" and str(value) in ("True", "False"):
+            return {key: SWITCHED_ON if str(value) == "True" else ""}
+        return {}
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:

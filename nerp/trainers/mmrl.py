@@ -34,6 +34,7 @@ class MMRL(InsertedTokens):
     """
 
     node = "MMRL"
+    published = ("CRL",)  # in the NeRP release's script for cross-dataset runs
     folder = "MultiModalRepresentationLearner"
     paper = "Guo and Gu, MMRL: Multi-Modal Representation Learning, CVPR 2025"
     group = "deep"

@@ -49,6 +49,13 @@ class TCP(KgCoOp):
     }
 
     @classmethod
+    def published_values(cls, key, value):
+        """Nothing reads N_CTX, W and CLASS_TOKEN_POSITION there; CSC cannot run."""
+        if key in ("N_CTX", "W", "CLASS_TOKEN_POSITION") or (key, str(value)) == ("CSC", "False"):
+            return {"": None}
+        return super().published_values(key, value)
+
+    @classmethod
     def fits(cls, tensors):
         return len(tensors["meta_net.linear2.weight"]) == tensors["ctx"].numel()
 

@@ -1,0 +1,136 @@
+"""What published settings files and scripts call a key, and what they mean by it.
+
+Two kinds of names differ from ours. Some codebases put a method's settings below another method's
+node, or write the node otherwise (`Method.published`). And Dassl has keys for choices that are
+made once and for all here; such a file is accepted where it makes the same choice.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from nerp.base.errors import NerpError
+from nerp.base.printable import brief
+from nerp.base.registry import TRAINERS
+
+if TYPE_CHECKING:
+    from nerp.trainers.method import Method
+
+# Dassl's keys without a choice here: the values that ask for what is done anyway, as text.
+_SETTLED: dict[str, Collection[str]] = {
+    "TRAIN.COUNT_ITER": ("train_x",),
+    "DATALOADER.TRAIN_X.SAMPLER": ("RandomSampler",),
+    "DATALOADER.TEST.SAMPLER": ("SequentialSampler",),
+    "TEST.EVALUATOR": ("Classification",),
+    "TEST.FINAL_MODEL": ("last_step",),
+    "TEST.COMPUTE_CMAT": ("False",),
+    "TEST.PER_CLASS_RESULT": ("False",),
+    "VERBOSE": ("True", "False"),
+    "OPTIM.STAGED_LR": ("False",),
+    "OPTIM.SGD_DAMPNING": ("0", "0.0"),
+    "OPTIM.SGD_NESTEROV": ("False",),
+    "OPTIM.WARMUP_RECOUNT": ("True",),
+    "OPTIM.WARMUP_MIN_LR": ("1e-05", "1e-5"),
+    "INPUT.NO_TRANSFORM": ("False",),
+    "MODEL.INIT_WEIGHTS": ("",),
+    "MODEL.BACKBONE.PRETRAINED": ("True",),
+    "MODEL.HEAD.NAME": ("",),
+    "RESUME": ("",),
+    # No validation split is drawn from the training images where a split file holds one.
+    "DATASET.VAL_PERCENT": ("0.1",),
+    "DATASET.SOURCE_DOMAINS": ("()", "[]"),
+    "DATASET.TARGET_DOMAINS": ("()", "[]"),
+}
+
+
+def is_settled(name: str, value: object, source: object) -> bool:
+    """Whether a key is one of Dassl's that has no choice here. Raises NerpError, beginning with
+    `source`, where it asks for something else than what is done."""
+    if name not in _SETTLED:
+        return False
+    if str(value) not in _SETTLED[name]:
+        does = f"here it is always {' or '.join(map(brief, _SETTLED[name]))}"
+        raise NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE.get(name, does)}")
+    return True
+
+
+# Where what another value of such a key asks for is.
+_ELSEWHERE = {
+    "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
+                             "(per_class_accuracy)",
+    "TEST.COMPUTE_CMAT": "nerp test --save-confusion writes the confusion matrix to confusion.csv",
+}
+
+
+def is_read(method: str, name: str) -> bool:
+    """Whether a method reads a key: each does but those below another method's node. A key that no
+    method has counts as read, so that the run says what it is."""
+    if name.count(".") != 2 or not name.startswith("TRAINER."):
+        return True
+    node = name.split(".")[1]
+    return node == "SAR" or _means(TRAINERS[method], node) or not _owners(node)
+
+
+def _means(method: "type[Method]", node: str) -> bool:
+    """Whether a node below TRAINER is a method's, by its own or a published name."""
+    return node.lower() in {method.node.lower(), *(known.lower() for known in method.published)}
+
+
+def own_setting(
+    method: "type[Method]", name: str, value: object, source: object, lenient: bool
+) -> tuple[str, object] | None:
+    """The key below TRAINER, and its value, that `name` means for a method; None where it changes
+    nothing.
+
+    Args:
+        name: TRAINER.NODE.KEY, or another key, which stays as it is.
+        lenient: whether another method's key may stand there with its default, as in the whole
+            configuration that a run saves.
+
+    Raises NerpError, beginning with `source`, for a key of a node that the method does not read.
+    """
+    parts = name.split(".")
+    if len(parts) != 3 or parts[0] != "TRAINER" or parts[1] == "SAR":
+        return name, value
+    node, leaf = parts[1:]
+    if _means(method, node):
+        return _translated(method, leaf, value, source, name)
+    owners = _owners(node)
+    if not owners:
+        return name, value  # an unknown key, of which is said what there is
+    if lenient and leaf in TRAINERS[owners[0]].defaults and _is_default(owners[0], leaf, value):
+        return None
+    raise NerpError(f"{source}: {name}: {_said(method)} does not read it; "
+                    f"{' and '.join(owners)} {'does' if len(owners) == 1 else 'do'}")
+
+
+def _translated(
+    method: "type[Method]", leaf: str, value: object, source: object, name: str
+) -> tuple[str, object] | None:
+    means: Mapping[str, object] = method.published_values(leaf, value)
+    if not means:
+        if leaf in method.defaults or name.startswith(f"TRAINER.{method.node}."):
+            return f"TRAINER.{method.node}.{leaf}", value
+        raise NerpError(f"{source}: {name}: {_said(method)} has no {leaf}; its settings are "
+                        f"{', '.join(method.defaults)}")
+    ((leaf, value),) = means.items()
+    return (f"TRAINER.{method.node}.{leaf}", value) if leaf else None
+
+
+def _owners(node: str) -> list[str]:
+    """The methods that read a node."""
+    return [name for name in TRAINERS.names()
+            if node.lower() == TRAINERS[name].node.lower()]
+
+
+def _is_default(owner: str, leaf: str, value: object) -> bool:
+    from nerp.settings.keys import as_key
+
+    key = as_key(TRAINERS[owner].defaults[leaf])
+    try:
+        return bool(key.read(value, "") == key.accept(key.default))
+    except (NerpError, ValueError):
+        return False
+
+
+def _said(method: "type[Method]") -> str:
+    return next(name for name in TRAINERS.names() if TRAINERS[name] is method)
