@@ -6,14 +6,23 @@ made once and for all here; such a file is accepted where it makes the same choi
 """
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.base.registry import TRAINERS
 
-if TYPE_CHECKING:
-    from nerp.trainers.method import Method
+
+class Reader(Protocol):
+    """What of a method is asked here; see `nerp.trainers.method.Method`."""
+
+    node: str
+    published: tuple[str, ...]
+    defaults: Mapping[str, object]
+
+    @classmethod
+    def published_values(cls, key: str, value: object) -> dict[str, object]: ...
+
 
 # Dassl's keys without a choice here: the values that ask for what is done anyway, as text.
 _SETTLED: dict[str, Collection[str]] = {
@@ -70,13 +79,13 @@ def is_read(method: str, name: str) -> bool:
     return node == "SAR" or _means(TRAINERS[method], node) or not _owners(node)
 
 
-def _means(method: "type[Method]", node: str) -> bool:
+def _means(method: type[Reader], node: str) -> bool:
     """Whether a node below TRAINER is a method's, by its own or a published name."""
     return node.lower() in {method.node.lower(), *(known.lower() for known in method.published)}
 
 
 def own_setting(
-    method: "type[Method]", name: str, value: object, source: object, lenient: bool
+    method: type[Reader], name: str, value: object, source: object, lenient: bool
 ) -> tuple[str, object] | None:
     """The key below TRAINER, and its value, that `name` means for a method; None where it changes
     nothing.
@@ -104,7 +113,7 @@ def own_setting(
 
 
 def _translated(
-    method: "type[Method]", leaf: str, value: object, source: object, name: str
+    method: type[Reader], leaf: str, value: object, source: object, name: str
 ) -> tuple[str, object] | None:
     means: Mapping[str, object] = method.published_values(leaf, value)
     if not means:
@@ -132,5 +141,5 @@ def _is_default(owner: str, leaf: str, value: object) -> bool:
         return False
 
 
-def _said(method: "type[Method]") -> str:
+def _said(method: type[Reader]) -> str:
     return next(name for name in TRAINERS.names() if TRAINERS[name] is method)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from yacs.config import CfgNode as CN
 
@@ -13,10 +12,8 @@ from nerp.base.registry import unknown
 from nerp.files.yaml_file import key_lines
 from nerp.settings.defaults import default_config, key
 from nerp.settings.options import RELEASE_NAMES, own_name
-from nerp.settings.published import is_settled, own_setting
+from nerp.settings.published import Reader, is_settled, own_setting
 
-if TYPE_CHECKING:
-    from nerp.trainers.method import Method
 
 @dataclass(frozen=True)
 class Origin:
@@ -61,7 +58,7 @@ class Draft:
         cfg: the configuration. origins: by key, for every key that is not at its default.
     """
 
-    def __init__(self, method: "type[Method]") -> None:
+    def __init__(self, method: type[Reader]) -> None:
         """Args: method: whose configuration it is."""
         self.method = method
         self.cfg = default_config()
