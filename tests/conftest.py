@@ -50,6 +50,16 @@ GOLDEN_SETTINGS = {
         "TEXTS": str(GOLDEN / "BiomedCoOp_texts.json"),
     },
     "RESTORE": {"PROMPT_DEPTH": 3, "TEXT_CALIB_R": 0.3, "VIS_CALIB_R": 0.2, "FS_LOSS_R": 0.7},
+    "CLIPLoRA": {"RANK": 3, "ALPHA": 2.0, "N_ITERS": 3},
+    "MoCoOp": {
+        "PROMPTS": [
+            "{} texture.", "a photo of the large {}.", "a photo of a large {}.",
+            "a photo of a  {}.", "a {} in a video game.", "a close-up photo of the {}.",
+            "a low resolution photo of the {}.", "a pixelated photo of a {}.",
+            "a photo of a {}, a type of land.",
+        ],
+        "GROUPS": [1, 2, 1, 1, 3, 1], "GATE_LOSS_WEIGHT": 1.5,
+    },
 }
 
 
@@ -147,6 +157,8 @@ def golden_options(method):
     node = f"TRAINER.{TRAINERS[method].node}."
     keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method, {}).items()}
     keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
+    if method == "MoCoOp":  # whose warm-up is longer than a short run
+        keys["OPTIM.WARMUP_EPOCH"] = 0
     return [text for key, value in keys.items() for text in (key, str(value))]
 
 

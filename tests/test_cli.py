@@ -110,6 +110,7 @@ def test_every_method_trains_tests_and_takes_nerp(method, nerp, small_run, tmp_p
     status, _, error = nerp(
         "test", "--trainer", f"{method}_NeRP", *flags, "--model-dir", out, "--output-dir",
         tmp_path / "test", *small_run[1], "DATASET.SUBSAMPLE_CLASSES", "new",
+        "OPTIM.WARMUP_EPOCH", "0",
     )
     assert status == 0, error
     result = json.loads((tmp_path / "test" / "result.json").read_text())
@@ -132,14 +133,19 @@ def test_published_checkpoints(method, which, nerp, eurosat_root, golden_weights
     status, _, error = nerp(
         "test", "--root", eurosat_root, "--dataset", "eurosat", "--trainer", method, "--model-dir",
         model_dir, "--output-dir", tmp_path / "out", "--save-logits", "MODEL.BACKBONE.PATH",
-        golden_weights, "DATASET.SUBSAMPLE_CLASSES", which, *golden_options(method),
+        golden_weights, "DATASET.SUBSAMPLE_CLASSES", which, "DATASET.NUM_SHOTS", "2",
+        *golden_options(method),
     )
     assert status == 0, error
     saved = np.load(tmp_path / "out/predictions.npz")
-    tensors = read_checkpoint(checkpoint_file(model_dir, TRAINERS[method].folder)).tensors
+    own = TRAINERS[method].published_file(golden_config(
+        DATASET={"NAME": "EuroSAT", "NUM_SHOTS": 2}))
+    checkpoint = read_checkpoint(checkpoint_file(model_dir, TRAINERS[method].folder, published=own))
     node = golden_config().TRAINER[TRAINERS[method].node]
+    node.update(checkpoint.settings)  # where a published file has some
     names = saved["classnames"].tolist()
-    plain = PLAIN[method](golden_model, names, TEMPLATE, tensors, node, seen=which == "base")
+    plain = PLAIN[method](golden_model, names, TEMPLATE, checkpoint.tensors, node,
+                          seen=which == "base")
     images = torch.stack([pixels(eurosat_root / "eurosat/2750" / p) for p in saved["paths"]])
     with torch.no_grad():
         wanted = plain.logits(images).numpy()

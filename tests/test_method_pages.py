@@ -11,6 +11,8 @@ from scripts.test_docs import REPO
 from nerp.base.registry import TRAINERS
 from nerp.settings.defaults import default_config
 from nerp.settings.keys import Key
+from nerp.trainers.cliplora import CLIPLoRA
+from nerp.trainers.mocoop import MoCoOp
 
 PAGES = REPO / "docs" / "methods"
 CONFIGS = REPO / "configs" / "trainers"
@@ -63,12 +65,25 @@ def test_the_table_has_exactly_the_learned_tensors_in_their_shapes(name, golden_
         symbols["K"] = trainer.n_ctx
     tensors = trainer.initial()
     for tensor, shape, *_ in rows(page(method), "name in a checkpoint", "shape"):
-        pattern = r"\d+".join(map(re.escape, re.split(r"(?<=\.)i(?=\.|$)", tensor.strip("`"))))
+        pattern = r"\d+".join(map(re.escape, re.split(r"(?<=[._])i(?=\.|$)", tensor.strip("`"))))
         listed = [found for found in tensors if re.fullmatch(pattern, found)]
         assert listed, tensor
         for found in listed:
-            assert tuple(tensors.pop(found).shape) == shape_on_page(shape, symbols), found
+            own = symbols | symbols_of(trainer, found)
+            assert tuple(tensors.pop(found).shape) == shape_on_page(shape, own), found
     assert not tensors
+
+
+def symbols_of(trainer, tensor):
+    """What a page's letters mean for one tensor, where it is the tensor's own."""
+    number = int((re.findall(r"\d+", tensor) or [0])[0])
+    if isinstance(trainer, CLIPLoRA):
+        text = number in trainer.layers["text"].values()
+        return {"W": (trainer.clip.text if text else trainer.clip.image).width}
+    if isinstance(trainer, MoCoOp):
+        before, behind = trainer.experts[number % len(trainer.experts)].pieces
+        return {"G": len(trainer.experts), "b": before, "a": behind}
+    return {}
 
 
 @pytest.mark.parametrize("name", TRAINERS.names())
@@ -95,7 +110,7 @@ def test_every_published_schedule_stands_as_its_file_has_it(folder):
     schedules = {}
     for file in CONFIGS.joinpath(folder).glob("*.yaml"):
         read = yaml.safe_load(file.read_text())
-        if "OPTIM" in read and file.stem != "tiny":
+        if "MAX_EPOCH" in read.get("OPTIM", {}) and file.stem != "tiny":
             batch, optim = read["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"], read["OPTIM"]
             schedules[f"`{file.stem}`"] = [str(batch), str(optim["MAX_EPOCH"]), str(optim["LR"])]
     if schedules:

@@ -17,16 +17,17 @@ from nerp.settings.cards import find_card, shipped_cards
 from nerp.settings.catalogue import config_name, methods
 from nerp.settings.resolve import Request, resolve
 from nerp.settings.tree import get
+from nerp.trainers.mocoop_words import published_templates
 
 PUBLISHED = Path(__file__).parent / "published"
 FILES = [
     json.loads((PUBLISHED / f"{name}.json").read_text())
     for name in ("trainer_configs", "configs_maple_kgcoop_tcp", "configs_coprompt_mmrlpp",
-                 "configs_biomedcoop_restore")
+                 "configs_biomedcoop_restore", "configs_mocoop_cliplora")
 ]
 COMMON_INPUT = FILES[0]["COMMON_INPUT"]
 CONFIGS = {file: tree for part in FILES for file, tree in part.items() if "/" in file}
-OVERRIDES = FILES[1]["OVERRIDES"] | FILES[2]["OVERRIDES"] | FILES[3]["OVERRIDES"]
+OVERRIDES = {method: rows for part in FILES[1:] for method, rows in part["OVERRIDES"].items()}
 PROTOCOLS = FILES[1]["PROTOCOLS"] | FILES[3]["PROTOCOLS"]
 SETTINGS = json.loads((PUBLISHED / "nerp_settings.json").read_text())
 PROMPTS = json.loads((PUBLISHED / "prompts.json").read_text())
@@ -124,7 +125,31 @@ def test_nothing_else_ships_but_the_settings_of_the_drawn_world():
     folder = shipped("configs") / "trainers"
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")}
     of_a_paper = {name for name in there if name.startswith("ANPrompt/vit_b16")}  # without code
-    assert there - set(CONFIGS) - of_a_paper == {f"{method}/tiny.yaml" for method in methods()}
+    of_arguments = {"CLIPLoRA/vit_b16.yaml"}  # a release without files
+    others = there - set(CONFIGS) - of_a_paper - of_arguments
+    assert others == {f"{method}/tiny.yaml" for method in methods()}
+
+
+def test_cliplora_has_the_values_of_its_arguments():
+    published = FILES[4]["CLIP-LoRA (arguments)"]
+    cfg = resolve(Request(
+        trainer="CLIPLoRA", dataset="eurosat",
+        config_file="configs/trainers/CLIPLoRA/vit_b16.yaml",
+    )).cfg
+    node, optim, loader = cfg.TRAINER.CLIPLORA, cfg.OPTIM, cfg.DATALOADER
+    found = {
+        "r": node.RANK, "alpha": node.ALPHA, "dropout_rate": node.DROPOUT, "params": node.PARAMS,
+        "encoder": node.ENCODER, "position": node.POSITION, "n_iters": node.N_ITERS,
+        "lr": optim.LR, "eta_min": optim.LR_MIN, "weight_decay": optim.WEIGHT_DECAY,
+        "betas": [optim.ADAM_BETA1, optim.ADAM_BETA2],
+        "batch_size": loader.TRAIN_X.BATCH_SIZE, "test_batch_size": loader.TEST.BATCH_SIZE,
+        "shots": cfg.DATASET.NUM_SHOTS, "seed": cfg.SEED, "backbone": cfg.MODEL.BACKBONE.NAME,
+    }
+    assert found == {name: published[name] for name in found}
+
+
+def test_mocoop_has_the_published_templates():
+    assert published_templates() == FILES[4]["TEMPLATES"]
 
 
 # METHODS: the weight of MMRL's regularisation by dataset.

@@ -19,12 +19,13 @@ BATCHES = {
     "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
     "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
     "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
-    "BiomedCoOp": (4, 100), "RESTORE": (4, 100),
+    "BiomedCoOp": (4, 100), "RESTORE": (4, 100), "CLIPLoRA": (32, 256), "MoCoOp": (32, 32),
 }
 # These keep their class features for the whole evaluation; the others' code encodes text per batch.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
 HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp"}
-OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam"}
+OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam",
+             "CLIPLoRA": "adamw"}
 
 
 class Ours:
@@ -90,6 +91,7 @@ class Plain:
         # Encoded once a run, in the published code too.
         self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
         self.plain.sentences = bench.sentences  # BiomedCoOp's
+        self.plain.prototypes = bench.prototypes  # MoCoOp's
         self.plain.weight = bench.cfg.TRAINER.W
         if method == "ANPrompt":
             weak = self.plain.weak_text()
@@ -146,7 +148,10 @@ class Bench:
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
         # Encoded once a run, so no part of a step; where only memory is measured, any will do.
         self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
-        self.sentences = torch.empty(0)
+        self.sentences = self.prototypes = torch.empty(0)
+        if method == "MoCoOp":
+            shape = len(self.trainer.experts), classes, self.clip.embed_dim
+            self.prototypes = normalise(torch.randn(shape, device=self.device))
         if method == "BiomedCoOp":
             shape = classes, self.trainer.settings.N_PROMPTS, self.clip.embed_dim
             self.sentences = normalise(torch.randn(shape, device=self.device))
@@ -159,6 +164,7 @@ class Bench:
         if self.method == "BiomedCoOp":
             trainer.sentence_features = lambda: self.sentences
             return
+        trainer.prototypes = lambda: self.prototypes  # MoCoOp's
         trainer.frozen_class_features = lambda: self.frozen_text
         trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
         if self.method == "ANPrompt":

@@ -43,7 +43,7 @@ def main(args):
           + (" (mean ± standard deviation)" if several else "") + "\n")
     print(table(rows))
     tell(f"\n{demo.caption()}\n"
-         + "".join(f"{method}: {what}.\n" for method, what in demo.substitutes.items())
+         + "".join(f"{method}: {what}.\n" for method, what in demo.remarks.items())
          + f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
          f"{time.monotonic() - start:.0f} s.\n\nNext, a page about what the correction changed:")
     print(f"nerp explain {demo.folders[-1]}")

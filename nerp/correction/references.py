@@ -98,7 +98,7 @@ def neutral_prompt(probe: Probe) -> Prior:
     trainer, settings = probe.trainer, probe.settings
     values = text_prior(
         trainer.reference_class_features(probe.image),
-        *trainer.neutral_features(),
+        *trainer.neutral_features(probe.image),
         trainer.scale,
         settings.C_TEXT if settings.RESIDUAL_TEXT_PRIOR else 0.0,
     )

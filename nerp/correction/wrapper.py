@@ -125,10 +125,11 @@ def class_orders(trainer: Trainer, reference: Tensor) -> list[tuple[Tensor, Tens
     Returns, for the reference image and then for the neutral prompt, the two models' logits [C].
     """
     with trainer.clip.autocast():
-        tuned, frozen = trainer.reference_class_features(reference), trainer.frozen_class_features()
+        tuned = trainer.reference_class_features(reference)
+        frozen = trainer.frozen_class_features(reference)
         _, tuned_image = trainer.reference_logits(reference)
         frozen_image = trainer.similarity(trainer.clip.image_features(reference), frozen)[0]
-        frozen_neutral, tuned_neutral = trainer.neutral_features()
+        frozen_neutral, tuned_neutral = trainer.neutral_features(reference)
         tuned_text = (tuned * tuned_neutral).sum(-1)
         probes = [(tuned_image, frozen_image), (tuned_text, frozen @ frozen_neutral)]
     return [(a.float().cpu(), b.float().cpu()) for a, b in probes]
@@ -141,7 +142,7 @@ def make_clues(trainer: Trainer, cfg: CfgNode, material: Material) -> Clues:
         dataset=cfg.DATASET.NAME,
         task=cfg.TASK,
         classnames=list(trainer.classes.names),
-        class_features=lambda: trainer.frozen_class_features().cpu(),
+        class_features=lambda: trainer.frozen_class_features(material.reference).cpu(),
         orders=lambda: class_orders(trainer, material.reference),
         training=material.training,
         test_logits=material.test_logits,

@@ -67,7 +67,8 @@ class Demo:
         # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds)
         self.folders: list[Path] = []  # of the runs
-        self.substitutes: dict[str, str] = {}  # plain method -> what stood in for its files
+        # What must be said of a plain method: what stood in for its files, what else it has seen.
+        self.remarks: dict[str, str] = {}
         # By corrected trainer: of each seed the run on each part.
         self.corrected: dict[str, list[dict[str, SavedRun]]] = defaultdict(list)
 
@@ -79,7 +80,10 @@ class Demo:
             for seed in self.settings.seeds:
                 self._one_seed(method, seed)
         records = collect(self.folders)
-        self.substitutes = {plain_name(r.trainer): r.substitute for r in records if r.substitute}
+        for record in records:
+            seen = f"trained, too, with {record.also_seen}" if record.also_seen else ""
+            if said := "; ".join(filter(None, (record.substitute, seen))):
+                self.remarks[plain_name(record.trainer)] = said
         grid, dataset = Grid(records, self.settings.seeds, by_config=False), records[0].dataset
         rows = []
         for trainer in grid.rows:

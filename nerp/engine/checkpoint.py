@@ -55,6 +55,8 @@ class Checkpoint:
             the file. backbone: a digest of the backbone's weights, "" likewise.
         classnames: of the classes it was trained on, in label order, underscores already spaces;
             () where the file does not say, as no published one does.
+        also_seen: what its training has seen beyond labelled images, in words; None where the file
+            does not say, as no published one does.
     """
 
     path: Path
@@ -68,13 +70,17 @@ class Checkpoint:
     classnames: tuple[str, ...] = ()
     inputs: dict[str, object] = field(default_factory=dict)
     backbone: str = ""
+    also_seen: str | None = None
 
 
-def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None) -> Path:
+def checkpoint_file(
+    model_dir: str | Path, folder: str, epoch: int | None = None, published: str = ""
+) -> Path:
     """The file of an epoch, or of the newest one: `<folder>/model.pth.tar-<epoch>`.
 
     `model_dir` is a run's folder, the checkpoint folder itself, or a file. The newest is what the
-    file `checkpoint` names, else the highest epoch, else `model-best.pth.tar`.
+    file `checkpoint` names, else the highest epoch, else `model-best.pth.tar`. Where there is none
+    of these it is the file `published` below `model_dir`, which knows no epochs.
 
     Raises NerpError, listing the epochs that exist, if there is none.
     """
@@ -87,6 +93,9 @@ def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None
         for path in inside.glob("model.pth.tar-*")
         if (match := re.fullmatch(r"model\.pth\.tar-(\d+)", path.name))
     }
+    best = inside / "model-best.pth.tar"
+    if published and not epochs and not best.is_file() and (root / published).is_file():
+        return root / published
     if epoch is not None:
         if epoch in epochs:
             return epochs[epoch]
@@ -97,10 +106,10 @@ def checkpoint_file(model_dir: str | Path, folder: str, epoch: int | None = None
         named = read_text(note, _LONGEST_NOTE).strip()
         if named in (path.name for path in inside.glob("model*")):
             return inside / named
-    best = inside / "model-best.pth.tar"
     if not epochs and not best.is_file():
-        raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>; --model-dir is the "
-                        "--output-dir of a training run")
+        also = f" and no {published}" if published else ""
+        raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>{also}; --model-dir "
+                        "is the --output-dir of a training run")
     return epochs[max(epochs)] if epochs else best
 
 
@@ -111,7 +120,7 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
 
     Raises NerpError for a file that is no checkpoint of a registered method.
     """
-    content = load_inert(path)
+    content = _unpacked(load_inert(path), path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
@@ -129,6 +138,7 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
     settings, card = content.get("settings"), content.get("card")
     epoch = content.get("epoch")
     source, substitute = content.get("dataset"), content.get("substitute")
+    seen = content.get("also_seen")
     return Checkpoint(
         path=path,
         epoch=epoch if type(epoch) is int else 0,
@@ -143,11 +153,23 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
         classnames=_classnames(content.get("classnames")),
         inputs=_inputs(content.get("inputs")),
         backbone=digest if isinstance(digest := content.get("backbone_digest"), str) else "",
+        also_seen=printable(seen) if isinstance(seen, str) else None,
     )
 
 
 def _inputs(said: object) -> dict[str, object]:
     return {n: said[n] for n in _OF_AN_IMAGE if n in said} if isinstance(said, dict) else {}
+
+
+def _unpacked(content: object, path: Path) -> object:
+    """The content of a file, one in a method's own published layout as ours have it."""
+    if isinstance(content, dict) and "state_dict" not in content:
+        for name in TRAINERS.names():
+            with reading(path, f"a checkpoint of {name}"):
+                unpacked = TRAINERS[name].unpack(content)
+            if unpacked:
+                return {"state_dict": unpacked[0], "settings": unpacked[1], "trainer": name}
+    return content
 
 
 def _classnames(said: object) -> tuple[str, ...]:
@@ -230,9 +252,14 @@ def load_trainer(
     notes += [
         f"{name} is {get(loaded.cfg, name)!r} in the checkpoint, not {get(cfg, name)!r} "
         f"({resolved.origin(name)})"
-        for name in carried if get(loaded.cfg, name) != get(cfg, name)
+        for name in carried
+        if get(loaded.cfg, name) != get(cfg, name) != []  # an empty list is there to be filled
     ]
     trainer = method(loaded.cfg, clip, classes)
+    with reading(path, f"a checkpoint of {wanted}"):
+        problem = trainer.misfit(checkpoint.tensors)
+    if problem:
+        raise NerpError(f"{path}: {problem}")
     learned = trainer.learned.state_dict()
     missing = [name for name in learned if name not in checkpoint.tensors]
     if missing:
@@ -271,6 +298,7 @@ def save_checkpoint(
         "inputs": {name: get(cfg, name) for name in _OF_AN_IMAGE},
         "classnames": list(trainer.classes.names),
         "substitute": trainer.substitute,
+        "also_seen": trainer.seen_besides(cfg),
     }
     save_tensors(path, content)
     write_text(path.parent / "checkpoint", f"{path.name}\n")

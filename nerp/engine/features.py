@@ -16,7 +16,8 @@ from nerp.settings.resolve import Resolved
 
 def save_features(file: Path, resolved: Resolved) -> Path:
     """Write an npz with image_features [N, D], class_features and frozen_class_features [C, D],
-    all of length 1, labels [N], paths [N] and classnames [C]; its path.
+    all of length 1 (MoCoOp's class features, which mix two: at most 1), labels [N], paths [N] and
+    classnames [C]; its path.
 
     Of a method whose class features depend on the image, those for the reference image are kept.
     Raises NerpError for a model or dataset that cannot be had.
@@ -27,8 +28,9 @@ def save_features(file: Path, resolved: Resolved) -> Path:
         trainer.image_features, trainer.clip, tested.items, tested.bench.image_dir, cfg
     )
     with torch.inference_mode(), trainer.clip.autocast():
-        text = trainer.reference_class_features(gather_material(tested).reference)
-        frozen = trainer.frozen_class_features()
+        reference = gather_material(tested).reference
+        text = trainer.reference_class_features(reference)
+        frozen = trainer.frozen_class_features(reference)
     features = {"image_features": images, "class_features": text, "frozen_class_features": frozen}
     for name, tensor in features.items():
         check_finite(name, tensor, "the features")

@@ -21,7 +21,7 @@ from nerp.clip.wordpiece import vocabulary_beside
 from nerp.correction.wrapper import looks_at_training
 from nerp.data.benchmark import Benchmark, images_digest, split_digest
 from nerp.data.sentences import sentence_file
-from nerp.engine.tested import Tested, is_corrected, tested_items
+from nerp.engine.tested import Tested, is_corrected, known_names, tested_items
 from nerp.files.digest import content_digest, file_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
@@ -67,7 +67,7 @@ def training_identity(cfg: CfgNode, bench: Benchmark) -> dict:
         "config": digest(cfg),
         **_inputs(cfg, [cfg.DATASET.NAME]),
         **_code(cfg),
-        "classes": split_digest(bench.classnames),
+        "classes": split_digest(known_names(cfg, bench) or bench.classnames),
         _IMAGES: images,
     }
 

@@ -1,5 +1,6 @@
 """One run from its command line to its record: `nerp train` and `nerp test`."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from nerp.engine.record import (
 from nerp.engine.tested import (
     Tested,
     class_set,
+    known_names,
     open_clip_model,
     open_record,
     run_benchmark,
@@ -72,11 +74,15 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
     cfg, directory = resolved.cfg, resolved.directory
     clip = open_clip_model(cfg)
     torch.manual_seed(cfg.SEED)
-    trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, class_set(cfg, bench, seen=True))
+    classes = replace(class_set(cfg, bench, seen=True), everyone=known_names(cfg, bench))
+    trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes)
     say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
         f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
     if trainer.substitute:
         say(f"{cfg.TRAINER.NAME}: {trainer.substitute}")
+    also_seen = trainer.seen_besides(cfg)
+    if also_seen:
+        say(f"{cfg.TRAINER.NAME} sees in training, beyond the labelled images: {also_seen}")
     training = TrainingRun(trainer, bench, cfg, directory, identity)
     training.resume()
     with recording(log, resolved) as record:
@@ -97,6 +103,8 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
                       checkpoint=str(path.relative_to(directory)))
         if trainer.substitute:
             record["substitute"] = trainer.substitute
+        if also_seen:
+            record["also_seen"] = also_seen
         record.update(trainer.account(
             lambda: set(open_benchmark(cfg).classnames).difference(bench.classnames)
         ))
@@ -144,6 +152,9 @@ def run_test(
                 )
                 if tested.substitute:
                     record["substitute"] = tested.substitute
+                if tested.also_seen:
+                    say(f"trained, too, with {tested.also_seen}")
+                    record["also_seen"] = tested.also_seen
                 if save_logits and is_main():
                     save_predictions(tested, nerp, correction, calibrator)
                 if save_confusion and is_main():

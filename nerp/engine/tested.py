@@ -92,6 +92,15 @@ class Tested:
             return ""
         return self.checkpoint.substitute or self.trainer.test_substitute
 
+    @property
+    def also_seen(self) -> str:
+        """What training has seen beyond labelled images, in words: as the checkpoint says, else by
+        method and classes."""
+        if not self.checkpoint:
+            return ""
+        said = self.checkpoint.also_seen
+        return TRAINERS[self.resolved.method].seen_besides(self.cfg) if said is None else said
+
     @cached_property
     def logits(self) -> Tensor:
         """[N, C] in float32 on the CPU."""
@@ -145,14 +154,15 @@ class Tested:
 
 def open_checkpoint(resolved: Resolved) -> Checkpoint | None:
     """The checkpoint under test; None for a method that learns nothing."""
-    request, method = resolved.request, resolved.method
-    folder = TRAINERS[method].folder
-    if not folder:
+    request, method = resolved.request, TRAINERS[resolved.method]
+    if not method.folder:
         return None
     if not request.model_dir:
         raise NerpError(f"{request.trainer} needs --model-dir, the --output-dir of its training "
                         "run")
-    return read_checkpoint(checkpoint_file(request.model_dir, folder, request.load_epoch), method)
+    published = method.published_file(resolved.cfg)
+    file = checkpoint_file(request.model_dir, method.folder, request.load_epoch, published)
+    return read_checkpoint(file, resolved.method)
 
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
@@ -239,6 +249,15 @@ def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
     """The benchmark's classes with its prompts."""
     node = cfg.DATASET
     return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME)
+
+
+def known_names(cfg: CfgNode, bench: Benchmark) -> tuple[str, ...]:
+    """All of the dataset's names, where base classes are trained on and the method makes use of the
+    others' names too; else ()."""
+    method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
+    if not method.learns_names or cfg.DATASET.SUBSAMPLE_CLASSES != "base":
+        return ()
+    return tuple(open_benchmark(cfg).classnames)
 
 
 def is_seen(cfg: CfgNode, source: str) -> bool:

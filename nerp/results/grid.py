@@ -15,10 +15,10 @@ from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained
 BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
 _SHOT = "-shot"
-SUBSTITUTE = "substitute"
+SUBSTITUTE, ALSO_SEEN = "substitute", "also seen"
 _ORDER = ("test", "train", TAKEN)  # of several records for one place the first counts
 # What a number that looked at test data, or may have, or has other training texts than the
-# published method's is marked with.
+# published method's, or comes of a training that saw more than labelled images, is marked with.
 MARKS = {
     "test images already seen": ("s", "in a stream: NeRP looked at the test images before each"),
     "test images": ("†", "transductive: NeRP looked at the unlabelled test images"),
@@ -29,6 +29,8 @@ MARKS = {
                       "the published method"),
     TAKEN: ("°", "taken from the open-world test, where the method has the same logits for these "
                  "classes"),
+    ALSO_SEEN: ("‖", "trained with more than labelled images of the trained classes: unlabelled "
+                     "ones, or names of novel classes (also_seen in result.json says which)"),
 }
 HARMLESS = MARKS[TAKEN][0]  # it does not make a number doubtful
 INCOMPLETE = "*"  # what a number is marked with that some seeds are missing from
@@ -146,6 +148,7 @@ class Grid:
         said = {record.looked_at for record in records}
         said |= {SUBSTITUTE for record in records if record.substitute}
         said |= {TAKEN for record in records if record.kind == TAKEN}
+        said |= {ALSO_SEEN for record in records if record.also_seen}
         return "".join(mark for name, (mark, _) in MARKS.items() if name in said)
 
     def missing(self, rows: Iterable[str], parts: Iterable[str] = ()) -> list[str]:

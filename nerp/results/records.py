@@ -24,6 +24,7 @@ class Record:
         looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
         on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
         substitute: what stood in for files that a method has and was not given, in words.
+        also_seen: what training has seen beyond the labelled images, in words.
         digest: of the run's configuration, "" where the record has none.
         bins: of a calibration error. calibration: the calibrator's name, "" for none, and
             calibrated_on what it has looked at.
@@ -44,6 +45,7 @@ class Record:
     looked_at: str
     on_base: bool
     substitute: str
+    also_seen: str
     digest: str
     bins: int = 0
     calibration: str = ""
@@ -109,6 +111,7 @@ def _read(path: Path, metric: str) -> Record | None:
         looked_at=nerp.get("looked_at", ""),
         on_base=nerp.get("on_base", False),
         substitute=content.get("substitute", ""),
+        also_seen=content.get("also_seen", ""),
         digest=content.get("identity", {}).get("config", ""),
         bins=content.get("bins", 0),
         calibration=calibration.get("name", ""),

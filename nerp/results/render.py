@@ -16,6 +16,7 @@ MISSING = "–"  # a run that is not there
 _PADDING = 2  # of a header in a terminal, by tabulate
 _PAGE_COLUMNS = 12  # of a Markdown or LaTeX table: four datasets of three, as papers have them
 _LATEX = {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "¶": r"$^\P$", "°": r"$^\circ$",
+          "‖": r"$^\|$",
           "*": "$^*$", "±": r"$\pm$", "–": "--", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#",
           "$": r"\$", "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
           "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}

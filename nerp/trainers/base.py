@@ -33,6 +33,7 @@ class Trainer(Method):
     `loss` where it is not the cross entropy alone.
 
     Attributes:
+        learned: the learned tensors; in training mode while a run trains them.
         right: how many images of the latest `loss` were predicted right, a scalar; None where the
             method's loss does not say.
     """
@@ -57,7 +58,7 @@ class Trainer(Method):
         self._check_layers()
         self.check()
         tensors = self.initial() if tensors is None else tensors
-        self.learned = tree(tensors, self.fixed).to(clip.device)
+        self.learned = tree(tensors, self.fixed).to(clip.device).eval()
         self._prepare()
 
     def _check_layers(self) -> None:
@@ -127,8 +128,9 @@ class Trainer(Method):
         text = self.class_features()
         return lambda features: self.similarity(features, text)
 
-    def frozen_class_features(self) -> Tensor:
-        """Frozen CLIP's class features t* [C, D] as the method uses them, computed once."""
+    def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
+        """Frozen CLIP's class features t* [C, D] as the method uses them, computed once. Those of
+        a method that mixes them by the image are of `images` [1, 3, H, W]."""
         if self._frozen_class_features is None:
             columns = zip(*self.frozen_prompts(), strict=True)
             sums = sum(self.clip.text_features(list(texts)) for texts in columns)
@@ -136,8 +138,9 @@ class Trainer(Method):
         return self._frozen_class_features
 
     @torch.no_grad()
-    def neutral_features(self) -> tuple[Tensor, Tensor]:
-        """The neutral prompt's features from the frozen [D] and the tuned text tower."""
+    def neutral_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The neutral prompt's features from the frozen [D] and the tuned text tower; image: the
+        reference [1, 3, H, W], which a method's text may depend on."""
         frozen = normalise(self.clip.text_features([self.classes.neutral]))[0]
         return frozen, self.tuned_neutral()
 
@@ -148,7 +151,7 @@ class Trainer(Method):
         The image's feature is the tuned model's in both. (NeRP: the image prior's two terms.)
         """
         feature = self.image_features(image)
-        frozen = self.similarity(feature, self.frozen_class_features())
+        frozen = self.similarity(feature, self.frozen_class_features(image))
         tuned = self.similarity(feature, self.class_features(image))
         return frozen[0], tuned[0]
 

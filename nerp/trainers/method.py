@@ -36,6 +36,10 @@ class Method(ABC):
         edits: the encoders, "text" and "image", whose layers it reaches into; only CLIP's own
             transformers have layers for that.
         text_by_image: whether a class has another feature for each image.
+        also_seen: what a training has seen beyond the labelled images of the classes that it is
+            on, in words (`seen_besides`).
+        learns_names: whether training on base classes makes use of the novel classes' names
+            (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
@@ -58,6 +62,8 @@ class Method(ABC):
     fixed: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
     text_by_image: bool = False
+    also_seen: str = ""
+    learns_names: bool = False
     views: int = 1
     independent: bool = True
     two_heads: bool = False
@@ -96,6 +102,20 @@ class Method(ABC):
         return {}
 
     @classmethod
+    def unpack(
+        cls, content: Mapping[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, object]] | None:
+        """Tensors and shape settings of a published file in a layout of the method's own, which
+        has no state_dict; None for another file. What is wrong in it may raise anything."""
+        return None
+
+    @classmethod
+    def published_file(cls, cfg: CfgNode) -> str:
+        """Where the published code leaves such a file of this run, below the folder it is given;
+        "": it leaves none."""
+        return ""
+
+    @classmethod
     def carried(cls, task: str) -> tuple[str, ...]:
         """The settings that a checkpoint decides, where it knows them, in a test under the
         protocol `task`: its shape settings."""
@@ -110,6 +130,11 @@ class Method(ABC):
 
     def prepare(self) -> None:
         """Whatever depends on the classes and not on the learned tensors."""
+
+    def misfit(self, tensors: Mapping[str, Tensor]) -> str:
+        """Why the tensors of a checkpoint are not this trainer's, in words, where their shapes
+        alone would not tell; else ""."""
+        return ""
 
     @abstractmethod
     def class_features(self, images: Tensor | None = None) -> Tensor:
@@ -130,6 +155,13 @@ class Method(ABC):
     def prepare_training(self) -> None:
         """Read and compute what only training needs, before anything is written. Raises NerpError
         for files that cannot be used."""
+
+    @classmethod
+    def seen_besides(cls, cfg: CfgNode) -> str:
+        """What a training with this configuration has seen beyond the labelled images, in words, to
+        stand beside every number made with it; "" for nothing. Also of a test, for a checkpoint
+        that does not say."""
+        return cls.also_seen
 
     def start_epoch(self, epoch: int) -> None:
         """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the

@@ -24,12 +24,12 @@ from nerp.data.sentences import read_named
 from nerp.files.opening import MIB, read_bytes, reading
 from nerp.settings.protocols import SAR_SUFFIX
 from nerp.trainers.base import Trainer
+from nerp.trainers.tensors import epoch_seed
 from nerp.trainers.texts import mean_of_normalised
 
 _LISTS = Path(__file__).with_name("sar_novel_classes.json")
 _KEY = "TRAINER.SAR.NOVEL_FILE"
 _LARGEST = MIB  # of a text file of names
-_EPOCH_SEEDS = 1000003  # the generator of epoch e has the seed: seed * this + e
 # Dataset -> the eighth template of T*, where it is not the one in the dataset's card.
 _TEMPLATES = {
     "FGVCAircraft": "a photo of an aircraft {}.",
@@ -152,8 +152,7 @@ class Aligned(Trainer):
 
     def start_epoch(self, epoch):
         super().start_epoch(epoch)
-        seed = (self.cfg.SEED * _EPOCH_SEEDS + epoch) % 2**63
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(epoch_seed(self.cfg.SEED, epoch))
 
     def class_features(self, images=None):
         if self.shared_features is not None:

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 EMBEDDING_STD = 0.02
+_EPOCHS = 1_000_003  # seeds that one seed of a run stands for
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What a torch generator is seeded with for an epoch of a run."""
+    return (seed * _EPOCHS + epoch) % 2**63
 
 
 def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:

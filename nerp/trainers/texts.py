@@ -19,6 +19,8 @@ class Classes:
         template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
         seen: whether the model was trained on these classes.
         dataset: its registry name, for methods with prompts of their own a dataset.
+        everyone: all of the dataset's names in label order, where only base classes are trained on
+            and the method makes use of the others' names (`Method.learns_names`); else ().
     """
 
     names: tuple[str, ...]
@@ -26,6 +28,7 @@ class Classes:
     neutral: str
     seen: bool = True
     dataset: str = ""
+    everyone: tuple[str, ...] = ()
 
     @property
     def prompts(self) -> list[str]:

@@ -30,7 +30,7 @@ class ZeroshotCLIP(Trainer):
 class ZeroshotEnsemble(ZeroshotCLIP):
     """CLIP with the normalised features of seven general templates and the dataset's averaged."""
 
-    def frozen_class_features(self):
+    def frozen_class_features(self, images=None):
         if self._frozen_class_features is None:
             templates = dict.fromkeys([*ENSEMBLE_7, self.classes.template])
             self._frozen_class_features = mean_of_normalised(

@@ -6,19 +6,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
+from conftest import EUROSAT, GOLDEN, LEARNING, eurosat_classes, golden_config
 from PIL import Image
 
 from nerp.base.registry import TRAINERS
 from nerp.correction.wrapper import priors
 from nerp.data.images import Normalise, eval_transform
-from nerp.engine.optim import build_optimizer, learning_rate
+from nerp.engine.optim import build_optimizer, take_step
+from nerp.engine.schedule import make_schedule
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
 from nerp.trainers.anprompt import ANPrompt
 from nerp.trainers.biomedcoop import BiomedCoOp
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe
+from nerp.trainers.mocoop import MoCoOp
 from nerp.trainers.tcp import TCP
 from nerp.trainers.texts import Classes
 
@@ -41,6 +43,11 @@ OPTIM = {
     "CoPrompt": {"LR": 0.0035, "WARMUP_EPOCH": 1},
     "BiomedCoOp": {"LR": 0.0025, "WARMUP_EPOCH": 1},
     "RESTORE": {"LR": 0.0035, "WARMUP_EPOCH": 1},
+    "CLIPLoRA": {
+        "NAME": "adamw", "LR": 2e-4, "LR_MIN": 1e-6, "WEIGHT_DECAY": 0.01,
+        "LR_SCHEDULER": "cosine_iterations",
+    },
+    "MoCoOp": {"LR": 0.032, "WARMUP_EPOCH": 1},
     "TCP": {"NAME": "adam", "LR": 0.002, "ADAM_EPS": 1e-3, "WARMUP_EPOCH": 1},
 }
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
@@ -71,8 +78,14 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
         "logits": trainer.logits(images),
         "image_features": trainer.image_features(images),
         "text_features": trainer.class_features(images),
-        "zero_shot_text_features": trainer.frozen_class_features(),
     }
+    if isinstance(trainer, MoCoOp):
+        return found | {
+            "gate_logits": trainer.gate(found["image_features"]),
+            "expert_text_features": trainer.expert_features(trainer.prompts),
+            "prototypes": trainer.prototypes(),
+        }
+    found["zero_shot_text_features"] = trainer.frozen_class_features()
     if isinstance(trainer, ANPrompt):
         image, prototype = trainer.both_features(trainer.image_state(images))
         text, weak = trainer.class_features(), trainer.weak_class_features()
@@ -180,23 +193,25 @@ def test_six_training_steps(method, golden_clip, inputs):
     z = golden(method)
     cfg = golden_config(OPTIM={"MAX_EPOCH": 3, **OPTIM[method]})
     trainer = build(method, golden_clip, "base", cfg)
-    optimizer = build_optimizer(trainer.parameters(), cfg.OPTIM)
+    if trainer.learns_names:
+        trainer = trainer.for_classes(replace(trainer.classes, everyone=EUROSAT))
+    optimizer = build_optimizer(trainer.parameter_groups(), cfg.OPTIM)
+    schedule = make_schedule(cfg.OPTIM, 2, 6 if trainer.steps else None)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
     weights = trainer.epoch_weights(3)
     if method == "CoPrompt":
         settle_draws(trainer, z)
     second = torch.tensor(z["train/images2"]) if trainer.views == 2 else None
     losses, rates, mean = [], [], None
     for epoch in range(3):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(cfg.OPTIM, epoch)
-        for batch in (slice(0, 4), slice(4, 8)):
+        for step, batch in enumerate((slice(0, 4), slice(4, 8))):
+            rates.append(schedule.rate(epoch, step))
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(epoch, step, group["factor"])
             views = [images[batch]] if second is None else [images[batch], second[batch]]
             loss = trainer.loss(views[0], labels[batch], *views[1:])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            take_step(optimizer, scaler, loss, trainer.clip_norm)
             losses.append(loss.item())
-            rates.append(optimizer.param_groups[0]["lr"])
         trainer.end_epoch(epoch)
         if weights is not None:
             now = {name: weights[epoch] * t for name, t in trainer.learned.state_dict().items()}

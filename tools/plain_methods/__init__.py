@@ -7,6 +7,7 @@ gradient, see `PlainMMA.loss`.
 """
 
 from plain_methods.adapter import PlainMMA
+from plain_methods.blocks import PlainCLIPLoRA, PlainMoCoOp
 from plain_methods.context import (
     PlainCoCoOp,
     PlainCoOp,
@@ -37,6 +38,8 @@ PLAIN = {
     "CoPrompt": PlainCoPrompt,
     "BiomedCoOp": PlainBiomedCoOp,
     "RESTORE": PlainRESTORE,
+    "CLIPLoRA": PlainCLIPLoRA,
+    "MoCoOp": PlainMoCoOp,
     "MMA": PlainMMA,
     "MMRL": PlainMMRL,
     "MMRLpp": PlainMMRLpp,

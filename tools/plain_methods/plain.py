@@ -52,11 +52,17 @@ class PlainMethod:
 
     # The two towers at full length.
 
+    def run_block(
+        self, kind: str, layer: int, block: nn.Module, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """A block of the "text" or the "vision" tower, layers from 1."""
+        return block(x, attn_mask=mask)
+
     def text_tower(self, x: Tensor, eot: Tensor, enter=None, branch=None) -> Tensor:
         """Features [C, D] of embeddings [C, L, W] that already hold their positions."""
         for layer, block in enumerate(self.model.transformer.resblocks, 1):
             x = enter(layer, x) if enter else x
-            y = block(x, attn_mask=causal_mask(x.shape[1], x))
+            y = self.run_block("text", layer, block, x, causal_mask(x.shape[1], x))
             x = y + branch(layer, block.ln_1(x)) if branch else y
         x = self.model.ln_final(x)[torch.arange(len(x), device=x.device), eot]
         return x @ self.model.text_projection
@@ -72,7 +78,7 @@ class PlainMethod:
         x = visual.ln_pre(x)
         for layer, block in enumerate(visual.transformer.resblocks, 1):
             x = enter(layer, x) if enter else x
-            y = block(x)
+            y = self.run_block("vision", layer, block, x, None)
             x = y + branch(layer, block.ln_1(x)) if branch else y
         return x
 

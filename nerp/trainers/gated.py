@@ -1,0 +1,44 @@
+"""Experts that a gate mixes by the image, and what such a gate is trained with (MoCoOp)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PICKED = 2  # experts for an image
+_FAVOUR = 10.0  # what the gate's targets have added for the best experts
+
+
+def shares(gate: Tensor) -> Tensor:
+    """p [B, G] of the gate's q [B, G]: a softmax over the two largest, 0 for the others."""
+    best = gate.topk(PICKED)
+    return torch.zeros_like(gate).scatter(1, best.indices, best.values.softmax(1))
+
+
+def mixed_cosines(features: Tensor, shares: Tensor, experts: Tensor) -> Tensor:
+    """f_b · sum_g p_bg t_gc [B, C] of f [B, D], p [B, G] and t [G, C, D], in float32."""
+    with torch.autocast(features.device.type, enabled=False):
+        return (shares.t()[:, :, None] * (features @ experts.mT)).sum(0)
+
+
+def text_loss(experts: Tensor, prototypes: Tensor) -> Tensor:
+    """The mean cross entropy, over experts and names, of each feature [G, A, D] against the
+    prototypes [G, A, D] of its group; their cosines are the logits, without a scale."""
+    with torch.autocast(experts.device.type, enabled=False):
+        logits = experts @ prototypes.mT
+        groups, names, _ = logits.shape
+        targets = torch.arange(names, device=logits.device).repeat(groups)
+        return F.cross_entropy(logits.flatten(0, 1), targets)
+
+
+def gate_target(image: Tensor, own: Tensor) -> Tensor:
+    """[B, G]: a softmax of how alike images f [B, D] and their classes' prototypes [G, B, D] are,
+    the two best favoured. It carries gradient."""
+    with torch.autocast(image.device.type, enabled=False):
+        alike = torch.einsum("bd,gbd->bg", image, own)
+    best = torch.zeros_like(alike).scatter(1, alike.topk(PICKED).indices, 1.0)
+    return (alike + _FAVOUR * best).softmax(1)
+
+
+def gate_loss(gate: Tensor, target: Tensor) -> Tensor:
+    """The mean cross entropy of gates q [B, G] against soft targets [B, G]."""
+    return -(target * gate.log_softmax(1)).sum(1).mean()

@@ -1,0 +1,200 @@
+"""MoCoOp: prompts that start from groups of templates, two of them mixed by each image's gate."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nerp.base.errors import NerpError
+from nerp.base.registry import TRAINERS
+from nerp.clip.model import normalise
+from nerp.clip.tokenizer import CONTEXT_LENGTH, Prompts, build_prompts
+from nerp.settings.keys import ANYTHING, flag, listing, number, path, template, text, whole
+from nerp.trainers.base import Trainer, precision
+from nerp.trainers.gated import PICKED, gate_loss, gate_target, mixed_cosines, shares, text_loss
+from nerp.trainers.mocoop_words import Words, group_means, settled
+from nerp.trainers.norms import OwnNorms, frozen_norms
+from nerp.trainers.tensors import linear
+
+_SOURCE = "ImageNet"  # whose templates a cross-dataset test uses
+_SMALL = 4  # images a batch, below which experts that no image picked are not computed
+_CTX = "prompt_learner.ctx_{}_{}"
+_SIDES = ("before", "after")
+_W = "prompt_learner.w"
+
+
+@TRAINERS.register("MoCoOp")
+class MoCoOp(Trainer):
+    """G prompts ("experts"); an image's gate picks two and mixes their class features. The norms in
+    the image encoder's blocks are learned too.
+
+    Loss: CE(s f_b · t_bc) + TEXT_LOSS_WEIGHT L_text + GATE_LOSS_WEIGHT L_gate. See
+    docs/methods/mocoop.md.
+    """
+
+    node = "MoCoOp"
+    folder = "prompt_learner"
+    paper = "Du, Niu and Zhao, Mixture of Prompt Learning for Vision-Language Models, 2025"
+    group = "context"
+    defaults = {
+        "PROMPTS": listing([], template("a photo of a {}.")),
+        "GROUPS": listing([], whole(1, 1)),
+        "TEXT_LOSS_WEIGHT": number(5.0, least=0),
+        "GATE_LOSS_WEIGHT": number(1.0, least=0),
+        "ENABLE_CORRECTION": flag(True),
+        "TRAIN_W": flag(True),
+        "FINETUNE_VIT_LN": flag(True),
+        "PREC": precision("amp"),
+        "ENABLE": flag(True),
+        "N_CTX": whole(16, 1, CONTEXT_LENGTH),
+        "CTX_INIT": text(""),
+        "ENABLE_IMPLICIT_OP": ANYTHING,
+        "PRETRAINED_PROMPTS_DIR": path(""),
+    }
+    signature = (r"prompt_learner\.gate\.weight", r"prompt_learner\.ctx_before_\d+")
+    shape_settings = ("PROMPTS", "GROUPS", "ENABLE_CORRECTION")
+    text_by_image = True
+    also_seen = "names of novel classes"  # in base-to-novel
+    learns_names = True
+
+    @classmethod
+    def seen_besides(cls, cfg):
+        return "" if cfg.DATASET.SUBSAMPLE_CLASSES == "all" else cls.also_seen
+
+    @classmethod
+    def infer(cls, tensors, settings, clip):
+        return {"ENABLE_CORRECTION": _W in tensors}
+
+    def misfit(self, tensors):
+        theirs = [
+            tuple(len(tensors[_CTX.format(side, g)]) for side in _SIDES)
+            for g in range(sum("ctx_before_" in name for name in tensors))
+        ]
+        ours = [words.pieces for words in self.experts]
+        return "" if theirs == ours else (
+            f"it has {theirs} vectors before and after the name, TRAINER.{self.node}.PROMPTS and "
+            f"GROUPS {ours}: give the templates that it was trained with")
+
+    def check(self):
+        """Also settles the templates, which a checkpoint then holds, and what is not trained."""
+        if not self.clip.image.depth:
+            raise NerpError("MoCoOp learns norms of a vision transformer; the backbone is a ResNet")
+        if not self.settings.ENABLE:
+            raise NerpError(f"TRAINER.{self.node}.ENABLE is False; there is no method without it")
+        crossing = self.cfg.TASK == "CD" and not self.classes.seen
+        dataset = _SOURCE if crossing else self.classes.dataset
+        self.settings = settings = settled(self.settings, self.node, dataset)
+        self.words = [Words(prompt) for prompt in settings.PROMPTS]
+        firsts = [sum(settings.GROUPS[:g]) for g in range(len(settings.GROUPS))]
+        self.experts = [self.words[first] for first in firsts]
+        norms = () if settings.FINETUNE_VIT_LN else tuple(frozen_norms(self.clip.image))
+        self.fixed = norms if settings.TRAIN_W else (*norms, _W)
+
+    def initial(self):
+        tensors = {}
+        for g, words in enumerate(self.experts):
+            for side, count in zip(_SIDES, words.pieces, strict=True):
+                ids = torch.tensor(words.first_ids(side, count), dtype=torch.long)
+                ids = ids.to(self.clip.device)
+                tensors[_CTX.format(side, g)] = self.clip.text.token_embedding(ids)
+        if self.settings.ENABLE_CORRECTION:
+            tensors[_W] = torch.zeros(1, self.clip.embed_dim)
+        tensors |= linear(len(self.experts), self.clip.embed_dim, "prompt_learner.gate")
+        return tensors | frozen_norms(self.clip.image)
+
+    def rate_factor(self, name):
+        return 0.1 if name.startswith("image_encoder.") else 1.0
+
+    @property
+    def clip_norm(self):
+        return 1.0 if self.settings.PREC == "amp" else 0.0
+
+    def prepare(self):
+        self.tensors = dict(self.learned.named_parameters()) | dict(self.learned.named_buffers())
+        device, everyone = self.clip.device, self.classes.everyone
+        self.prompts = [words.prompts(self.classes.names).to(device) for words in self.experts]
+        # In training, where there are further names, the text loss is of the reference form.
+        experts = self.experts if everyone else []
+        self.text_prompts = [words.prompts(everyone, ".").to(device) for words in experts]
+        self._prototypes: Tensor | None = None
+
+    def expert_features(
+        self, prompts: Sequence[Prompts], which: Sequence[int] | None = None
+    ) -> Tensor:
+        """t [G, C, D] of each expert's prompts; zeros for experts not in `which`."""
+        features = []
+        for g, own in enumerate(prompts):
+            if which is not None and g not in which:
+                shape = len(own.ids), self.clip.embed_dim
+                features.append(torch.zeros(shape, device=self.clip.device))
+                continue
+            ctx = torch.cat([self.tensors[_CTX.format(side, g)] for side in _SIDES])
+            features.append(self._encode(own, ctx))
+        return torch.stack(features)
+
+    def _encode(self, prompts: Prompts, ctx: Tensor) -> Tensor:
+        """normalise(u + w) [C, D] of prompts with `ctx` in their slots."""
+        state = self.clip.text_state(prompts, ctx if len(ctx) else None)
+        u = self.clip.text.features(state)[0].float()
+        return normalise(u + self.tensors[_W] if _W in self.tensors else u)
+
+    @torch.no_grad()
+    def prototypes(self) -> Tensor:
+        """P [G, A, D] of the names of `everyone`, or of the classes, computed once."""
+        if self._prototypes is None:
+            names = self.classes.everyone or self.classes.names
+            self._prototypes = group_means(self.clip, self.words, self.settings.GROUPS, names)
+        return self._prototypes
+
+    def image_features(self, images):
+        state = self.clip.image_state(images)
+        return normalise(self.clip.image.features(state, OwnNorms(self.tensors)))
+
+    def gate(self, features: Tensor) -> Tensor:
+        """q [B, G] of image features f [B, D]."""
+        with torch.autocast(self.clip.device.type, enabled=False):
+            return self.apply_linear("prompt_learner.gate", features)
+
+    def feature_classifier(self) -> Callable[[Tensor], Tensor]:
+        experts = self.expert_features(self.prompts)
+        return lambda f: self.scale * mixed_cosines(f, shares(self.gate(f)), experts)
+
+    def _mixed(self, images: Tensor, experts: Tensor) -> Tensor:
+        """[B, ...] of what each expert has [G, ...], as the images' gates mix it."""
+        gate = self.gate(self.image_features(images))
+        return torch.einsum("bg,g...->b...", shares(gate), experts)
+
+    def class_features(self, images=None):
+        return self._mixed(images, self.expert_features(self.prompts))
+
+    def loss(self, images, labels):
+        image = self.image_features(images)
+        gate = self.gate(image)
+        which = None
+        if self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE < _SMALL:
+            which = gate.topk(PICKED).indices.unique().tolist()
+        experts = self.expert_features(self.prompts, which)
+        everyone = self.expert_features(self.text_prompts, which) if self.text_prompts else experts
+        logits = self.scale * mixed_cosines(image, shares(gate), experts)
+        prototypes = self.prototypes()
+        target = gate_target(image, prototypes[:, labels])
+        return (self.cross_entropy(logits, labels)
+                + self.settings.TEXT_LOSS_WEIGHT * text_loss(everyone, prototypes)
+                + self.settings.GATE_LOSS_WEIGHT * gate_loss(gate, target))
+
+    @torch.no_grad()
+    def frozen_class_features(self, images=None):
+        with self.clip.autocast():
+            return self._mixed(images, self.prototypes())[0]
+
+    @torch.no_grad()
+    def neutral_features(self, image):
+        frozen = normalise(self.clip.text_features([self.classes.neutral]))[0]
+        return frozen, self._mixed(image, self.tuned_neutral())[0]
+
+    def tuned_neutral(self):
+        """[G, D]: an expert's vectors before the name stand over the prompt's first tokens."""
+        neutral = [self.classes.neutral]
+        contexts = [self.tensors[_CTX.format("before", g)] for g in range(len(self.experts))]
+        prompts = [build_prompts(neutral, n_ctx=len(ctx)) for ctx in contexts]
+        return torch.cat([self._encode(*pair) for pair in zip(prompts, contexts, strict=True)])

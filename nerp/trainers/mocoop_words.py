@@ -1,0 +1,87 @@
+"""MoCoOp's templates, a list in groups a dataset, and the words of one around a class name."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.base.errors import NerpError
+from nerp.clip.model import Clip, normalise
+from nerp.clip.tokenizer import Prompts, beside_name, build_prompts, tokenize
+from nerp.files.json_file import read_json
+from nerp.trainers.gated import PICKED
+
+_TEMPLATES = Path(__file__).with_name("mocoop_templates.json")
+_GENERAL = "SUN397"  # whose templates serve a dataset without a list of its own
+
+
+@cache
+def published_templates() -> dict[str, dict[str, list]]:
+    """Dataset -> PROMPTS and GROUPS, as the published code has them."""
+    return read_json(_TEMPLATES)
+
+
+def settled(settings: CfgNode, node: str, dataset: str) -> CfgNode:
+    """The method's settings with the published PROMPTS and GROUPS of a dataset where they name
+    none. Raises NerpError for groups that are not the prompts'."""
+    settings = settings.clone()
+    settings.defrost()
+    if not settings.PROMPTS:
+        own = published_templates().get(dataset, published_templates()[_GENERAL])
+        settings.PROMPTS, settings.GROUPS = own["PROMPTS"], settings.GROUPS or own["GROUPS"]
+    settings.freeze()
+    groups, count = settings.GROUPS, len(settings.PROMPTS)
+    if len(groups) < PICKED or sum(groups) != count:
+        raise NerpError(f"TRAINER.{node}.GROUPS is {groups}; it takes the sizes of at least "
+                        f"{PICKED} groups, {count} in all, as many as TRAINER.{node}.PROMPTS")
+    return settings
+
+
+def group_means(
+    clip: Clip, words: Sequence["Words"], groups: Sequence[int], names: Sequence[str]
+) -> Tensor:
+    """P [G, A, D] of A names: the normalised mean over a group's templates of frozen CLIP's
+    normalised features, in the form with a full stop."""
+    features = [
+        normalise(clip.text_features([own.around(name, ".") for name in names])) for own in words
+    ]
+    parts = torch.stack(features).split(list(groups))
+    return torch.stack([normalise(part.mean(0)) for part in parts])
+
+
+class Words:
+    """What stands around the name in a template, without its full stops.
+
+    Attributes: sides: the words before and after the name, by "before" and "after"; the latter's
+        space or comma at its beginning included.
+    """
+
+    def __init__(self, template: str):
+        before, after = template.replace(".", "").split("{}")
+        self.sides = {"before": before[:-1], "after": after}
+
+    @property
+    def pieces(self) -> tuple[int, int]:
+        """How many vectors are learned before and after the name: one for each piece between
+        single spaces, which are not tokens."""
+        before, after = (len(part.split(" ")) if part else 0 for part in self.sides.values())
+        return before, after
+
+    def first_ids(self, side: str, count: int) -> list[int]:
+        """The token ids that the vectors of a side start from: where there are more vectors than
+        tokens, end-of-text and then padding follow."""
+        return (tokenize(self.sides[side])[1:] + [0] * count)[:count]
+
+    def around(self, name: str, end: str = "") -> str:
+        """The prompt for a name; with the `end` "." the form of the frozen references."""
+        return f"{self.sides['before']} {name}{self.sides['after']}{end}"
+
+    def prompts(self, names: Sequence[str], end: str = "") -> Prompts:
+        """`around` of each name with its slots, of which nothing else moves: they may stand over
+        a token of the name or over end-of-text where pieces and tokens are not equally many."""
+        before, after = self.pieces
+        places = [beside_name(before, name, after) for name in names]
+        return build_prompts([self.around(name, end) for name in names], slots_at=places)

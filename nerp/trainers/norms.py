@@ -1,0 +1,33 @@
+"""Learned norms in every block of the image encoder, from CLIP's."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from nerp.clip.layers import Norms
+from nerp.clip.towers import Edit, Tower
+
+_NAME = "image_encoder.transformer.resblocks.{}.{}.{}"  # in a checkpoint, blocks from 0
+
+
+def frozen_norms(tower: Tower) -> dict[str, Tensor]:
+    """CLIP's own `ln_1` and `ln_2` of every block, by the names of the learned ones."""
+    return {
+        _NAME.format(i, name, leaf): getattr(getattr(block, name), leaf)
+        for i, block in enumerate(tower.blocks)
+        for name in ("ln_1", "ln_2") for leaf in ("weight", "bias")
+    }
+
+
+class OwnNorms(Edit):
+    """Args: tensors: by the names of `frozen_norms`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = tensors
+
+    def norms(self, layer: int) -> Norms:
+        first, second = (
+            (self.tensors[_NAME.format(layer - 1, name, "weight")],
+             self.tensors[_NAME.format(layer - 1, name, "bias")]) for name in ("ln_1", "ln_2")
+        )
+        return first, second
