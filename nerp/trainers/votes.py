@@ -1,0 +1,69 @@
+"""Votes of cached image features for their classes, which stand beside zero-shot logits."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nerp.data.benchmark import comparable
+
+_AT_ONCE = 2**24  # affinities held at once: 64 MiB in float32
+Closeness = Callable[[Tensor, Tensor], Tensor]
+
+
+def cosines(features: Tensor, keys: Tensor) -> Tensor:
+    """[N, B] of features [B, D] and keys [N, D], both of length 1."""
+    return keys @ features.t()
+
+
+def class_votes(
+    features: Tensor, keys: Tensor, labels: Tensor, classes: int, beta: float | Tensor,
+    closeness: Closeness = cosines,
+) -> Tensor:
+    """Votes [B, C]: of each class c the sum over its keys of exp(-β (1 - closeness)).
+
+    It holds some 100 MiB at most beside its arguments and what it returns, and is differentiable.
+
+    Args:
+        features: [B, D]. keys: [N, D]. labels: [N]; a key of label -1 votes for nothing.
+        closeness: of some of the features and all the keys, [N, B].
+    """
+    keys, labels = sorted_keys(keys, labels)
+    if not len(keys):
+        return features.new_zeros(len(features), classes)
+    counts = torch.bincount(labels, minlength=classes)
+    parts = features.split(max(1, _AT_ONCE // len(keys)))
+    return torch.cat([add_up(weights(closeness(part, keys), beta), counts) for part in parts])
+
+
+def sorted_keys(keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys [N, D] that vote and their labels, in ascending order of these."""
+    if bool((labels[1:] < labels[:-1]).any()):
+        labels, order = labels.sort(stable=True)
+        keys = keys[order]
+    silent = int((labels < 0).sum())
+    return keys[silent:], labels[silent:]
+
+
+def weights(close: Tensor, beta: float | Tensor) -> Tensor:
+    """exp(-β (1 - close)), of the shape of `close`."""
+    return (beta * close - beta).exp_()
+
+
+def add_up(votes: Tensor, counts: Tensor) -> Tensor:
+    """Sums [B, C] over the rows of votes [N, B], of which the first counts[0] are of class 0 and so
+    on."""
+    # Rows lie together, so that a sum takes a tenth of a product with one-hot labels.
+    return torch.segment_reduce(votes, "sum", lengths=counts, axis=0, initial=0.0).t()
+
+
+def columns_by_name(labels: Tensor, trained: Sequence[str], asked: Sequence[str]) -> Tensor:
+    """Labels [N] of the classes named `trained` as labels of those named `asked`, -1 where a class
+    is not asked about. Names are compared without case, underscores and hyphens as spaces."""
+    place = {_plain(name): i for i, name in enumerate(asked)}
+    found = [place.get(_plain(name), -1) for name in trained]
+    return torch.tensor(found, dtype=torch.long, device=labels.device)[labels]
+
+
+def _plain(name: str) -> str:
+    return comparable(name.replace("-", " "))
