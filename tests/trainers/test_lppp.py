@@ -1,9 +1,9 @@
 """LP++'s functions compute what the published code computes."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
-import numpy as np
 
 from nerp.clip.model import normalise
 from nerp.trainers.lppp import fit, logits, start, step_sizes

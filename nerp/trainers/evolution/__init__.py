@@ -1,0 +1,1 @@
+"""ProAPO's search over written prompts: functions of frozen features, without a trainer in them."""
