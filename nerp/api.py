@@ -27,7 +27,7 @@ from nerp.base.registry import REFERENCES
 from nerp.engine.confidence import probabilities
 from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
-from nerp.engine.record_file import read_measured, read_record
+from nerp.engine.record_file import check_owner, read_measured, read_record
 from nerp.engine.run import run_test, run_training
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
 from nerp.settings.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
@@ -39,7 +39,7 @@ _MEASURED = ("accuracy", "macro_f1", "per_class_accuracy")
 _FLIPS = ("flips", "helped", "hurt", "neutral")
 _EFFECT = ("uncorrected_accuracy", *_FLIPS)
 _ITEMS = {"labels": Kind(WHOLE, 1), "paths": Kind(TEXTS, 1), "classnames": Kind(TEXTS, 1)}
-_PREDICTIONS = {"logits": Kind(FLOATS, 2), **_ITEMS}
+_PREDICTIONS = {"identity": Kind(TEXTS, 0), "logits": Kind(FLOATS, 2), **_ITEMS}
 _OF_NERP = {"corrected_logits": Kind(FLOATS, 2), "pairs": Kind(WHOLE, 2)}
 _FEATURES = {
     "image_features": Kind(FLOATS, 2), "class_features": Kind(FLOATS, 2),
@@ -291,6 +291,7 @@ def _read(path: Path, corrected: bool) -> Tested:
     optional = {**_OF_NERP, **priors, "calibrated_logits": Kind(FLOATS, 2)}
     arrays = read_arrays(path / PREDICTIONS_FILE, _PREDICTIONS, optional)
     uncalibrated = arrays.get("corrected_logits", arrays["logits"])
+    check_owner(arrays.pop("identity"), record, path / PREDICTIONS_FILE)
     common = {
         "path": path, "record": record,
         "accuracy": record["accuracy"], "macro_f1": record["macro_f1"],

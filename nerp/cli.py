@@ -6,13 +6,14 @@ import gc
 import os
 import shlex
 import shutil
+import signal
 import sys
 
 from nerp.base.errors import NerpError
 from nerp.base.log import command_line
 from nerp.base.printable import broken, complain
 from nerp.commands import HelpFormatter, add_arguments, command_module, parse
-from nerp.files.opening import last_opened, reason
+from nerp.files.opening import is_out_of_memory, last_opened, reason
 
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
@@ -46,7 +47,16 @@ gc.set_threshold(50_000)
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 a mistake of the user's, 130 interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def _interrupt(*_: object) -> None:
+    """What Ctrl-C does: it ends a command in order. A second one ends the process at once, without
+    a traceback from wherever the ending then is."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def run(argv: list[str]) -> int:
@@ -112,6 +122,10 @@ def _line(error: Exception) -> str:
         _, _, text = text.splitlines()[-1].partition(": ")
     if isinstance(error, NerpError) or (isinstance(error, OSError) and text):
         return text
+    if is_out_of_memory(error):
+        return (f"out of memory ({reason(error)}); smaller batches need less: "
+                "DATALOADER.TEST.BATCH_SIZE, DATALOADER.TRAIN_X.BATCH_SIZE, and "
+                "DATALOADER.CACHE_MB for images that are kept decoded")
     file = last_opened()
     where = f" after reading {file}" if file else ""
     return f"{type(error).__name__}{where}: {reason(error)}; --debug shows where it is from"

@@ -101,7 +101,8 @@ def make_run(directory, arrays, *, root="data", looked_at="nothing", options=OPT
     with RunLog() as log, recording(log, resolved) as record:
         record.update(result_record(labels, logits, names, correction), kind="test", epoch=5)
         record["nerp"] = correction_record(nerp, correction, tested)
-        save_predictions(tested, nerp, correction)
+        record["identity"] = {"config": "00"}
+        save_predictions(tested, nerp, correction, record["identity"])
     return directory
 
 

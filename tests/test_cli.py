@@ -37,8 +37,8 @@ def test_main_job(nerp, trained, tmp_path):
     assert status == 0 and "looked at nothing" in text
     result = json.loads((test / "result.json").read_text())
     z = np.load(test / "predictions.npz")
-    assert set(z.files) == {"logits", "corrected_logits", "labels", "paths", "classnames",
-                            "text_prior", "image_prior", "pairs"}
+    assert set(z.files) == {"identity", "logits", "corrected_logits", "labels", "paths",
+                            "classnames", "text_prior", "image_prior", "pairs"}
     assert z["logits"].shape == (15, 5) and z["pairs"].shape[1] == 2
     assert list(result["per_class_accuracy"]) == z["classnames"].tolist()
     right = (z["corrected_logits"].argmax(1) == z["labels"]).mean()

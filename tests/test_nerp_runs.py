@@ -67,8 +67,8 @@ def test_every_rule_is_recorded_and_can_be_taken_up_again(
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["nerp"]["looked_at"] == looked_at
     z = np.load(tmp_path / "predictions.npz")
-    assert set(z.files) - {"logits", "corrected_logits", "labels", "paths", "classnames",
-                           "text_prior", "image_prior", "pairs"} == arrays
+    assert set(z.files) - {"identity", "logits", "corrected_logits", "labels", "paths",
+                           "classnames", "text_prior", "image_prior", "pairs"} == arrays
     assert result["accuracy"] == pytest.approx(
         100 * (z["corrected_logits"].argmax(1) == z["labels"]).mean())
     rule = result["nerp"]["rule"]

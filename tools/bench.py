@@ -126,7 +126,7 @@ def checkpoint_kib(bench: Bench) -> int:
     """KiB of the checkpoint that a run would leave."""
     with tempfile.TemporaryDirectory() as folder:
         tensors = bench.trainer.learned.state_dict()
-        file = save_checkpoint(Path(folder), bench.trainer, tensors, 1, bench.cfg)
+        file, _ = save_checkpoint(Path(folder), bench.trainer, tensors, 1, bench.cfg)
         return file.stat().st_size // 1024
 
 

@@ -1,10 +1,10 @@
 """Where a run says what it does: the terminal and log.txt alike."""
 
 import contextlib
+import io
 import logging
 import os
 import platform
-import stat
 import subprocess
 import sys
 import time
@@ -15,8 +15,7 @@ from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from nerp.base.errors import NerpError
-from nerp.base.paths import disk_error
+from nerp.base.beside import disk_error, open_appended
 from nerp.base.printable import fitted, printable
 
 logger = logging.getLogger("nerp")
@@ -67,13 +66,10 @@ class _LogFile(logging.FileHandler):
     """Appends to a regular file, and stops the run where that cannot be done."""
 
     def __init__(self, path: Path):
-        try:
-            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-                raise NerpError(f"{path}: not a regular file, and a log is appended to; move it "
-                                "away")
-            super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise disk_error(path, error) from None
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def _open(self):
+        return io.TextIOWrapper(open_appended(self.baseFilename), self.encoding, self.errors)
 
     def handleError(self, record):
         error = sys.exc_info()[1]
@@ -93,9 +89,15 @@ class RunLog(MemoryHandler):
     run began, in seconds since 1970.
     """
 
+
     def __init__(self):
         super().__init__(capacity=0, flushLevel=logging.CRITICAL)
         self.start = time.time()
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the run began, whatever becomes of the clock."""
+        return time.monotonic() - self._began
 
     def shouldFlush(self, record) -> bool:
         return self.target is not None

@@ -1,16 +1,13 @@
 """Where the files that ship with the package are, and how a file is written whole or not at all."""
 
 import contextlib
-import errno
-import fcntl
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
+from nerp.base.beside import AnyPath, disk_error, lock, make_folder, open_left
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.printable import has_control_codes
 
@@ -35,17 +32,21 @@ def shipped_name(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: AnyPath, within: AnyPath | None = None) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on leaving without an error it becomes `path`.
 
     A reader sees the old file or the new one, never a part; an error leaves the old one. What a
-    process that was killed had left of the same file is removed. Raises DiskError, naming the file
-    and the space left, where it cannot be written.
+    process that was killed had left of the same file is removed.
+
+    Args: within: the folder that was given, of those that `path` is in (see `make_folder`); None:
+        the one that it is in.
+
+    Raises DiskError, naming the file and the space left, where it cannot be written.
     """
     path = Path(path)
     partial = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, path.parent if within is None else within)
         clear_partials(path.parent, path.name)
         handle, partial = _locked_partial(path)
         try:
@@ -63,34 +64,19 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all. Raises DiskError as `replacing` does, with the
-    space that is needed."""
-    with replacing(path) as partial:
+def write_bytes(path: AnyPath, data: bytes, within: AnyPath | None = None) -> None:
+    """Write `data` to `path`, whole or not at all. `within` is as in `replacing`, which raises
+    DiskError; here it says the space that is needed."""
+    with replacing(path, within) as partial:
         try:
             partial.write_bytes(data)
         except OSError as error:
             raise disk_error(path, error, len(data)) from None
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: AnyPath, text: str, within: AnyPath | None = None) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def disk_error(path: str | os.PathLike, error: OSError, needed: int = 0) -> DiskError:
-    """The error for a file that cannot be written; needed: bytes, 0 where not known."""
-    path = Path(path)
-    text = f"{path}: cannot be written: {error.strerror or error}"
-    if error.errno == errno.EFBIG:
-        text += f" ({needed:,} bytes needed; ulimit -f shows the limit)"
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-        folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
-        free = shutil.disk_usage(folder).free
-        text += f" ({needed:,} bytes needed, {free:,} left in {folder})"
-    found = DiskError(text)
-    found.errno = error.errno
-    return found
+    write_bytes(path, text.encode(), within)
 
 
 def clear_partials(directory: Path, name: str = "") -> None:
@@ -100,7 +86,7 @@ def clear_partials(directory: Path, name: str = "") -> None:
     with contextlib.suppress(OSError):
         left = [entry.path for entry in os.scandir(directory) if pattern.fullmatch(entry.name)]
         for path in left:
-            with contextlib.suppress(OSError), open(path, "rb") as file:
+            with contextlib.suppress(OSError), open_left(path) as file:
                 if lock(file, wait=False):  # its writer has it locked
                     os.unlink(path)
 
@@ -116,7 +102,7 @@ def _locked_partial(path: Path) -> tuple[int, Path]:
 
 
 @contextlib.contextmanager
-def holding(directory: str | os.PathLike) -> Iterator[None]:
+def holding(directory: AnyPath) -> Iterator[None]:
     """Hold a folder, made if need be, for as long as the context lasts; a process that is killed
     lets go of it. A folder that is empty at the end goes again.
 
@@ -138,21 +124,6 @@ def holding(directory: str | os.PathLike) -> Iterator[None]:
         for folder in new:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # where nothing has arrived
-
-
-def lock(file: int | IO, wait: bool = True) -> bool:
-    """Take the lock of an open file, which goes with the process, however that ends. Where the file
-    system has no locks everybody has it.
-
-    Returns False where another process has it and this one is not to `wait`.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def is_inside(path: str) -> bool:

@@ -5,12 +5,9 @@ called like the package whose registry it fills (`nerp.trainers` for methods), a
 or the variable NERP_IMPORT names modules, or files that end in .py, separated by commas.
 """
 
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
-import inspect
-import linecache
 import os
 import sys
 from collections.abc import Iterable
@@ -18,9 +15,9 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import CodeType
-from typing import Any
 
 from nerp.base.errors import NerpError
+from nerp.base.own_code import with_imported
 
 VARIABLE = "NERP_IMPORT"
 _imported: set[str] = set()
@@ -33,7 +30,7 @@ def load_installed(group: str) -> None:
     for entry in entry_points(group=group):
         try:
             entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NerpError(f"the plug-in {entry.name} ({entry.value}) cannot be imported: "
                             f"{_reason(error)}; pip uninstall it, or mend it") from error
 
@@ -52,31 +49,24 @@ def import_modules(names: Iterable[str]) -> None:
         _imported.add(name)
         try:
             _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _imported.discard(name)
             raise NerpError(f"--import {name}: it cannot be imported: {_reason(error)}") from error
 
 
+def imported() -> set[str]:
+    """What has been imported by name."""
+    return {*_imported}
+
+
 def named_files() -> list[Path]:
-    """The files of the modules that have been imported by name."""
-    modules = (sys.modules.get(Path(name).stem if name.endswith(".py") else name)
-               for name in sorted(_imported))
-    return [Path(file) for module in modules if (file := getattr(module, "__file__", None))]
-
-
-def own_code(entry: Any) -> str:
-    """16 hex digits of the text that a class or function of the user's own is written in, a file or
-    a notebook's cell; "" for one of nerp's."""
-    if entry.__module__.partition(".")[0] == "nerp":
-        return ""
-    members = vars(entry).values() if inspect.isclass(entry) else [entry]
-    files = {member.__code__.co_filename for member in members if inspect.isfunction(member)}
-    files.add(getattr(sys.modules.get(entry.__module__), "__file__", None) or "")
-    content = hashlib.sha256()
-    for file in sorted(files):
-        linecache.checkcache(file)
-        content.update("".join(linecache.getlines(file)).encode())
-    return content.hexdigest()[:16]
+    """The files of the modules that have been imported by name, and of what they import."""
+    files: set[str] = set()
+    for name in _imported:
+        module = Path(name).stem if name.endswith(".py") else name
+        if file := getattr(sys.modules.get(module), "__file__", None):
+            files |= with_imported([file], module)
+    return sorted(map(Path, files))
 
 
 def _import_module(name: str) -> None:
@@ -112,5 +102,5 @@ def _import_file(path: Path) -> None:
         raise
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

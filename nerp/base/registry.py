@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from nerp.base.errors import NerpError
-from nerp.base.plugins import load_installed, load_named, own_code
+from nerp.base.own_code import own_code
+from nerp.base.plugins import load_installed, load_named
 from nerp.base.printable import brief, printable
 
 # How an entry of one's own is made known; see docs/extending.md.

@@ -17,7 +17,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import unknown
 from nerp.clip import bert
 from nerp.clip.modules import CLIP, HEAD_WIDTH
-from nerp.clip.tokenizer import VOCABULARY
+from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
 from nerp.clip.wordpiece import read_tokenizer
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
@@ -195,6 +195,12 @@ def _filled(
         found, expected = tuple(tensors[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
         implied = "the other tensors imply" if not named else "the backbone's name implies"
         raise NerpError(f"{file}: {wrong[0]} is {found}, {implied} {expected}")
+    table, places = "token_embedding.weight", "positional_embedding"
+    words, longest = (len(wanted[name]) if table in wanted else VOCABULARY
+                      for name in (table, places))
+    if words < VOCABULARY or longest < CONTEXT_LENGTH:
+        raise NerpError(f"{file}: {words:,} token embeddings, for texts of {longest} tokens; "
+                        f"CLIP's tokenizer needs {VOCABULARY:,} and {CONTEXT_LENGTH}")
     for name in wanted:
         if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
             tensors[name] = torch.zeros_like(wanted[name], device="cpu")

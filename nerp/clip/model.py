@@ -1,7 +1,7 @@
 """A frozen CLIP, ready for a method to edit: two towers, a logit scale, a precision."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
 from nerp.clip.wordpiece import vocabulary_beside
-from nerp.files.digest import content_digest
+from nerp.files.digest import content_digest, read_digested
 
 _CACHE = 20 * 2**20  # bytes of a CPU's last level
 
@@ -204,7 +204,7 @@ def read_ahead(name: str, path: str, activation: str) -> None:
     key = _state(file, activation, name)
     if key not in _ahead:
         _ahead.clear()
-        _ahead[key] = load_model(file, activation, config), _digest(file)
+        _ahead[key] = _read(file, lambda file: load_model(file, activation, config))
 
 
 def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Mapping | None]:
@@ -222,9 +222,12 @@ def _state(file: Path, activation: str, name: str) -> tuple:
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, activation, name
 
 
-def _digest(file: Path) -> str:
-    """Of a backbone's weights, and of the vocabulary that is read with them."""
-    return " ".join(map(content_digest, filter(None, (file, vocabulary_beside(file)))))
+def _read(file: Path, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, str]:
+    """A backbone, and the digest of the weights, and of the vocabulary beside them, that it was
+    read from. Raises NerpError as `load` does, and where one of them changes meanwhile."""
+    model, digest = read_digested(file, load)
+    vocabulary = vocabulary_beside(file)
+    return model, " ".join(filter(None, (digest, vocabulary and content_digest(vocabulary))))
 
 
 def build_clip(
@@ -245,6 +248,8 @@ def build_clip(
     file, activation, config = _resolve(name, path, activation)
     # A Clip changes its model, so that one is used once.
     ready = None if size else _ahead.pop(_state(file, activation, name), None)
-    model, digest = ready or (load_model(file, activation, config, size), _digest(file))
+    model, digest = ready or _read(
+        file, lambda file: load_model(file, activation, config, size)
+    )
     clip = Clip(model, precision, device, Path(path).name or name, digest)
     return clip, [*notes, clip.description]

@@ -5,16 +5,16 @@ import argparse
 import contextlib
 import gc
 import importlib
-import sys
 from collections.abc import Sequence
 from functools import cache
 
 import nerp.cli  # (first: it decides what torch reads when it is imported)
+from nerp.base.python import module_command
 from nerp.commands import add_arguments, command_module
 
 # How `nerp sweep` says what a run is: a fork of this, or a Python of its own.
 FORKED = "nerp.commands.forked"
-FRESH = (sys.executable, "-m", "nerp")
+FRESH = module_command("nerp")
 
 
 def prepare(argv: Sequence[str]) -> None:

@@ -74,7 +74,8 @@ def main(args):
     if looking:
         from nerp.experiments.status import overview, remembered
 
-        print(overview(plan(selection) if selection.protocol else remembered(selection.output)))
+        print(overview(plan(selection) if selection.protocol else remembered(
+            selection.output, selection.root, selection.imports)))
         return 0
     runs = plan(selection)
     if args.dry_run:
@@ -107,7 +108,9 @@ def _selection(args, looking):
         raise NerpError(f"one selection file at a time, not {' '.join(files)}")
     given = {field.name: getattr(args, field.name) for field in fields(Selection)}
     given = {name: value for name, value in given.items() if value is not None}
-    chosen = {**(read_selection(files[0]) if files else {}), **parse(given, "command line")}
+    typed = parse(given, "command line")
+    read = read_selection(files[0], typed.get("imports", ())) if files else {}
+    chosen = {**read, **typed}
     if "protocol" not in chosen and not looking:
         raise NerpError("which experiment? --protocol base_to_novel, open_world, cross_dataset "
                         "or few_shot, or a FILE that says so")
@@ -119,6 +122,7 @@ def _sweep(args, selection, runs):
 
     from tqdm import tqdm
 
+    from nerp.base.beside import make_folder
     from nerp.base.printable import fitted
     from nerp.experiments.plan import check_data
     from nerp.experiments.status import FOLDER, remember
@@ -127,7 +131,7 @@ def _sweep(args, selection, runs):
 
     check_data(selection.root, runs)
     if args.slurm:
-        folder = Path(selection.output) / FOLDER / "slurm"
+        folder = make_folder(Path(selection.output) / FOLDER / "slurm", selection.output)
         workers = Slurm(_program(args), args.slurm, folder, args.runs_per_job)
     else:
         gpus = (gpu for gpu in args.gpus.split(",") if gpu)

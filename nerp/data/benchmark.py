@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,6 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.base.printable import is_printable
 from nerp.base.registry import DRAWN, LAYOUTS
-from nerp.files.opening import opened
 
 SPLITS = ("train", "val", "test")
 
@@ -138,24 +136,3 @@ def comparable(name: str) -> str:
 def split_digest(items: Sequence[Item] | Sequence[str]) -> str:
     """16 hex digits of a list of items (paths, labels and names) or of class names, in order."""
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]
-
-
-def images_digest(items: Iterable[Item], image_dir: Path, times: bool = False) -> str:
-    """16 hex digits of a list of items and of their images' sizes; with `times` of when each
-    changed, too, which another copy of the folder does not share. No image is read.
-
-    Raises NerpError for one that is not there.
-    """
-    content = hashlib.sha256()
-    for item in items:
-        path = f"{image_dir}/{item.path}"
-        try:
-            state = os.stat(path)
-        except OSError:
-            with opened(path):  # it says why not
-                raise
-        seen = (*item, state.st_size)
-        if times:
-            seen += state.st_mtime_ns, state.st_ctime_ns
-        content.update(f"{seen}\n".encode())
-    return content.hexdigest()[:16]

@@ -1,5 +1,6 @@
 """Fetching one file of a benchmark: resumed where it was interrupted, checked when it is whole."""
 
+import errno
 import hashlib
 import shutil
 import sys
@@ -14,36 +15,59 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from nerp import __version__
+from nerp.base.beside import make_folder, open_appended, own_folder, remove
 from nerp.base.errors import NerpError
 from nerp.data.sources import Source, amount
+from nerp.data.watched import TooLargeError, size_of, watched
+from nerp.files.opening import opened
 
 _SECONDS = 30  # without an answer before a connection counts as lost
 _BLOCK = 2**20
+_SPARED = 0.9  # of the free disk, for a file of a size that nobody states
+# Bytes that a library may write besides, such as its cookies.
+NOTES = 2**20
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def downloads(source: Source, target: Path) -> list[Callable[[], None]]:
+def downloads(source: Source, directory: Path) -> list[Callable[[], None]]:
     """A function for each address of a source, in the order in which they are to be tried; it
-    fetches the source into `target`, which appears whole or not at all.
+    fetches the source into the folder, where its file appears whole or not at all.
 
-    It raises NerpError where the file cannot be fetched (what has arrived is kept as <target>.part,
-    and the next one goes on from there) or is not what the card says (and is deleted).
+    It raises NerpError where the file cannot be fetched (what has arrived is kept as <file>.part,
+    and the next one goes on from there), or is larger or another than the card says (and is
+    deleted).
     """
-    fetchers = [partial(_fetch, url) for url in source.urls]
+    fetchers = [partial(_fetch_watched, url) for url in source.urls]
     if source.gdrive:
         fetchers.append(partial(_fetch_from_drive, source.gdrive))
-    return [partial(_download, source, target, fetch) for fetch in fetchers]
+    return [partial(_download, source, directory, fetch) for fetch in fetchers]
 
 
-def _download(source: Source, target: Path, fetch: Callable[[Path], None]) -> None:
+def _download(source: Source, directory: Path, fetch: Callable[[Path, int], None]) -> None:
+    target = directory / source.file
+    make_folder(target.parent, directory)
     part = target.with_name(f"{target.name}.part")
-    check_space(source.size - _size(part), target.parent)
-    fetch(part)
+    if source.size and size_of(part) > source.size:
+        remove(part)
+    check_space(source.size - size_of(part), target.parent)
     try:
+        fetch(part, most_of(source.size, part))
         verify(part, source.size, source.checksum)
-    except NerpError as error:
-        part.unlink()
+    except TooLargeError as error:
+        remove(part)
+        stated = f", and the card says {source.size:,}" if source.size else ""
+        raise NerpError(f"{error}{stated}; it has been deleted") from None
+    except WrongFileError as error:
+        remove(part)
         raise NerpError(f"{error}; it has been deleted") from None
     part.replace(target)
+
+
+def most_of(size: int, arriving: Path) -> int:
+    """Bytes that a file may come to have: its stated size, or, where that is 0, what has arrived of
+    it and what the disk can spare."""
+    free = shutil.disk_usage(arriving.parent).free
+    return size or size_of(arriving) + int(free * _SPARED) + 1
 
 
 def check_space(missing: int, directory: Path) -> None:
@@ -53,67 +77,97 @@ def check_space(missing: int, directory: Path) -> None:
         raise NerpError(f"{amount(missing)} to download, {amount(free)} free")
 
 
+class WrongFileError(NerpError):
+    """A file that is not the one that was meant."""
+
+
 def verify(file: Path, size: int, checksum: str) -> None:
-    """Raise NerpError where a file is a web page, or is not of this size (0: not known) and
-    checksum ("": not known)."""
-    with open(file, "rb") as content:
+    """Raise WrongFileError where a file is a web page, or is not of this size (0: not known) and
+    checksum ("": not known), and NerpError where it is no file."""
+    with opened(file) as content:
         if content.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise NerpError("a web page, not the file")
-    if size and _size(file) != size:
-        raise NerpError(f"{_size(file):,} bytes instead of {size:,}")
-    if checksum:
-        algorithm, _, expected = checksum.partition(":")
-        digest = hashlib.new(algorithm)
-        with open(file, "rb") as content:
+            raise WrongFileError("a web page, not the file")
+        if size and size_of(file) != size:
+            raise WrongFileError(f"{size_of(file):,} bytes instead of {size:,}")
+        if checksum:
+            algorithm, _, expected = checksum.partition(":")
+            digest = hashlib.new(algorithm)
+            content.seek(0)
             while block := content.read(_BLOCK):
                 digest.update(block)
-        if digest.hexdigest() != expected:
-            raise NerpError("not the file that the card describes, its "
-                            f"{algorithm} is {digest.hexdigest()}")
+            if digest.hexdigest() != expected:
+                raise WrongFileError("not the file that the card describes, its "
+                                     f"{algorithm} is {digest.hexdigest()}")
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+def _fetch_from_drive(identifier: str, part: Path, most: int) -> None:
+    """Fetch a file into `part`; the library keeps what is on its way in a folder aside."""
+    aside = own_folder(part.with_name(f".{part.name}"))
+    file = aside / "file"
 
+    def fetch() -> None:
+        import gdown
+        from requests.exceptions import ConnectionError as Unreachable
 
-def _fetch_from_drive(identifier: str, part: Path) -> None:
-    import gdown
-    from requests.exceptions import ConnectionError as Unreachable
+        try:
+            gdown.download(id=identifier, output=str(file), resume=True,
+                           quiet=not sys.stderr.isatty())
+        except Unreachable:
+            raise NerpError("it cannot be reached from here") from None
+        if not file.is_file():
+            raise NerpError("nothing was downloaded")
 
     try:
-        gdown.download(id=identifier, output=str(part), resume=True,
-                       quiet=not sys.stderr.isatty())
-    except Unreachable:
-        raise NerpError("Google Drive cannot be reached from here") from None
-    except Exception as error:  # gdown's own classes differ between its versions
+        watched(fetch, partial(size_of, aside), max(most, NOTES))
+    except TooLargeError:
+        remove(aside)
+        raise
+    except NerpError as error:
         raise NerpError(f"Google Drive: {' '.join(str(error).split())}") from None
-    if not part.is_file():
-        raise NerpError("Google Drive: nothing was downloaded")
+    file.replace(part)
+    remove(aside)
+
+
+def _fetch_watched(url: str, part: Path, most: int) -> None:
+    try:
+        watched(partial(_fetch, url, part), partial(size_of, part), most)
+    except TooLargeError:
+        raise
+    except NerpError as error:
+        host = str(urlsplit(url).hostname)
+        raise NerpError(str(error) if str(error).startswith((host, str(part)))
+                        else f"{host}: {error}") from None
 
 
 def _fetch(url: str, part: Path) -> None:
     """Complete `part`, going on after a lost connection for as long as anything arrives."""
     host = urlsplit(url).hostname
     while True:
-        before = _size(part)
+        before = size_of(part)
         try:
             if _fetch_rest(url, part):
                 return
             reason = "broke off"
+        except NerpError:
+            raise
         except HTTPError as error:
             raise NerpError(f"{host} answers {error.code} {error.reason}") from None
         except URLError as error:
             reason = getattr(error.reason, "strerror", None) or error.reason
             reason = f"cannot be reached from here ({reason})"
         except (OSError, HTTPException) as error:
+            if getattr(error, "errno", None) in _OF_THE_DISK:
+                raise
             reason = f"broke off ({error})"
-        if _size(part) <= before:
+        except ValueError as error:
+            raise NerpError(f"{host} answers what is no answer ({error})") from None
+        if size_of(part) <= before:
             raise NerpError(f"{host} {reason}")
 
 
 def _fetch_rest(url: str, part: Path) -> bool:
     """Append what follows to `part`; whether it is whole then, as far as the server says."""
-    have = _size(part)
+    have = size_of(part)
     headers = {"User-Agent": f"nerp/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         response = urlopen(Request(url, headers=headers), timeout=_SECONDS)
@@ -134,10 +188,13 @@ def _fetch_rest(url: str, part: Path) -> bool:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with (
-            open(part, "ab" if have else "wb") as file,
+            open_appended(part) as file,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar,
         ):
-            while block := response.read(_BLOCK):
+            if not have:
+                file.truncate(0)
+            while block := response.read1(_BLOCK):  # what has come, so that its growth is seen
                 file.write(block)
+                file.flush()
                 bar.update(len(block))
-    return total is None or _size(part) == total
+    return total is None or size_of(part) == total

@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
+from nerp.base.beside import disk_error
 from nerp.base.errors import NerpError
 from nerp.base.log import say
-from nerp.base.paths import disk_error
 from nerp.base.progress import progress
 from nerp.data.benchmark import Item
 from nerp.data.decode import FORMATS

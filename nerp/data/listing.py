@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import is_inside
+from nerp.base.printable import brief, is_printable
 from nerp.files.opening import read_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -97,5 +98,8 @@ def _text(named: dict, names: tuple[str, ...], where: str) -> str:
     for name in names:
         value = named.get(name)
         if isinstance(value, str | int):
-            return str(value).strip()
+            if not is_printable(text := str(value).strip()):
+                raise NerpError(f"{where}: {brief(text)} is no {name}: it holds control codes or "
+                                "what is no character")
+            return text
     raise NerpError(f"{where}: no column {' or '.join(names)}; there are: {', '.join(named)}")

@@ -5,15 +5,20 @@ by its name: the very file that a card describes, or an archive that is called l
 holds what the card wants somewhere inside.
 """
 
+import contextlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 from nerp.base.errors import NerpError
+from nerp.base.paths import is_inside
+from nerp.base.printable import is_printable
+from nerp.data.download import NOTES, most_of
 from nerp.data.sources import Source
+from nerp.data.watched import TooLargeError, size_of, watched
 
 PAGE = "https://huggingface.co/{}"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -100,47 +105,66 @@ class Mirror:
 def download_hosted(file: Hosted, directory: Path) -> Path:
     """Fetch a file of a repository into `directory`, going on where an earlier call was cut off.
 
-    Raises NerpError where it cannot be had.
+    Raises NerpError where it cannot be had or is larger than the repository says, OSError where the
+    disk is full.
     """
-    import huggingface_hub
-    from huggingface_hub.utils import disable_progress_bars
+    def fetch() -> str:
+        import huggingface_hub
+        from huggingface_hub.utils import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        return Path(huggingface_hub.HfApi().hf_hub_download(
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        return str(huggingface_hub.HfApi().hf_hub_download(
             file.repository, file.path, repo_type=file.kind, local_dir=directory
         ))
-    except Exception as error:  # the hub's own classes differ between its versions
-        if getattr(error, "errno", None):  # such as a full disk
-            raise
-        raise _hub_error(error) from None
+
+    most = max(most_of(file.size, directory), NOTES)
+    with _of_the_hub():
+        return Path(str(watched(fetch, partial(size_of, directory), most)))
 
 
 def _list(repository: str) -> list[Hosted]:
-    """The files of a repository. Raises NerpError where it cannot be listed."""
-    import huggingface_hub
-    from huggingface_hub.utils import RepositoryNotFoundError
+    """The files of a repository; an entry that names no file is left out. Raises NerpError where it
+    cannot be listed."""
+    def fetch() -> object:
+        import huggingface_hub
+        from huggingface_hub.utils import RepositoryNotFoundError
 
-    for kind in _KINDS:
-        try:
-            info = huggingface_hub.HfApi().repo_info(
-                repository, repo_type=kind, files_metadata=True, timeout=_SECONDS
-            )
-        except RepositoryNotFoundError:
-            continue
-        except Exception as error:  # as above, and the HTTP library's below them
-            raise _hub_error(error) from None
-        return [
-            Hosted(repository, kind, file.rfilename, file.size or 0,
-                   f"sha256:{file.lfs.sha256}" if file.lfs else "")
-            for file in info.siblings
-        ]
-    raise NerpError(f"there is no repository {PAGE.format(repository)}")
+        for kind in _KINDS:
+            try:
+                info = huggingface_hub.HfApi().repo_info(
+                    repository, repo_type=kind, files_metadata=True, timeout=_SECONDS
+                )
+            except RepositoryNotFoundError:
+                continue
+            return [(kind, file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else "")
+                    for file in info.siblings or ()]
+        return None
+
+    with _of_the_hub():
+        found = watched(fetch, lambda: 0)
+    if not isinstance(found, list):
+        raise NerpError(f"there is no repository {PAGE.format(repository)}")
+    return [Hosted(repository, kind, path, size, checksum and f"sha256:{checksum}")
+            for kind, path, size, checksum in found if _is_file(path, size, checksum)]
 
 
-def _hub_error(error: Exception) -> NerpError:
-    return NerpError(f"Hugging Face: {' '.join(str(error).split())}")
+def _is_file(path: object, size: object, checksum: object) -> bool:
+    """Whether a hub's answer describes a file."""
+    return (isinstance(path, str) and bool(PurePosixPath(path).name) and is_inside(path)
+            and is_printable(path) and type(size) is int and size >= 0
+            and isinstance(checksum, str) and re.fullmatch("([0-9a-f]{64})?", checksum) is not None)
+
+
+@contextlib.contextmanager
+def _of_the_hub() -> Iterator[None]:
+    """Errors say that they are the hub's."""
+    try:
+        yield
+    except TooLargeError:
+        raise
+    except NerpError as error:
+        raise NerpError(f"Hugging Face: {' '.join(str(error).split())}") from None
 
 
 def _plain(name: str) -> str:

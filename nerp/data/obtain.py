@@ -2,18 +2,19 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from nerp.base.beside import fresh_folder, make_folder, own_folder, remove
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.data.archives import unpack
 from nerp.data.download import check_space, downloads, verify
 from nerp.data.mirror import PAGE, Hosted, Mirror, download_hosted
 from nerp.data.sources import Source, amount
+from nerp.data.watched import TooLargeError
 
 
 def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
@@ -23,7 +24,7 @@ def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
     Raises NerpError where that cannot be done, OSError where the disk is full.
     """
     file = directory / source.file
-    if source.file and file.exists():
+    if source.file and os.path.lexists(file):
         try:
             verify(file, source.size, source.checksum)
         except NerpError as error:
@@ -31,7 +32,7 @@ def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
         if source.unpack:
             _unpack(source, file, directory)
         return
-    ways = [partial(_obtain_by, fetch, source, directory) for fetch in downloads(source, file)]
+    ways = [partial(_obtain_by, fetch, source, directory) for fetch in downloads(source, directory)]
     if source.mirror:
         ways.append(partial(_obtain_from_mirror, source, directory, mirror))
     if not ways:
@@ -83,20 +84,19 @@ def _unpack(source: Source, archive: Path, directory: Path) -> None:
 @contextlib.contextmanager
 def _unpacked(archive: Path, directory: Path) -> Iterator[Path]:
     """The content of an archive in a folder aside, for as long as the context lasts."""
-    aside = directory / ".unpacking"
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    aside = fresh_folder(directory / ".unpacking")  # that of a run that was killed goes
     try:
         unpack(archive, aside / "outer")
         yield aside / "outer"
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
 
 
 def _move(places: Mapping[Path, str], directory: Path) -> None:
     """Move each path to its place in the dataset's folder, where there is nothing yet."""
     for path, place in places.items():
         if not (directory / place).exists():
-            (directory / place).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((directory / place).parent, directory)
             path.rename(directory / place)
 
 
@@ -109,7 +109,7 @@ def _obtain_from_mirror(source: Source, directory: Path, mirror: Mirror) -> None
 
 def _obtain_hosted(hosted: Hosted, source: Source, directory: Path, mirror: Mirror) -> None:
     """Fetch a file of the mirror; keep what this source wants of it, and others if they can."""
-    aside = directory / ".mirror"
+    aside = own_folder(directory / ".mirror")
     size = f" ({amount(hosted.size)})" if hosted.size else ""
     say(f"{source.file}: downloading {hosted.path}{size}")
     check_space(hosted.size, directory)
@@ -126,11 +126,12 @@ def _obtain_hosted(hosted: Hosted, source: Source, directory: Path, mirror: Mirr
                         _move(_found(wanted, tree), directory)
         if not source.is_there(directory):
             raise NerpError(f"{hosted.path} holds no {', '.join(source.results)}")
-    except NerpError:
-        if not any(aside.rglob("*.incomplete")):  # from which the next call goes on
-            shutil.rmtree(aside, ignore_errors=True)
+    except NerpError as error:
+        # From what is incomplete the next call goes on.
+        if isinstance(error, TooLargeError) or not any(aside.rglob("*.incomplete")):
+            remove(aside)
         raise
-    shutil.rmtree(aside)
+    remove(aside)
 
 
 def _found(source: Source, tree: Path) -> dict[Path, str]:

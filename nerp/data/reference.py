@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.paths import write_bytes
-from nerp.data.benchmark import Item, images_digest
+from nerp.data.benchmark import Item
 from nerp.data.decode import decode, open_image
+from nerp.data.digests import images_state
 from nerp.files.opening import MIB, opened, reading
 
 # Every image is squeezed to this size, bicubic, before the mean is taken.
@@ -53,10 +54,10 @@ def cached_mean_image(
 ) -> tuple[Image.Image, Path]:
     """`mean_image`, kept as a PNG in the first of `folders` that can be written.
 
-    The file's name holds the digest of the list of images, their sizes and times of change, so
+    The file's name holds the digest of the list of images and of their state, so
     that other images never meet a stale mean. A file that is damaged is made anew.
     """
-    file = f"{name}_train_image_mean-{SIZE}-{images_digest(items, image_dir, times=True)}.png"
+    file = f"{name}_train_image_mean-{SIZE}-{images_state(items, image_dir)}.png"
     for folder in folders:
         with contextlib.suppress(NerpError):
             return open_image(folder / file), folder / file

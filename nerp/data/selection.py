@@ -5,6 +5,7 @@ Both are those of CoOp (few-shot) and CoCoOp (base/novel), draw for draw.
 
 import json
 import math
+import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.paths import write_text
 from nerp.data.benchmark import Benchmark, Item, split_digest
-from nerp.files.json_file import read_json
+from nerp.files.opening import read_bytes
 
 MAX_VAL_SHOTS = 4
 
@@ -43,47 +44,40 @@ def _draw(items: list[Item], count: int, rng: random.Random) -> list[Item]:
 
 
 def kept_few_shot(bench: Benchmark, shots: int, seed: int, folders: Sequence[Path]) -> Benchmark:
-    """`few_shot`, kept as `split_fewshot/shot_<k>-seed_<s>.json` in the first of `folders` that
-    can be written, and read from there as long as the lists it was drawn from stay the same.
+    """`few_shot`, written for people and for other programs to
+    `split_fewshot/shot_<k>-seed_<s>.json` in the first of `folders` that can be written.
 
-    A file that belongs to other lists, or is damaged, is drawn and written anew. The caches of
-    CoOp's code in the same place are pickles and are not read.
+    A file that is there is never taken for the draw, which costs little: one that says something
+    else is replaced.
     """
     if shots < 1 or not (bench.train or bench.val):
         return bench
-    name = f"split_fewshot/shot_{shots}-seed_{seed}.json"
-    lists = [split_digest(bench.train), split_digest(bench.val)]
-    for folder in folders:
-        kept = _read(folder / name, lists, bench)
-        if kept is not None:
-            return replace(bench, train=kept[0], val=kept[1])
     drawn = few_shot(bench, shots, seed)
-    content = {
-        "lists": lists,  # digests of the training and the validation list it was drawn from
+    text = json.dumps({
+        # Digests of the training and the validation list that it was drawn from, and of the draw.
+        "lists": [split_digest(bench.train), split_digest(bench.val)],
         "drawn": [split_digest(drawn.train), split_digest(drawn.val)],
         "train": drawn.train,
         "val": drawn.val,
-    }
-    for folder in folders:
-        try:
-            write_text(folder / name, json.dumps(content) + "\n")
-            break
-        except DiskError:
-            continue
+    }) + "\n"
+    name = f"split_fewshot/shot_{shots}-seed_{seed}.json"
+    if not any(_holds(folder / name, text) for folder in folders):
+        for folder in folders:
+            try:
+                write_text(folder / name, text, folder)
+                break
+            except DiskError:
+                continue
     return drawn
 
 
-def _read(file: Path, lists: list[str], bench: Benchmark) -> list[list[Item]] | None:
-    """A kept draw's training and validation items; None unless it is whole and of `lists`, the
-    digests of those in `bench`."""
+def _holds(file: Path, text: str) -> bool:
+    """Whether a file has this text."""
+    data = text.encode()
     try:
-        content = read_json(file)
-        drawn = [[Item(*entry) for entry in content[split]] for split in ("train", "val")]
-        whole = content["drawn"] == [split_digest(items) for items in drawn]
-        whole = whole and set(drawn[0]) <= set(bench.train) and set(drawn[1]) <= set(bench.val)
-        return drawn if whole and content["lists"] == lists else None
-    except (NerpError, ValueError, KeyError, TypeError):
-        return None
+        return os.path.lexists(file) and read_bytes(file, len(data)) == data
+    except NerpError:
+        return False
 
 
 def class_half(count: int, which: str) -> range:

@@ -4,13 +4,14 @@ One JSON object a dataset, class name -> list of sentences. CoPrompt's release h
 names of its own (`gpt_file/dtd_prompt.json`); a folder may hold those, or `<Dataset>.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.data.benchmark import comparable
+from nerp.files.digest import content_digest
 from nerp.files.json_file import read_json
 
 # What a run, its record and the tables say of training without a sentence file.
@@ -85,6 +86,15 @@ def sentence_file(path: str | Path, dataset: str) -> Path | None:
     path = Path(path).expanduser()
     files = [path / name for name in _names(dataset)] if path.is_dir() else [path]
     return next(filter(Path.is_file, files), None)
+
+
+def input_digest(path: str | Path, datasets: Iterable[str]) -> str:
+    """The digest of what is read of the file that a key names; of a folder of sentence files those
+    for `datasets`, which alone are read. Raises NerpError for one that cannot be read."""
+    if not Path(path).expanduser().is_dir():
+        return content_digest(path)
+    files = [sentence_file(path, dataset) for dataset in dict.fromkeys(datasets)]
+    return " ".join(map(content_digest, filter(None, files)))
 
 
 def _file(path: str | Path, what: str, dataset: str) -> Path:

@@ -8,11 +8,9 @@ whatever the order or the number of processes. This module does not need torch.
 import json
 import multiprocessing
 import os
-import shutil
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nerp.base.paths import lock
+from nerp.base.beside import alone, fresh_folder, remove
 from nerp.base.registry import DRAWN, unknown
 from nerp.demo import landcover, objects, textures
 from nerp.demo.canvas import other_camera
@@ -146,15 +144,15 @@ def build(name, root, progress=True, seed=None):
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    with _exclusive(root / f".{name}.lock"):
+    with alone(root / f".{name}.lock"):
         if not folder.is_dir():
             unfinished = root / f".{name}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
+            fresh_folder(unfinished)
             try:
                 _write(name, unfinished, progress, BENCHMARK_SEED if seed is None else seed)
                 unfinished.rename(folder)
             finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+                remove(unfinished)
     return folder
 
 
@@ -199,14 +197,6 @@ def _save(name, folder, seed, item):
     image = Image.fromarray(other_camera(draw(name, seed, split, label, index)))
     # 4:4:4 keeps thin coloured lines, which JPEG's usual chroma subsampling would smear.
     image.save(folder / path, quality=95, subsampling=0)
-
-
-@contextmanager
-def _exclusive(path):
-    """Hold a lock that only one process can have; it goes with the process, however that ends."""
-    with open(path, "w") as file:
-        lock(file)
-        yield
 
 
 for _name in WORLDS:

@@ -12,24 +12,27 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.beside import lock, make_folder, open_locked
 from nerp.base.distributed import agree, is_main
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.log import environment, say
-from nerp.base.paths import lock, replacing
+from nerp.base.paths import replacing
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
-from nerp.data.benchmark import Benchmark, Item, images_digest
+from nerp.data.benchmark import Benchmark, Item
 from nerp.data.images import eval_identity
+from nerp.data.sentences import input_digest
 from nerp.engine.evaluate import FEATURE_BATCH
 from nerp.engine.open_world import is_open
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
-from nerp.files.digest import file_digest
+from nerp.settings.defaults import key
 from nerp.settings.protocols import plain_name
 from nerp.trainers.base import Trainer
 
@@ -37,69 +40,81 @@ FOLDER = "logits_cache"
 FEATURES_FOLDER = "features_cache"
 
 
-def cache_file(folder: Path, cfg: CfgNode) -> Path:
-    """Where below `folder` the logits of a run's tested split are kept."""
+class Kept(NamedTuple):
+    """A file of results, and the folder that was given, of those that it is in."""
+
+    file: Path
+    within: Path
+
+
+def cache_file(folder: Path, within: Path, cfg: CfgNode) -> Kept:
+    """Where below `folder`, which is in the folder `within` that was given, the logits of a run's
+    tested split are kept."""
     dataset = cfg.DATASET
-    return folder / FOLDER / f"{dataset.NAME}-{dataset.SUBSAMPLE_CLASSES}-{cfg.TEST.SPLIT}.npz"
+    name = f"{dataset.NAME}-{dataset.SUBSAMPLE_CLASSES}-{cfg.TEST.SPLIT}.npz"
+    return Kept(folder / FOLDER / name, within)
 
 
 def cached_logits(
-    file: Path, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
+    place: Kept, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> Tensor:
-    """The logits [N, C] of that shape kept in `file` under `key`, or `compute()`, which is then
+    """The logits [N, C] of that shape kept in a place under `key`, or `compute()`, which is then
     kept."""
-    return cached([file], key, "logits", shape, compute)
+    return cached([place], key, "logits", shape, compute)
 
 
 def cached_features(
-    bench: Benchmark, items: list[Item], cfg: CfgNode, clip: Clip, directory: Path,
+    bench: Benchmark, items: list[Item], images: str, cfg: CfgNode, clip: Clip, directory: Path,
     compute: Callable[[], Tensor],
 ) -> Tensor:
-    """The frozen image features [N, D] of `items`, kept in the dataset's folder, or, where that
-    cannot be written, where the runs on this dataset are (`directory` is the run's folder)."""
-    key = features_key(clip, bench, items, cfg)
+    """The frozen image features [N, D] of `items`, whose state is `images`, kept in the dataset's
+    folder, or, where that cannot be written, where the runs on this dataset are (`directory` is the
+    run's folder)."""
+    key = features_key(clip, bench.image_dir, images, cfg)
     dataset = cfg.DATASET
     matrices = str(clip.precision.weights).removeprefix("torch.")
     name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, cfg.TEST.SPLIT,
                      clip.name.replace("/", "-"), matrices))
     runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
-    files = [folder / FEATURES_FOLDER / f"{name}.npz" for folder in (bench.directory, runs)]
-    return cached(files, key, "features", (len(items), clip.embed_dim), compute)
+    places = [Kept(folder / FEATURES_FOLDER / f"{name}.npz", folder)
+              for folder in (bench.directory, runs)]
+    return cached(places, key, "features", (len(items), clip.embed_dim), compute)
 
 
 def cached(
-    files: Sequence[Path], key: str, name: str, shape: tuple[int, ...],
+    places: Sequence[Kept], key: str, name: str, shape: tuple[int, ...],
     compute: Callable[[], Tensor],
 ) -> Tensor:
-    """The tensor `name` of that shape kept under `key` in one of `files`, or `compute()`, which is
+    """The tensor `name` of that shape kept under `key` in one of `places`, or `compute()`, which is
     then kept in the first that can be written.
 
     Where none can, nothing is kept; the numbers are the same either way.
     """
-    with _alone(files) if is_main() else contextlib.nullcontext():
-        kept = [read_kept(file, key, {name: shape}) for file in files] if is_main() else []
-        place = agree(next((i for i, found in enumerate(kept) if found), None))
-        if place is not None:
-            say(f"{name} from {files[place]}, computed by an earlier run (nerp test --no-cache "
+    with _alone(places) if is_main() else contextlib.nullcontext():
+        kept = [read_kept(p.file, key, {name: shape}) for p in places] if is_main() else []
+        number = agree(next((i for i, found in enumerate(kept) if found), None))
+        if number is not None:
+            file = places[number].file
+            say(f"{name} from {file}, computed by an earlier run (nerp test --no-cache "
                 "computes them again)")
-            found = kept[place] if is_main() else read_kept(files[place], key, {name: shape})
+            found = kept[number] if is_main() else read_kept(file, key, {name: shape})
             return found[name]
         computed = compute()
         if is_main():
-            keep(files, key, {name: computed})
+            keep(places, key, {name: computed})
     return computed
 
 
 @contextlib.contextmanager
-def _alone(files: Sequence[Path]) -> Iterator[None]:
-    """Wait until no other process reads or computes what is kept in `files`; without locks where
+def _alone(places: Sequence[Kept]) -> Iterator[None]:
+    """Wait until no other process reads or computes what is kept in `places`; without locks where
     no folder can be written or the file system has none."""
     with contextlib.ExitStack() as stack:
-        for file in files:
+        for file, within in places:
             try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                beside = stack.enter_context(open(file.with_suffix(".lock"), "wb"))
-            except OSError:
+                make_folder(file.parent, within)
+                beside = stack.enter_context(open_locked(file.with_suffix(".lock")))
+            except DiskError:
                 continue
             if not lock(beside, wait=False):
                 say(f"waiting for another process that computes {file}")
@@ -126,13 +141,13 @@ def read_kept(file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> di
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def keep(files: Sequence[Path], key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors for `read_kept` to the first of `files` that can be written. Where none can,
+def keep(places: Sequence[Kept], key: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors for `read_kept` to the first of `places` that can be written. Where none can,
     it says so and goes on."""
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    for file in files:
+    for file, within in places:
         try:
-            with replacing(file) as partial, open(partial, "wb") as content:
+            with replacing(file, within) as partial, open(partial, "wb") as content:
                 np.savez(content, **arrays, key=key, digest=_digest(arrays))
             return
         except DiskError as error:
@@ -150,22 +165,28 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def logits_key(
-    trainer: Trainer, checkpoint: Path | None, bench: Benchmark, items: list[Item], cfg: CfgNode
+    trainer: Trainer, checkpoint: str, inputs: Mapping[str, str], image_dir: Path, images: str,
+    cfg: CfgNode,
 ) -> str:
     """A digest of all that logits depend on: method, weights, classes, images, transform, machine.
 
-    Images count by place, size and times of change (`images_digest`).
+    Args:
+        checkpoint: the digest of what was read, "" without one. inputs: those of the files that the
+            method read (`method_inputs`).
+        images: the state of the images in the folder `image_dir` (`images_state`): no stranger can
+            tell it beforehand, and so make an entry that is taken for ours.
     """
     clip, classes = trainer.clip, trainer.classes
     parts = {
         "method": plain_name(cfg.TRAINER.NAME),
         "code": TRAINERS.code(plain_name(cfg.TRAINER.NAME)),
         "settings": dict(trainer.settings),
-        "checkpoint": file_digest(checkpoint) if checkpoint else "",
+        "inputs": dict(inputs),
+        "checkpoint": checkpoint,
         "backbone": clip.digest,
         "description": clip.description,
         "classes": [list(classes.names), classes.template, classes.seen],
-        "images": _images(bench, items),
+        "images": [str(image_dir.resolve()), images],
         "input": dict(cfg.INPUT),
         "batch": cfg.DATALOADER.TEST.BATCH_SIZE,
         "halves": is_open(cfg),
@@ -174,7 +195,7 @@ def logits_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) -> str:
+def features_key(clip: Clip, image_dir: Path, images: str, cfg: CfgNode) -> str:
     """A digest of all that frozen image features depend on: backbone, images, transform, machine.
 
     Images count as in `logits_key`.
@@ -182,7 +203,7 @@ def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) 
     parts = {
         "backbone": clip.digest,
         "description": clip.description,
-        "images": _images(bench, items),
+        "images": [str(image_dir.resolve()), images],
         "input": eval_identity(cfg),
         "batch": FEATURE_BATCH,
         "machine": environment(clip.device),
@@ -190,5 +211,23 @@ def features_key(clip: Clip, bench: Benchmark, items: list[Item], cfg: CfgNode) 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _images(bench: Benchmark, items: list[Item]) -> list[str]:
-    return [str(bench.image_dir.resolve()), images_digest(items, bench.image_dir, times=True)]
+def method_inputs(cfg: CfgNode) -> dict[str, str]:
+    """Key -> digest of the files that a method's own keys name. Raises NerpError for one that
+    cannot be read."""
+    node = TRAINERS[plain_name(cfg.TRAINER.NAME)].node
+    return {
+        name: input_digest(value, [cfg.DATASET.NAME])
+        for name, value in cfg.TRAINER[node].items()
+        if value and key(f"TRAINER.{node}.{name}").is_file
+    }
+
+
+def built(make: Callable[[], Trainer], cfg: CfgNode) -> tuple[Trainer, dict[str, str]]:
+    """A trainer, and `method_inputs` as it read them. Raises NerpError where a file changes
+    meanwhile."""
+    before = method_inputs(cfg)
+    trainer = make()
+    if method_inputs(cfg) != before:
+        raise NerpError(f"{cfg.TRAINER.NAME}: a file that its keys name was changed while it was "
+                        "read; the same command reads it again")
+    return trainer, before

@@ -15,6 +15,7 @@ from nerp.base.paths import write_bytes, write_text
 from nerp.base.printable import is_printable, printable
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
+from nerp.files.digest import bytes_digest, read_digested
 from nerp.files.opening import read_text, reading
 from nerp.files.tensors import load_inert
 from nerp.settings.protocols import plain_name
@@ -57,6 +58,7 @@ class Checkpoint:
             () where the file does not say, as no published one does.
         also_seen: what its training has seen beyond labelled images, in words; None where the file
             does not say, as no published one does.
+        digest: of the content that was read.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Checkpoint:
     inputs: dict[str, object] = field(default_factory=dict)
     backbone: str = ""
     also_seen: str | None = None
+    digest: str = ""
 
 
 def checkpoint_file(
@@ -120,7 +123,7 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
 
     Raises NerpError for a file that is no checkpoint of a registered method.
     """
-    content = _unpacked(load_inert(path), path)
+    content, own_digest = read_digested(path, lambda path: _unpacked(load_inert(path), path))
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
@@ -154,6 +157,7 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
         inputs=_inputs(content.get("inputs")),
         backbone=digest if isinstance(digest := content.get("backbone_digest"), str) else "",
         also_seen=printable(seen) if isinstance(seen, str) else None,
+        digest=own_digest,
     )
 
 
@@ -280,8 +284,9 @@ def load_trainer(
 
 def save_checkpoint(
     directory: Path, trainer: Trainer, tensors: Mapping[str, Tensor], epoch: int, cfg: CfgNode
-) -> Path:
-    """Write `<folder>/model.pth.tar-<epoch>` below `directory` and name it in `checkpoint`.
+) -> tuple[Path, str]:
+    """Write `<folder>/model.pth.tar-<epoch>` below `directory` and name it in `checkpoint`; its
+    path and the digest of its content.
 
     It holds learned tensors and plain values only, and loads with `weights_only=True`.
     """
@@ -300,16 +305,18 @@ def save_checkpoint(
         "substitute": trainer.substitute,
         "also_seen": trainer.seen_besides(cfg),
     }
-    save_tensors(path, content)
-    write_text(path.parent / "checkpoint", f"{path.name}\n")
-    return path
+    digest = save_tensors(path, content, directory)
+    write_text(path.parent / "checkpoint", f"{path.name}\n", directory)
+    return path, digest
 
 
-def save_tensors(path: Path, content: dict) -> None:
-    """Write a torch file, whole or not at all. Raises DiskError where it cannot be written."""
+def save_tensors(path: Path, content: dict, within: Path) -> str:
+    """Write a torch file below the folder `within`, whole or not at all; the digest of its content.
+    Raises DiskError where it cannot be written."""
     written = io.BytesIO()  # torch's own writer says of a full disk no more than that it failed
     torch.save(content, written)
-    write_bytes(path, written.getvalue())
+    write_bytes(path, written.getvalue(), within)
+    return bytes_digest(written.getvalue())
 
 
 def check_finite(name: str, tensor: Tensor, where: Path | str) -> None:

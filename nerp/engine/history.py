@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
+from nerp.base.beside import make_folder
 from nerp.base.errors import NerpError
 from nerp.base.paths import write_text
 from nerp.files.opening import read_text, reading
@@ -126,9 +127,11 @@ class _TensorBoard:
     def __init__(self, directory: Path, cfg: CfgNode):
         with _needed("TRAIN.TENSORBOARD", "tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        self._open = functools.partial(SummaryWriter, directory / "tensorboard", purge_step=0)
+        self._folder, self._within = directory / "tensorboard", directory
+        self._open = functools.partial(SummaryWriter, self._folder, purge_step=0)
 
     def begin(self) -> None:
+        make_folder(self._folder, self._within)
         self._writer = self._open()
 
     def add(self, row: Row) -> None:
@@ -148,6 +151,7 @@ class _WandB:
 
     def begin(self) -> None:
         cfg = self._cfg
+        make_folder(self._directory / "wandb", self._directory)
         try:
             self._run = self._wandb.init(
                 project=cfg.TRAIN.WANDB, dir=self._directory, config=yaml.safe_load(cfg.dump()),

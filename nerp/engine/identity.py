@@ -1,8 +1,8 @@
 """What a run's numbers depend on, in digests: by them a finished run is known again.
 
 `config` is of the configuration's keys, `inputs` of the files that keys name, `code` of the user's
-own methods and the like, `images` of the lists of images with the size of each. No image is read,
-and nothing depends on the machine or on the folder that holds the data.
+own methods and the like, `images` of the lists of images with the content of each. Nothing depends
+on the machine or on the folder that holds the data.
 """
 
 import contextlib
@@ -19,10 +19,11 @@ from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINER
 from nerp.clip.loading import SHIPPED
 from nerp.clip.wordpiece import vocabulary_beside
 from nerp.correction.wrapper import looks_at_training
-from nerp.data.benchmark import Benchmark, images_digest, split_digest
-from nerp.data.sentences import sentence_file
+from nerp.data.benchmark import Benchmark, split_digest
+from nerp.data.digests import images_digest
+from nerp.data.sentences import input_digest
 from nerp.engine.tested import Tested, is_corrected, known_names, tested_items
-from nerp.files.digest import content_digest, file_digest
+from nerp.files.digest import content_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.defaults import key
@@ -76,7 +77,7 @@ def test_identity(tested: Tested) -> dict:
     """Of a test, and of its correction. Raises NerpError as `training_identity` does."""
     cfg, bench = tested.cfg, tested.bench
     datasets = [cfg.DATASET.NAME]
-    images = {"test": images_digest(tested.items, bench.image_dir)}
+    images = {"test": tested.images.content}
     corrected, calibrated = is_corrected(cfg, tested.source), cfg.TEST.CALIBRATION != "none"
     if corrected or calibrated:
         datasets.append(tested.source)
@@ -91,7 +92,7 @@ def test_identity(tested: Tested) -> dict:
         **_inputs(cfg, datasets),
         **_code(cfg),
         "classes": split_digest(bench.classnames),
-        "checkpoint": file_digest(tested.checkpoint.path) if tested.checkpoint else "",
+        "checkpoint": tested.checkpoint.digest if tested.checkpoint else "",
         _IMAGES: images,
     }
 
@@ -109,13 +110,7 @@ def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
     backbone = cfg.MODEL.BACKBONE
     if not backbone.PATH and backbone.NAME in SHIPPED:
         files["MODEL.BACKBONE.NAME"] = str(SHIPPED[backbone.NAME])
-    digests = {}
-    for name, file in files.items():
-        if Path(file).expanduser().is_dir():
-            read = [sentence_file(file, dataset) for dataset in dict.fromkeys(datasets)]
-            digests[name] = " ".join(map(content_digest, filter(None, read)))
-        else:
-            digests[name] = content_digest(file)
+    digests = {name: input_digest(file, datasets) for name, file in files.items()}
     weights = files.get("MODEL.BACKBONE.PATH")
     if weights and (vocabulary := vocabulary_beside(Path(weights).expanduser())):
         digests["MODEL.BACKBONE.PATH"] += f" {content_digest(vocabulary)}"
@@ -147,11 +142,21 @@ def changes(directory: Path, cfg: CfgNode, old: Mapping, new: Mapping) -> str:
         elif name.startswith(f"{_CODE}."):
             lines.append(f"{name.removeprefix(f'{_CODE}.')}: its code")
         else:
-            kind = " (names, labels or sizes)" if name.startswith(f"{_IMAGES}.") else ""
+            kind = " (names, labels or content)" if name.startswith(f"{_IMAGES}.") else ""
             unsaid = "" if name in before else ", of which it says nothing"
             lines.append(f"{_WORDS[name]}{kind}{unsaid}")
     more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
     return "; ".join(lines[:_MOST_NAMED] or ["it says more of itself"]) + more
+
+
+def check_unchanged(
+    directory: Path, cfg: CfgNode, before: Mapping[str, object], after: Mapping[str, object]
+) -> None:
+    """Raise NerpError where what a run's numbers depend on is not what it was at the beginning."""
+    if before != after:
+        raise NerpError(f"{directory}: what the run depends on was changed while it was under way "
+                        f"({changes(directory, cfg, before, after)}); the same command with "
+                        "--overwrite runs it anew")
 
 
 def _settings(directory: Path, cfg: CfgNode) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import json
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from nerp.engine.calibrators import Calibrator
 from nerp.engine.history import METRICS_FILE
 from nerp.engine.identity import changes
 from nerp.engine.metrics import confusion_matrix
+from nerp.engine.record_file import run_digest
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE, forget_state
+from nerp.files.arrays import TEXTS, Kind, read_arrays
 from nerp.files.json_file import read_json
 from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE
 from nerp.settings.resolve import Resolved
@@ -37,13 +39,14 @@ CONFUSION_FILE = "confusion.csv"
 
 def save_predictions(
     tested: Tested, nerp: NeRP | None, correction: Correction | None,
-    calibrator: Calibrator | None = None,
+    identity: Mapping[str, object], calibrator: Calibrator | None = None,
 ) -> None:
-    """Write predictions.npz: logits, labels, paths and classnames; with NeRP also
+    """Write predictions.npz: whose it is, logits, labels, paths and classnames; with NeRP also
     corrected_logits, text_prior, image_prior and those of further references, pairs (class
     indices), and what else its rule needs; with a calibrator calibrated_logits; of the open world
     base (1 for a class that was trained on)."""
     arrays = {
+        "identity": np.array(run_digest(identity)),
         "logits": tested.logits.numpy(),
         "labels": tested.labels,
         "paths": np.array([item.path for item in tested.items]),
@@ -96,6 +99,8 @@ def is_finished(
             (directory / name).unlink(missing_ok=True)
         return False
     if not result.is_file():
+        for name in (PREDICTIONS_FILE, CONFUSION_FILE):  # of a run that was killed
+            (directory / name).unlink(missing_ok=True)
         return False
     try:
         found = read_json(result).get("identity")
@@ -106,10 +111,20 @@ def is_finished(
         raise OtherRunError(f"{directory} holds a finished run of something else "
                             f"({changes(directory, resolved.cfg, found, identity)}): give another "
                             "--output-dir, or --overwrite to replace it")
-    if all((directory / name).is_file() for name in wants):
+    if all(_is_of(directory / name, identity) for name in wants):
         forget_state(directory)  # of a run that was killed when all was done
         say(f"finished already, skipped: {directory}")
         return True
+    return False
+
+
+def _is_of(file: Path, identity: Mapping[str, object]) -> bool:
+    """Whether a file is there and, if it says whose it is, the run's."""
+    if file.name != PREDICTIONS_FILE:
+        return file.is_file()
+    with contextlib.suppress(NerpError):
+        said = read_arrays(file, {"identity": Kind(TEXTS, 0)})["identity"]
+        return str(said) == run_digest(identity)
     return False
 
 
@@ -158,12 +173,12 @@ def recording(log: RunLog, resolved: Resolved) -> Iterator[dict]:
         with contextlib.suppress(OSError):  # the log may be what cannot be written
             say(f"error: {error}", file_only=True)
         raise
-    end = time.time()
-    record |= {**origin, "end": _clock_time(end), "seconds": round(end - log.start, 2)}
+    seconds = log.seconds()
+    record |= {**origin, "end": _clock_time(time.time()), "seconds": round(seconds, 2)}
     record["peak_memory_mib"] = _peak_memory(device)
     record["versions"] = versions
     write_text(directory / RESULT_FILE, json.dumps(record, indent=1) + "\n")
-    say(f"end: {record['end']}, after {duration(end - log.start)}", file_only=True)
+    say(f"end: {record['end']}, after {duration(seconds)}", file_only=True)
     checkpoint = f", checkpoint: {record['checkpoint']}" if "checkpoint" in record else ""
     say(f"results in {directory}{checkpoint}")
 

@@ -1,7 +1,9 @@
 """A run's record, result.json, as its readers may rely on it."""
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nerp.base.errors import NerpError
@@ -15,7 +17,7 @@ from nerp.files.json_file import (
     is_text,
     read_json,
 )
-from nerp.settings.protocols import protocol
+from nerp.settings.protocols import RESULT_FILE, protocol
 
 _LONGEST_NAME = 200
 _MOST_SHOTS = 10**6
@@ -111,6 +113,19 @@ def read_record(path: str | Path) -> dict:
     if not is_text(digest) or not re.fullmatch("[0-9a-f]*", digest):
         raise NerpError(f"{where}: identity.config is no digest")
     return content
+
+
+def run_digest(identity: object) -> str:
+    """16 hex digits of a run's identity, which predictions.npz says, too."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_owner(said: object, record: Mapping[str, object], file: Path) -> None:
+    """Raise NerpError where predictions are not those of the run that a record is of; `said`: whose
+    they say they are."""
+    if str(said) != run_digest(record.get("identity")):
+        raise NerpError(f"{file}: it is of another run than {RESULT_FILE} beside it; nerp test "
+                        "--overwrite --save-logits makes both anew")
 
 
 def read_measured(path: str | Path, fields: Iterable[str]) -> dict:

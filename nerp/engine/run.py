@@ -13,11 +13,12 @@ from nerp.base.log import RunLog, say
 from nerp.base.registry import TRAINERS
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Benchmark, open_benchmark
-from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
+from nerp.data.digests import images_state
+from nerp.engine.cache import built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.calibrate import open_calibrator
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.evaluate import compute_logits, result_block, result_record
-from nerp.engine.identity import test_identity, training_identity
+from nerp.engine.identity import check_unchanged, test_identity, training_identity
 from nerp.engine.open_world import check_training
 from nerp.engine.record import (
     CONFUSION_FILE,
@@ -75,7 +76,7 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
     clip = open_clip_model(cfg)
     torch.manual_seed(cfg.SEED)
     classes = replace(class_set(cfg, bench, seen=True), everyone=known_names(cfg, bench))
-    trainer = TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes)
+    trainer, inputs = built(lambda: TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes), cfg)
     say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
         f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
     if trainer.substitute:
@@ -90,10 +91,11 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
         say("Finish training")
         if not cfg.TEST.NO_TEST:
             items = tested_items(bench, cfg)
-            keep = partial(cached_features, bench, items, cfg, clip, directory)
+            images = images_state(items, bench.image_dir)
+            keep = partial(cached_features, bench, items, images, cfg, clip, directory)
             logits = cached_logits(
-                cache_file(path.parent, cfg),
-                logits_key(trainer, path, bench, items, cfg),
+                cache_file(path.parent, directory, cfg),
+                logits_key(trainer, training.digest, inputs, bench.image_dir, images, cfg),
                 (len(items), len(bench.classnames)),
                 lambda: compute_logits(trainer, items, bench.image_dir, cfg, keep),
             )
@@ -108,6 +110,8 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
         record.update(trainer.account(
             lambda: set(open_benchmark(cfg).classnames).difference(bench.classnames)
         ))
+        if is_main():
+            check_unchanged(directory, cfg, identity, training_identity(cfg, bench))
     if is_main():
         forget_state(directory)
 
@@ -155,8 +159,11 @@ def run_test(
                 if tested.also_seen:
                     say(f"trained, too, with {tested.also_seen}")
                     record["also_seen"] = tested.also_seen
+                if is_main():
+                    del tested.images  # looked at again
+                    check_unchanged(directory, cfg, identity, test_identity(tested))
                 if save_logits and is_main():
-                    save_predictions(tested, nerp, correction, calibrator)
+                    save_predictions(tested, nerp, correction, identity, calibrator)
                 if save_confusion and is_main():
                     write_confusion(tested, correction)
     return directory

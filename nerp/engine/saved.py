@@ -11,7 +11,7 @@ from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.correction import CorrectionRule
 from nerp.correction.sweep import Saved
 from nerp.engine.record import PREDICTIONS_FILE
-from nerp.engine.record_file import read_record
+from nerp.engine.record_file import check_owner, read_record
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
 from nerp.files.json_file import is_node, is_number, is_text
 from nerp.files.opening import reading
@@ -19,7 +19,8 @@ from nerp.settings.protocols import RESULT_FILE
 
 _PRIOR = Kind(FLOATS, 1)
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1), "text_prior": _PRIOR,
-           "image_prior": _PRIOR, "pairs": Kind(WHOLE, 2)}
+           "image_prior": _PRIOR, "pairs": Kind(WHOLE, 2),
+           "identity": Kind(TEXTS, 0)}
 _EXTRA = {
     "image_features": Kind(FLOATS, 2), "text_features": Kind(FLOATS, 2),
     "image_mean": Kind(FLOATS, 1), "scale": Kind(FLOATS, 0), "zero_shot_logits": Kind(FLOATS, 2),
@@ -79,6 +80,7 @@ def load_run(directory: str | Path) -> SavedRun:
     except NerpError as error:
         raise NerpError(f"{error}; nerp test <method>_NeRP on novel classes with --save-logits "
                         "--overwrite makes it anew") from None
+    check_owner(arrays.pop("identity"), record, predictions)
     arrays = {name: array.astype(_TYPES.get(array.dtype.kind, array.dtype), copy=False)
               for name, array in arrays.items()}
     _check_agreement(arrays, predictions)

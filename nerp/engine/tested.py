@@ -15,8 +15,9 @@ from nerp.base.log import say
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
+from nerp.data.digests import Seen, images_state, seen_images
 from nerp.data.selection import select_run
-from nerp.engine.cache import cache_file, cached_features, cached_logits, logits_key
+from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
 from nerp.engine.open_world import base_classes, batches_of, is_open, stands_for
@@ -66,9 +67,21 @@ class Tested:
         """The trainer in the checkpoint, or one that learns nothing."""
         clip = open_clip_model(self.cfg)
         classes = class_set(self.cfg, self.bench, self.as_trained)
+        notes: list[str] = []
+
+        def make() -> Trainer:
+            if self.checkpoint is None:
+                trainer: Trainer = TRAINERS[plain_name(self.cfg.TRAINER.NAME)](
+                    self.cfg, clip, classes)
+                return trainer
+            trainer, said = load_trainer(
+                self.resolved, clip, classes, self.checkpoint)
+            notes.extend(said)
+            return trainer
+
+        trainer, self._inputs = built(make, self.cfg)
         if self.checkpoint is None:
-            return TRAINERS[plain_name(self.cfg.TRAINER.NAME)](self.cfg, clip, classes)
-        trainer, notes = load_trainer(self.resolved, clip, classes, self.checkpoint)
+            return trainer
         for note in notes:
             say(note)
         if self.checkpoint.substitute:
@@ -76,6 +89,11 @@ class Tested:
         if trainer.test_substitute:
             say(f"{trainer.test_substitute}")
         return trainer
+
+    @cached_property
+    def images(self) -> Seen:
+        """The state and the content of the tested images, as they are when first asked for."""
+        return seen_images(self.items, self.bench.image_dir)
 
     @property
     def as_trained(self) -> bool:
@@ -108,10 +126,10 @@ class Tested:
         trainer, bench, items, cfg = self.trainer, self.bench, self.items, self.cfg
         if not self.resolved.request.use_cache:
             return self._computed(cached=False)
-        path = self.checkpoint.path if self.checkpoint else None
-        key = logits_key(trainer, path, bench, items, cfg)
+        images, digest = self.images.state, self.checkpoint.digest if self.checkpoint else ""
+        key = logits_key(trainer, digest, self._inputs, bench.image_dir, images, cfg)
         return cached_logits(
-            cache_file(self._cache_folder, cfg), key, (len(items), len(bench.classnames)),
+            self._kept, key, (len(items), len(bench.classnames)),
             lambda: self._computed(cached=True),
         )
 
@@ -121,7 +139,8 @@ class Tested:
         rows = torch.empty(len(self.items), len(self.bench.classnames))
         for cfg, bench, places in batches_of(self.cfg, self.bench):
             items = tested_items(bench, cfg)
-            keep = partial(cached_features, bench, items, cfg, trainer.clip, self.directory)
+            images = images_state(items, image_dir)
+            keep = partial(cached_features, bench, items, images, cfg, trainer.clip, self.directory)
             given = (keep,) if cached else ()
             rows[places] = compute_logits(trainer, items, image_dir, cfg, *given)
         return rows
@@ -144,12 +163,15 @@ class Tested:
         return open_benchmark(other_dataset(self.cfg, self.reference_name))
 
     @property
-    def _cache_folder(self) -> Path:
+    def _kept(self) -> Kept:
         """Beside the checkpoint; without one, in the folder of the plain trainer's test."""
         if self.checkpoint:
-            return self.checkpoint.path.parent
+            folder = self.checkpoint.path.parent
+            given = Path(self.resolved.request.model_dir).expanduser()
+            return cache_file(folder, folder if given.is_file() else given, self.cfg)
         name = self.cfg.TRAINER.NAME
-        return Path(*(plain_name(p) if p == name else p for p in self.directory.parts))
+        folder = Path(*(plain_name(p) if p == name else p for p in self.directory.parts))
+        return cache_file(folder, folder, self.cfg)
 
 
 def open_checkpoint(resolved: Resolved) -> Checkpoint | None:

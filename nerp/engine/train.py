@@ -15,6 +15,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from nerp.base.distributed import (
+    agree,
     is_main,
     main_first,
     mean_over_processes,
@@ -126,6 +127,7 @@ class TrainingRun:
             self.step = DistributedDataParallel(self.step)
         self.history = History(directory, cfg)
         self.done = _Progress()
+        self.digest = ""  # of the checkpoint, when it is there
 
     def run(self) -> Path:
         """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
@@ -154,9 +156,12 @@ class TrainingRun:
         self.step.eval()
         final = self.done.mean or self.trainer.learned.state_dict()
         self.trainer.learned.load_state_dict(final)
+        digest = ""
         with main_first():
             if is_main():
-                save_checkpoint(self.directory, self.trainer, final, epochs, self.cfg)
+                _, digest = save_checkpoint(
+                    self.directory, self.trainer, final, epochs, self.cfg)
+        self.digest = agree(digest)
         path = checkpoint_file(self.directory, self.trainer.folder, epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
@@ -270,7 +275,7 @@ class TrainingRun:
             "stepped": list(optimizer["state"]),  # the others got no gradient
             "scaler": self.scaler.state_dict(),
         }
-        save_tensors(self.directory / STATE_FILE, content)
+        save_tensors(self.directory / STATE_FILE, content, self.directory)
 
     def resume(self) -> None:
         """Go on from the state that an interrupted run left in the folder, where there is one.

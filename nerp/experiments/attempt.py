@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from nerp.base.beside import lock, make_folder, open_appended
 from nerp.base.errors import NerpError
-from nerp.base.paths import lock, write_text
-from nerp.data.benchmark import dataset_folder, images_digest, read_benchmark
+from nerp.base.paths import write_text
+from nerp.data.benchmark import dataset_folder, read_benchmark
+from nerp.data.digests import images_state
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Server
 from nerp.files.digest import content_digest
@@ -53,13 +55,13 @@ def fingerprint(run: Run) -> str:
 
 @cache
 def _images(card: Path, root: str) -> str:
-    """`images_digest` of a dataset, looked at once by each process. Raises NerpError where it
+    """`images_state` of a dataset, looked at once by each process. Raises NerpError where it
     cannot be had, which it may be later."""
     cfg = open_card(card, root)
     if not (folder := dataset_folder(cfg)).is_dir():
         raise NerpError(f"no {folder}")  # to read the benchmark would draw it
     bench, _ = read_benchmark(cfg)
-    return images_digest([*bench.train, *bench.val, *bench.test], bench.image_dir)
+    return images_state([*bench.train, *bench.val, *bench.test], bench.image_dir)
 
 
 def receipt(run: Run) -> dict:
@@ -121,9 +123,9 @@ class Attempt:
     ):
         self.run = run
         self.start = time.monotonic()
-        run.directory.mkdir(parents=True, exist_ok=True)
+        make_folder(run.directory, run.output)
         # Kept open, and so locked, until the receipt is there.
-        self.log = open(run.directory / LOG_FILE, "ab")  # noqa: SIM115
+        self.log = open_appended(run.directory / LOG_FILE)
         try:
             if not lock(self.log, wait) or is_finished(run):
                 raise TakenError
@@ -170,6 +172,7 @@ def stop(attempts: Iterable[Attempt]) -> None:
     attempts = left = list(attempts)
     for number, patience in _PATIENCE:
         for attempt in left:
+            attempt.process.again = True  # where the server is killed now, too, it is over
             with contextlib.suppress(ProcessLookupError):
                 # The whole session at last: workers that load data are processes too.
                 end = os.killpg if number is signal.SIGKILL else os.kill

@@ -1,17 +1,25 @@
 """From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
 
+import contextlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import shipped
-from nerp.base.plugins import import_modules, load_named, named_files
+from nerp.base.plugins import import_modules, imported, load_named, named_files
 from nerp.base.registry import unknown
 from nerp.data.benchmark import dataset_folder
 from nerp.files.yaml_file import load_yaml
-from nerp.settings.cards import find_card, find_method_file, is_shipped, open_card
+from nerp.settings.cards import (
+    find_card,
+    find_method_file,
+    is_shipped,
+    open_card,
+    refuse_places,
+)
 from nerp.settings.catalogue import (
     catalogue,
     check_method,
@@ -21,7 +29,7 @@ from nerp.settings.catalogue import (
     learns,
     published_methods,
 )
-from nerp.settings.defaults import KEYS, is_file_key
+from nerp.settings.defaults import KEYS
 from nerp.settings.options import options_of
 from nerp.settings.protocols import (
     NERP_SUFFIX,
@@ -35,6 +43,7 @@ from nerp.settings.protocols import (
 from nerp.settings.published import is_read
 
 PHASES = ("all", "train", "test")
+_MOST_FILES = 1000  # of a folder
 _RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
 
 
@@ -69,9 +78,25 @@ class Selection:
     options: tuple[str, ...] = ()
 
 
-def read_selection(path: str | Path) -> dict:
-    """The attributes of a `Selection` that a YAML file sets. Raises NerpError as `parse` does."""
-    return parse(load_yaml(Path(path)), str(path))
+def read_selection(path: str | Path, imports: Iterable[str] = ()) -> dict:
+    """The attributes of a `Selection` that a YAML file sets.
+
+    Raises NerpError as `parse` does, for a file that says where this machine has its files, and for
+    one that names modules which are not among the `imports` of the command line: nothing is
+    imported because a file says so.
+    """
+    load_named()
+    chosen = parse(load_yaml(Path(path)), str(path))
+    for name in ("output", "root"):
+        if name in chosen:
+            raise NerpError(f"{path}: {name}: a selection does not say this; --{name} does")
+    refuse_places(options_of(chosen.get("options", ())), f"{path}: options")
+    missing = [name for name in chosen.pop("imports", ()) if name not in {*imports, *imported()}]
+    if missing:
+        words = " ".join(f"--import {shlex.quote(name)}" for name in missing)
+        raise NerpError(f"{path}: imports: code that a file names is not run; if you trust it, add "
+                        f"{words}")
+    return chosen
 
 
 def parse(values: Mapping, where: str) -> dict:
@@ -124,7 +149,7 @@ class Run:
         argv: the arguments after `nerp`.
         needs: directories of runs that must have finished before.
         card: the dataset's. inputs: further files that decide about its numbers.
-        root: the folder that holds the dataset's.
+        root: the folder that holds the dataset's. output: the folder of all runs.
         label: what it is, for people.
         trainer: the method, with or without _NeRP.
     """
@@ -137,6 +162,7 @@ class Run:
     label: str
     trainer: str
     root: str
+    output: str
 
     @property
     def command(self) -> str:
@@ -151,6 +177,7 @@ def plan(selection: Selection) -> list[Run]:
     exist, or a selection that holds no run.
     """
     selection = _complete(selection)
+    _files_said_by.cache_clear()
     runs: dict[Path, Run] = {}
     for setting in _settings(selection):
         for run in setting.runs():
@@ -274,15 +301,14 @@ class _Setting:
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
         )
-        files = (Path(value) for name, value in self.options.items() if is_file_key(name))
-        inputs = [*named_files(), *(file.expanduser() for file in files)]
+        inputs = [*named_files(), *_files_of(self.options.values())]
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         for module in chosen.imports:
             argv += ["--import", module]
         if config:
             file = config if own_file else config_file(self.plain, config)
-            inputs.append(find_method_file(file))
+            inputs += _files_said_by(find_method_file(file))
             argv += ["--config-file", file]
         if training:
             argv += ["--model-dir", training.directory]
@@ -303,6 +329,7 @@ class _Setting:
             card=find_card(dataset),
             inputs=tuple(inputs),
             root=chosen.root,
+            output=chosen.output,
             label=f"{phase} {trainer}, {dataset} {classes}, {self.shots} shots, seed {self.seed}",
             trainer=trainer,
         )
@@ -320,6 +347,33 @@ class _Setting:
             if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
                 return config
         return config_name(self.plain, task, self.trained_on, self.shots, self.options)
+
+
+@cache
+def _files_said_by(file: Path) -> list[Path]:
+    """A configuration's file, and those that it names, whatever the key."""
+    def texts(value: object) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping | list):
+            for inner in value.values() if isinstance(value, Mapping) else value:
+                yield from texts(inner)
+
+    return [file, *_files_of(texts(load_yaml(file)))]
+
+
+def _files_of(texts: Iterable[str]) -> list[Path]:
+    """Those of these texts that name a file, and the sentence files in those that name a folder.
+    (Which keys name files only the methods know, and they take torch.)"""
+    found: list[Path] = []
+    for text in texts:
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is no path at all
+            path = Path(text).expanduser()
+            if text and path.is_dir():
+                found += sorted(path.glob("*.json"))[:_MOST_FILES]
+            elif text and path.is_file():
+                found.append(path)
+    return found
 
 
 def _settings(selection: Selection) -> Iterator[_Setting]:

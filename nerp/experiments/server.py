@@ -17,7 +17,6 @@ ends it with a killed client; and loky's processes carry out one task after anot
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -28,9 +27,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from nerp.base.python import end_with_parent, module_command
+
 Program = str | Sequence[str]
 
-_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 KILLED = -signal.SIGKILL
 
 
@@ -47,7 +47,7 @@ class Server:
         self.program = program
         self._process: subprocess.Popen | None = None
         self._lines: _Lines | None = None
-        self._started: Child | None = None
+        self._starting: Child | None = None
         self._running: dict[int, Child] = {}
 
     def start(
@@ -61,26 +61,37 @@ class Server:
                 own standard output.
             environment: what differs from this process's.
         """
-        self._listen(0)
-        if self._lines is None:
-            self._open()
-        self._lines.send(
-            {"program": self.program, "argv": list(argv), "environment": dict(environment)},
-            (1, 2) if output is None else (output, output),
-        )
-        self._started = None
-        while self._started is None:
-            self._listen(None)
+        message = {"program": self.program, "argv": list(argv), "environment": dict(environment)}
+        child = Child(self, message, (1, 2) if output is None else (output, output))
+        self.begin(child)
+        return child
+
+    def begin(self, child: "Child") -> None:
+        """Have a run started. Where the server is killed over it, it is started anew, once; then
+        the run counts as killed."""
+        while True:
+            self._listen(0)
             if self._lines is None:
-                raise ChildProcessError("the process that starts runs was ended")
-        return self._started
+                self._open()
+            assert self._lines is not None
+            self._starting = child
+            with contextlib.suppress(ConnectionError):  # what comes next notices it too
+                self._lines.send(child.message, child.descriptors)
+            while self._starting is not None and self._lines is not None:
+                self._listen(None)
+            if self._starting is None:
+                return
+            if child.again:
+                child.status = KILLED
+                return
+            child.again = True
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             # A session of its own: a Ctrl-C at the terminal does not reach it.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [*module_command(__name__), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )
@@ -90,15 +101,23 @@ class Server:
         """Take in what the server has said, waiting so long for it at most."""
         if self._lines is None or not select.select([self._lines.socket], [], [], seconds)[0]:
             return
-        messages, open_ = self._lines.receive()
+        try:
+            messages, open_ = self._lines.receive()
+        except ConnectionError:
+            messages, open_ = [], False
         for message in messages:
             if "started" in message:
-                self._started = Child(message["started"], self)
-                self._running[self._started.pid] = self._started
+                assert self._starting is not None
+                self._starting.pid = message["started"]
+                self._running[self._starting.pid] = self._starting
+                self._starting = None
             else:
                 self._running.pop(message["ended"]).status = message["status"]
         if not open_:
+            lost = list(self._running.values())
             self.close()
+            for child in lost:
+                child.lost = True
 
     def close(self) -> None:
         """End the server, and with it whatever still runs."""
@@ -117,25 +136,37 @@ class Child:
 
     Attributes:
         pid: the leader of a process group. status: its exit status, -N after signal N; None
-            while it runs.
+            while it runs. lost: whether it went down with the server; it is then started anew,
+            once. again: whether it has been, or is not to be.
     """
 
-    def __init__(self, pid: int, server: Server):
-        self.pid = pid
+    def __init__(self, server: Server, message: dict[str, object], descriptors: tuple[int, int]):
+        """Args: message, descriptors: what the server is told."""
+        self.pid = 0
         self.status: int | None = None
+        self.lost = self.again = False
+        self.message = message
+        self.descriptors = descriptors
         self._server = server
 
     def poll(self) -> int | None:
         """The exit status, None while it runs."""
         if self.status is None:
             self._server._listen(0)
+        self._revive()
         return self.status
 
     def wait(self) -> int:
         """The exit status, once it has ended."""
         while self.status is None:
             self._server._listen(None)
+            self._revive()
         return self.status
+
+    def _revive(self) -> None:
+        if self.lost and not self.again:
+            self.again, self.lost, self.status = True, False, None
+            self._server.begin(self)
 
 
 class _Lines:
@@ -176,7 +207,7 @@ def serve(connection: socket.socket) -> dict | None:
 
     # The end of the connection says the same, but not while everything is being imported.
     on_term = signal.signal(signal.SIGTERM, end)
-    _end_with_parent(signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     with _child_ends() as ends:
         outputs: list[int] = []
         while True:
@@ -246,18 +277,12 @@ def _kill(children: set[int]) -> None:
         os.waitpid(pid, 0)
 
 
-def _end_with_parent(number: int) -> None:
-    """Have the kernel send a signal when the parent dies, where it can."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
-
-
 def _leave(
     server: int, connection: socket.socket, outputs: list[int], environment: dict[str, str]
 ) -> None:
     """In a fork: no longer be part of the server."""
     os.setsid()
-    _end_with_parent(signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != server:  # it died before
         os.kill(os.getpid(), signal.SIGKILL)
     connection.close()

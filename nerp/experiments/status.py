@@ -15,6 +15,7 @@ from nerp.experiments.plan import Run, Selection, plan, read_selection
 from nerp.experiments.sweep import current_epoch, reason
 from nerp.settings.protocols import protocol
 
+_NOT_SAID = ("output", "root")  # by a file
 FOLDER = "sweeps"  # below the output folder: one file a selection that was started
 
 
@@ -22,22 +23,24 @@ def remember(selection: Selection) -> Path:
     """Keep a selection, as a file that `nerp sweep` takes too, for `nerp sweep status`."""
     empty = asdict(Selection(""))
     content = {k: list(v) if isinstance(v, tuple) else v
-               for k, v in asdict(selection).items() if v != empty[k]}
+               for k, v in asdict(selection).items() if v != empty[k] and k not in _NOT_SAID}
     text = yaml.safe_dump(content, sort_keys=False)
     name = f"{protocol(selection.protocol).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     path = Path(selection.output) / FOLDER / f"{name}.yaml"
-    write_text(path, text)
+    write_text(path, text, selection.output)
     return path
 
 
-def remembered(output: str) -> list[Run]:
-    """The runs of every selection that was started below `output`. Raises NerpError for none."""
+def remembered(output: str, root: str, imports: tuple[str, ...]) -> list[Run]:
+    """The runs of every selection that was started below `output`. Raises NerpError for none, and
+    as `read_selection` does."""
     files = sorted((Path(output) / FOLDER).glob("*.yaml"))
     if not files:
         raise NerpError(f"no sweep has been started below {output}; --output names another folder")
     runs = {}
     for file in files:
-        selection = replace(Selection(**{"protocol": "", **read_selection(file)}), output=output)
+        chosen = {"protocol": "", **read_selection(file, imports)}
+        selection = replace(Selection(**chosen), output=output, root=root, imports=imports)
         runs.update((run.directory, run) for run in plan(selection))
     return list(runs.values())
 

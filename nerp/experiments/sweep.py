@@ -10,15 +10,17 @@ from pathlib import Path
 from statistics import fmean
 
 from nerp.base.errors import NerpError
-from nerp.base.printable import duration
+from nerp.base.printable import duration, printable
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
 from nerp.files.json_file import is_percent, read_json
+from nerp.files.opening import read_end
 from nerp.settings.protocols import RESULT_FILE
 
 DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
+_LAST_LINES = 2**16  # bytes of a log that are looked at for the last line
 
 
 class Sweep:
@@ -193,10 +195,11 @@ def reason(run: Run) -> list[str]:
 def last_line(run: Run) -> str:
     """The last that a run's attempt said."""
     try:
-        lines = (run.directory / LOG_FILE).read_text(errors="replace").splitlines()
-    except OSError:
+        lines = read_end(run.directory / LOG_FILE, _LAST_LINES).splitlines()
+    except NerpError:
         lines = []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
+    return next((printable(line.strip()) for line in reversed(lines) if line.strip()),
+                "nothing was said")
 
 
 def current_epoch(run: Run) -> str:

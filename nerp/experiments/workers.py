@@ -1,6 +1,8 @@
 """Where runs are carried out: on this machine, or as jobs of a SLURM cluster."""
 
 import logging
+import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterable
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nerp.base.errors import NerpError
+from nerp.base.python import PYTHON
 from nerp.experiments.attempt import Attempt, receipt, run_to_end, stop
 from nerp.experiments.plan import Run
 from nerp.experiments.server import Program, Server
@@ -194,7 +197,7 @@ def _parse(settings: str) -> dict[str, str]:
 
 def _local(folder: Path):
     submitit = _submitit()
-    executor = submitit.LocalExecutor(folder)
+    executor = submitit.LocalExecutor(folder, python=_python())
     executor.update_parameters(timeout_min=60 * 24 * 365)
     return executor
 
@@ -202,7 +205,7 @@ def _local(folder: Path):
 def _cluster(folder: Path, options: dict[str, str]):
     submitit = _submitit()
     try:
-        executor = submitit.SlurmExecutor(folder)
+        executor = submitit.SlurmExecutor(folder, python=_python())
     except RuntimeError:
         raise NerpError("--slurm: there is no srun here; run this on a machine that submits to "
                         "the cluster, or give cluster=local to try it without one") from None
@@ -215,6 +218,13 @@ def _cluster(folder: Path, options: dict[str, str]):
         additional_parameters=options,
     )
     return executor
+
+
+def _python() -> str:
+    """What submitit is to start Python by, and, where it does not ask, what Python minds."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # since Python 3.11; as `nerp.base.python`
+    program, *rest = PYTHON
+    return shlex.join((program, "-u", *rest))
 
 
 def _submitit():

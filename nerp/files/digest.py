@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.paths import write_text
@@ -18,7 +20,9 @@ _LARGEST = 2**35  # bytes; to read more would take minutes
 _MOST_KEPT = 200
 # A file that changed so short a time ago, in seconds, may change again within one tick of its
 # file system's clock.
-_SETTLED = 2.0
+SETTLED = 2.0
+
+T = TypeVar("T")
 
 
 def file_digest(path: str | os.PathLike) -> str:
@@ -30,27 +34,70 @@ def file_digest(path: str | os.PathLike) -> str:
     return content.hexdigest()[:16]
 
 
+def bytes_digest(data: bytes) -> str:
+    """`file_digest` of a file with this content."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def content_digest(path: str | Path) -> str:
     """16 hex digits of the content of a file; "" where there is none. Raises NerpError for one
     that cannot be read."""
     path = Path(path).expanduser()
-    if not path.exists():
+    state = _state(path)
+    if state is None:
         return ""
-    state = path.stat()
-    if state.st_size > _LARGEST:
-        raise NerpError(f"{path}: {state.st_size:,} bytes, more than any file of weights has "
+    if state.size > _LARGEST:
+        raise NerpError(f"{path}: {state.size:,} bytes, more than any file of weights has "
                         f"({_LARGEST:,} at most)")
-    seen = (os.path.realpath(path), state.st_size, state.st_ino, state.st_mtime_ns,
-            state.st_ctime_ns)
-    return _digest(*seen)
+    if state.size < _LARGE or not state.is_settled:
+        return file_digest(path)
+    return _digest(*state)
+
+
+def read_digested(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
+    """What `read` makes of a file, and the digest of the content that it read.
+
+    Raises NerpError where the file changes meanwhile, and as `read` does.
+    """
+    before = _state(path)
+    first = "" if before is None or before.is_settled else content_digest(path)
+    content = read(path)
+    digest = content_digest(path)
+    if _state(path) != before or first not in ("", digest):
+        raise NerpError(f"{path}: it was changed while it was read; the same command reads it "
+                        "again")
+    return content, digest
+
+
+class _State(NamedTuple):
+    """What is the same for two readings of a file that give the same content."""
+
+    path: str
+    size: int
+    inode: int
+    modified: int  # nanoseconds since 1970
+    changed: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether another change would have another time."""
+        return max(self.modified, self.changed) <= (time.time() - SETTLED) * 1e9
+
+
+def _state(path: Path) -> _State | None:
+    """The state of a file, None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return _State(os.path.realpath(path), found.st_size, found.st_ino, found.st_mtime_ns,
+                  found.st_ctime_ns)
 
 
 @lru_cache(maxsize=_MOST_KEPT)
 def _digest(path: str, size: int, *times: int) -> str:
-    """The digest of a file as it is at these times."""
-    if size < _LARGE or max(times[1:]) > (time.time() - _SETTLED) * 1e9:
-        return file_digest(path)
-    note = _note()
+    """The digest of a large file as it is at these times."""
+    note = cache_folder() / "digests.json"
     kept = _read(note)
     seen = [size, *times]
     if path in kept and kept[path][:-1] == seen:
@@ -62,9 +109,10 @@ def _digest(path: str, size: int, *times: int) -> str:
     return kept[path][-1]
 
 
-def _note() -> Path:
+def cache_folder() -> Path:
+    """Where digests are kept: the user's own folder, which no stranger writes to."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "nerp" / "digests.json"
+    return Path(home).expanduser() / "nerp"
 
 
 def _read(note: Path) -> dict[str, list]:

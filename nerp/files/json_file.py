@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from nerp.files.opening import MIB, read_bytes, reading
 
 _LARGEST = 64 * MIB  # unpacked; the list of ImageNet's 1.3 million images is not kept as JSON
 _DEEPEST = 50
+# What stands for a half of a surrogate pair, which is no character: in ASCII, in UTF-8.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 Check = Callable[[object], bool]
 
@@ -31,6 +34,8 @@ def read_json(path: str | Path) -> dict:
             if len(data) > _LARGEST:
                 raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
         content = json.loads(data, parse_constant=_not_finite, parse_float=_finite)
+        if _SURROGATE.search(data):
+            json.dumps(content, ensure_ascii=False).encode()  # UnicodeEncodeError for a half of one
         if not isinstance(content, dict):
             raise ValueError(f"it holds {brief(content)}, not an object")
         _check_depth(content)

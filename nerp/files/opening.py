@@ -63,6 +63,14 @@ def read_text(path: str | os.PathLike, most: int = 64 * MIB) -> str:
         raise NerpError(f"{path}: not a text file") from None
 
 
+def read_end(path: str | os.PathLike, most: int) -> str:
+    """The last `most` bytes of a text file, what is not UTF-8 replaced. Raises NerpError as
+    `opened` does."""
+    with opened(path) as file:
+        file.seek(-min(most, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return file.read(most).decode(errors="replace")
+
+
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
     """Whatever goes wrong in here is the file's fault: NerpError, "`path`: not `what`".
@@ -76,7 +84,16 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
     except NerpError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise NerpError(f"{path}: there is not enough memory for what it holds, or says that "
+                            "it holds") from error
         raise NerpError(f"{path}: not {what} ({reason(error)})") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error of Python's, numpy's or torch's says."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error))
 
 
 def last_opened() -> str:

@@ -1,6 +1,6 @@
 """Where dataset cards and method configurations lie, and what a card may say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from yacs.config import CfgNode as CN
@@ -10,7 +10,7 @@ from nerp.base.paths import shipped
 from nerp.base.registry import unknown
 from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import dataset_defaults
-from nerp.settings.tree import merge, put
+from nerp.settings.tree import keys, merge, put
 
 
 def shipped_cards() -> dict[str, Path]:
@@ -68,10 +68,10 @@ def open_card(file: Path, root: str) -> CN:
     return card_config(read_card(file).get("DATASET", {}), root, str(file))
 
 
-def card_config(keys: object, root: str, source: str) -> CN:
-    """`open_card` of a card's keys below DATASET, that are from `source`."""
+def card_config(said: object, root: str, source: str) -> CN:
+    """`open_card` of what a card says below DATASET, that is from `source`."""
     cfg = CN({"DATASET": dataset_defaults()})
-    merge(cfg, {"DATASET": keys}, source)
+    merge(cfg, {"DATASET": said}, source)
     put(cfg, "DATASET.ROOT", root, "command line")
     check_card(cfg, source)
     cfg.freeze()
@@ -85,15 +85,19 @@ def check_card(cfg: CN, source: str) -> None:
 
 
 def read_card(file: Path) -> dict:
-    """A card's content. Raises NerpError for one that says where this machine has its files: that
-    is for the command line, whoever wrote the card."""
+    """A card's content. Raises NerpError as `refuse_places` does."""
     content = load_yaml(file)
-    node = content.get("DATASET")
-    said = {*content, *(f"DATASET.{name}" for name in node or () if isinstance(node, Mapping))}
-    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
-        if name in said:
-            raise NerpError(f"{file}: {name}: a dataset card does not say this; {flag} does")
+    refuse_places(keys(content), str(file))
     return content
+
+
+def refuse_places(names: Iterable[str], source: str) -> None:
+    """Raise NerpError where keys that a file gives say where this machine has its files: that is
+    for the command line, whoever wrote the file."""
+    given = set(names)
+    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
+        if name in given:
+            raise NerpError(f"{source}: {name}: a file does not say this; {flag} does")
 
 
 def find_method_file(file: str) -> Path:
@@ -115,4 +119,6 @@ def read_method(file: Path, dataset: str) -> list[tuple[Mapping, str]]:
     for every dataset, then its PER_DATASET row. Raises NerpError for a file that is none."""
     layer, row = load_yaml(file), f"PER_DATASET.{dataset}"
     rows = mapping(layer.pop("PER_DATASET", {}), f"{file}, PER_DATASET")
-    return [(layer, ""), (mapping(rows.get(dataset, {}), f"{file}, {row}"), row)]
+    own = mapping(rows.get(dataset, {}), f"{file}, {row}")
+    refuse_places([*keys(layer), *keys(own)], str(file))
+    return [(layer, ""), (own, row)]

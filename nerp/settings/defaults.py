@@ -154,12 +154,6 @@ def key(full_name: str) -> Key:
     return KEYS.get(full_name) or _method_keys()[full_name]
 
 
-def is_file_key(full_name: str) -> bool:
-    """Whether there is such a key, and it names a file that decides about a run's numbers."""
-    found = KEYS.get(full_name) or _method_keys().get(full_name)
-    return found is not None and found.is_file
-
-
 def all_keys() -> dict[str, Key]:
     """Every key by its full name, the methods' own included."""
     return {**KEYS, **_method_keys()}

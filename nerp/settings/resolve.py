@@ -13,6 +13,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode as CN
 
+from nerp.base.beside import check_folder
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
@@ -54,6 +55,7 @@ from nerp.settings.tree import (
 )
 
 _LONGEST_VALUE = 60  # characters, in a listing
+OUTPUT = "output"  # below it are the runs whose folder nobody names
 
 
 @dataclass
@@ -273,8 +275,8 @@ def _directory(cfg: CN, card: Path, method_file: Path | None, phase: str) -> Pat
     """--output-dir, or the run's place below `output/`."""
     if cfg.OUTPUT_DIR or not phase:
         return Path(cfg.OUTPUT_DIR or ".").expanduser()
-    return run_dir(
-        "output",
+    directory = run_dir(
+        OUTPUT,
         task=cfg.TASK,
         phase=phase,
         classes=cfg.DATASET.SUBSAMPLE_CLASSES,
@@ -284,3 +286,5 @@ def _directory(cfg: CN, card: Path, method_file: Path | None, phase: str) -> Pat
         config=method_file.stem if method_file else "default",
         seed=cfg.SEED,
     )
+    check_folder(directory, OUTPUT)
+    return directory

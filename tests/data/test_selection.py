@@ -9,7 +9,7 @@ import pytest
 from conftest import GOLDEN
 from made import card, write
 
-from nerp.data.benchmark import Item, open_benchmark
+from nerp.data.benchmark import Item, open_benchmark, split_digest
 from nerp.data.selection import few_shot, select_run
 
 DRAWS = json.loads((GOLDEN / "few_shot.json").read_text())
@@ -31,7 +31,7 @@ def lists(bench):
 @pytest.mark.parametrize("key", DRAWS)
 def test_draws_are_the_published_ones(key, bench):
     shots, seed, classes = re.fullmatch(r"shots(\d+)_seed(\d+)_(\w+)", key).groups()
-    for _ in range(2):  # drawn, then read
+    for _ in range(2):  # without the file, then with it
         run = select_run(bench, int(shots), int(seed), classes)
         for split in DRAWS[key].keys() & {"train", "val", "test"}:
             assert [list(item) for item in getattr(run, split)] == DRAWS[key][split]
@@ -49,10 +49,23 @@ def test_a_class_with_too_few_images_is_kept_whole(bench):
     assert [sum(i.label == c for i in run.val) for c in range(10)] == [4] * 10
 
 
-def test_the_draw_is_read_back_while_its_lists_stay_the_same(bench, monkeypatch):
+def test_the_file_is_written_once_while_it_stays_the_same(bench, monkeypatch):
+    select_run(bench, 16, 1, "all")
+    monkeypatch.setattr("nerp.data.selection.write_text", None)
+    select_run(bench, 16, 1, "all")
+
+
+def test_a_file_that_says_something_else_is_never_taken_for_the_draw(bench):
+    """One with fitting digests either: a stranger's data may bring it."""
     drawn = select_run(bench, 16, 1, "all")
-    monkeypatch.setattr("nerp.data.selection.few_shot", None)
+    file = bench.directory / KEPT
+    whole = file.read_text()
+    content = json.loads(whole)
+    content["train"] = content["train"][::16]  # one a class
+    content["drawn"][0] = split_digest([Item(*entry) for entry in content["train"]])
+    write(file, json.dumps(content) + "\n")
     assert lists(select_run(bench, 16, 1, "all")) == lists(drawn)
+    assert file.read_text() == whole
 
 
 def test_another_list_is_drawn_from_anew(bench):

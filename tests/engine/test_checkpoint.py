@@ -85,7 +85,7 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     if method == "CoOp":
         cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "middle"
     trainer = TRAINERS[method](cfg, golden_clip, eurosat_classes("base"))
-    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 7, cfg)
+    path, _ = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 7, cfg)
     assert path == checkpoint_file(tmp_path, trainer.folder)
     checkpoint = read_checkpoint(path)
     assert (checkpoint.trainer, checkpoint.epoch, checkpoint.source) == (method, 7, "EuroSAT")
@@ -170,7 +170,7 @@ def test_beta_is_the_one_trained_with_but_across_datasets(task, beta, golden_cli
     cfg = golden_config()
     cfg.TRAINER.NAME, cfg.TASK = "MMRLpp", task
     trainer = TRAINERS["MMRLpp"](cfg, golden_clip, eurosat_classes("base"))
-    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    path, _ = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
     cfg.TRAINER.MMRLpp.BETA = 0.3
     again, _ = load("MMRLpp", golden_clip, read_checkpoint(path), cfg=cfg)
     kept = again.settings.BETA
@@ -205,7 +205,7 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
             settings=cfg.TRAINER[TRAINERS[method].node], clip=SimpleNamespace(name="ViT-B/16"),
             substitute="", classes=SimpleNamespace(names=("Forest", "River")),
         )
-        path = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
+        path, _ = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit
 
 
@@ -213,7 +213,7 @@ def test_a_checkpoint_tells_where_the_images_of_an_own_dataset_are(golden_clip, 
     cfg = golden_config(DATASET={"NAME": "Birds", "DIRECTORY": "birds", "LAYOUT": "folders"})
     cfg.TRAINER.NAME = "CoOp"
     trainer = TRAINERS["CoOp"](cfg, golden_clip, eurosat_classes("base"))
-    path = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    path, _ = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
     card = read_checkpoint(path).card
     other = golden_config(DATASET={"NAME": "EuroSAT", "ROOT": "/data"})
     source = other_dataset(other, "Birds", card).DATASET

@@ -10,7 +10,7 @@ import torch
 from conftest import eurosat_classes, golden_config, write_eurosat
 
 from nerp.base.registry import TRAINERS
-from nerp.engine.cache import cached
+from nerp.engine.cache import Kept, cached
 
 KEPT = "features from"
 
@@ -109,7 +109,7 @@ def test_of_two_that_want_the_same_one_computes(tmp_path):
         return torch.ones(2, 3)
 
     def want():
-        got.append(cached([tmp_path / "x.npz"], "key", "features", (2, 3), compute))
+        got.append(cached([Kept(tmp_path / "x.npz", tmp_path)], "key", "features", (2, 3), compute))
 
     both = [threading.Thread(target=want) for _ in range(2)]
     for thread in both:

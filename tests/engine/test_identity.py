@@ -10,7 +10,8 @@ from hostile import bounded, is_one_line
 from PIL import Image
 
 from nerp.base.errors import NerpError
-from nerp.data.benchmark import Item, images_digest
+from nerp.data.benchmark import Item
+from nerp.data.digests import images_digest, images_state
 from nerp.engine.identity import training_identity
 from nerp.engine.tested import run_benchmark
 from nerp.settings.resolve import Request, resolve
@@ -47,7 +48,7 @@ def repaint(file):
     Image.new("RGB", (16, 24), (200, 10, 10)).save(file, quality=30)
 
 
-def test_images_count_by_name_label_and_size(tmp_path):
+def test_images_count_by_name_label_and_content(tmp_path):
     items = [Item(f"{i}.png", i % 2, f"class {i % 2}") for i in range(6)]
     for item in items:
         (tmp_path / item.path).write_bytes(b"x" * (item.label + 1))
@@ -55,11 +56,12 @@ def test_images_count_by_name_label_and_size(tmp_path):
     assert first == images_digest(items, tmp_path)
     assert first != images_digest(items[:5], tmp_path)
     assert first != images_digest([items[0]._replace(label=1), *items[1:]], tmp_path)
-    dated = images_digest(items, tmp_path, times=True)
+    state = images_state(items, tmp_path)
     os.utime(tmp_path / "3.png", (1, 1))
     assert first == images_digest(items, tmp_path)
-    assert dated != images_digest(items, tmp_path, times=True)
-    (tmp_path / "3.png").write_bytes(b"xxx")
+    assert state != images_state(items, tmp_path)
+    (tmp_path / "3.png").write_bytes(b"yy")  # as many bytes as before
+    os.utime(tmp_path / "3.png", (1, 1))
     assert first != images_digest(items, tmp_path)
     (tmp_path / "3.png").unlink()
     with pytest.raises(NerpError, match=f"{tmp_path}/3.png: no such file"):
@@ -141,14 +143,14 @@ def test_a_test_whose_images_have_changed_is_another_one(test, root):
     assert "finished already" in test("ZeroshotCLIP")[1]
     status, _, error = test("ZeroshotCLIP_NeRP")
     assert status == 1 and is_one_line(error)
-    assert "(the images whose mean is the reference (names, labels or sizes)" in error
+    assert "(the images whose mean is the reference (names, labels or content)" in error
     assert test("ZeroshotCLIP_NeRP", "--overwrite")[0] == 0
     means = {*root.glob("eurosat/*_train_image_mean-*.png")}
     assert len(means) == 2
     assert len({Image.open(file).tobytes() for file in means}) == 2 and mean in means
     repaint(image(root, "test", 9))
     status, _, error = test("ZeroshotCLIP")
-    assert status == 1 and "(the tested images (names, labels or sizes))" in error
+    assert status == 1 and "(the tested images (names, labels or content))" in error
 
 
 def test_a_reference_image_that_is_given_leaves_the_training_images_out(test, root, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from conftest import GOLDEN_SETTINGS
 
 from nerp.commands.forked import FORKED, FRESH
-from nerp.experiments.server import Server
+from nerp.experiments.server import KILLED, Server
 
 # Measured, so never the same twice.
 MEASURED = ("seconds", "peak_memory_mib", "start", "end")
@@ -139,6 +139,7 @@ def test_the_environment_is_the_runs_own(server, tmp_path):
 def test_a_server_that_was_killed_takes_its_runs_along_and_is_replaced(tmp_path):
     server = Server([sys.executable, "-c", "import time; time.sleep(60)"])
     child = server.start([], None, {})
+    child.again = True  # it has been started anew once
     os.kill(server._process.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     deadline = time.monotonic() + 30
@@ -190,3 +191,20 @@ assert not new & {{"torch", "torchvision", "sympy", "numpy", "PIL", "open_clip"}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_killed_server_is_started_anew_once_a_run(times, tmp_path):
+    server = Server((sys.executable, "-c", "import time; time.sleep(0.5); print('done')"))
+    with open(tmp_path / "output.txt", "w+b") as output:
+        child = server.start([], output.fileno(), {})
+        for _ in range(times):
+            os.kill(server._process.pid, signal.SIGKILL)
+            while child.poll() is None and child.again is False:
+                time.sleep(0.01)
+        status = child.wait()
+        output.seek(0)
+        assert (status, output.read()) == ((0, b"done\n") if times == 1 else (KILLED, b""))
+    other = server.start([], None, {})  # the next run has a server again
+    assert other.wait() == 0
+    server.close()

@@ -131,6 +131,24 @@ def _saved() -> bytes:
     return content.getvalue()
 
 
+# Planted at a place: what leads to a file or a folder outside, what leads nowhere, what waits.
+PLANTED: dict[str, Callable[[Path, Path], object]] = {
+    "a link to a file": lambda place, outside: place.symlink_to(outside / "keys"),
+    "a link to no file": lambda place, outside: place.symlink_to(outside / "new"),
+    "a link to a folder": lambda place, outside: place.symlink_to(outside),
+    "a link that leads nowhere": lambda place, outside: place.symlink_to("nowhere/at/all"),
+    "a link to itself": lambda place, outside: place.symlink_to(place.name),
+    "a pipe": lambda place, outside: os.mkfifo(place),
+}
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """What is in a folder: kind and content of each entry."""
+    return {str(path.relative_to(folder)): (path.lstat().st_mode, path.read_bytes()
+                                            if path.is_file() else b"")
+            for path in folder.rglob("*")}
+
+
 def flips(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     """`data` with one bit changed, `count` times at another place."""
     generator = random.Random(seed)

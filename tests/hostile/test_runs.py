@@ -241,7 +241,7 @@ def test_the_digest_of_a_large_file_is_kept_until_it_changes(tmp_path, monkeypat
     file.write_bytes(bytes(2**25 + 1))
     before = time.time() - 100
     os.utime(file, (before, before))
-    monkeypatch.setattr("nerp.files.digest._SETTLED", -1e9)
+    monkeypatch.setattr("nerp.files.digest.SETTLED", -1e9)
     first = content_digest(file)
     assert (tmp_path / "cache" / "nerp" / "digests.json").is_file()
     monkeypatch.setattr("nerp.files.digest.file_digest", lambda path: "computed again")
