@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from nerp.base.beside import AnyPath, disk_error, lock, make_folder, open_left
+from nerp.base.beside import AnyPath, check_folder, disk_error, lock, open_left
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.printable import has_control_codes
 
@@ -38,7 +38,7 @@ def replacing(path: AnyPath, within: AnyPath | None = None) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part; an error leaves the old one. What a
     process that was killed had left of the same file is removed.
 
-    Args: within: the folder that was given, of those that `path` is in (see `make_folder`); None:
+    Args: within: the folder that was given, of those that `path` is in (see `check_folder`); None:
         the one that it is in.
 
     Raises DiskError, naming the file and the space left, where it cannot be written.
@@ -46,7 +46,8 @@ def replacing(path: AnyPath, within: AnyPath | None = None) -> Iterator[Path]:
     path = Path(path)
     partial = None
     try:
-        make_folder(path.parent, path.parent if within is None else within)
+        check_folder(path.parent, path.parent if within is None else within)
+        path.parent.mkdir(parents=True, exist_ok=True)
         clear_partials(path.parent, path.name)
         handle, partial = _locked_partial(path)
         try:
