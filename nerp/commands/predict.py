@@ -2,6 +2,8 @@
 
 MODEL is a run's folder, a checkpoint's folder or a checkpoint file. Nothing else has to be on
 disk: no dataset, no card. The classes are those that the model was trained on, or --classes.
+With --trainer NAME_NeRP predictions for classes that were not trained on are corrected, and
+TEST.CALIBRATION calibrates the probabilities; both look at images of the dataset trained on.
 
   nerp predict output/mine photo.jpg pictures/
   nerp predict output/mine - --json < list.txt
@@ -38,8 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", default="", metavar="A,B,C",
                         help="names to tell apart, or a text file with a name per line "
                              "(default: those that the model was trained on)")
+    parser.add_argument("--trainer", default="", metavar="NAME",
+                        help="the method's name with _NeRP corrects the predictions")
     parser.add_argument("--dataset", default="", metavar="NAME",
-                        help="the card whose prompts a published checkpoint was trained with")
+                        help="the card whose prompts a published checkpoint was trained with, and "
+                             "whose images a correction or calibration looks at")
+    parser.add_argument("--root", default="data", metavar="DIR",
+                        help="the folder that holds the datasets' folders (default: data)")
     parser.add_argument("--load-epoch", type=argument(whole(1, 0)), default=None, metavar="N",
                         help="default: the newest checkpoint")
     parser.add_argument("--top", type=argument(whole(1, 1)), default=1, metavar="K",
@@ -54,7 +61,8 @@ def main(args: argparse.Namespace) -> int:
 
     words = list(takewhile(lambda word: not begins_pair(word), args.images))
     files = list(_files(words))
-    model = load(args.model, _classes(args.classes), dataset=args.dataset, epoch=args.load_epoch,
+    model = load(args.model, _classes(args.classes), trainer=args.trainer, dataset=args.dataset,
+                 root=args.root, epoch=args.load_epoch,
                  options=options_of(args.images[len(words):]))
     if args.csv:
         csv.writer(sys.stdout).writerow(["file", "rank", "class", "probability"])

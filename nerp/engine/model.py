@@ -2,11 +2,12 @@
 
 The checkpoint says which method, backbone, prompts and classes it is of; the configuration beside
 it, where there is one, says the rest. Published checkpoints say neither classes nor prompts, so
-those are given.
+those are given. A correction or a calibration may look at images of the dataset trained on: it
+needs that dataset.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,27 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import build_clip, pick_device
+from nerp.correction.looked_at import TEST_IMAGES, TEST_LABELS
 from nerp.correction.running import Running
 from nerp.data.decode import as_rgb, open_image
 from nerp.data.images import Normalise, eval_transform, worker_count
+from nerp.engine.calibrate import open_calibrator
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
+from nerp.engine.correct import open_nerp
+from nerp.engine.tested import Tested
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card, read_card
 from nerp.settings.options import options_of
-from nerp.settings.protocols import CONFIG_FILE, plain_name
-from nerp.settings.resolve import Request, Resolved
-from nerp.settings.tree import CARD, CHECKPOINT, COMMAND_LINE, METHOD, Draft, Origin, leaves
+from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name
+from nerp.settings.resolve import Request, Resolved, resolve
+from nerp.settings.tree import CARD, CHECKPOINT, COMMAND_LINE, METHOD, Draft, Origin, get, leaves
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
 # What of a run's configuration decides about a prediction, besides the method's own node.
-_READ = ("INPUT.", "MODEL.", "DATASET.", "TASK")
+_READ = ("INPUT.", "MODEL.", "DATASET.", "TASK", "SEED")
 _NOT_READ = ("DATASET.ROOT",)
 
 
@@ -54,12 +59,18 @@ class Model:
     Attributes:
         classes: [C] names. trained: the names of those that it was trained on, as far as known.
         resolved: its configuration. trainer: the method, `nerp.trainers`.
+        finishing: what corrects and calibrates its logits; None for nothing.
     """
 
-    def __init__(self, trainer: Trainer, resolved: Resolved, trained: Collection[str]):
+    def __init__(
+        self, trainer: Trainer, resolved: Resolved, trained: Collection[str],
+        finishing: "Finishing | None" = None,
+    ):
         self.trainer = trainer
         self.resolved = resolved
         self.trained = trained
+        self.finishing = finishing
+        self._finish = finishing.steps(trainer) if finishing else ()
         self._classify: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -70,7 +81,7 @@ class Model:
         """The same model, asked about other classes. Raises NerpError for names that are no
         distinct texts."""
         classes = _asked(names, self.trained, self.resolved.cfg.DATASET)
-        return Model(self.trainer.for_classes(classes), self.resolved, self.trained)
+        return Model(self.trainer.for_classes(classes), self.resolved, self.trained, self.finishing)
 
     def predict(
         self, images: Picture | Iterable[Picture], stream: Running | None = None
@@ -97,7 +108,8 @@ class Model:
 
     @torch.inference_mode()
     def logits(self, images: Picture | Iterable[Picture]) -> Iterator[Tensor | Failure]:
-        """Of each image in turn its logits [C] in float32 on the CPU, or why it cannot be read."""
+        """Of each image in turn its logits [C] in float32 on the CPU, corrected and calibrated
+        where that is asked for, or why it cannot be read."""
         single = isinstance(images, str | Path | Image.Image | np.ndarray)
         pictures = [images] if single else list(images)
         cfg, clip = self.resolved.cfg, self.trainer.clip
@@ -112,7 +124,10 @@ class Model:
             rows: Iterator[Tensor] = iter(())
             if pixels:
                 with clip.autocast():
-                    rows = iter(self._classifier()(normalise(torch.stack(pixels))).float().cpu())
+                    logits = self._classifier()(normalise(torch.stack(pixels))).float().cpu()
+                for step in self._finish:
+                    logits = step(logits)
+                rows = iter(logits)
             for found in batch:
                 yield next(rows) if isinstance(found, Tensor) else found
 
@@ -120,6 +135,30 @@ class Model:
         if self._classify is None:
             self._classify = self.trainer.classifier()
         return self._classify
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """The correction and the calibration of a model, made anew for every set of classes.
+
+    Attributes: request: the test that does the same to the model.
+    """
+
+    request: Request
+
+    def steps(self, trainer: Trainer) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """What is done to logits [N, C] of the trainer's classes, in order. Raises NerpError where
+        images that it looks at are not there, or a rule has to see all tested images at once."""
+        part = "base" if trainer.classes.seen else "new"
+        opts = [*self.request.opts, "DATASET.SUBSAMPLE_CLASSES", part]
+        tested = Tested(resolve(replace(self.request, opts=opts)))
+        tested.trainer = trainer
+        nerp, calibrator = open_nerp(tested), open_calibrator(tested)
+        if nerp and nerp.looked_at in (TEST_IMAGES, TEST_LABELS):
+            raise NerpError(f"NERP.RULE {nerp.rule.name} looks at all tested images at once; for "
+                            "one image after the other, nerp.load(...).predict(images, stream)")
+        correct = [lambda logits: nerp.correct(logits).apply(logits)] if nerp else []
+        return (*correct, *([calibrator.apply] if calibrator else []))
 
 
 class _Pictures(Dataset[Tensor | Failure]):
@@ -154,15 +193,18 @@ def _opened(picture: Picture, index: int) -> Image.Image:
 
 
 def load(
-    model: str | Path, classes: Sequence[str] = (), *, dataset: str = "", epoch: int | None = None,
-    options: Mapping[str, object] | None = None,
+    model: str | Path, classes: Sequence[str] = (), *, trainer: str = "", dataset: str = "",
+    root: str = "data", epoch: int | None = None, options: Mapping[str, object] | None = None,
 ) -> Model:
     """The model in a run's folder, a checkpoint's folder or a checkpoint file.
 
     Args:
         classes: names of the classes to tell apart; by default those it was trained on, which
             published checkpoints do not say.
-        dataset: the card whose prompts a published checkpoint was trained with.
+        trainer: a name that ends in _NeRP has the predictions for classes that were not trained
+            on corrected, as `nerp test` does; TEST.CALIBRATION among the options calibrates them.
+        dataset: the card whose prompts a published checkpoint was trained with, and whose images a
+            correction or a calibration looks at; root: the folder that holds its folder.
         epoch: of the checkpoint; by default the newest.
         options: further configuration keys, such as {"MODEL.BACKBONE.PATH": "ViT-B-16.pt"}.
 
@@ -185,8 +227,11 @@ def load(
         raise NerpError(f"{file}: it was trained on other weights than those of {clip.name}: give "
                         "its backbone, MODEL.BACKBONE.PATH FILE or MODEL.BACKBONE.NAME NAME")
     asked = _asked(names, checkpoint.classnames, cfg.DATASET)
-    trainer, _ = load_trainer(resolved, clip, asked, checkpoint)
-    return Model(trainer, resolved, checkpoint.classnames)
+    method, _ = load_trainer(resolved, clip, asked, checkpoint)
+    finishing = None
+    if trainer.endswith(NERP_SUFFIX) or cfg.TEST.CALIBRATION != "none":
+        finishing = Finishing(_test_request(trainer, resolved, dataset, root, options or {}))
+    return Model(method, resolved, checkpoint.classnames, finishing)
 
 
 def _find(model: str | Path, epoch: int | None) -> Path:
@@ -224,6 +269,20 @@ def _resolved(
     draft.cfg.freeze()
     return Resolved(Request(method, model_dir=file), draft.cfg, Path(), None, Path(),
                     plain_name(method), draft.origins)
+
+
+def _test_request(
+    trainer: str, resolved: Resolved, dataset: str, root: str, options: Mapping[str, object]
+) -> Request:
+    """The test whose correction and calibration are those of the model."""
+    cfg = resolved.cfg
+    read = (name for name in resolved.origins if name.startswith(("INPUT.", "MODEL.", "TASK")))
+    opts = {name: get(cfg, name) for name in (*read, "DATASET.NUM_SHOTS")}
+    return Request(
+        trainer or resolved.method, dataset or cfg.DATASET.NAME, root=root, seed=cfg.SEED,
+        opts=[str(word) for pair in {**opts, **options}.items() for word in pair],
+        model_dir=resolved.request.model_dir,
+    )
 
 
 def _card_keys(checkpoint: Checkpoint) -> dict[str, object]:

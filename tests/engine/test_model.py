@@ -136,3 +136,32 @@ def test_the_command_takes_folders_and_a_file_of_names(nerp, alone, tested, tmp_
     assert status == 1 and "a folder without images" in err
     status, _, err = nerp("predict", tmp_path / "nothing", names, *pairs)
     assert status == 1 and "no such file or folder" in err
+
+
+NOVEL = "DATASET.SUBSAMPLE_CLASSES"
+
+
+def test_a_corrected_and_calibrated_model_says_what_its_test_does(nerp, trained, tmp_path):
+    """On novel classes, given in the order of the test, by name alone."""
+    import nerp as package
+
+    out, flags, opts = trained
+    folder, extra = tmp_path / "novel", ("NERP.RULE", "shift", "TEST.CALIBRATION", "temperature")
+    status, _, err = nerp("test", "--trainer", "MMRL_NeRP", *flags, "--model-dir", out,
+                          "--output-dir", folder, "--save-logits", *opts, NOVEL, "new", *extra)
+    assert status == 0, err
+    arrays = np.load(folder / "predictions.npz")
+    root = flags[flags.index("--root") + 1]
+    options = dict(zip(extra[::2], extra[1::2], strict=True))
+    model = package.load(out, arrays["classnames"].tolist(), trainer="MMRL_NeRP", root=str(root),
+                         options=options)
+    images = [root / "eurosat" / "2750" / path for path in arrays["paths"]]
+    names, probabilities = model.predict(images)
+    wanted = np.exp(arrays["calibrated_logits"])
+    np.testing.assert_allclose(probabilities, wanted / wanted.sum(1, keepdims=True), atol=1e-5)
+    assert names == [model.classes[i] for i in arrays["corrected_logits"].argmax(1)]
+    plain = package.load(out, arrays["classnames"].tolist())
+    assert not np.allclose(plain.predict(images)[1], probabilities, atol=1e-3)
+    with pytest.raises(NerpError, match="looks at all tested images at once"):
+        package.load(out, arrays["classnames"].tolist(), trainer="MMRL_NeRP", root=str(root),
+                     options={"NERP.RULE": "match"})
