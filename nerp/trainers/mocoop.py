@@ -8,8 +8,8 @@ from torch import Tensor
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
-from nerp.clip.tokenizer import CONTEXT_LENGTH, Prompts, build_prompts
-from nerp.settings.keys import ANYTHING, flag, listing, number, path, template, text, whole
+from nerp.clip.tokenizer import Prompts, build_prompts
+from nerp.settings.keys import flag, listing, number, template, whole
 from nerp.trainers.base import Trainer, precision
 from nerp.trainers.gated import PICKED, gate_loss, gate_target, mixed_cosines, shares, text_loss
 from nerp.trainers.mocoop_words import Words, group_means, settled
@@ -46,10 +46,6 @@ class MoCoOp(Trainer):
         "FINETUNE_VIT_LN": flag(True),
         "PREC": precision("amp"),
         "ENABLE": flag(True),
-        "N_CTX": whole(16, 1, CONTEXT_LENGTH),
-        "CTX_INIT": text(""),
-        "ENABLE_IMPLICIT_OP": ANYTHING,
-        "PRETRAINED_PROMPTS_DIR": path(""),
     }
     signature = (r"prompt_learner\.gate\.weight", r"prompt_learner\.ctx_before_\d+")
     shape_settings = ("PROMPTS", "GROUPS", "ENABLE_CORRECTION")
@@ -60,6 +56,12 @@ class MoCoOp(Trainer):
     @classmethod
     def seen_besides(cls, cfg):
         return "" if cfg.DATASET.SUBSAMPLE_CLASSES == "all" else cls.also_seen
+
+    @classmethod
+    def published_values(cls, key, value):
+        """Published files have four keys that their code reads and ignores."""
+        ignored = ("N_CTX", "CTX_INIT", "ENABLE_IMPLICIT_OP", "PRETRAINED_PROMPTS_DIR")
+        return {"": None} if key in ignored else {}
 
     @classmethod
     def infer(cls, tensors, settings, clip):

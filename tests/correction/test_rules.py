@@ -38,7 +38,9 @@ def drawn(images=300, classes=6, seed=0, uneven=False):
     bias = torch.randn(classes, generator=generator)
     logits = torch.randn(images, classes, generator=generator) + bias
     logits[torch.arange(images), labels] += 2.5
-    return logits, {"text": bias, "image": 2 * bias, "gap": bias}
+    trained = (torch.arange(classes) < classes // 2).float()
+    return logits, {"text": bias, "image": 2 * bias, "gap": bias,
+                    "trained": trained, "trained_ceiling": trained}
 
 
 def extra(images=300, classes=6):
@@ -95,7 +97,7 @@ def test_a_rule_without_what_it_needs_says_so(name):
 def test_one_class_is_no_question_or_refused(name):
     one = torch.ones(5, 1)
     none = torch.zeros(0, 2, dtype=torch.long)
-    priors = dict.fromkeys(("text", "image", "gap"), torch.ones(1))
+    priors = dict.fromkeys(drawn()[1], torch.ones(1))
     try:
         found = carry_out(made(name), one, priors, none, extra(5, 1))
     except NerpError as error:

@@ -79,7 +79,7 @@ def said(text):
 def test_what_has_looked_at_test_images_says_so(nerp, small, tmp_path):
     text = said(demo(nerp, tmp_path, *SHORT, "NERP.RULE", "match", "NERP.ON_BASE", "True",
                      "NERP.PAIRS", "reference"))
-    assert f"training image and pairs from reference. match: {Match.effect}; it has" in text
+    assert f"training image and pairs from reference. match: {Match().effect}; it has" in text
     assert "it has looked at test images (transductive). A drawn world" in text
 
 

@@ -202,8 +202,9 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
         learned = tree({name: torch.randn(shape) for name, shape in shapes[method].items()})
         trainer = SimpleNamespace(
             folder=TRAINERS[method].folder, shape_settings=TRAINERS[method].shape_settings,
-            settings=cfg.TRAINER[TRAINERS[method].node], clip=SimpleNamespace(name="ViT-B/16"),
-            substitute="", classes=SimpleNamespace(names=("Forest", "River")),
+            settings=cfg.TRAINER[TRAINERS[method].node],
+            clip=SimpleNamespace(name="ViT-B/16", digest=""), substitute="",
+            classes=SimpleNamespace(names=("Forest", "River")), seen_besides=lambda cfg: "",
         )
         path, _ = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, eurosat_classes, golden_config, golden_options
+from settled import settled
 from trainers.test_golden import build
 
 from nerp.base.errors import NerpError
@@ -135,7 +136,7 @@ def test_a_file_of_biomedclips_form_is_refused_with_that_reason(beside, tmp_path
     cfg = golden_config()
     cfg.TRAINER.NAME = "BiomedCoOp"
     with pytest.raises(NerpError, match="model.pth.tar-2: .*trained over BiomedCLIP"):
-        load_trainer(cfg, golden_clip, eurosat_classes("base"), checkpoint)
+        load_trainer(settled(cfg), golden_clip, eurosat_classes("base"), checkpoint)
 
 
 def test_options_of_the_release_are_taken(nerp, small_run, tmp_path):
