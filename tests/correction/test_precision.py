@@ -10,7 +10,8 @@ from conftest import eurosat_classes, golden_config
 from nerp.base.registry import REFERENCES, TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
-from nerp.correction.references import Probe, Shown
+from nerp.correction.pairs import Labelled
+from nerp.correction.references import Openness, Probe, Shown
 from nerp.correction.wrapper import class_orders
 
 FEATURES = ("reference_class_features", "neutral_features", "reference_logits",
@@ -46,7 +47,9 @@ def test_a_prior(reference, trainer, inputs):
         shown = Shown(trainer.image_features(inputs[0]), torch.arange(8) % 5,
                       seen.class_features(), list(seen.classes.names))
     logits = torch.randn(8, 5, generator=generator)
-    probe = Probe(trainer, trainer.cfg.NERP, inputs[0][:1], lambda: shown, lambda: logits)
+    labelled = Labelled(logits, torch.arange(8) % 5, list(trainer.classes.names))
+    openness = Openness(torch.arange(5) < 3, lambda: labelled, lambda: labelled)
+    probe = Probe(trainer, trainer.cfg.NERP, inputs[0][:1], lambda: shown, lambda: logits, openness)
     found, wanted = without_autocast(trainer, lambda: REFERENCES[reference](probe))
     assert torch.equal(found.values, wanted.values) and found.strength == wanted.strength
 
