@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.bert import BertCLIP, BertEncoder
+from nerp.clip.device import float32_convolutions
 from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
@@ -64,7 +65,8 @@ class WholeEncoder:
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        return self.visual(images)
+        with float32_convolutions():
+            return self.visual(images)
 
     def advance(self, state: Tensor, layer: int) -> Tensor:
         return state

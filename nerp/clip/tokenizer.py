@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nerp.base.errors import NerpError
+from nerp.clip.device import send
 
 CONTEXT_LENGTH = 77
 VOCABULARY = 49408
@@ -99,8 +100,10 @@ class Prompts:
     name: str = "CLIP"
 
     def to(self, device: torch.device) -> "Prompts":
-        moved = {name: getattr(self, name).to(device) for name in ("ids", "slots", "eot")}
-        return replace(self, **moved)
+        return replace(
+            self, ids=send(self.ids, device), slots=send(self.slots, device),
+            eot=send(self.eot, device),
+        )
 
 
 def build_prompts(

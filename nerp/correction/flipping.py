@@ -123,7 +123,8 @@ class Partners:
         if len(pairs) and not (pairs.min() >= 0 and pairs.max() < classes):
             raise NerpError(f"a pair names class {int(pairs.max())}, there are {classes}")
         both = torch.cat([pairs, pairs.flip(1)])
-        keys = torch.unique(both[both[:, 0] != both[:, 1]] @ both.new_tensor([classes, 1]))
+        source, target = both[both[:, 0] != both[:, 1]].unbind(1)
+        keys = torch.unique(source * classes + target)
         source, target = keys // classes, keys % classes
         count = torch.bincount(source, minlength=classes)
         width = int(count.max()) if len(keys) else 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nerp.clip.device import in_float32
 from nerp.correction.matching import uniform_bias
 
 _SPLITS = 20
@@ -38,7 +39,8 @@ def gap_prior(features: Tensor, labels: Tensor, text: Tensor, tested: Tensor, sc
 
     Args: as `gap_direction`; scale: what cosines are multiplied by.
     """
-    return scale * tested @ gap_direction(features, labels, text)
+    with in_float32(text.device):
+        return scale * tested @ gap_direction(features, labels, text)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Halves:
     def slope(self) -> float:
         """How much of its gap prior a model's bias on other classes is."""
         square = float(self.priors.square().sum())
-        return float(self.biases @ self.priors) / max(square, 1e-12)
+        return float((self.biases * self.priors).sum()) / max(square, 1e-12)
 
     def spread(self, strength: float) -> float:
         """How far the bias lies from so much of the prior: the root mean square, in logits."""
@@ -94,7 +96,8 @@ def between_halves(
             prior = prior - prior.mean()
             images, theirs, names = _only(asked, features, labels, text)
             shares = theirs.bincount(minlength=len(names)) / len(theirs)
-            bias = uniform_bias(scale * images @ names.t(), shares)
+            with in_float32(text.device):
+                bias = uniform_bias(scale * images @ names.t(), shares)
             biases.append(bias)
             priors.append(prior)
     return Halves(torch.cat(biases), torch.cat(priors))

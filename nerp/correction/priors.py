@@ -5,6 +5,8 @@
 
 from torch import Tensor
 
+from nerp.clip.device import in_float32
+
 
 def text_prior(
     text: Tensor, frozen_neutral: Tensor, tuned_neutral: Tensor, scale: float, residual: float = 0.0
@@ -18,8 +20,9 @@ def text_prior(
         scale: what cosines are multiplied by.
         residual: c_text, how much of the tuned tower's similarity is subtracted.
     """
-    prior = scale * text @ frozen_neutral
-    return prior - residual * scale * (text * tuned_neutral).sum(-1) if residual else prior
+    with in_float32(text.device):
+        prior = scale * text @ frozen_neutral
+        return prior - residual * scale * (text * tuned_neutral).sum(-1) if residual else prior
 
 
 def image_prior(frozen: Tensor, tuned: Tensor, residual: float = 0.0) -> Tensor:

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import REFERENCES, RULES
+from nerp.clip.device import in_float32
 from nerp.correction.calibrate import Calibration, calibrate
 from nerp.correction.correction import Correction, CorrectionRule, Extra, Run, carry_out
 from nerp.correction.looked_at import TRAINING_LABELS, most
@@ -130,8 +131,9 @@ def class_orders(trainer: Trainer, reference: Tensor) -> list[tuple[Tensor, Tens
         _, tuned_image = trainer.reference_logits(reference)
         frozen_image = trainer.similarity(trainer.clip.image_features(reference), frozen)[0]
         frozen_neutral, tuned_neutral = trainer.neutral_features(reference)
-        tuned_text = (tuned * tuned_neutral).sum(-1)
-        probes = [(tuned_image, frozen_image), (tuned_text, frozen @ frozen_neutral)]
+        with in_float32(frozen.device):
+            tuned_text, frozen_text = (tuned * tuned_neutral).sum(-1), frozen @ frozen_neutral
+    probes = [(tuned_image, frozen_image), (tuned_text, frozen_text)]
     return [(a.float().cpu(), b.float().cpu()) for a, b in probes]
 
 

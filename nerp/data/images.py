@@ -4,16 +4,18 @@ Images travel as uint8 and are scaled and normalised on the device (`Normalise`)
 numbers of ToTensor and Normalize at a quarter of the traffic.
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
@@ -22,6 +24,9 @@ from nerp.data.decode import open_image
 from nerp.data.randaugment import RandAugment
 
 _DECODING_THREADS = 8
+# How workers are started. Python's own choice depends on its version and the system; a forked
+# worker is there at once and shares the decoded images. They never touch the device.
+START_METHOD = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -46,23 +51,30 @@ def train_transform(cfg: CfgNode, size: int) -> Transform:
     return T.Compose([*steps, T.PILToTensor()])
 
 
-def eval_transform(cfg: CfgNode, size: int) -> Transform:
-    """The whole image as uint8 [3, size, size]: by INPUT.RESIZE_MODE its short side to `size` and
-    its centre, or all of it squashed; to the bit what torchvision's Resize, CenterCrop and
-    PILToTensor make of it, without importing it."""
-    squash = cfg.INPUT.RESIZE_MODE == "squash"
-    mode = Image.Resampling[cfg.INPUT.INTERPOLATION.upper()]
+@dataclass(frozen=True)
+class Whole:
+    """The whole image as uint8 [3, size, size]: its short side to `size` and its centre, or all of
+    it squashed; to the bit what torchvision's Resize, CenterCrop and PILToTensor make of it,
+    without importing it."""
 
-    def transform(image: Image.Image) -> Tensor:
-        short = min(image.size)
-        width, height = (size if squash else int(size * side / short) for side in image.size)
+    size: int
+    squash: bool
+    mode: Image.Resampling
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        size, short = self.size, min(image.size)
+        width, height = (size if self.squash else int(size * side / short) for side in image.size)
         if image.size != (width, height):
-            image = image.resize((width, height), mode)
+            image = image.resize((width, height), self.mode)
         left, top = round((width - size) / 2), round((height - size) / 2)
         image = image.crop((left, top, left + size, top + size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
-    return transform
+
+def eval_transform(cfg: CfgNode, size: int) -> Transform:
+    """`Whole`, as INPUT.RESIZE_MODE and INPUT.INTERPOLATION say."""
+    mode = Image.Resampling[cfg.INPUT.INTERPOLATION.upper()]
+    return Whole(size, cfg.INPUT.RESIZE_MODE == "squash", mode)
 
 
 def eval_identity(cfg: CfgNode) -> dict:
@@ -137,6 +149,14 @@ class ImageSet(Dataset):
         torch.default_generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
         return self.transform(self.image(index)), self.items[index].label
 
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, int]] | NerpError:
+        """A batch, or the error of an image in it: raised in a worker process, it would reach the
+        other one as the text of a traceback."""
+        try:
+            return [self[key] for key in keys]
+        except NerpError as error:
+            return error
+
 
 def eval_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) -> ImageSet:
     """Items to test on, at `size` pixels."""
@@ -207,6 +227,36 @@ class EpochBatches(Sampler):
             yield [(self.epoch, index) for index in batch[self.rank :: self.processes]]
 
 
+class Batches(DataLoader):
+    """A DataLoader of an ImageSet, with as many workers as suit the device.
+
+    Yields pixels [B, ...] and labels [B], in pinned memory for a GPU. Raises NerpError for an image
+    that cannot be decoded, whichever process reads it.
+    """
+
+    def __init__(self, dataset: ImageSet, cfg: CfgNode, device: torch.device, **batches: object):
+        """Args: batches: what is drawn, in DataLoader's words."""
+        workers = worker_count(cfg, device)
+        super().__init__(
+            dataset,
+            num_workers=workers,
+            multiprocessing_context=START_METHOD if workers else None,
+            pin_memory=device.type == "cuda",
+            collate_fn=_collate,
+            **batches,
+        )
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for batch in super().__iter__():
+            if isinstance(batch, NerpError):
+                raise batch
+            yield batch
+
+
+def _collate(batch: list[tuple[Tensor, int]] | NerpError) -> list[Tensor] | NerpError:
+    return batch if isinstance(batch, NerpError) else default_collate(batch)
+
+
 def worker_count(cfg: CfgNode, device: torch.device) -> int:
     """Worker processes for a loader: none where the model itself needs every core."""
     return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
@@ -222,15 +272,12 @@ def train_loader(
 ) -> DataLoader:
     """Shuffled training batches, this process's part of each, of the steps that are chosen of
     `loader.batch_sampler`, an `EpochBatches`."""
-    workers = worker_count(cfg, device)
-    return DataLoader(
-        dataset,
-        batch_sampler=EpochBatches(
-            len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED, rank, processes, keep_last
-        ),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
+    batches = EpochBatches(
+        len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED, rank, processes, keep_last
+    )
+    persistent = worker_count(cfg, device) > 0
+    return Batches(
+        dataset, cfg, device, batch_sampler=batches, persistent_workers=persistent
     )
 
 
@@ -238,10 +285,10 @@ def eval_loader(
     dataset: ImageSet, cfg: CfgNode, device: torch.device, batch: int = 0
 ) -> DataLoader:
     """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE unless `batch` says."""
-    return DataLoader(
+    return Batches(
         dataset,
+        cfg,
+        device,
         sampler=[(0, index) for index in range(len(dataset))],
         batch_size=batch or cfg.DATALOADER.TEST.BATCH_SIZE,
-        num_workers=worker_count(cfg, device),
-        pin_memory=device.type == "cuda",
     )

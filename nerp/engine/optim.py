@@ -12,18 +12,23 @@ Group = dict[str, Any]  # of parameters that share a rate, as torch's optimisers
 
 
 def build_optimizer(
-    parameters: Sequence[nn.Parameter] | Sequence[Group], optim: CfgNode
+    parameters: Sequence[nn.Parameter] | Sequence[Group],
+    optim: CfgNode,
+    fused: bool | None = None,
 ) -> torch.optim.Optimizer:
     """SGD with momentum, AdamW, or Adam (the decay an L2 term in its gradient), from the config
     node OPTIM. The rate is set by the schedule.
 
-    Args: parameters: all of them, or in groups (`Trainer.parameter_groups`).
+    Args:
+        parameters: all of them, or in groups (`Trainer.parameter_groups`).
+        fused: whether a step is one kernel, which also skips a scaled step that overflowed without
+            asking the host; by default on a GPU.
     """
     groups: list[Group] = [
         entry if isinstance(entry, dict) else {"params": [entry]} for entry in parameters
     ]
-    # On a GPU the fused step: it also skips a scaled step that overflowed without asking the host.
-    fused = groups[0]["params"][0].device.type == "cuda"
+    if fused is None:
+        fused = groups[0]["params"][0].device.type == "cuda"
     adams = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if optim.NAME in adams:
         return adams[optim.NAME](
@@ -34,13 +39,24 @@ def build_optimizer(
             weight_decay=optim.WEIGHT_DECAY,
             fused=fused,
         )
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         groups,
         lr=optim.LR,
         momentum=optim.MOMENTUM,
         weight_decay=optim.WEIGHT_DECAY,
         fused=fused,
     )
+    if fused and optim.MOMENTUM:
+        # Its first step would leave memory as it found it for a momentum, where that step
+        # overflows. From zeros, the first momentum is the first gradient as well.
+        for parameter in all_parameters(sgd):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
+def all_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters of all its groups, in the order in which its state dict counts them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def take_step(
@@ -52,8 +68,7 @@ def take_step(
     scaler.scale(loss).backward()
     if clip_norm:
         scaler.unscale_(optimizer)
-        everything = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(everything, clip_norm)
+        nn.utils.clip_grad_norm_(all_parameters(optimizer), clip_norm)
     scaler.step(optimizer)
     scaler.update()
 

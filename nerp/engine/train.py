@@ -35,7 +35,12 @@ from nerp.engine.checkpoint import (
 )
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
-from nerp.engine.optim import build_optimizer, take_step, what_a_step_leaves
+from nerp.engine.optim import (
+    all_parameters,
+    build_optimizer,
+    take_step,
+    what_a_step_leaves,
+)
 from nerp.engine.schedule import Stretch, make_schedule
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
@@ -327,7 +332,8 @@ class TrainingRun:
         self.trainer.resume_training({name: tensor.to(self.device)
                                       for name, tensor in content["method"].items()})
         # Its settings are the configuration's, and the rate is that of the epoch.
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": steps})
+        fresh = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**fresh, "state": {**fresh["state"], **steps}})
         self.scaler.load_state_dict(scale)
         if mean is not None:
             mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
@@ -336,7 +342,7 @@ class TrainingRun:
     def _checked_steps(self, steps: Mapping, most: int, path: Path) -> Mapping:
         """What the optimizer keeps of each parameter, by its place, after at most so many steps.
         Raises ValueError where that is not what its steps leave behind."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = all_parameters(self.optimizer)
         wanted = what_a_step_leaves(self.cfg.OPTIM)
         for place, kept in steps.items():
             if place not in range(len(parameters)) or kept.keys() != wanted.keys():
@@ -349,7 +355,8 @@ class TrainingRun:
                     shape = () if counted else parameters[place].shape
                     right = (value.shape, value.dtype) == (shape, wanted[name].dtype)
                     check_finite(f"the optimizer's {name}", value, path)
-                    right = right and (not counted or value.item() in range(1, most + 1))
+                    # 0: every step so far overflowed
+                    right = right and (not counted or value.item() in range(most + 1))
                 if not right:
                     raise ValueError(f"the optimizer's {name}")
         return steps

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
+from nerp.clip.device import in_float32
 from nerp.clip.model import PRECISIONS, Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import Key, choice, whole
@@ -109,7 +110,7 @@ class Trainer(Method):
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
         """Logits [B, C] in float32 of f [B, D] and t, [C, D] or one set an image [B, C, D]."""
-        with torch.autocast(self.clip.device.type, enabled=False):
+        with in_float32(self.clip.device):
             if text.dim() == 3:
                 return self.scale * (text @ image[:, :, None])[:, :, 0]
             return self.scale * image @ text.t()

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
+from nerp.clip.device import in_float32
 from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH, CONTEXT_POSITIONS, build_prompts
 from nerp.data.sentences import SUBSTITUTE, read_sentences, substitute_sentences
@@ -149,7 +150,7 @@ class BiomedCoOp(ContextOverWords):
     @torch.no_grad()
     def teacher_logits(self, image: Tensor) -> Tensor:
         """Logits [B, C] of f [B, D] against T_sel, the mean of the sentences kept on this batch."""
-        with torch.autocast(self.clip.device.type, enabled=False):
+        with in_float32(self.clip.device):
             kept = self.kept(self.scores(image)).float()
             return self.similarity(image, normalise(kept @ self.sentence_features()))
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nerp.clip.device import in_float32
+
 PICKED = 2  # experts for an image
 _FAVOUR = 10.0  # what the gate's targets have added for the best experts
 
@@ -16,14 +18,14 @@ def shares(gate: Tensor) -> Tensor:
 
 def mixed_cosines(features: Tensor, shares: Tensor, experts: Tensor) -> Tensor:
     """f_b · sum_g p_bg t_gc [B, C] of f [B, D], p [B, G] and t [G, C, D], in float32."""
-    with torch.autocast(features.device.type, enabled=False):
+    with in_float32(features.device):
         return (shares.t()[:, :, None] * (features @ experts.mT)).sum(0)
 
 
 def text_loss(experts: Tensor, prototypes: Tensor) -> Tensor:
     """The mean cross entropy, over experts and names, of each feature [G, A, D] against the
     prototypes [G, A, D] of its group; their cosines are the logits, without a scale."""
-    with torch.autocast(experts.device.type, enabled=False):
+    with in_float32(experts.device):
         logits = experts @ prototypes.mT
         groups, names, _ = logits.shape
         targets = torch.arange(names, device=logits.device).repeat(groups)
@@ -33,7 +35,7 @@ def text_loss(experts: Tensor, prototypes: Tensor) -> Tensor:
 def gate_target(image: Tensor, own: Tensor) -> Tensor:
     """[B, G]: a softmax of how alike images f [B, D] and their classes' prototypes [G, B, D] are,
     the two best favoured. It carries gradient."""
-    with torch.autocast(image.device.type, enabled=False):
+    with in_float32(image.device):
         alike = torch.einsum("bd,gbd->bg", image, own)
     best = torch.zeros_like(alike).scatter(1, alike.topk(PICKED).indices, 1.0)
     return (alike + _FAVOUR * best).softmax(1)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
+from nerp.clip.device import in_float32
 from nerp.clip.model import normalise
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.settings.keys import flag, listing, number, template, whole
@@ -154,7 +155,7 @@ class MoCoOp(Trainer):
 
     def gate(self, features: Tensor) -> Tensor:
         """q [B, G] of image features f [B, D]."""
-        with torch.autocast(self.clip.device.type, enabled=False):
+        with in_float32(self.clip.device):
             return self.apply_linear("prompt_learner.gate", features)
 
     def feature_classifier(self) -> Callable[[Tensor], Tensor]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nerp.base.registry import TRAINERS
+from nerp.clip.device import in_float32
 from nerp.clip.modules import quick_gelu
 from nerp.settings.keys import number
 from nerp.trainers.maple import MaPLe
@@ -80,14 +81,14 @@ class RESTORE(MaPLe):
 
     def vision_tokens(self) -> Mapping[int, Tensor]:
         """In float32 in every precision; they are cast where they enter."""
-        with torch.autocast(self.clip.device.type, enabled=False):
+        with in_float32(self.clip.device):
             return super().vision_tokens()
 
     def norms(self, vision_tokens: Mapping[int, Tensor]) -> Tensor:
         """[2, J - 1]: |P_l^T P_l| of the text and |Q_l^T Q_l| of the image encoder's prompts."""
         text = self.text_tokens()
         both = [[tokens[layer].float() for layer in text] for tokens in (text, vision_tokens)]
-        with torch.autocast(self.clip.device.type, enabled=False):
+        with in_float32(self.clip.device):
             # |P^T P| = |P P^T|, of which the latter is K by K.
             return torch.stack([torch.stack([(t @ t.mT).norm() for t in own]) for own in both])
 

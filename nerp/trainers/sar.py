@@ -17,6 +17,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.printable import brief, is_printable
 from nerp.base.registry import TRAINERS
+from nerp.clip.device import in_float32, send
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.data.benchmark import comparable
@@ -55,7 +56,7 @@ def alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) ->
     Args:
         learned, frozen: T and T* [M, D]; they are normalised here. indices: S [M, n].
     """
-    with torch.autocast(learned.device.type, enabled=False):
+    with in_float32(learned.device):
         own, target = (
             (scale * x @ x.t()).gather(1, indices).log_softmax(1)
             for x in (normalise(learned), normalise(frozen))
@@ -166,7 +167,8 @@ class Aligned(Trainer):
         self.shared_features = features[: len(self.classes.names)]
         own = super().loss(images, labels, *views)
         self.shared_features = None
-        indices = draw(len(features), self.sar.SAMPLES, self.generator).to(features.device)
+        indices = draw(len(features), self.sar.SAMPLES, self.generator)
+        indices = send(indices, features.device)
         return own + self.sar.WEIGHT * alignment(features, self.frozen, indices, self.clip.scale)
 
     def account(self, untrained):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
+from fake_cuda import Watch
 
 from nerp.base.errors import NerpError
 from nerp.correction.correction import ENTROPY, MARGIN, PROB, Correction
 from nerp.correction.flipping import Rule, flip
+from nerp.correction.shifting import shift
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -161,3 +163,13 @@ def test_bad_input(change, message):
 def test_unknown_rule():
     with pytest.raises(NerpError, match="FLIP_RULE is 'XOR'"):
         Rule(flip_rule="XOR")
+
+
+def test_integers_are_not_multiplied_as_matrices_which_a_gpu_cannot():
+    z = np.load(GOLDEN / "flips.npz")
+    logits, text, image, pairs = (
+        torch.tensor(z[name]) for name in ("logits", "text_prior", "image_prior", "pairs")
+    )
+    with Watch("cpu"):
+        assert len(flip(logits, text, image, pairs, golden_rule(z, 0)).images)
+        assert len(shift(logits, text, pairs).images)

@@ -7,10 +7,20 @@ from made import jpeg, write
 from PIL import Image
 
 from nerp.base.errors import NerpError
+from nerp.data import images as loading
 from nerp.data.benchmark import Item
 from nerp.data.decode import open_image
-from nerp.data.images import ImageSet, eval_set, eval_transform, train_transform
+from nerp.data.images import (
+    ImageSet,
+    eval_loader,
+    eval_set,
+    eval_transform,
+    train_loader,
+    train_transform,
+)
 from nerp.settings.defaults import default_config
+
+GPU = torch.device("cuda")  # for whose sake there are workers
 
 
 @pytest.fixture
@@ -87,3 +97,51 @@ def test_a_damaged_image_is_named(tmp_path):
         images[0, 0]
     with pytest.raises(NerpError, match="bad.jpg: cannot be decoded"):
         images.decode(10)
+
+
+def batches(items, folder, workers):
+    """What the two loaders give: training batches of two epochs, then the images to test on."""
+    cfg = default_config()
+    cfg.INPUT.TRANSFORMS = ["random_resized_crop", "random_flip", "randaugment", "normalize"]
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.K_TRANSFORMS = workers, 2
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE = cfg.DATALOADER.TEST.BATCH_SIZE = 2
+    training = loading.train_set(items, folder, cfg, 32)
+    training.decode(2)
+    loader = train_loader(training, cfg, GPU)
+    found = []
+    for epoch in range(2):
+        loader.batch_sampler.choose(epoch, 0, 2)
+        found += loader
+    return found + list(eval_loader(eval_set(items, folder, cfg, 32), cfg, GPU))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_workers_give_the_same_pixels_however_they_are_started(
+    method, items, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loading, "START_METHOD", method)
+    monkeypatch.setattr(loading.os, "cpu_count", lambda: 2)
+    alone, shared = (batches(items, tmp_path, workers) for workers in (0, 2))
+    assert len(alone) == len(shared) == 2 * 2 + 2
+    for (pixels, labels), (theirs, their_labels) in zip(alone, shared, strict=True):
+        assert torch.equal(pixels, theirs) and torch.equal(labels, their_labels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_a_damaged_image_is_one_line_whichever_process_reads_it(
+    training, workers, items, tmp_path
+):
+    (tmp_path / items[2].path).write_bytes(b"no image")
+    cfg = default_config()
+    cfg.DATALOADER.NUM_WORKERS = workers
+    if training:
+        loader = train_loader(loading.train_set(items, tmp_path, cfg, 32), cfg, GPU)
+    else:
+        loader = eval_loader(eval_set(items, tmp_path, cfg, 32), cfg, GPU)
+    with pytest.raises(NerpError) as raised:
+        list(loader)
+    said = str(raised.value)
+    assert said == f"{tmp_path / items[2].path}: cannot be decoded: not an image file"
