@@ -11,7 +11,7 @@ from recorded import BASE, NOVEL, complete, row, tables, two_datasets, write
 
 from nerp.base.errors import NerpError
 from nerp.results import render
-from nerp.results.grid import MARKS, SUBSTITUTE
+from nerp.results.grid import ALSO_SEEN, MARKS, SUBSTITUTE
 from nerp.results.records import TAKEN, collect
 from nerp.results.tables import AVERAGE, build_tables
 
@@ -120,7 +120,7 @@ def test_each_configuration_of_nerp_borrows_from_its_own(output):
 def test_marks_are_those_of_what_may_be_looked_at():
     from nerp.correction.looked_at import CAVEATS, UNKNOWN
 
-    assert set(MARKS) == {*CAVEATS, UNKNOWN, SUBSTITUTE, TAKEN}
+    assert set(MARKS) == {*CAVEATS, UNKNOWN, SUBSTITUTE, ALSO_SEEN, TAKEN}
     assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())
 
 
@@ -130,6 +130,14 @@ def test_what_was_trained_with_a_substitute_is_marked_in_every_table(output):
     assert row(table, "CoOp").cells["EuroSAT", "Novel"].marks == "¶*"
     assert any(note.startswith("¶ trained with templates in place of") for note in table.notes)
     assert "¶" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
+
+
+def test_what_saw_more_than_labelled_images_in_training_is_marked_in_every_table(output):
+    write(output, "CasPL", "EuroSAT", "new", 1, 50.0, also_seen="unlabelled images")
+    (table,) = tables(output)
+    assert row(table, "CasPL").cells["EuroSAT", "Novel"].marks == "‖*"
+    assert any(note.startswith("‖ trained with more than labelled") for note in table.notes)
+    assert "‖" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
 
 
 def test_rows_follow_the_order_of_the_methods_each_before_its_nerp(output):
