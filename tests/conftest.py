@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_clip import open_clip_model, random_clip
+from tiny_clip import Sizes, open_clip_model, random_clip
 
 from nerp import cli
 from nerp.base.registry import TRAINERS
@@ -29,6 +29,7 @@ EUROSAT = (
 TEMPLATE = "a centered satellite photo of {}."
 NEUTRAL = "a centered satellite photo"
 
+BOOSTING = {"BOOSTING": str(GOLDEN / "checkpoints" / "CasPL"), "BOOSTING_EPOCH": 2}
 # The settings the golden vectors were made with, where they are not the defaults.
 GOLDEN_SETTINGS = {
     "CoOp": {"N_CTX": 4},
@@ -45,6 +46,13 @@ GOLDEN_SETTINGS = {
     "TCP": {"CLASS_LAYER": 3},
     "MaPLe": {"PROMPT_DEPTH": 3},
     "CoPrompt": {"PROMPT_DEPTH": 3},
+    "CasPL": {"N_CTX_VISION": 5, "N_CTX_TEXT": 5, "PROMPT_DEPTH_VISION": 3,
+              "PROMPT_DEPTH_TEXT": 3},
+    "CasPL_CoOp": {"N_CTX": 6, **BOOSTING},
+    "CasPL_CoCoOp": {"CTX_INIT": "a photo of a", **BOOSTING},
+    "CasPL_MaPLe": {"N_CTX": 3, "PROMPT_DEPTH": 2, **BOOSTING},
+    "CasPL_PromptSRC": {"N_CTX_VISION": 3, "PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3,
+                        "GPA_MEAN": 2.0, **BOOSTING},
     "BiomedCoOp": {
         "N_CTX": 2, "N_PROMPTS": 7, "TAU": 0.76, "SCCM_LAMBDA": 40.0, "KDSP_LAMBDA": 1.5,
         "TEXTS": str(GOLDEN / "BiomedCoOp_texts.json"),
@@ -74,7 +82,22 @@ def golden_weights(tmp_path_factory) -> Path:
     """The golden CLIP as a plain state dict file."""
     path = tmp_path_factory.mktemp("clip") / "tiny.pt"
     torch.save(random_clip(0), path)
+    GOLDEN_SETTINGS["CasPL"]["TEACHER_PATH"] = str(path)  # for runs whose teacher does not matter
     return path
+
+
+@pytest.fixture(scope="session")
+def golden_teacher_weights(tmp_path_factory) -> Path:
+    """The golden files' larger CLIP, for methods with a teacher."""
+    path = tmp_path_factory.mktemp("clip") / "teacher.pt"
+    sizes = Sizes(embed=96, vision_width=256, vision_layers=3, text_width=192, text_layers=3)
+    torch.save(random_clip(7, sizes), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden_teacher(golden_teacher_weights) -> Clip:
+    return Clip(load_model(golden_teacher_weights), "fp32", torch.device("cpu"), "teacher")
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +130,9 @@ def golden_config(**changes):
 
 
 def eurosat_classes(which: str) -> Classes:
-    """EuroSAT's base or novel classes; base ones count as trained on."""
-    names = EUROSAT[:5] if which == "base" else EUROSAT[5:]
-    return Classes(names, TEMPLATE, NEUTRAL, seen=which == "base")
+    """EuroSAT's base, novel ("new") or all classes; the novel ones count as not trained on."""
+    names = {"base": EUROSAT[:5], "new": EUROSAT[5:], "all": EUROSAT}[which]
+    return Classes(names, TEMPLATE, NEUTRAL, seen=which != "new")
 
 
 def write_eurosat(root: Path, per_class: int = 12, size: int = 40, seed: int = 0) -> Path:

@@ -14,7 +14,8 @@ from nerp.settings.tree import get, keys, put
 NAMES = list(keys(default_config()))
 # Any finite number is a meaning of these: logits, and factors of logits.
 BOUNDLESS = {"NERP.TAU", "NERP.THRES", "NERP.ENTROPY_THRES", "NERP.C_TEXT", "NERP.C_IMAGE",
-             "TRAINER.MMADAPTER.ADAPTER_SCALE", "TRAINER.PROMPTSRC.GPA_MEAN"}
+             "TRAINER.MMADAPTER.ADAPTER_SCALE", "TRAINER.PROMPTSRC.GPA_MEAN",
+             "TRAINER.CASPL_PROMPTSRC.GPA_MEAN"}
 STRANGE = [
     None, math.nan, math.inf, -math.inf, 10**400, -(10**400), "9" * 5000, "[" * 5000, "nan",
     "x\0y", "\x1b[2J", "\ud800", [], [[]], {}, {"a": {}}, [None] * 3, object(), b"x", "../../x",

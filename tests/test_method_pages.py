@@ -18,8 +18,11 @@ PAGES = REPO / "docs" / "methods"
 CONFIGS = REPO / "configs" / "trainers"
 
 
-def page(method):
-    return (PAGES / f"{method.__module__.rsplit('.', 1)[1]}.md").read_text()
+def page(name):
+    """A method's page; of one that several share, what stands below its own heading."""
+    text = (PAGES / f"{TRAINERS[name].__module__.rsplit('.', 1)[1]}.md").read_text()
+    _, heading, own = text.partition(f"\n## {name}\n")
+    return own.partition("\n## ")[0] if heading else text
 
 
 def rows(text, *columns):
@@ -47,7 +50,7 @@ def shape_on_page(cell, symbols):
 
 @pytest.mark.parametrize("name", TRAINERS.names())
 def test_every_method_has_a_page_in_the_index(name):
-    assert page(TRAINERS[name])
+    assert page(name)
     link = f"({TRAINERS[name].__module__.rsplit('.', 1)[1]}.md)"
     assert link in (PAGES / "README.md").read_text()
 
@@ -58,13 +61,16 @@ def test_the_table_has_exactly_the_learned_tensors_in_their_shapes(name, golden_
     trainer = method(golden_config(), golden_clip, eurosat_classes("base"))
     symbols = {"D": golden_clip.embed_dim, "W_v": golden_clip.image.width,
                "W_t": golden_clip.text.width, "C": len(trainer.classes.names)}
-    for symbol, key in re.findall(r"\b(\w+) = ([A-Z_]+)\b", page(method)):
+    for symbol, key in re.findall(r"\b(\w+) = ([A-Z_]+)\b", page(name)):
         if key in trainer.settings:
             symbols[symbol] = trainer.settings[key]
     if hasattr(trainer, "n_ctx"):  # the number of CTX_INIT's words, where there are any
         symbols["K"] = trainer.n_ctx
     tensors = trainer.initial()
-    for tensor, shape, *_ in rows(page(method), "name in a checkpoint", "shape"):
+    if method.builds_on:  # what it takes over stands on another page
+        tensors = {tensor: value for tensor, value in tensors.items()
+                   if not any(re.fullmatch(pattern, tensor) for pattern in method.fixed)}
+    for tensor, shape, *_ in rows(page(name), "name in a checkpoint", "shape"):
         pattern = r"\d+".join(map(re.escape, re.split(r"(?<=[._])i(?=\.|$)", tensor.strip("`"))))
         listed = [found for found in tensors if re.fullmatch(pattern, found)]
         assert listed, tensor
@@ -89,7 +95,7 @@ def symbols_of(trainer, tensor):
 @pytest.mark.parametrize("name", TRAINERS.names())
 def test_every_setting_stands_with_its_default(name):
     method = TRAINERS[name]
-    stated = {key: default for key, default, *_ in rows(page(method), f"`TRAINER.{method.node}`")}
+    stated = {key: default for key, default, *_ in rows(page(name), f"`TRAINER.{method.node}`")}
     assert stated == {f"`{key}`": shown(value) for key, value in method.defaults.items()}
 
 
@@ -115,5 +121,5 @@ def test_every_published_schedule_stands_as_its_file_has_it(folder):
             schedules[f"`{file.stem}`"] = [str(batch), str(optim["MAX_EPOCH"]), str(optim["LR"])]
     if schedules:
         columns = f"`configs/trainers/{folder}`", "batch", "epochs", "LR"
-        stated = {file: numbers for file, *numbers in rows(page(TRAINERS[folder]), *columns)}
+        stated = {file: numbers for file, *numbers in rows(page(folder), *columns)}
         assert stated == schedules

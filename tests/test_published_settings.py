@@ -23,12 +23,13 @@ PUBLISHED = Path(__file__).parent / "published"
 FILES = [
     json.loads((PUBLISHED / f"{name}.json").read_text())
     for name in ("trainer_configs", "configs_maple_kgcoop_tcp", "configs_coprompt_mmrlpp",
-                 "configs_biomedcoop_restore", "configs_mocoop_cliplora")
+                 "configs_biomedcoop_restore", "configs_mocoop_cliplora",
+                 "configs_caspl")
 ]
 COMMON_INPUT = FILES[0]["COMMON_INPUT"]
 CONFIGS = {file: tree for part in FILES for file, tree in part.items() if "/" in file}
 OVERRIDES = {method: rows for part in FILES[1:] for method, rows in part["OVERRIDES"].items()}
-PROTOCOLS = FILES[1]["PROTOCOLS"] | FILES[3]["PROTOCOLS"]
+PROTOCOLS = FILES[1]["PROTOCOLS"] | FILES[3]["PROTOCOLS"] | FILES[5]["PROTOCOLS"]
 SETTINGS = json.loads((PUBLISHED / "nerp_settings.json").read_text())
 PROMPTS = json.loads((PUBLISHED / "prompts.json").read_text())
 
@@ -54,8 +55,11 @@ def plain(value):
 def ours(method, path, value):
     """The key and value of ours that a published one stands for; None where nothing reads it.
 
-    KgCoOp and TCP keep theirs in CoOp's node, and CTX_INIT there is a switch.
+    KgCoOp and TCP keep theirs in CoOp's node, and CTX_INIT there is a switch; CasPL's are in the
+    nodes of the methods that it builds on.
     """
+    if method.startswith("CasPL") and path[0] == "TRAINER":
+        return ("TRAINER", TRAINERS[method].node, path[-1]), value
     if method not in ("KgCoOp", "TCP") or "COOP" not in path:
         return path, value
     leaf, node = path[-1], TRAINERS[method].node

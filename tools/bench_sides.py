@@ -12,6 +12,7 @@ from nerp.clip.model import Clip, normalise
 from nerp.engine.optim import build_optimizer
 from nerp.settings.defaults import default_config
 from nerp.settings.protocols import SAR_SUFFIX
+from nerp.trainers.teacher import Teacher
 from nerp.trainers.texts import Classes
 
 # Published batch sizes: training, evaluation.
@@ -20,10 +21,14 @@ BATCHES = {
     "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
     "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
     "BiomedCoOp": (4, 100), "RESTORE": (4, 100), "CLIPLoRA": (32, 256), "MoCoOp": (32, 32),
+    "CasPL": (4, 100), "CasPL_CoOp": (32, 100), "CasPL_CoCoOp": (1, 100), "CasPL_MaPLe": (4, 100),
+    "CasPL_PromptSRC": (4, 100),
 }
 # These keep their class features for the whole evaluation; the others' code encodes text per batch.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
-HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp"}
+HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp",
+                   "CasPL_PromptSRC"}
+TEACHER = "ViT-L-14-quickgelu"  # CasPL's
 OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam",
              "CLIPLoRA": "adamw"}
 
@@ -92,6 +97,12 @@ class Plain:
         self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
         self.plain.sentences = bench.sentences  # BiomedCoOp's
         self.plain.prototypes = bench.prototypes  # MoCoOp's
+        if bench.teacher:
+            text = bench.teacher.text
+            self.plain.teacher_text = lambda: text
+            if args.memory:
+                del bench.teacher
+            self.plain.teacher = random_model(TEACHER).to(bench.device)
         self.plain.weight = bench.cfg.TRAINER.W
         if method == "ANPrompt":
             weak = self.plain.weak_text()
@@ -148,6 +159,11 @@ class Bench:
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
         # Encoded once a run, so no part of a step; where only memory is measured, any will do.
         self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
+        self.teacher = None
+        if method == "CasPL":
+            clip = Clip(random_model(TEACHER), args.precision, self.device, TEACHER)
+            with clip.autocast():
+                self.teacher = Teacher(clip, self.classes)
         self.sentences = self.prototypes = torch.empty(0)
         if method == "MoCoOp":
             shape = len(self.trainer.experts), classes, self.clip.embed_dim
@@ -166,6 +182,7 @@ class Bench:
             return
         trainer.prototypes = lambda: self.prototypes  # MoCoOp's
         trainer.frozen_class_features = lambda: self.frozen_text
+        trainer.teacher = self.teacher
         trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
         if self.method == "ANPrompt":
             trainer.weak_class_features()

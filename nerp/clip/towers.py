@@ -12,8 +12,8 @@ for the tuned and the frozen model, and for text once for all (`advance`); the l
 computed only at the positions whose output is used, without keys and values.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -74,48 +74,70 @@ class Edit:
 FROZEN = Edit()
 
 
+@dataclass(frozen=True)
+class TokenGroup:
+    """Tokens, layer -> [K, W], and the position of their first; a negative one counts from the
+    sequence's end."""
+
+    tokens: Mapping[int, Tensor]
+    place: int
+
+
 class PromptTokens(Edit):
-    """Learned tokens at K positions of the input of some layers.
+    """Learned tokens at K positions of the input of some layers, or several groups of them.
 
     Args:
         tokens: layer -> [K, W].
         at_end: whether they stand at the end of the sequence, or after its first token.
-        insert: whether the first of those layers gets K positions more; otherwise, and at every
-            later layer, the tokens stand over what was there.
+        beside: further groups, each with places and layers of its own.
+        insert: whether the first of all those layers gets its tokens' positions more; otherwise,
+            and at every later layer, the tokens stand over what was there.
         keep_share: s, of what stood there; tokens over it become (1 - s) tokens + s what it was.
         keep, shift, output: see Edit.
     """
 
     def __init__(
         self,
-        tokens: dict[int, Tensor],
+        tokens: Mapping[int, Tensor],
         *,
         at_end: bool = False,
+        beside: Sequence[TokenGroup] = (),
         insert: bool = True,
         keep_share: float = 0.0,
         keep: int = 1,
         shift: int = 0,
         output: Callable[[Tensor], Tensor] | None = None,
     ):
-        self.tokens = tokens
-        self.at_end = at_end
+        count = next((len(group) for group in tokens.values()), 0)
+        groups = [TokenGroup(tokens, -count if at_end else 1), *beside]
+        self.groups = sorted(groups, key=lambda g: (g.place < 0, g.place))  # as they stand
         self.insert = insert
         self.keep_share = keep_share
         self.keep = keep
         self.shift = shift
         self.output = output or super().output
-        self.first_layer = min(tokens, default=1)
+        self.first_layer = min((layer for group in groups for layer in group.tokens), default=1)
 
     def enter(self, layer: int, x: Tensor) -> Tensor:
-        if layer not in self.tokens:
+        entering = [(g.place, g.tokens[layer]) for g in self.groups if layer in g.tokens]
+        if not entering:
             return x
-        tokens = self.tokens[layer].to(x.dtype).expand(len(x), -1, -1)
-        over = 0 if self.insert and layer == self.first_layer else tokens.shape[1]
-        begin = x.shape[1] - over if self.at_end else 1
-        before, there, after = x[:, :begin], x[:, begin : begin + over], x[:, begin + over :]
-        if over and self.keep_share:
-            tokens = (1 - self.keep_share) * tokens + self.keep_share * there
-        return torch.cat([before, tokens, after], dim=1)
+        insert = self.insert and layer == self.first_layer
+        length = x.shape[1] + (sum(len(tokens) for _, tokens in entering) if insert else 0)
+        parts, read, position = [], 0, 0  # of x; of what comes out
+        for place, tokens in entering:
+            begin = place % length
+            parts.append(x[:, read : read + begin - position])
+            read += begin - position
+            position = begin + len(tokens)
+            tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+            if not insert:
+                there = x[:, read : read + tokens.shape[1]]
+                read += tokens.shape[1]
+                if self.keep_share:
+                    tokens = (1 - self.keep_share) * tokens + self.keep_share * there
+            parts.append(tokens)
+        return torch.cat([*parts, x[:, read:]], dim=1)
 
 
 class ClassTokens(Edit):

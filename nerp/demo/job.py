@@ -2,7 +2,7 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Demo:
         self.done = 0
         # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds)
+        self.once: dict[str, Path] = {}  # method -> the training that serves all seeds
         self.folders: list[Path] = []  # of the runs
         # What must be said of a plain method: what stood in for its files, what else it has seen.
         self.remarks: dict[str, str] = {}
@@ -132,11 +133,35 @@ class Demo:
         self._correct(ZERO_SHOT, seed)
 
     def _one_seed(self, method: str, seed: int) -> None:
-        request = self._request(method, "base", "train", seed)
-        self._announce(f"train {method}, seed {seed}")
-        directory = self._run(lambda overwrite: run_training(request, overwrite=overwrite))
+        if catalogue.trains_without_labels(method):
+            directory = self._train_once(method)
+            self._test(method, "base", seed, directory)
+        else:
+            directory = self._train(method, "base", seed, self._foundation(method))
         self._test(method, "new", seed, directory)
         self._correct(method, seed, directory)
+
+    def _train(self, method: str, classes: str, seed: int, options: Sequence[str] = ()) -> Path:
+        request = self._request(method, classes, "train", seed)
+        request.opts += options
+        self._announce(f"train {method}, seed {seed}")
+        return self._run(lambda overwrite: run_training(request, overwrite=overwrite))
+
+    def _train_once(self, method: str) -> Path:
+        """The folder of a training on all images without their labels, for every seed."""
+        if method not in self.once:
+            seed = self.settings.seeds[0]
+            options = ["DATASET.NUM_SHOTS", "-1", "TEST.NO_TEST", "True"]
+            self.once[method] = self._train(method, "all", seed, options)
+        return self.once[method]
+
+    def _foundation(self, method: str) -> list[str]:
+        """KEY VALUE pairs that name the training which a method builds on."""
+        below = catalogue.foundation(method)
+        if below is None:
+            return []
+        folder = self._train_once(below.method)
+        return [below.setting, str(folder), f"{below.setting}_EPOCH", "0"]
 
     def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
         """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""

@@ -130,7 +130,7 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
     state = {n: t for n, t in state.items()
              if isinstance(n, str) and len(n) <= _LONGEST_NAME and isinstance(t, Tensor)}
     with reading(path, "a checkpoint"):
-        trainer, prefix = _identify(state, content.get("trainer"), wanted)
+        trainer, prefix = _identify(state, content.get("trainer"), path.parent.name, wanted)
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
@@ -184,28 +184,31 @@ def _classnames(said: object) -> tuple[str, ...]:
     return names if len(names) == len(said) else ()
 
 
-def _identify(state: Mapping[str, Tensor], said: object, wanted: str) -> tuple[str | None, str]:
+def _identify(
+    state: Mapping[str, Tensor], said: object, folder: str, wanted: str
+) -> tuple[str | None, str]:
     """The method that `state` is of, and what its names are prefixed with there.
 
     Our files say the trainer; that counts where its signature is there. Otherwise the method whose
     signature and marks are there and whose shapes fit; of several the one with most of both:
     CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes. Of those with equally many
-    the wanted one, else the one whose names have the least before them: BiomedCoOp's is CoOp's
-    behind a prefix.
+    the one whose `folder` it lies in, the wanted one, the one whose names have the least before
+    them: BiomedCoOp's is CoOp's behind a prefix.
     """
     own = plain_name(said) if isinstance(said, str) else ""
     if own in TRAINERS.names():
         prefix = _prefix(state, TRAINERS[own], TRAINERS[own].signature)
         if prefix is not None:
             return own, prefix
-    found: list[tuple[int, bool, int, str, str]] = []
+    found: list[tuple[int, bool, bool, int, str, str]] = []
     for name in TRAINERS.names():
         method = TRAINERS[name]
         patterns = method.signature + method.marks
         prefix = _prefix(state, method, patterns)
         if prefix is not None and patterns:
-            found.append((-len(patterns), name != wanted, len(prefix), name, prefix))
-    return min(found)[3:] if found else (None, "")
+            elsewhere = method.folder != folder
+            found.append((-len(patterns), elsewhere, name != wanted, len(prefix), name, prefix))
+    return min(found)[4:] if found else (None, "")
 
 
 def _prefix(
@@ -259,7 +262,7 @@ def load_trainer(
         for name in carried
         if get(loaded.cfg, name) != get(cfg, name) != []  # an empty list is there to be filled
     ]
-    trainer = method(loaded.cfg, clip, classes)
+    trainer = method(loaded.cfg, clip, classes, start=checkpoint.tensors)
     with reading(path, f"a checkpoint of {wanted}"):
         problem = trainer.misfit(checkpoint.tensors)
     if problem:

@@ -22,6 +22,7 @@ from nerp.correction.wrapper import looks_at_training
 from nerp.data.benchmark import Benchmark, split_digest
 from nerp.data.digests import images_digest
 from nerp.data.sentences import input_digest
+from nerp.engine.built_on import built_on_files
 from nerp.engine.tested import Tested, is_corrected, known_names, tested_items
 from nerp.files.digest import content_digest
 from nerp.files.opening import reading
@@ -107,14 +108,24 @@ def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
     """{"inputs": {key: digest}} of the files that keys name, or {}; of a folder of sentence files
     those for `datasets`, which alone are read."""
     files = _input_files(cfg)
-    backbone = cfg.MODEL.BACKBONE
-    if not backbone.PATH and backbone.NAME in SHIPPED:
-        files["MODEL.BACKBONE.NAME"] = str(SHIPPED[backbone.NAME])
+    files |= {name: str(file) for name, file in built_on_files(cfg).items()} | _shipped(cfg)
     digests = {name: input_digest(file, datasets) for name, file in files.items()}
     weights = files.get("MODEL.BACKBONE.PATH")
     if weights and (vocabulary := vocabulary_beside(Path(weights).expanduser())):
         digests["MODEL.BACKBONE.PATH"] += f" {content_digest(vocabulary)}"
     return {_INPUTS: digests} if digests else {}
+
+
+def _shipped(cfg: CfgNode) -> dict[str, str]:
+    """Key -> file of the backbones, the teacher's among them, that are called by a shipped name."""
+    node = TRAINERS[plain_name(cfg.TRAINER.NAME)].node
+    method, backbone = cfg.TRAINER[node], cfg.MODEL.BACKBONE
+    named = {
+        "MODEL.BACKBONE.NAME": (backbone.NAME, backbone.PATH),
+        f"TRAINER.{node}.TEACHER": (method.get("TEACHER"), method.get("TEACHER_PATH")),
+    }
+    return {key: str(SHIPPED[name]) for key, (name, path) in named.items()
+            if not path and name in SHIPPED}
 
 
 def _code(cfg: CfgNode) -> dict[str, dict[str, str]]:

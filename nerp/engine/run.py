@@ -14,6 +14,7 @@ from nerp.base.registry import TRAINERS
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Benchmark, open_benchmark
 from nerp.data.digests import images_state
+from nerp.engine.built_on import starting_tensors
 from nerp.engine.cache import built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.calibrate import open_calibrator
 from nerp.engine.correct import correction_record, open_nerp
@@ -76,7 +77,9 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
     clip = open_clip_model(cfg)
     torch.manual_seed(cfg.SEED)
     classes = replace(class_set(cfg, bench, seen=True), everyone=known_names(cfg, bench))
-    trainer, inputs = built(lambda: TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes), cfg)
+    trainer, inputs = built(
+        lambda: TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes, start=starting_tensors(cfg)), cfg
+    )
     say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
         f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
     if trainer.substitute:

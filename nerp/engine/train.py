@@ -160,6 +160,7 @@ class TrainingRun:
                 self._finish(stretch)
         self.step.eval()
         final = self.done.mean or self.trainer.learned.state_dict()
+        final |= dict(self.trainer.learned.named_buffers())  # what is not trained is no mean
         self.trainer.learned.load_state_dict(final)
         digest = ""
         with main_first():

@@ -20,7 +20,7 @@ from nerp.base.errors import NerpError
 from nerp.base.paths import write_text
 from nerp.data.benchmark import dataset_folder, read_benchmark
 from nerp.data.digests import images_state
-from nerp.experiments.plan import Run
+from nerp.experiments.one_run import Run
 from nerp.experiments.server import Server
 from nerp.files.digest import content_digest
 from nerp.files.json_file import is_number, read_json

@@ -1,7 +1,6 @@
 """From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
 
 import contextlib
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -12,6 +11,7 @@ from nerp.base.paths import shipped
 from nerp.base.plugins import import_modules, imported, load_named, named_files
 from nerp.base.registry import unknown
 from nerp.data.benchmark import dataset_folder
+from nerp.experiments.one_run import Run
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import (
     find_card,
@@ -25,9 +25,11 @@ from nerp.settings.catalogue import (
     check_method,
     config_file,
     config_name,
+    foundation,
     is_drawn,
     learns,
     published_methods,
+    trains_without_labels,
 )
 from nerp.settings.defaults import KEYS
 from nerp.settings.options import options_of
@@ -44,6 +46,7 @@ from nerp.settings.published import is_read
 
 PHASES = ("all", "train", "test")
 _MOST_FILES = 1000  # of a folder
+_EVERY_IMAGE = -1  # DATASET.NUM_SHOTS
 _RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
 
 
@@ -140,36 +143,6 @@ def _words(part: str) -> list[str]:
     return [part] if Path(file).is_file() else part.replace(",", " ").split()
 
 
-@dataclass(frozen=True)
-class Run:
-    """One `nerp train` or `nerp test`.
-
-    Attributes:
-        directory: where it keeps its files; no two runs share one.
-        argv: the arguments after `nerp`.
-        needs: directories of runs that must have finished before.
-        card: the dataset's. inputs: further files that decide about its numbers.
-        root: the folder that holds the dataset's. output: the folder of all runs.
-        label: what it is, for people.
-        trainer: the method, with or without _NeRP.
-    """
-
-    directory: Path
-    argv: tuple[str, ...]
-    needs: tuple[Path, ...]
-    card: Path
-    inputs: tuple[Path, ...]
-    label: str
-    trainer: str
-    root: str
-    output: str
-
-    @property
-    def command(self) -> str:
-        """The command line, quoted for a shell."""
-        return shlex.join(("nerp", *self.argv))
-
-
 def plan(selection: Selection) -> list[Run]:
     """The runs of a selection, each after those it needs.
 
@@ -242,7 +215,9 @@ def _card_name(dataset: str) -> str:
 class _Setting:
     """One method, trained on one dataset with one number of shots and one seed.
 
-    Attributes: plain: its name without NeRP; SAR is a part of it.
+    Attributes:
+        plain: its name without NeRP; SAR is a part of it.
+        below: the method that builds on this one, "" for none.
     """
 
     selection: Selection
@@ -250,6 +225,7 @@ class _Setting:
     trained_on: str
     shots: int
     seed: int
+    below: str = ""
 
     @property
     def tests(self) -> list[tuple[str, str]]:
@@ -269,32 +245,53 @@ class _Setting:
         whole = chosen.phase == "all"
         training = None
         if learns(self.plain):
-            classes = "base" if training_task(chosen.protocol) == "B2N" else "all"
-            training = self.run("train", self.plain, self.trained_on, classes)
+            first = self._foundation()
+            if first and whole:
+                yield first
+            training = self.training(first)
             if whole or (chosen.phase == "train" and self.plain in chosen.methods):
                 yield training
         if chosen.phase == "train":
             return
         for dataset, classes in self.tests:
             before = training
-            # In few-shot, training ends with the test that counts.
-            if not (training and chosen.protocol == "few_shot"):
+            # In few-shot, training ends with the test that counts, but where it is for all shots.
+            ends_with_test = training and chosen.protocol == "few_shot"
+            if not ends_with_test or trains_without_labels(self.plain):
                 before = self.run("test", self.plain, dataset, classes, training)
                 if whole or self.plain in chosen.methods:
                     yield before
             if corrected in chosen.methods:
                 yield self.run("test", corrected, dataset, classes, training, after=before)
 
+    def training(self, first: Run | None = None) -> Run:
+        """The training; `first` is the one that it builds on."""
+        if trains_without_labels(self.plain):
+            return replace(self, shots=_EVERY_IMAGE, seed=catalogue()["seeds"][0]).run(
+                "train", self.plain, self.trained_on, "all"
+            )
+        classes = "base" if training_task(self.selection.protocol) == "B2N" else "all"
+        return self.run("train", self.plain, self.trained_on, classes, first=first)
+
+    def _foundation(self) -> Run | None:
+        """The training that this one builds on."""
+        below = foundation(self.plain)
+        return replace(self, plain=below.method, below=self.plain).training() if below else None
+
     def run(
         self, phase: str, trainer: str, dataset: str, classes: str,
-        training: Run | None = None, after: Run | None = None,
+        training: Run | None = None, after: Run | None = None, first: Run | None = None,
     ) -> Run:
-        """One run; `training` made its checkpoint, `after` must have finished as well."""
+        """One run; `training` made its checkpoint, `after` must have finished as well; a training
+        builds on `first`."""
         chosen = self.selection
         task = protocol(chosen.protocol).task
         if phase == "train":
             task = training_task(task)
         config = self._config(task)
+        once = phase == "train" and trains_without_labels(trainer)
+        if once and task == "B2N":
+            task = "FS"  # trains on all classes as well, so that both take one training
         own_file = config.endswith((".yaml", ".yml"))
         directory = run_dir(
             chosen.output, task=task, phase=phase, classes=classes,
@@ -314,6 +311,11 @@ class _Setting:
             argv += ["--model-dir", training.directory]
         argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
                  "DATASET.SUBSAMPLE_CLASSES", classes]
+        if once:
+            argv += ["TEST.NO_TEST", True]
+        if first:
+            setting = foundation(self.plain).setting
+            argv += [setting, first.directory, f"{setting}_EPOCH", 0]
         if self.plain.endswith(SAR_SUFFIX):
             inputs.append(shipped("configs") / "sar.yaml")
         if trainer != self.plain:
@@ -321,7 +323,7 @@ class _Setting:
             inputs.append(shipped("configs") / "nerp" / self.plain / table)
             if chosen.protocol == "few_shot":  # every class was trained on
                 argv += ["NERP.ON_BASE", True]
-        needs = dict.fromkeys(run.directory for run in (training, after) if run)
+        needs = dict.fromkeys(run.directory for run in (training, after, first) if run)
         return Run(
             directory=directory,
             argv=tuple(map(str, (*argv, *(w for pair in self.options.items() for w in pair)))),
@@ -346,7 +348,9 @@ class _Setting:
             method, _, config = entry.rpartition("=")
             if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
                 return config
-        return config_name(self.plain, task, self.trained_on, self.shots, self.options)
+        return config_name(
+            self.plain, task, self.trained_on, self.shots, self.options, self.below
+        )
 
 
 @cache

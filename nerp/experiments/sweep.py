@@ -12,7 +12,7 @@ from statistics import fmean
 from nerp.base.errors import NerpError
 from nerp.base.printable import duration, printable
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
-from nerp.experiments.plan import Run
+from nerp.experiments.one_run import Run
 from nerp.experiments.server import Server
 from nerp.experiments.workers import Local, Slurm
 from nerp.files.json_file import is_percent, read_json

@@ -12,7 +12,7 @@ from pathlib import Path
 from nerp.base.errors import NerpError
 from nerp.base.python import PYTHON
 from nerp.experiments.attempt import Attempt, receipt, run_to_end, stop
-from nerp.experiments.plan import Run
+from nerp.experiments.one_run import Run
 from nerp.experiments.server import Program, Server
 
 _QUEUE_INTERVAL = 20.0  # seconds between looks at SLURM's queue

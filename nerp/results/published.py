@@ -19,13 +19,15 @@ _MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "K
             "LungColon", "OCTMNIST", "RETINA")
 # The papers that the file's sources begin with.
 _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
-           "BiomedCoOp": "arXiv 2411.15232, 2025"}
+           "BiomedCoOp": "arXiv 2411.15232, 2025",
+           "CasPL": "arXiv 2409.17805, 2024"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
 # A protocol of the file -> its name and shots.
 _PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
 # What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
-_NAMES = {"ZeroshotCLIP": "CLIP"}
+_NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts",
+          **{f"CasPL_{name}": f"{name}+CasPL" for name in ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")}}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -60,6 +61,26 @@ def learns(name: str) -> bool:
     return bool(TRAINERS[plain].folder)
 
 
+def trains_without_labels(name: str) -> bool:
+    """Whether a method is trained once for all seeds and shots: on the whole training split of all
+    classes, without labels."""
+    return plain_name(name) in catalogue()["without_labels"]
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """The method whose training another one starts from, and the setting that names its folder."""
+
+    method: str
+    setting: str
+
+
+def foundation(name: str) -> Foundation | None:
+    """What a method, with or without SAR and NeRP, builds on."""
+    row = catalogue()["builds_on"].get(plain_name(name))
+    return Foundation(row["method"], row["setting"]) if row else None
+
+
 def is_drawn(dataset: str) -> bool:
     """Whether a dataset is one of those that the package draws on first use."""
     return dataset in catalogue()["drawn"]["datasets"]
@@ -83,12 +104,13 @@ def drawn_names() -> set[str]:
 
 def config_name(
     name: str, task: str, trained_on: str, shots: int,
-    options: Mapping[str, str] = MappingProxyType({}),
+    options: Mapping[str, str] = MappingProxyType({}), below: str = "",
 ) -> str:
     """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
     zero-shot CLIP on a downloaded dataset.
 
     Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it.
+        below: the method that builds on this one, "" for none.
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
@@ -102,7 +124,10 @@ def config_name(
         raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
                         f"{name}=FILE.yaml")
     own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
-    protocols = {**catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {})}
+    wanted = catalogue()["builds_on"].get(plain_name(below), {}).get("configs", {})
+    protocols = {
+        **catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {}), **wanted
+    }
     rows = protocols[protocol(training_task(task)).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
 

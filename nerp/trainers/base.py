@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -47,18 +48,23 @@ class Trainer(Method):
         clip: Clip,
         classes: Classes,
         tensors: Mapping[str, Tensor] | None = None,
+        start: Mapping[str, Tensor] = MappingProxyType({}),
     ):
         """Args:
         cfg: the whole configuration. clip: the backbone. classes: what to tell apart.
         tensors: learned tensors by name; by default freshly initialised from torch's generator.
+        start: those of a checkpoint, of which `initial` may take some: of the method that this one
+            builds on, or of this one where it is tested.
         """
         self.cfg = cfg
         self.settings = cfg.TRAINER[self.node]
         self.clip = clip
         self.classes = classes
+        self.start = start
         self._check_layers()
         self.check()
         tensors = self.initial() if tensors is None else tensors
+        self.start = MappingProxyType({})  # it may be large
         self.learned = tree(tensors, self.fixed).to(clip.device).eval()
         self._prepare()
 

@@ -1,5 +1,7 @@
 """A learned context over the first words of a prompt, whose other words stay."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from nerp.clip.model import Clip
@@ -31,6 +33,21 @@ class ContextOverWords(Trainer):
         words = context_words(self.settings.CTX_INIT)
         return words if self.n_ctx <= min(_MOST_WORDS, len(words.split())) else ""
 
+    @property
+    def prefix(self) -> str:
+        """What a prompt begins with, up to the class name."""
+        return self.words or " ".join(["X"] * self.n_ctx)
+
+    @property
+    def places(self) -> Sequence[int]:
+        """The positions of the vectors of `context`."""
+        return range(1, 1 + self.n_ctx)
+
+    @property
+    def context(self) -> Tensor:
+        """The vectors that stand in the prompts."""
+        return self.parameter("prompt_learner.ctx")
+
     def first_context(self) -> Tensor:
         """A fresh ctx [K, W_t]: the token embeddings of the words, or N(0, 0.02^2)."""
         if self.words:
@@ -38,7 +55,7 @@ class ContextOverWords(Trainer):
         return random_tokens(self.n_ctx, self.clip.text.width)
 
     def prepare(self) -> None:
-        prefix = self.words or " ".join(["X"] * self.n_ctx)
-        prompts = context_prompts(self.classes, prefix, n_ctx=self.n_ctx,
+        places = [self.places] * len(self.classes.names)
+        prompts = context_prompts(self.classes, self.prefix, slots_at=places,
                                   tokenizer=self.clip.tokenizer)
         self.prompts = prompts.to(self.clip.device)

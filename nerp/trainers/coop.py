@@ -61,6 +61,16 @@ class CoOp(Trainer):
     def n_ctx(self) -> int:
         return len(self.words.split()) if self.words else self.settings.N_CTX
 
+    @property
+    def prefix(self) -> str:
+        """What a prompt begins with: as many tokens as there are slots."""
+        return self.words or " ".join(["X"] * self.n_ctx)
+
+    @property
+    def slots(self) -> int:
+        """How many vectors stand in a prompt."""
+        return self.n_ctx
+
     def initial(self):
         copies = (len(self.classes.names),) if self.class_specific else ()
         if self.words:
@@ -75,8 +85,8 @@ class CoOp(Trainer):
                             f"classes; they cannot serve {len(self.classes.names)} others")
         self.prompts = context_prompts(
             self.classes,
-            self.words or " ".join(["X"] * self.n_ctx),
-            n_ctx=self.n_ctx,
+            self.prefix,
+            n_ctx=self.slots,
             position=self.position,
             class_specific=self.class_specific,
             tokenizer=self.clip.tokenizer,
@@ -97,7 +107,7 @@ class CoOp(Trainer):
         ctx = self.parameter("ctx")
         prompts = build_prompts(
             [self.classes.neutral] * (len(ctx) if self.class_specific else 1),
-            n_ctx=self.n_ctx,
+            n_ctx=self.slots,
             class_specific=self.class_specific,
             tokenizer=self.clip.tokenizer,
         )

@@ -1,15 +1,15 @@
 """What methods with deep prompts in both towers share: PromptSRC, MaPLe and what builds on them."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from nerp.clip.layers import layer_norm
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import build_prompts
-from nerp.clip.towers import PromptTokens
+from nerp.clip.towers import PromptTokens, TokenGroup
 from nerp.trainers.context import ContextOverWords
 from nerp.trainers.texts import mean_templates
 
@@ -38,19 +38,30 @@ class DeepPrompts(ContextOverWords):
         """The same of the vision tower."""
         return u
 
+    def text_beside(self) -> Sequence[TokenGroup]:
+        """Further tokens of the text, of layers >= 2."""
+        return ()
+
+    def vision_beside(self) -> Sequence[TokenGroup]:
+        """Further tokens of the images, in front of `vision_tokens`."""
+        return ()
+
     # What follows.
 
     def text_edit(self):
-        return PromptTokens(self.text_tokens(), insert=False, output=self.text_output)
+        return PromptTokens(
+            self.text_tokens(), beside=self.text_beside(), insert=False, output=self.text_output
+        )
 
     def vision_edit(self, tokens=None):
         """tokens: what `vision_tokens` returned, where they are computed already."""
-        tokens = dict(tokens or self.vision_tokens())
-        tokens[1] = layer_norm(self.clip.image.visual.ln_pre, tokens[1])
-        return PromptTokens(tokens, at_end=True, output=self.image_output)
+        return PromptTokens(
+            entering(self.clip, tokens or self.vision_tokens()), at_end=True,
+            beside=self.vision_beside(), output=self.image_output,
+        )
 
     def class_features(self, images=None):
-        state = self.clip.text_state(self.prompts, self.parameter("prompt_learner.ctx"))
+        state = self.clip.text_state(self.prompts, self.context)
         return normalise(self.clip.text.features(state, self.text_edit()))[0]
 
     def image_features(self, images):
@@ -60,11 +71,21 @@ class DeepPrompts(ContextOverWords):
         """f [B, D] of images whose input of layer 1 is `state`; tokens: as in `vision_edit`."""
         return normalise(self.clip.image.features(state, self.vision_edit(tokens)))
 
+    @property
+    def least_length(self) -> int:
+        """How long a text is at least, so that the deeper prompts have their places."""
+        return 1 + self.n_ctx
+
     def frozen_prompts(self):
         return mean_templates(self.classes, ENSEMBLE_60)
 
     def tuned_neutral(self):
         """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
-        prompts = build_prompts([self.classes.neutral], min_length=1 + self.n_ctx)
+        prompts = build_prompts([self.classes.neutral], min_length=self.least_length)
         state = self.clip.text_state(prompts)
         return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
+
+
+def entering(clip: Clip, tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Vision tokens as they enter their layers: those of layer 1 stand before `ln_pre`."""
+    return {**tokens, 1: layer_norm(clip.image.visual.ln_pre, tokens[1])}

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 from torch import Tensor
 from yacs.config import CfgNode
@@ -32,9 +33,11 @@ class Method(ABC):
             say whose it is, where the learned tensors alone have another method's names.
         shape_settings: the settings that a checkpoint carries, since its tensors are of no use
             without them.
-        fixed: names of tensors in a checkpoint that are not trained.
+        fixed: patterns of names of tensors in a checkpoint that are not trained.
         edits: the encoders, "text" and "image", whose layers it reaches into; only CLIP's own
             transformers have layers for that.
+        builds_on: settings that name the checkpoint of another method which a training starts
+            from -> that method; KEY_EPOCH beside KEY says which epoch's.
         text_by_image: whether a class has another feature for each image.
         also_seen: what a training has seen beyond the labelled images of the classes that it is
             on, in words (`seen_besides`).
@@ -61,8 +64,9 @@ class Method(ABC):
     shape_settings: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
-    text_by_image: bool = False
+    builds_on: Mapping[str, str] = MappingProxyType({})
     also_seen: str = ""
+    text_by_image: bool = False
     learns_names: bool = False
     views: int = 1
     independent: bool = True

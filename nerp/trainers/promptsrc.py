@@ -78,9 +78,9 @@ class PromptSRC(DeepPrompts):
             "prompt_learner.ctx": self.first_context(),
             "image_encoder.VPT": random_tokens(settings.N_CTX_VISION, image),
         }
-        for layer in range(2, settings.PROMPT_DEPTH_TEXT + 1):
+        for layer in self.deep_layers("text"):
             tensors[_DEEP.format("text", layer - 1)] = random_tokens(self.n_ctx, text)
-        for layer in range(2, settings.PROMPT_DEPTH_VISION + 1):
+        for layer in self.deep_layers("image"):
             tensors[_DEEP.format("image", layer - 1)] = random_tokens(settings.N_CTX_VISION, image)
         return tensors
 
@@ -88,17 +88,23 @@ class PromptSRC(DeepPrompts):
     def n_ctx(self):
         return self.settings.N_CTX_TEXT
 
-    def deep(self, tower, depth):
+    def deep_layers(self, encoder):
+        """2..J of the "text" or the "image" encoder, as far as it has them."""
+        text = encoder == "text"
+        depth = self.settings["PROMPT_DEPTH_TEXT" if text else "PROMPT_DEPTH_VISION"]
+        return range(2, min(depth, (self.clip.text if text else self.clip.image).depth) + 1)
+
+    def deep(self, encoder):
         return {
-            layer: self.parameter(_DEEP.format(tower, layer - 1)) for layer in range(2, depth + 1)
+            layer: self.parameter(_DEEP.format(encoder, layer - 1))
+            for layer in self.deep_layers(encoder)
         }
 
     def text_tokens(self):
-        return self.deep("text", self.settings.PROMPT_DEPTH_TEXT)
+        return self.deep("text")
 
     def vision_tokens(self):
-        deep = self.deep("image", self.settings.PROMPT_DEPTH_VISION)
-        return {1: self.parameter("image_encoder.VPT"), **deep}
+        return {1: self.parameter("image_encoder.VPT"), **self.deep("image")}
 
     def loss(self, images, labels):
         text, frozen_text = self.class_features(), self.frozen_class_features()

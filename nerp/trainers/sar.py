@@ -133,9 +133,9 @@ class Aligned(Trainer):
 
     shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
 
-    def __init__(self, cfg, clip, classes, tensors=None):
+    def __init__(self, cfg, clip, classes, *tensors, **start):
         self.generator = torch.Generator()
-        super().__init__(cfg, clip, classes, tensors)
+        super().__init__(cfg, clip, classes, *tensors, **start)
         self.sar = cfg.TRAINER.SAR
         self.novel = novel_names(cfg, classes.names)
         names = (*classes.names, *self.novel.names)

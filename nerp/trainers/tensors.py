@@ -1,5 +1,6 @@
 """Learned tensors under their names in a checkpoint, and what losses compare them by."""
 
+import re
 from collections.abc import Collection, Mapping
 
 import torch
@@ -15,8 +16,8 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:
-    """A module whose state dict is `tensors`: dotted names become nested modules. Those in `fixed`
-    are buffers, the others parameters."""
+    """A module whose state dict is `tensors`: dotted names become nested modules. Those that a
+    pattern in `fixed` matches are buffers, the others parameters."""
     root = nn.Module()
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
@@ -25,7 +26,7 @@ def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Modul
             if not hasattr(module, parent):
                 module.add_module(parent, nn.Module())
             module = getattr(module, parent)
-        if name in fixed:
+        if any(re.fullmatch(pattern, name) for pattern in fixed):
             module.register_buffer(leaf, tensor.detach().clone())
         else:
             module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().float()))

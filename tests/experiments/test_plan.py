@@ -12,13 +12,20 @@ from nerp.commands import train as train_command
 from nerp.experiments.plan import Selection, check_data, parse, plan, read_selection
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_method_file, shipped_cards
-from nerp.settings.catalogue import catalogue, config_name, methods, published_methods
+from nerp.settings.catalogue import (
+    catalogue,
+    config_name,
+    methods,
+    published_methods,
+    trains_without_labels,
+)
 from nerp.settings.resolve import Request, resolve
 
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
 LEARNING = [name for name in methods() if name != "ZeroshotCLIP"]
+LABELLED = [name for name in LEARNING if not trains_without_labels(name)]
 TESTED = ["ZeroshotCLIP", *LEARNING, *(f"{name}_NeRP" for name in LEARNING)]
 
 
@@ -44,7 +51,8 @@ def keys(runs):
 
 def test_the_published_base_to_novel_experiment_is_complete():
     wanted = {("train", name, dataset, "base", seed)
-              for name, dataset, seed in itertools.product(LEARNING, ELEVEN, (1, 2, 3))}
+              for name, dataset, seed in itertools.product(LABELLED, ELEVEN, (1, 2, 3))}
+    wanted |= {("train", "CasPL", dataset, "all", 1) for dataset in ELEVEN}
     wanted |= {("test", name, dataset, classes, seed) for name, dataset, classes, seed
                in itertools.product(TESTED, ELEVEN, ("base", "new"), (1, 2, 3))}
     found = list(keys(plan(Selection("base_to_novel"))))
@@ -54,7 +62,8 @@ def test_the_published_base_to_novel_experiment_is_complete():
 
 def test_the_published_cross_dataset_experiment_is_complete():
     wanted = {("train", name, "imagenet", "all", seed)
-              for name, seed in itertools.product(LEARNING, (1, 2, 3))}
+              for name, seed in itertools.product(LABELLED, (1, 2, 3))}
+    wanted |= {("train", "CasPL", "imagenet", "all", 1)}
     wanted |= {("test", name, dataset, "all", seed) for name, dataset, seed
                in itertools.product(TESTED, ELEVEN + VARIANTS, (1, 2, 3))}
     assert set(keys(plan(Selection("cross_dataset")))) == wanted
@@ -65,7 +74,10 @@ def test_the_published_few_shot_experiment_is_complete():
     found = {(*key, parsed(run.command).options["DATASET.NUM_SHOTS"])
              for key, run in zip(keys(runs), runs, strict=True)}
     wanted = {("train", name, dataset, "all", seed, shots) for name, dataset, seed, shots
-              in itertools.product(LEARNING, ELEVEN, (1, 2, 3), ["1", "2", "4", "8", "16"])}
+              in itertools.product(LABELLED, ELEVEN, (1, 2, 3), ["1", "2", "4", "8", "16"])}
+    wanted |= {("train", "CasPL", dataset, "all", 1, "-1") for dataset in ELEVEN}
+    wanted |= {("test", "CasPL", dataset, "all", seed, shots) for dataset, seed, shots
+               in itertools.product(ELEVEN, (1, 2, 3), ["1", "2", "4", "8", "16"])}
     assert found == wanted
 
 
@@ -78,7 +90,9 @@ def test_every_run_has_what_its_command_line_names(protocol):
         assert args.dataset in shipped_cards()
         assert not args.config_file or find_method_file(args.config_file).is_file()
         assert args.output_dir == str(run.directory)
-        assert args.options["TASK"] == protocol
+        shared = args.phase == "train" and trains_without_labels(args.trainer)
+        task = "FS" if shared and protocol == "B2N" else protocol
+        assert args.options["TASK"] == task
         assert set(run.needs) <= seen
         if getattr(args, "model_dir", ""):
             assert args.model_dir == str(run.needs[0])
@@ -157,6 +171,32 @@ def test_the_methods_are_the_registered_ones():
     }
     assert published_methods() == ["ZeroshotCLIP",
                                    *(x for name in LEARNING for x in (name, name + "_NeRP"))]
+
+
+def test_what_a_training_builds_on_is_trained_once_before_it():
+    """One training without labels serves every seed, number of shots, and both protocols."""
+    places = set()
+    for protocol in ("B2N", "FS"):
+        runs = plan(Selection(protocol, methods=("CasPL_PromptSRC", "CasPL_CoOp_SAR"),
+                              datasets=("eurosat",), shots=(4, 16)))
+        boosting = [run for run in runs if run.trainer == "CasPL"]
+        trainings = [run for run in runs if run.argv[0] == "train" and run not in boosting]
+        assert len(boosting) == 1 and len(trainings) == 12
+        places.add(boosting[0].directory)
+        for run in trainings:
+            node = "CASPL_PROMPTSRC" if "PromptSRC" in run.trainer else "CASPL_COOP"
+            options = parsed(run.command).options
+            assert run.needs == (boosting[0].directory,)
+            assert options[f"TRAINER.{node}.BOOSTING"] == str(boosting[0].directory)
+            assert options[f"TRAINER.{node}.BOOSTING_EPOCH"] == "0"
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize(("method", "depth"), [("CasPL_CoOp", "l1"), ("CasPL_CoCoOp", "l3")])
+def test_a_method_may_need_another_training_before_it_than_its_siblings(method, depth):
+    runs = plan(Selection("CD", methods=(method,), datasets=("imagenetv2",), seeds=(2,)))
+    config = f"vit_b16_c2_ep20_batch128_lr0025_4+4ctx_{depth}"
+    assert runs[0].directory.parts[-3:] == ("CasPL", config, "seed1")
 
 
 def test_nerp_alone_brings_its_training_and_its_baseline():

@@ -76,8 +76,8 @@ def test_the_footnote_names_the_papers_and_the_rows_that_have_none(tmp_path):
 
 def test_every_published_row_says_where_it_is_from():
     rows = published()
-    assert len(rows) == 600
-    assert all(row.source.split(" ")[0] in ("ANPrompt", "SAR", "BiomedCoOp")
+    assert len(rows) == 735
+    assert all(row.source.split(" ")[0] in ("ANPrompt", "SAR", "BiomedCoOp", "CasPL")
                for row in rows)
     assert all((row.hm is None) == (row.protocol != "base_to_novel") for row in rows)
     assert all(row.accuracy("Base") is not None for row in rows if not row.variant)

@@ -132,6 +132,14 @@ def test_what_was_trained_with_a_substitute_is_marked_in_every_table(output):
     assert "¶" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
 
 
+def test_what_saw_more_than_labelled_images_in_training_is_marked_in_every_table(output):
+    write(output, "CasPL", "EuroSAT", "new", 1, 50.0, also_seen="unlabelled images")
+    (table,) = tables(output)
+    assert row(table, "CasPL").cells["EuroSAT", "Novel"].marks == "‖*"
+    assert any(note.startswith("‖ trained with more than labelled") for note in table.notes)
+    assert "‖" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
+
+
 def test_rows_follow_the_order_of_the_methods_each_before_its_nerp(output):
     for name in ("Mine", "MMRL_NeRP", "CoOp", "ZeroshotCLIP"):
         write(output, name, "EuroSAT", "new", 1, 50.0)

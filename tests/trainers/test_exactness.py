@@ -11,6 +11,7 @@ from plain_methods import PLAIN
 
 from nerp.base.registry import TRAINERS
 from nerp.data.sentences import substitute_sentences
+from nerp.trainers.teacher import Teacher
 
 VARIANTS = [
     ("ZeroshotCLIP", {}),
@@ -36,6 +37,17 @@ VARIANTS = [
     ("MaPLe", {"N_CTX": 5, "PROMPT_DEPTH": 1}),
     ("MaPLe", {"N_CTX": 4, "PROMPT_DEPTH": 6}),
     ("CoPrompt", {}),
+    ("CasPL", {}),
+    ("CasPL", {"N_CTX_TEXT": 3, "N_CTX_VISION": 2, "PROMPT_DEPTH_TEXT": 1,
+               "PROMPT_DEPTH_VISION": 9, "TEMPERATURE": 2.0}),
+    ("CasPL_CoOp", {}),
+    ("CasPL_CoOp", {"CTX_INIT": "a big satellite photo of a"}),
+    ("CasPL_CoCoOp", {}),
+    ("CasPL_MaPLe", {}),
+    ("CasPL_MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 1}),
+    ("CasPL_MaPLe", {"N_CTX": 8, "PROMPT_DEPTH": 4}),
+    ("CasPL_PromptSRC", {}),
+    ("CasPL_PromptSRC", {"N_CTX_TEXT": 2, "PROMPT_DEPTH_TEXT": 4, "PROMPT_DEPTH_VISION": 2}),
     ("BiomedCoOp", {}),
     ("BiomedCoOp", {"N_CTX": 5, "TAU": 0.3}),
     ("RESTORE", {}),
@@ -71,6 +83,9 @@ def pair(method, settings, clip, model, which="base"):
         index = copy.deepcopy(ours.draws).randrange(60)
         plain.sentences = [own[index] for own in substitute_sentences(classes.names)]
         plain.weight = cfg.TRAINER.W
+    if method == "CasPL":
+        plain.teacher = copy.deepcopy(model)
+        ours.teacher = Teacher(clip, classes)
     if method == "BiomedCoOp":
         plain.sentences = ours.sentence_features()
     if method == "MoCoOp":

@@ -15,6 +15,7 @@ from nerp.correction.wrapper import priors
 from nerp.data.benchmark import Benchmark, Item
 from nerp.engine.train import TrainingRun
 from nerp.settings.protocols import SAR_SUFFIX
+from nerp.trainers.teacher import Teacher
 
 PINS = Path(__file__).parents[2] / "scripts/lib/constraints.txt"
 TEXT = {"width": 128, "layers": 4, "vocab_size": 49408, "context_length": 77}
@@ -58,6 +59,9 @@ def cuda(possible, monkeypatch):
             kind, "frozen_prompts",
             lambda trainer, whole=whole: [texts[:1] for texts in whole(trainer)],
         )
+    # A teacher is a second backbone: the student serves as its own.
+    monkeypatch.setattr("nerp.trainers.caspl.open_teacher",
+                        lambda settings, node, student, classes: Teacher(student, classes))
     with fake_cuda() as watch:
         yield watch
 

@@ -18,7 +18,8 @@ def said_and_predicted(method, clip, images):
     return trainer.right, (len(images) + 1) // 2
 
 
-@pytest.mark.parametrize("method", LEARNING)
+# CasPL reads no label.
+@pytest.mark.parametrize("method", [name for name in LEARNING if name != "CasPL"])
 def test_every_method_says_it(method, golden_clip, inputs):
     said, predicted = said_and_predicted(TRAINERS[method], golden_clip, inputs[0])
     assert said == predicted

@@ -8,6 +8,13 @@ gradient, see `PlainMMA.loss`.
 
 from plain_methods.adapter import PlainMMA
 from plain_methods.blocks import PlainCLIPLoRA, PlainMoCoOp
+from plain_methods.boosted import (
+    PlainCasPL,
+    PlainCasPLCoCoOp,
+    PlainCasPLCoOp,
+    PlainCasPLMaPLe,
+    PlainCasPLPromptSRC,
+)
 from plain_methods.context import (
     PlainCoCoOp,
     PlainCoOp,
@@ -40,6 +47,11 @@ PLAIN = {
     "RESTORE": PlainRESTORE,
     "CLIPLoRA": PlainCLIPLoRA,
     "MoCoOp": PlainMoCoOp,
+    "CasPL": PlainCasPL,
+    "CasPL_CoOp": PlainCasPLCoOp,
+    "CasPL_CoCoOp": PlainCasPLCoCoOp,
+    "CasPL_MaPLe": PlainCasPLMaPLe,
+    "CasPL_PromptSRC": PlainCasPLPromptSRC,
     "MMA": PlainMMA,
     "MMRL": PlainMMRL,
     "MMRLpp": PlainMMRLpp,

@@ -1,0 +1,35 @@
+"""One run of a plan: its command line, and what it needs."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `nerp train` or `nerp test`.
+
+    Attributes:
+        directory: where it keeps its files; no two runs share one.
+        argv: the arguments after `nerp`.
+        needs: directories of runs that must have finished before.
+        card: the dataset's. inputs: further files that decide about its numbers.
+        root: the folder that holds the dataset's. output: the folder of all runs.
+        label: what it is, for people.
+        trainer: the method, with or without _NeRP.
+    """
+
+    directory: Path
+    argv: tuple[str, ...]
+    needs: tuple[Path, ...]
+    card: Path
+    inputs: tuple[Path, ...]
+    label: str
+    trainer: str
+    root: str
+    output: str
+
+    @property
+    def command(self) -> str:
+        """The command line, quoted for a shell."""
+        return shlex.join(("nerp", *self.argv))

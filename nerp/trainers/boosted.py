@@ -1,0 +1,180 @@
+"""What the methods of CasPL's adapting phase share: frozen boosting prompts beside their own."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.base.errors import NerpError
+from nerp.clip.model import Clip, normalise
+from nerp.clip.towers import PromptTokens, TokenGroup
+from nerp.trainers.base import Trainer
+from nerp.trainers.caspl import (
+    CTX,
+    FIRST,
+    PATTERNS,
+    SEEN,
+    CasPL,
+    boosting_tokens,
+    random_boosting,
+)
+from nerp.trainers.deep import DeepPrompts, entering
+
+_SPLIT, _WORDS = 2, 4  # that many adapting tokens leave that many words before the boosting ones
+
+
+class Boosted(Trainer):
+    """A method beside n frozen boosting tokens of a `CasPL` checkpoint.
+
+    It stands before the method among a class's bases. Text: the method's m tokens, the boosting
+    ones, the name. Vision: the boosting tokens, then the method's, at the end. Each kind is put
+    in at the input of the layers that it has; in the others its places carry on.
+    """
+
+    paper = CasPL.paper
+    fixed = PATTERNS
+    edits = ("text", "image")
+    also_seen = SEEN
+    builds_on = {"BOOSTING": "CasPL"}
+    own_prefix = ""  # of the method's tensors, in a checkpoint
+    counts_differ = False  # whether the encoders may have different numbers of boosting tokens
+
+    @classmethod
+    def infer(
+        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
+    ) -> dict[str, object]:
+        return super().infer(cls.without_prefix(tensors), settings, clip)
+
+    @classmethod
+    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
+        return super().fits(cls.without_prefix(tensors))
+
+    @classmethod
+    def without_prefix(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors by the names that the method itself gives them."""
+        return {name.removeprefix(cls.own_prefix): tensor for name, tensor in tensors.items()}
+
+    def initial(self) -> dict[str, Tensor]:
+        own = {self.own_prefix + name: tensor for name, tensor in super().initial().items()}
+        return own | self.first_boosting()
+
+    def first_boosting(self) -> dict[str, Tensor]:
+        """The checkpoint's boosting tensors; without one random ones, of CasPL's own settings."""
+        found = {name: tensor for name, tensor in self.start.items()
+                 if any(re.fullmatch(pattern, name) for pattern in PATTERNS)}
+        if not found:
+            caspl = self.cfg.TRAINER.CASPL
+            counts = caspl.N_CTX_VISION, caspl.N_CTX_TEXT
+            return random_boosting(self.clip, caspl, *counts)
+        for name in (CTX, FIRST):
+            if name not in found:
+                raise NerpError(f"{self.node}: the checkpoint lacks {name}")
+        for name, tensor in found.items():
+            width = (self.clip.image if name.startswith("image") else self.clip.text).width
+            count = found[FIRST if name.startswith("image") else CTX].shape[:1].numel()
+            if tensor.shape != (count, width):
+                raise NerpError(f"{self.node}: the boosting tokens {name} are "
+                                f"{tuple(tensor.shape)}, this run needs {(count, width)}: another "
+                                "backbone")
+        if not self.counts_differ and len(found[FIRST]) != len(found[CTX]):
+            raise NerpError(f"{self.node}: this method takes equally many boosting tokens in both "
+                            f"encoders; the checkpoint has {len(found[FIRST])} in the image's and "
+                            f"{len(found[CTX])} in the text's")
+        return found
+
+    def prepare_training(self) -> None:
+        super().prepare_training()
+        if not self.settings.BOOSTING:
+            raise NerpError(f"TRAINER.{self.node}.BOOSTING is empty: this phase builds on a CasPL "
+                            "checkpoint (nerp train --trainer CasPL); give its file, or the "
+                            "--output-dir of its training")
+
+    def parameter(self, name: str) -> Tensor:
+        return super().parameter(self.own_prefix + name)
+
+    def boosting(self, encoder: str) -> dict[int, Tensor]:
+        """`boosting_tokens` of this model."""
+        return boosting_tokens(dict(self.learned.named_buffers()), encoder)
+
+    @property
+    def boosting_context(self) -> Tensor:
+        """[n, W_t]"""
+        return self.learned.get_buffer(CTX)
+
+    @property
+    def prefix(self) -> str:
+        return " ".join([super().prefix, *["X"] * len(self.boosting_context)])
+
+    def text_beside(self) -> Sequence[TokenGroup]:
+        return [TokenGroup(self.boosting("text"), self.least_length - len(self.boosting_context))]
+
+    def vision_beside(self) -> Sequence[TokenGroup]:
+        tokens = entering(self.clip, self.boosting("image"))
+        return [TokenGroup(tokens, -len(tokens[1]) - self.n_image)]
+
+    @property
+    def n_image(self) -> int:
+        """How many tokens the method itself has in the image encoder."""
+        return 0
+
+    @property
+    def least_length(self) -> int:
+        """1 + all places of text tokens; the boosting ones are the last."""
+        return 1 + self.n_ctx + len(self.boosting_context)
+
+
+class BoostedContext(Boosted):
+    """A method that learns a context alone: the boosting tokens are the only ones in the layers."""
+
+    own_prefix = "prompt_learner."
+
+    def check(self) -> None:
+        super().check()
+        if self.class_specific:
+            raise NerpError(f"TRAINER.{self.node}.CSC: the context stands beside the boosting "
+                            "tokens, which all classes share; leave it False")
+
+    @property
+    def slots(self) -> int:
+        return self.n_ctx + len(self.boosting_context)
+
+    def text_features(self, prompts, ctx):
+        boosting = self.boosting_context.expand(*ctx.shape[:-2], -1, -1)
+        state = self.clip.text_state(prompts, torch.cat([ctx, boosting], -2))
+        edit = PromptTokens({}, beside=self.text_beside(), insert=False)
+        return normalise(self.clip.text.features(state, edit))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        edit = PromptTokens({}, beside=self.vision_beside())
+        return normalise(self.clip.image.features(self.clip.image_state(images), edit))
+
+
+class BoostedDeep(Boosted, DeepPrompts):
+    """A method with tokens of its own in the layers of both encoders."""
+
+    @property
+    def gap(self) -> int:
+        """How many words stand between both kinds of text tokens: "of a", where two of the four
+        words have become tokens."""
+        split = self.n_ctx == _SPLIT and len(self.words.split()) >= _WORDS
+        return _WORDS - _SPLIT if split else 0
+
+    @property
+    def first_gap(self) -> int:
+        """The same of layer 1."""
+        return self.gap
+
+    @property
+    def least_length(self) -> int:
+        return super().least_length + self.gap
+
+    @property
+    def places(self) -> Sequence[int]:
+        begin = 1 + self.n_ctx + self.first_gap
+        return [*super().places, *range(begin, begin + len(self.boosting_context))]
+
+    @property
+    def context(self) -> Tensor:
+        return torch.cat([super().context, self.boosting_context])
