@@ -28,6 +28,7 @@ COMMANDS = {
     "backbones": "list the backbones with their sizes, weights and the methods that fit",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
     "features": "write a model's image and text features of a split, for probes and plots",
+    "correct": "put every rule side by side on a run's saved logits, without a model",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
     "explain": "write one HTML page about a corrected run: what was flipped, and why",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",

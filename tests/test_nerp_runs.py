@@ -48,11 +48,11 @@ def test_calibrated_thresholds_look_at_base_classes_alone(nerp, trained, tmp_pat
 
 
 @pytest.mark.parametrize(("opts", "arrays", "looked_at", "mark"), [
-    (["NERP.RULE", "shift"], {"gap_prior"}, "training labels", ""),
+    (["NERP.RULE", "shift"], {"gap_prior", "matched_prior"}, "training labels", ""),
     (["NERP.REFERENCES", "others,text", "NERP.STRENGTH", "0.2,0.1"], {"others_prior"},
      "training images", ""),
-    (["NERP.SCOPE", "pairs", "NERP.PAIRS", "labels"], {"gap_prior"}, "test labels",
-     "(upper bound)"),
+    (["NERP.SCOPE", "pairs", "NERP.PAIRS", "labels"], {"gap_prior", "matched_prior"},
+     "test labels", "(upper bound)"),
     (["NERP.RULE", "match"], set(), "test images", "(transductive)"),
 ])
 def test_every_rule_is_recorded_and_can_be_taken_up_again(
@@ -82,6 +82,10 @@ def test_every_rule_is_recorded_and_can_be_taken_up_again(
     assert status == 0, error
     status, text, error = nerp("sweep-nerp", tmp_path, "--grid", "SCOPE=all,pairs")
     assert status == 0 and f"the rule: {rule['name']}" in text, error
+    status, text, error = nerp("correct", tmp_path, "--rules", f"{rule['name']},batch")
+    assert status == 0 and f"{result['accuracy']:.2f}" in text, error
+    status, text, error = nerp("plot", tmp_path, "--output-dir", tmp_path / "figures")
+    assert status == 0 and (tmp_path / "figures" / "corrections.svg").is_file(), error
 
 
 def test_a_reference_that_shows_the_tested_classes_is_left_out(nerp, trained, tmp_path):
@@ -92,7 +96,7 @@ def test_a_reference_that_shows_the_tested_classes_is_left_out(nerp, trained, tm
                                "NERP.REFERENCES", "others,image")
     assert status == 0 and "the reference others is left out: the training images show" in text
     record = json.loads((tmp_path / "two" / "result.json").read_text())["nerp"]
-    assert record["rule"]["strengths"] == {"image": 0.05}
+    assert record["rule"]["strengths"] == {"image": 0.0625}
     status, _, error = nerp(*command, "--output-dir", tmp_path / "one", "NERP.REFERENCES", "others")
     assert status == 1 and "none of others suits these classes" in error
 
@@ -101,8 +105,8 @@ def test_a_strength_for_each_reference(nerp, trained, tmp_path):
     out, flags, model = trained
     status, _, error = nerp("test", "--trainer", "MMRL_NeRP", *flags, "--model-dir", out, *model,
                             "--output-dir", tmp_path, "DATASET.SUBSAMPLE_CLASSES", "new",
-                            "NERP.STRENGTH", "0.1,0.2,0.3")
-    assert status == 1 and "a number for each of 2 references (gap, image)" in error
+                            "NERP.STRENGTH", "0.1,0.2")
+    assert status == 1 and "a number for each of 3 references (gap, image, matched)" in error
 
 
 def test_base_classes_are_left_alone_and_weights_untouched(nerp, trained, tmp_path):

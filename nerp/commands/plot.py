@@ -1,7 +1,8 @@
 """Draw what a folder has runs of, each figure as PNG and SVG: few-shot curves; base against novel
 accuracy of the methods; closed against open world; what NeRP gains on each dataset. Of folders that
 are trainings themselves, also while they go on: loss and learning rate; of a test with
---save-logits itself: how often predictions are right against how sure they are.
+--save-logits itself: how often predictions are right against how sure they are, and, where nerp
+correct compared the rules on it, what each of them gains.
 
   nerp plot output --output-dir figures
   nerp plot output/mine/seed1 output/mine/seed2
@@ -22,6 +23,7 @@ def main(args):
     from pathlib import Path
 
     from nerp.engine.history import METRICS_FILE
+    from nerp.results.comparison import COMPARISON_FILE, comparison_figure
     from nerp.results.grid import split
     from nerp.results.plots import figures, save_figure
     from nerp.results.records import collect
@@ -37,6 +39,8 @@ def main(args):
     for number, folder in enumerate(tests, 1):
         stem = "reliability" if len(tests) == 1 else f"reliability_{number}"
         drawn[stem] = reliability_diagram(folder / PREDICTIONS_FILE)
+        if (folder / COMPARISON_FILE).is_file():
+            drawn[stem.replace("reliability", "corrections")] = comparison_figure(folder)
     if others:
         drawn |= figures(split(collect(others), args.seeds, False))
     for stem, figure in drawn.items():

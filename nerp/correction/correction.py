@@ -122,14 +122,14 @@ class Run:
 
     Attributes:
         settings: the config node NERP. classnames: C names. seed: of the run.
-        spread: how far biases lie from what the gap says of them, in logits (`gap.Halves`); None
-            where that cannot be told.
+        spread: gives how far the logits of different classes lie apart on an image: their
+            standard deviation, in the mean over training images.
     """
 
     settings: CfgNode
     classnames: Sequence[str]
     seed: int
-    spread: float | None
+    spread: Callable[[], float]
 
 
 class CorrectionRule(ABC):
@@ -207,7 +207,11 @@ class Informed(CorrectionRule):
     def lacking(self, extra: Extra) -> str:
         """What is needed and not at hand, in words; "" where nothing is."""
         missing = [name for name in self.needs if getattr(extra, name) is None]
-        return f"the rule {self.name} needs {', '.join(missing)}" if missing else ""
+        if not missing:
+            return ""
+        needed = ", ".join(name.replace("_", " ") for name in missing)
+        return (f"the rule {self.name} needs {needed}: nerp test with NERP.RULE {self.name} and "
+                "--save-logits keeps them")
 
 
 def carry_out(

@@ -6,8 +6,6 @@ NeurIPS 2022) as far as κ text features leave it. It shows no class, and a clas
 its direction is preferred by every image alike.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -43,51 +41,20 @@ def gap_prior(features: Tensor, labels: Tensor, text: Tensor, tested: Tensor, sc
         return scale * tested @ gap_direction(features, labels, text)
 
 
-@dataclass(frozen=True)
-class Halves:
-    """What the gap of one half of the trained classes says of the other half's bias.
-
-    Attributes: biases, priors: [K], of the classes of every half, each half's of mean 0.
-    """
-
-    biases: Tensor
-    priors: Tensor
-
-    @property
-    def slope(self) -> float:
-        """How much of its gap prior a model's bias on other classes is."""
-        square = float(self.priors.square().sum())
-        return float((self.biases * self.priors).sum()) / max(square, 1e-12)
-
-    def spread(self, strength: float) -> float:
-        """How far the bias lies from so much of the prior: the root mean square, in logits."""
-        return float((self.biases - strength * self.priors).square().mean().sqrt())
-
-
 def slope_between_halves(
     features: Tensor, labels: Tensor, text: Tensor, scale: float
 ) -> float | None:
-    """`Halves.slope`, or None for under 4 classes."""
-    halves = between_halves(features, labels, text, scale)
-    return halves and halves.slope
-
-
-def between_halves(
-    features: Tensor, labels: Tensor, text: Tensor, scale: float
-) -> Halves | None:
-    """What labelled images tell of other classes, or None for under 4 classes.
+    """How much of its gap prior a model's bias on other classes is, or None for under 4 classes.
 
     The classes are halved at random; one half's images give the prior of the other half's classes,
-    whose bias is that which makes the mean prediction of their images meet their labels. Both
-    directions of 20 splits. No test image is needed.
-
-    Args: as `gap_prior`.
+    whose bias is that which makes the mean prediction of their images meet their labels. The
+    slope of the biases on the priors, over both directions of 20 splits. No test image is needed.
     """
     classes = len(text)
     if classes < _FEWEST_CLASSES:
         return None
     generator = torch.Generator().manual_seed(0)
-    biases, priors = [], []
+    product = square = 0.0
     for _ in range(_SPLITS):
         order = torch.randperm(classes, generator=generator).to(text.device)
         halves = order[: classes // 2], order[classes // 2 :]
@@ -98,9 +65,9 @@ def between_halves(
             shares = theirs.bincount(minlength=len(names)) / len(theirs)
             with in_float32(text.device):
                 bias = uniform_bias(scale * images @ names.t(), shares)
-            biases.append(bias)
-            priors.append(prior)
-    return Halves(torch.cat(biases), torch.cat(priors))
+            product += float(bias @ prior)
+            square += float(prior @ prior)
+    return product / max(square, 1e-12)
 
 
 def _only(classes: Tensor, features: Tensor, labels: Tensor, text: Tensor):

@@ -26,11 +26,11 @@ from nerp.correction.shares import read_shares
 from nerp.correction.shifting import Additive, Shift, Shifted, shift
 from nerp.correction.transport import transport_plan
 
-# NERP.WIDTH auto and NERP.LIMIT auto, as multiples of how far the trained classes' biases lie from
-# what the gap says of them (`gap.Halves.spread`). Chosen on benchmarks drawn with other seeds than
+# NERP.WIDTH auto and NERP.LIMIT auto, as multiples of how far an image's logits lie apart
+# (`Run.spread`), since biases scale as logits do. Chosen on benchmarks drawn with other seeds than
 # any that is reported (docs/study/choice.md).
-WIDTH_OF_SPREAD = 0.5
-LIMIT_OF_SPREAD = 0.8
+WIDTH_OF_SPREAD = 0.125
+LIMIT_OF_SPREAD = 0.16
 
 
 @dataclass(frozen=True)
@@ -264,14 +264,12 @@ class Anchored(FromTest, Shift):
                    guard=node.GUARD)
 
     def settled(self, run: Run) -> CorrectionRule:
-        def logits(value: float | str, multiple: float, known: float) -> float:
-            if value != "auto":
-                return float(value)
-            return known if run.spread is None else multiple * run.spread
+        def logits(value: float | str, multiple: float) -> float:
+            return multiple * run.spread() if value == "auto" else float(value)
 
         node = run.settings
-        return replace(self, order=run.seed, width=logits(node.WIDTH, WIDTH_OF_SPREAD, WIDTH),
-                       limit=logits(node.LIMIT, LIMIT_OF_SPREAD, LIMIT))
+        return replace(self, order=run.seed, width=logits(node.WIDTH, WIDTH_OF_SPREAD),
+                       limit=logits(node.LIMIT, LIMIT_OF_SPREAD))
 
     def anchor(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Tensor:
         """The bias [C] of the references."""

@@ -19,7 +19,7 @@ from nerp.correction.peers import (
 )
 from nerp.correction.shifting import Shift
 
-_NO_INPUT = "gap"  # a direction, not what a model says to an input
+_NO_INPUT = ("gap", "matched")  # not what a model says to an input
 
 
 @RULES.register("contextual")
@@ -33,7 +33,7 @@ class Contextual(Shift):
 
     @classmethod
     def weighed(cls, node: CfgNode) -> list[str]:
-        return [name for name in node.REFERENCES if name != _NO_INPUT] or ["image"]
+        return [name for name in node.REFERENCES if name not in _NO_INPUT] or ["image"]
 
     @classmethod
     def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "Contextual":

@@ -134,7 +134,12 @@ class Sweep:
 
     def outcome(self, rule: CorrectionRule, settings: tuple[str, ...] = ()) -> Outcome:
         """What one rule does, counted. Raises NerpError as `correct` does."""
-        found = self.correct(rule)
+        return self.count(rule, self.correct(rule), settings)
+
+    def count(
+        self, rule: CorrectionRule, found: Correction, settings: tuple[str, ...] = ()
+    ) -> Outcome:
+        """What a correction of these logits did."""
         labels = self.labels[found.images]
         helped = int((found.target == labels).sum())
         hurt = int(self.right[found.images].sum())

@@ -67,6 +67,7 @@ class Material:
         reference: [1, 3, H, W], the reference image after the test transform, normalised.
         seen: the trainer asked about the classes it was trained on.
         shown: their few-shot training images as the model sees them.
+        frozen_shown: the same as frozen CLIP sees them.
         shown_logits: the logits [N, C] of a trainer, for its classes, on those images.
         training, validation: `seen`'s logits on their few-shot training and validation images.
         test_logits: [N, C] on the images under test; test_labels: [N].
@@ -82,6 +83,7 @@ class Material:
     validation: Callable[[], Labelled]
     test_logits: Callable[[], Tensor]
     test_labels: Callable[[], Tensor]
+    frozen_shown: Callable[[], Shown] | None = None
     extra: Callable[[tuple[str, ...]], Extra] = lambda needs: Extra()
     openness: Openness | None = None
 
@@ -95,7 +97,8 @@ def find_priors(
     Args: settings: the config node NERP.
     """
     probe = Probe(trainer, settings, material.reference, material.shown,
-                  lambda: material.shown_logits(trainer), material.openness)
+                  lambda: material.shown_logits(trainer), material.openness,
+                  material.frozen_shown)
     priors = {}
     with trainer.clip.autocast():
         for name in names:
@@ -161,8 +164,8 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
     kind = RULES[cfg.NERP.RULE]
     wanted = _wanted(cfg.NERP)
     priors = find_priors(trainer, cfg.NERP, material, tuple(dict.fromkeys((*PUBLISHED, *wanted))))
-    spread = priors["gap"].spread if "gap" in priors else None
-    run = Run(cfg.NERP, trainer.classes.names, cfg.SEED, spread)
+    run = Run(cfg.NERP, trainer.classes.names, cfg.SEED,
+              lambda: float(material.shown_logits(trainer).std(dim=1, correction=0).mean()))
     rule = kind.from_config(cfg.NERP, strengths(wanted, priors)).settled(run)
     for key, name in (("STREAM", "stream"), ("SHARES", "shares")):
         if cfg.NERP[key] and not hasattr(rule, name):

@@ -91,13 +91,26 @@ def gather_material(tested: Tested) -> Material:
             [bench.classnames[label] for label in there],
         )
 
+    @cache
+    def frozen_shown() -> Shown:
+        mine = shown()
+        bench, items = tested.seen_bench[1], shown_items()
+        there = [bench.classnames.index(name) for name in mine.classnames]
+        return replace(
+            mine, features=encode_images(clip.image_features, clip, items, bench.image_dir, cfg),
+            text=seen().frozen_class_features()[there],
+        )
+
+    @cache
+    def shown_logits(other: Trainer) -> Tensor:
+        return compute_logits(other, shown_items(), tested.seen_bench[1].image_dir, cfg)
+
     return Material(
         reference=reference,
         seen=seen,
         shown=shown,
-        shown_logits=lambda other: compute_logits(
-            other, shown_items(), tested.seen_bench[1].image_dir, cfg
-        ),
+        frozen_shown=frozen_shown,
+        shown_logits=shown_logits,
         training=lambda: labelled(tested, "train", seen()),
         validation=lambda: labelled(tested, "val", seen()),
         test_logits=lambda: tested.logits,
@@ -190,6 +203,7 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
                        if name in nerp.rule.references},
         "pairs": nerp.pairs.source if nerp.rule.uses_pairs else "",
         "n_pairs": len(nerp.pairs.index) if nerp.rule.uses_pairs else 0,
+        "pairs_looked_at": nerp.pairs.looked_at,
         "looked_at": nerp.looked_at,
         "thresholds": tested.cfg.NERP.THRESHOLDS,  # of a flip
         "strength": tested.cfg.NERP.STRENGTH,  # of a shift

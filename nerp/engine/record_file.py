@@ -86,6 +86,7 @@ _NERP = {
 _NERP_OPTIONAL = {
     "rule": _NODE, "on_base": _FLAG, "references": _TEXTS, "pairs": _LINE, "n_pairs": _COUNT,
     "thresholds": _LINE, "strength": _LINE, "calibration": _LINE, "findings": _NODE,
+    "pairs_looked_at": (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}"),
     "stream": _NODE,
 }
 _OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAMES}

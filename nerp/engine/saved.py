@@ -9,6 +9,7 @@ from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.correction import CorrectionRule
+from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES
 from nerp.correction.sweep import Saved
 from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.record_file import check_owner, read_record
@@ -45,6 +46,14 @@ class SavedRun:
     result: dict
     rule: CorrectionRule
     arrays: dict[str, np.ndarray]
+
+    @property
+    def looked_at(self) -> dict[str, str]:
+        """What each reference that is known, and the "pairs", have looked at."""
+        record = self.result["nerp"]
+        known = {"text": NOTHING, "image": TRAINING_IMAGES, **record.get("references", {})}
+        pairs = record.get("pairs_looked_at")
+        return {**known, "pairs": pairs} if pairs else known
 
     @property
     def saved(self) -> Saved:

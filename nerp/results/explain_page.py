@@ -47,6 +47,8 @@ _REFERENCES = {
     "others": "the mean logits of the training images, which show other classes",
     "trained": "1 for the classes that were trained on",
     "trained_ceiling": "1 for the classes that were trained on",
+    "matched": "the bias that would make the mean prediction of the training images, which show "
+               "other classes, uniform",
     "gap": "the class features against what training images share that their classes do not "
            "explain",
 }

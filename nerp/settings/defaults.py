@@ -101,7 +101,8 @@ KEYS: dict[str, Key] = {
     "TEST.AS_TRAINED": flag(False),  # in the open world: predict all classes as trained ones are
     "TEST.CALIBRATION": choice("none", "temperature", "dac"),  # see nerp/engine/calibrators.py
     "NERP.RULE": registered("auto", RULES, "auto"),  # auto: the published flip, else the shift
-    "NERP.REFERENCES": listing(["gap", "image"], registered("", REFERENCES), 1),  # of a shift
+    # of a shift
+    "NERP.REFERENCES": listing(["gap", "image", "matched"], registered("", REFERENCES), 1),
     "NERP.STRENGTH": strength("auto"),  # of each reference's prior
     "NERP.COST": number(0.02, least=0, below=1),  # share of validation images stacking may lose
     "NERP.SCOPE": choice("all", "pairs"),  # of a shift or match: any class, or those of a pair

@@ -40,7 +40,8 @@ def drawn(images=300, classes=6, seed=0, uneven=False):
     logits[torch.arange(images), labels] += 2.5
     trained = (torch.arange(classes) < classes // 2).float()
     return logits, {"text": bias, "image": 2 * bias, "gap": bias,
-                    "trained": trained, "trained_ceiling": trained}
+                    "matched": -bias, "trained": trained,
+                    "trained_ceiling": trained}
 
 
 def extra(images=300, classes=6):
@@ -64,7 +65,7 @@ def settings(**changes):
 def made(name, **changes):
     node = settings(**changes)
     rule = RULES[name].from_config(node, dict.fromkeys(RULES[name].weighed(node), 0.5))
-    return rule.settled(Run(node, [f"class {c}" for c in range(6)], seed=4, spread=1.0))
+    return rule.settled(Run(node, [f"class {c}" for c in range(6)], seed=4, spread=lambda: 1.0))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,7 +90,7 @@ def test_a_rule_without_what_it_needs_says_so(name):
     if not rule.needs:
         assert carry_out(rule, logits, priors, PAIRS) is not None
         return
-    with pytest.raises(NerpError, match=f"the rule {name} needs {rule.needs[0]}"):
+    with pytest.raises(NerpError, match=f"the rule {name} needs {rule.needs[0].replace('_', ' ')}"):
         carry_out(rule, logits, priors, PAIRS)
 
 
@@ -158,7 +159,9 @@ def test_a_stream_corrects_each_image_by_those_before_it(name, kind):
     assert rule.has_looked_at == SEEN_IMAGES and "in a stream (order 4)" in rule.note
     found = carry_out(rule, logits, priors, PAIRS)
     order = ordered(50, 4)
-    anchor = class_bias(priors, {"gap": 0.5, "image": 0.5}) if name == "anchored" else None
+    anchor = None
+    if name == "anchored":
+        anchor = class_bias(priors, {"gap": 0.5, "image": 0.5, "matched": 0.5})
     width = (WIDTH_OF_SPREAD, LIMIT_OF_SPREAD)
     biases = run(Running(kind, 6, anchor, *width), logits[order])
     torch.testing.assert_close(found.apply(logits)[order], logits[order] - biases)

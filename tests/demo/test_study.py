@@ -71,7 +71,7 @@ def test_each_model_is_measured_and_a_second_call_measures_nothing(records, monk
         assert gains["match"]["caveat"] == "transductive"
         assert gains["ceiling"]["caveat"] == "upper bound"
         assert gains["ceiling"]["gain"] >= max(0, *(gains[n]["gain"] for n in ("shift", "match")))
-        assert set(record["strengths"]) == {"gap", "image"}
+        assert set(record["strengths"]) == {"gap", "image", "matched"}
         assert set(record["links"]) == {"frequency", *study.ALL_REFERENCES}
         # 30 test images: every change is a whole number of them.
         gain = gains["shift"]["gain"]

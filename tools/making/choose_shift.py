@@ -31,13 +31,19 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.loading import SHIPPED
 from nerp.correction.gap import slope_between_halves
 from nerp.correction.matching import uniform_bias
-from nerp.correction.references import GAP_STRENGTH, IMAGE_STRENGTH
+from nerp.correction.references import (
+    GAP_SHARE,
+    GAP_STRENGTH,
+    IMAGE_STRENGTH,
+    MATCHED_STRENGTH,
+)
 from nerp.correction.wrapper import find_priors
 from nerp.data.decode import open_image
 from nerp.data.images import Normalise, eval_transform
 from nerp.demo.study import ALL_REFERENCES, METHODS, ceiling
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
+from nerp.engine.evaluate import encode_images
 from nerp.engine.run import run_training
 from nerp.engine.tested import Tested
 from nerp.settings.cards import find_method_file
@@ -123,7 +129,18 @@ def measure(tested: Tested) -> dict[str, np.ndarray]:
     priors["five neutral prompts"] = trainer.scale * text @ prompts.mean(0)
     priors["mean feature"] = trainer.scale * text @ shown.features.mean(0)
     slope = slope_between_halves(shown.features, shown.labels, shown.text, trainer.scale)
+    frozen = material.frozen_shown()
+    extra = {
+        "features": encode_images(trainer.image_features, trainer.clip, tested.items,
+                                  tested.bench.image_dir, tested.cfg),
+        "text": text, "shown_features": shown.features, "shown_labels": shown.labels,
+        "shown_logits": material.shown_logits(trainer),
+        "frozen_shown_features": frozen.features, "frozen_shown_text": frozen.text,
+        "frozen_scale": torch.tensor(trainer.clip.scale),
+    }
     return {
+        **{name: value.float().numpy() if value.is_floating_point() else value.numpy()
+           for name, value in extra.items()},
         "logits": tested.logits.numpy(), "labels": tested.labels, "slope": np.array(slope),
         **{f"prior/{name}": prior.float().numpy() for name, prior in priors.items()},
     }
@@ -175,7 +192,11 @@ def _shuffle_patches(pixels: Tensor, size: int, generator: torch.Generator) -> T
 
 
 class Model:
-    """One model's kept arrays. `gain`: change of accuracy, in points, by a class bias [C]."""
+    """One model's kept arrays. `gain`: change of accuracy, in points, by a class bias [C].
+
+    Attributes: spread: as `nerp.correction.correction.Run` has it. others: the match on the
+    training images of other classes.
+    """
 
     def __init__(self, file: Path):
         self.world, self.backbone, self.dataset = file.parts[-4:-1]
@@ -183,10 +204,20 @@ class Model:
         with np.load(file) as arrays:
             self.logits, self.labels = torch.from_numpy(arrays["logits"]), arrays["labels"]
             self.slope = float(arrays["slope"])
+            kept = {name: torch.from_numpy(arrays[name]) for name in (
+                "features", "text", "shown_features", "shown_labels", "shown_logits",
+                "frozen_shown_features", "frozen_shown_text")}
+            scale = float(arrays["frozen_scale"])
             self.priors = {
                 name.removeprefix("prior/"): torch.from_numpy(arrays[name] - arrays[name].mean())
                 for name in arrays.files if name.startswith("prior/")
             }
+        self.features, self.text = kept["features"], kept["text"]
+        self.image_mean = kept["shown_features"].mean(0)
+        self.spread = float(kept["shown_logits"].std(dim=1, correction=0).mean())
+        self.others = uniform_bias(kept["shown_logits"])
+        self.frozen_slope = slope_between_halves(
+            kept["frozen_shown_features"], kept["shown_labels"], kept["frozen_shown_text"], scale)
         self.plain = self._accuracy(torch.zeros(self.logits.shape[1]))
 
     def _accuracy(self, bias: Tensor) -> float:
@@ -195,14 +226,23 @@ class Model:
     def gain(self, bias: Tensor) -> float:
         return self._accuracy(bias) - self.plain
 
-    def gap(self, towards: float, weight: float) -> Tensor:
-        """The gap's bias with the slope shrunk towards a constant, which weighs 1 - weight."""
-        slope = min(max(self.slope, 0.0), 1.0)
+    def gap(self, towards: float, weight: float, frozen: bool = False) -> Tensor:
+        """The gap's bias with the slope shrunk towards a constant, which weighs 1 - weight.
+
+        Args: frozen: whether the frozen model's slope is averaged in.
+        """
+        slopes = [self.slope, *([self.frozen_slope] if frozen else [])]
+        slope = float(np.mean(np.clip(slopes, 0, 1)))
         return ((1 - weight) * towards + weight * slope) * self.priors["gap"]
 
     def automatic(self) -> Tensor:
         """The bias of NERP.RULE shift with its default references and strengths."""
-        return self.gap(GAP_STRENGTH, 0.5) + IMAGE_STRENGTH * self.priors["image"]
+        return (GAP_SHARE * self.gap(GAP_STRENGTH, 0.5, frozen=True)
+                + IMAGE_STRENGTH * self.priors["image"] + MATCHED_STRENGTH * self.others)
+
+    def earlier(self) -> Tensor:
+        """What was automatic before the frozen slope, the match and the larger share."""
+        return self.gap(GAP_STRENGTH, 0.5) + 0.05 * self.priors["image"]
 
     def ceiling(self) -> float:
         return ceiling(self.logits, torch.from_numpy(self.labels))

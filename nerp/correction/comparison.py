@@ -1,0 +1,109 @@
+"""Every rule on one run's saved logits, side by side; no model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from nerp.base.errors import NerpError
+from nerp.base.registry import RULES
+from nerp.correction.correction import CorrectionRule
+from nerp.correction.looked_at import MARKS, UNKNOWN, most
+from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD, Anchored
+from nerp.correction.published import Contextual
+from nerp.correction.shifting import Shift
+from nerp.correction.significance import sign_test
+from nerp.correction.sweep import Saved, Sweep
+
+STREAM = ", in a stream"
+_SAME_REFERENCES = (Shift, Anchored)  # of the one, the other has the strengths too
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a rule did to a run's predictions.
+
+    Attributes:
+        name: the rule, with what tells it from others of its kind. looked_at: the rule itself and
+            its references. missing: why it could not be applied, "" where it could.
+        accuracy: in percent. gain: in points. predictions: [N]. remark: as the correction's.
+    """
+
+    name: str
+    looked_at: str
+    missing: str = ""
+    accuracy: float = 0.0
+    gain: float = 0.0
+    changed: int = 0
+    helped: int = 0
+    hurt: int = 0
+    remark: str = ""
+    predictions: torch.Tensor | None = None
+
+    @property
+    def mark(self) -> str:
+        """What stands beside its numbers."""
+        return MARKS.get(self.looked_at, "")
+
+    @property
+    def chance(self) -> float:
+        """`sign_test` of what it helped and hurt."""
+        return sign_test(self.helped, self.hurt)
+
+
+def compare(
+    saved: Saved, own: CorrectionRule, names: Sequence[str], looked_at: Mapping[str, str]
+) -> Iterator[Compared]:
+    """What each rule called so does to a run.
+
+    Args:
+        own: the run's rule, from which shift and anchored have strengths. names: of `RULES`.
+        looked_at: of each reference, and of the "pairs", what they have looked at.
+
+    Raises NerpError for a name that is no rule's.
+    """
+    sweep = Sweep(saved)
+    for name in names:
+        for label, rule, missing in _forms(name, own, saved):
+            seen = _looked_at(rule, looked_at)
+            if missing:
+                yield Compared(label, seen, missing)
+                continue
+            try:
+                found = sweep.correct(rule)
+            except NerpError as error:
+                yield Compared(label, seen, str(error))
+                continue
+            done = sweep.count(rule, found)
+            yield Compared(label, seen, "", done.accuracy, done.accuracy - sweep.plain_accuracy,
+                           done.flips, done.helped, done.hurt, found.remark, found.predictions)
+
+
+def _looked_at(rule: CorrectionRule, looked_at: Mapping[str, str]) -> str:
+    """What a rule, its references and its pairs have looked at, all in all."""
+    parts = [*rule.references, *(["pairs"] if rule.uses_pairs else [])]
+    return most([rule.has_looked_at, *(looked_at.get(part, UNKNOWN) for part in parts)])
+
+
+def _forms(
+    name: str, own: CorrectionRule, saved: Saved
+) -> Iterator[tuple[str, CorrectionRule, str]]:
+    """A label, a rule, and why it cannot be applied, for every form that a rule is tried in."""
+    kind = RULES[name]
+    if name != own.name and issubclass(kind, Contextual):
+        for reference in sorted({*saved.priors} - {"gap", "matched"}):
+            yield f"{name}, {reference}", Contextual(strengths={reference: 1.0}), ""
+        return
+    rule, missing = own, ""
+    if name != own.name:
+        rule = kind()
+        if kind.weighs:
+            shared = kind in _SAME_REFERENCES and isinstance(own, _SAME_REFERENCES)
+            missing = "" if shared else f"the run kept no references for it: NERP.RULE {name} does"
+            rule = replace(rule, strengths=own.strengths) if shared else rule
+        if isinstance(rule, Anchored):
+            spread = float(torch.from_numpy(saved.logits).std(dim=1, correction=0).mean())
+            rule = replace(rule, width=WIDTH_OF_SPREAD * spread, limit=LIMIT_OF_SPREAD * spread)
+    yield name, rule, missing
+    if getattr(rule, "streams", False) and not rule.stream:
+        yield name + STREAM, replace(rule, stream=True), missing

@@ -1,0 +1,110 @@
+"""What every rule did to one run: a table, a file, a figure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from nerp.base.paths import write_text
+from nerp.correction.comparison import Compared
+from nerp.correction.looked_at import MARKS, with_caveat
+from nerp.engine.metrics import asymmetry, confusion_matrix
+from nerp.engine.saved import SavedRun
+from nerp.files.json_file import read_json
+from nerp.results.plots import SETTINGS
+
+COMPARISON_FILE = "corrections.json"
+HEADERS = ["rule", "accuracy %", "gain", "changed", "helped / hurt", "by chance", "asymmetry",
+           "looked at"]
+LEAST_WIDTH = 16
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
+
+
+def measured(run: SavedRun, compared: Sequence[Compared]) -> dict[str, Any]:
+    """Everything as the file has it."""
+    labels, logits = run.arrays["labels"], run.arrays["logits"]
+    classes = logits.shape[1]
+
+    def one_sided(predictions: np.ndarray) -> float | None:
+        return asymmetry(confusion_matrix(labels, predictions, classes)).total
+
+    before = logits.argmax(1)
+    rules = []
+    for done in compared:
+        row: dict[str, Any] = {"rule": done.name, "looked_at": done.looked_at}
+        if done.predictions is None:
+            row["missing"] = done.missing
+        else:
+            row |= {"accuracy": done.accuracy, "gain": done.gain, "changed": done.changed,
+                    "helped": done.helped, "hurt": done.hurt, "sign_test": done.chance,
+                    "asymmetry": one_sided(done.predictions.numpy()), "remark": done.remark}
+        rules.append(row)
+    return {
+        "trainer": run.result["trainer"], "dataset": run.result["dataset"],
+        "images": len(labels), "classes": classes,
+        "accuracy": 100 * float((before == labels).mean()),
+        "asymmetry": _number(one_sided(before)), "rules": rules,
+    }
+
+
+def write_comparison(directory: Path, content: Mapping[str, Any]) -> Path:
+    """Write the file into a run's folder; its path."""
+    file = directory / COMPARISON_FILE
+    write_text(file, json.dumps(content, indent=1) + "\n")
+    return file
+
+
+def rows(content: Mapping[str, Any]) -> list[list[str]]:
+    """The table's rows, in the order of the file; of a rule that lacks something, what."""
+    drawn = []
+    for row in content["rules"]:
+        if "missing" in row:
+            drawn.append([row["rule"], *[""] * (len(HEADERS) - 2), row["missing"]])
+            continue
+        mark = MARKS.get(row["looked_at"], "")
+        drawn.append([
+            row["rule"], f"{row['accuracy']:.2f}{mark}", f"{row['gain']:+.2f}{mark}",
+            str(row["changed"]), f"{row['helped']} / {row['hurt']}", f"{row['sign_test']:.2g}",
+            _number(row["asymmetry"]), with_caveat(row["looked_at"]),
+        ])
+    return drawn
+
+
+def notes(content: Mapping[str, Any]) -> list[str]:
+    """What the rules remark, once each: the alarm is among it."""
+    remarks = [row.get("remark") for row in content["rules"]]
+    return list(dict.fromkeys(f"{line[0].upper()}{line[1:]}." for line in remarks if line))
+
+
+def comparison_figure(directory: Path) -> Figure:
+    """A bar a rule: what it gained, those without test images filled. Raises NerpError for a file
+    that cannot be read."""
+    content = read_json(directory / COMPARISON_FILE)
+    done = [row for row in content["rules"] if "gain" in row]
+    done.sort(key=lambda row: row["gain"])
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(5.2, 0.9 + 0.24 * len(done)), layout="constrained")
+        axes = figure.subplots()
+        for place, row in enumerate(done):
+            mark = MARKS.get(row["looked_at"], "")
+            colour = _BLUE if row["gain"] >= 0 else _ORANGE
+            axes.barh(place, row["gain"], 0.7, edgecolor=colour, color="white" if mark else colour)
+            axes.annotate(f" {row['gain']:+.2f}{mark} ", (row["gain"], place), fontsize=7,
+                          va="center", ha="left" if row["gain"] >= 0 else "right")
+        axes.set_yticks(range(len(done)), [row["rule"] for row in done])
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.margins(x=0.2)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(f"{content['trainer']} on {content['dataset']}: {content['accuracy']:.1f} % "
+                       "without a correction")
+        axes.set_xlabel("points gained; hollow: looked at test images, all († ), already seen (s), "
+                        "or unknown (§)")
+    return figure
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
