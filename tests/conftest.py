@@ -18,8 +18,10 @@ from nerp.settings.defaults import default_config
 from nerp.trainers.texts import Classes
 
 GOLDEN = Path(__file__).parent / "golden"
-# The methods that learn something.
-LEARNING = [name for name in TRAINERS.names() if TRAINERS[name].folder]
+# The methods that learn something from images, and those that are built from frozen features.
+LEARNING = [name for name in TRAINERS.names()
+            if TRAINERS[name].folder and not TRAINERS[name].on_features]
+ON_FEATURES = [name for name in TRAINERS.names() if TRAINERS[name].on_features]
 
 EUROSAT = (
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",

@@ -157,12 +157,16 @@ class Clip:
             prompts = build_prompts(texts, cut=cut, tokenizer=self.tokenizer)
             return self.text.features(self.text_state(prompts))[0].float()
 
-    @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """Frozen features [B, D] of images [B, 3, H, W], float32, normalised."""
+        return normalise(self.image_output(images))
+
+    @torch.no_grad()
+    def image_output(self, images: Tensor) -> Tensor:
+        """`image_features` as the image encoder gives them: of any length."""
         with self.autocast():
             parts = images.split(self._images_at_once(images))
-            return normalise(torch.cat([self.image.features(self.image_state(x)) for x in parts]))
+            return torch.cat([self.image.features(self.image_state(x)) for x in parts]).float()
 
     def _images_at_once(self, images: Tensor) -> int:
         """As many as are encoded together: on a CPU those whose widest activations its cache holds,

@@ -75,3 +75,10 @@ ENSEMBLE_60 = (
     "a pixelated photo of a {}.",
     "itap of the {}.",
 )
+
+
+def published_templates() -> list[str]:
+    """The 80 templates of CLIP's ImageNet experiments, as open_clip has them, in lower case."""
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+
+    return [template("{}").lower() for template in OPENAI_IMAGENET_TEMPLATES]

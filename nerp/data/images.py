@@ -133,6 +133,8 @@ class ImageSet(Dataset):
 
     def decode(self, limit_mb: int) -> int:
         """Decode the images and keep them, as many as fit into `limit_mb` MiB; how many did."""
+        if self._decoded:
+            return len(self._decoded)
         left = limit_mb * 2**20
         with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as pool:
             for index, image in enumerate(pool.map(self.image, range(len(self)))):
@@ -282,13 +284,14 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: ImageSet, cfg: CfgNode, device: torch.device, batch: int = 0
+    dataset: ImageSet, cfg: CfgNode, device: torch.device, batch: int = 0, epoch: int = 0
 ) -> DataLoader:
-    """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE unless `batch` says."""
+    """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE unless `batch` says; what a
+    random transform makes of them in `epoch`."""
     return Batches(
         dataset,
         cfg,
         device,
-        sampler=[(0, index) for index in range(len(dataset))],
+        sampler=[(epoch, index) for index in range(len(dataset))],
         batch_size=batch or cfg.DATALOADER.TEST.BATCH_SIZE,
     )

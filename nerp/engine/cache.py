@@ -65,25 +65,32 @@ def cached_logits(
 
 def cached_features(
     bench: Benchmark, items: list[Item], images: str, cfg: CfgNode, clip: Clip, directory: Path,
-    compute: Callable[[], Tensor],
+    compute: Callable[[], Tensor], part: str = "", drawn: Mapping[str, object] | None = None,
+    quietly: bool = False,
 ) -> Tensor:
-    """The frozen image features [N, D] of `items`, whose state is `images`, kept in the dataset's
-    folder, or, where that cannot be written, where the runs on this dataset are (`directory` is the
-    run's folder)."""
-    key = features_key(clip, bench.image_dir, images, cfg)
+    """The frozen image features [N, D] of `items`, of any length, whose state is `images`, kept in
+    the dataset's folder, or, where that cannot be written, where the runs on this dataset are
+    (`directory` is the run's folder).
+
+    Args:
+        part: what of the dataset the items are, for the file's name; the tested split by default.
+        drawn: what decides about a random transform of the images, {} for that of a test.
+        quietly: whether only the log says where they are from.
+    """
+    key = features_key(clip, bench.image_dir, images, cfg, drawn)
     dataset = cfg.DATASET
     matrices = str(clip.precision.weights).removeprefix("torch.")
-    name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, cfg.TEST.SPLIT,
+    name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, part or cfg.TEST.SPLIT,
                      clip.name.replace("/", "-"), matrices))
     runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
     places = [Kept(folder / FEATURES_FOLDER / f"{name}.npz", folder)
               for folder in (bench.directory, runs)]
-    return cached(places, key, "features", (len(items), clip.embed_dim), compute)
+    return cached(places, key, "features", (len(items), clip.embed_dim), compute, quietly)
 
 
 def cached(
     places: Sequence[Kept], key: str, name: str, shape: tuple[int, ...],
-    compute: Callable[[], Tensor],
+    compute: Callable[[], Tensor], quietly: bool = False,
 ) -> Tensor:
     """The tensor `name` of that shape kept under `key` in one of `places`, or `compute()`, which is
     then kept in the first that can be written.
@@ -96,7 +103,7 @@ def cached(
         if number is not None:
             file = places[number].file
             say(f"{name} from {file}, computed by an earlier run (nerp test --no-cache "
-                "computes them again)")
+                "computes them again)", file_only=quietly)
             found = kept[number] if is_main() else read_kept(file, key, {name: shape})
             return found[name]
         computed = compute()
@@ -195,16 +202,21 @@ def logits_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def features_key(clip: Clip, image_dir: Path, images: str, cfg: CfgNode) -> str:
+def features_key(
+    clip: Clip, image_dir: Path, images: str, cfg: CfgNode,
+    drawn: Mapping[str, object] | None = None,
+) -> str:
     """A digest of all that frozen image features depend on: backbone, images, transform, machine.
 
-    Images count as in `logits_key`.
+    Images count as in `logits_key`. Args: drawn: as in `cached_features`.
     """
     parts = {
         "backbone": clip.digest,
         "description": clip.description,
         "images": [str(image_dir.resolve()), images],
         "input": eval_identity(cfg),
+        "drawn": dict(drawn or {}),
+        "length": "any",
         "batch": FEATURE_BATCH,
         "machine": environment(clip.device),
     }

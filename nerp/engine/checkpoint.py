@@ -59,6 +59,7 @@ class Checkpoint:
         also_seen: what its training has seen beyond labelled images, in words; None where the file
             does not say, as no published one does.
         digest: of the content that was read.
+        plain: the method's plain values (`Method.plain`), those that the file has.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Checkpoint:
     backbone: str = ""
     also_seen: str | None = None
     digest: str = ""
+    plain: dict[str, object] = field(default_factory=dict)
 
 
 def checkpoint_file(
@@ -158,6 +160,7 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
         backbone=digest if isinstance(digest := content.get("backbone_digest"), str) else "",
         also_seen=printable(seen) if isinstance(seen, str) else None,
         digest=own_digest,
+        plain={name: content[name] for name in TRAINERS[trainer].plain if name in content},
     )
 
 
@@ -274,14 +277,19 @@ def load_trainer(
                         (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
     for name, tensor in learned.items():
         theirs = checkpoint.tensors[name]
-        if theirs.shape != tensor.shape:
+        free = name in method.by_data and theirs.dim() == tensor.dim() > 0
+        if theirs.shape[free:] != tensor.shape[free:]:
             raise NerpError(f"{path}: {name} is {tuple(theirs.shape)}, this run needs "
                             f"{tuple(tensor.shape)}: another backbone, class count or setting")
         if tensor.is_floating_point() and not theirs.is_floating_point():
             kind = str(theirs.dtype).removeprefix("torch.")
             raise NerpError(f"{path}: {name} holds {kind}, and no floating-point numbers")
         check_finite(name, theirs, path)
-    trainer.learned.load_state_dict({name: checkpoint.tensors[name] for name in learned})
+    trainer.learn({name: checkpoint.tensors[name] for name in learned})
+    with reading(path, f"a checkpoint of {wanted}"):
+        trainer.recall(checkpoint.classnames, checkpoint.plain)
+    if trainer.about_classes:
+        notes.append(f"{wanted}: {trainer.about_classes}")
     return trainer, notes
 
 
@@ -307,6 +315,7 @@ def save_checkpoint(
         "classnames": list(trainer.classes.names),
         "substitute": trainer.substitute,
         "also_seen": trainer.seen_besides(cfg),
+        **trainer.plain_values(),
     }
     digest = save_tensors(path, content, directory)
     write_text(path.parent / "checkpoint", f"{path.name}\n", directory)

@@ -14,7 +14,7 @@ from nerp.base.progress import progress
 from nerp.clip.model import Clip
 from nerp.correction.correction import Correction
 from nerp.data.benchmark import Item
-from nerp.data.images import Normalise, eval_loader, eval_set
+from nerp.data.images import ImageSet, Normalise, eval_loader, eval_set
 from nerp.engine.calibrators import Calibrator
 from nerp.engine.confidence import BINS
 from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
@@ -36,25 +36,32 @@ def compute_logits(
     Several processes share the images, and each returns all logits.
 
     Args:
-        keep: asked for the frozen features [N, D] of the images, where the method uses those, with
-            a function that computes them.
+        keep: asked for the frozen features [N, D] of the images, of any length, where the method
+            uses those, with a function that computes them.
 
     Raises NerpError, naming the file, for an image that cannot be decoded, or whose logits are not
     finite.
     """
     clip = trainer.clip
-    with clip.autocast():
-        classify = trainer.feature_classifier() if trainer.frozen_images else trainer.classifier()
     if not items:
         return torch.zeros(0, len(trainer.classes.names))
     if not trainer.frozen_images:
+        with clip.autocast():
+            classify = trainer.classifier()
         return _finite(encode_images(classify, clip, items, image_dir, cfg).cpu(), items)
 
     def compute() -> Tensor:
-        return encode_images(clip.image_features, clip, items, image_dir, cfg, FEATURE_BATCH).cpu()
+        return encode_images(clip.image_output, clip, items, image_dir, cfg, FEATURE_BATCH).cpu()
 
-    features = _mine(keep(compute)).to(clip.device)
-    batches = features.split(cfg.DATALOADER.TEST.BATCH_SIZE)
+    outputs = keep(compute).to(clip.device)
+    with clip.autocast():
+        trainer = trainer.having_seen(outputs)
+        of_features = trainer.feature_classifier()
+
+    def classify(output: Tensor) -> Tensor:
+        return of_features(trainer.from_frozen(output))
+
+    batches = share(outputs).split(cfg.DATALOADER.TEST.BATCH_SIZE)
     return _finite(_apply(classify, clip, batches, len(items)).cpu(), items)
 
 
@@ -77,15 +84,24 @@ def encode_images(
 
     Several processes share the images, and each returns all of it. Raises as `compute_logits`.
     """
-    loader = eval_loader(
-        eval_set(_mine(items), image_dir, cfg, clip.size), cfg, clip.device, batch
-    )
+    return encode_set(function, clip, eval_set(share(items), image_dir, cfg, clip.size), len(items),
+                      cfg, batch)
+
+
+@torch.inference_mode()
+def encode_set(
+    function: Callable[[Tensor], Tensor], clip: Clip, images: ImageSet, total: int, cfg: CfgNode,
+    batch: int = 0, epoch: int = 0, what: str = "test",
+) -> Tensor:
+    """`encode_images` of this process's share of `total` images, a random transform of them drawn
+    for `epoch`."""
+    loader = eval_loader(images, cfg, clip.device, batch, epoch)
     normalise = Normalise(cfg, clip.device)
-    shown = progress(loader, "test", len(loader), "batch")
-    return _apply(function, clip, (normalise(pixels) for pixels, _ in shown), len(items))
+    shown = progress(loader, what, len(loader), "batch")
+    return _apply(function, clip, (normalise(pixels) for pixels, _ in shown), total)
 
 
-def _mine(rows):
+def share(rows):
     """This process's share of what all work on; not empty, and left out again where it should
     be."""
     mine = rows[rank() :: world_size()]

@@ -53,6 +53,7 @@ _WORDS = {
     "classes": "the class names",
     "checkpoint": "the checkpoint's content",
     "images.train": "the training images",
+    "images.val": "the validation images",
     "images.test": "the tested images",
     "images.reference": "the images whose mean is the reference",
     "images.shown": "the images trained on, which the correction looks at",
@@ -63,6 +64,8 @@ def training_identity(cfg: CfgNode, bench: Benchmark) -> dict:
     """Of a training on `bench`, the selection that `cfg` asks for. Raises NerpError, naming it, for
     an image that is not there or a file that cannot be read."""
     images = {"train": images_digest(bench.train, bench.image_dir)}
+    if TRAINERS[plain_name(cfg.TRAINER.NAME)].on_features:
+        images["val"] = images_digest(bench.val, bench.image_dir)
     if not cfg.TEST.NO_TEST:
         images["test"] = images_digest(tested_items(bench, cfg), bench.image_dir)
     return {

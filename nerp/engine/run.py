@@ -19,6 +19,7 @@ from nerp.engine.cache import built, cache_file, cached_features, cached_logits,
 from nerp.engine.calibrate import open_calibrator
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.evaluate import compute_logits, result_block, result_record
+from nerp.engine.feature_training import FeatureTraining
 from nerp.engine.identity import check_unchanged, test_identity, training_identity
 from nerp.engine.open_world import check_training
 from nerp.engine.record import (
@@ -87,7 +88,8 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
     also_seen = trainer.seen_besides(cfg)
     if also_seen:
         say(f"{cfg.TRAINER.NAME} sees in training, beyond the labelled images: {also_seen}")
-    training = TrainingRun(trainer, bench, cfg, directory, identity)
+    kind = FeatureTraining if trainer.on_features else TrainingRun
+    training = kind(trainer, bench, cfg, directory, identity)
     training.resume()
     with recording(log, resolved) as record:
         path = training.run()
@@ -104,7 +106,7 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
             )
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))
-        record.update(kind="train", identity=identity, epoch=training.schedule.epochs,
+        record.update(kind="train", identity=identity, epoch=training.epochs,
                       checkpoint=str(path.relative_to(directory)))
         if trainer.substitute:
             record["substitute"] = trainer.substitute

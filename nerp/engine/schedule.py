@@ -54,9 +54,14 @@ class Schedule:
         """
         if self.optim.LR_SCHEDULER != BY_STEP:
             return learning_rate(self.optim, epoch, factor)
-        low = self.optim.LR_MIN
-        turn = math.pi * (epoch * self.epoch_steps + step) / self.steps
-        return low + 0.5 * (factor * self.optim.LR - low) * (1 + math.cos(turn))
+        return rate_by_step(self.optim, epoch * self.epoch_steps + step, self.steps, factor)
+
+
+def rate_by_step(optim: CfgNode, step: int, steps: int, factor: float = 1.0) -> float:
+    """A half cosine over so many steps, from OPTIM.LR at step 0 down to OPTIM.LR_MIN; after them it
+    climbs again."""
+    low = optim.LR_MIN
+    return low + 0.5 * (factor * optim.LR - low) * (1 + math.cos(math.pi * step / steps))
 
 
 def make_schedule(optim: CfgNode, epoch_steps: int, steps: int | None) -> Schedule:

@@ -134,6 +134,11 @@ class TrainingRun:
         self.done = _Progress()
         self.digest = ""  # of the checkpoint, when it is there
 
+    @property
+    def epochs(self) -> int:
+        """That the checkpoint is of."""
+        return self.schedule.epochs
+
     def run(self) -> Path:
         """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
         `resume` has left off.

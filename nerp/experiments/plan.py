@@ -1,6 +1,7 @@
 """From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
 
 import contextlib
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache

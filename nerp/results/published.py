@@ -20,14 +20,18 @@ _MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "K
 # The papers that the file's sources begin with.
 _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
            "BiomedCoOp": "arXiv 2411.15232, 2025",
-           "CasPL": "arXiv 2409.17805, 2024"}
+           "CasPL": "arXiv 2409.17805, 2024", "Tip-Adapter": "arXiv 2207.09519, 2022",
+           "TFUP": "arXiv 2404.16339, 2024"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
 # A protocol of the file -> its name and shots.
 _PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
 # What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
-_NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts",
+_NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts", "TipAdapter": "Tip-Adapter",
+          "TipAdapterF": "Tip-Adapter-F", "TFUP_T": "TFUP-T",
           **{f"CasPL_{name}": f"{name}+CasPL" for name in ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")}}
+# What sources and variants say of a number that was chosen on the images it is of.
+_CHOSEN_ON_TEST = ("on test",)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,11 @@ class Published:
 
     @property
     def label(self) -> str:
-        """Its source, and the variant where it is one."""
-        return f"{self.source} ({self.variant})" if self.variant else self.source
+        """Its source, the variant where it is one, and whether the number was chosen on the images
+        that it is of."""
+        said = f"{self.source} ({self.variant})" if self.variant else self.source
+        chosen = any(words in said for words in _CHOSEN_ON_TEST)
+        return f"{said}: published number chosen on test labels ‡" if chosen else said
 
 
 @cache

@@ -65,7 +65,7 @@ class Trainer(Method):
         self.check()
         tensors = self.initial() if tensors is None else tensors
         self.start = MappingProxyType({})  # it may be large
-        self.learned = tree(tensors, self.fixed).to(clip.device).eval()
+        self.learn(tensors)
         self._prepare()
 
     def _check_layers(self) -> None:
@@ -81,6 +81,10 @@ class Trainer(Method):
         other.classes = classes
         other._prepare()
         return other
+
+    def learn(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have these learned tensors, of whatever shapes."""
+        self.learned = tree(tensors, self.fixed).to(self.clip.device).eval()
 
     def _prepare(self) -> None:
         self._frozen_class_features = None
@@ -120,6 +124,11 @@ class Trainer(Method):
             if text.dim() == 3:
                 return self.scale * (text @ image[:, :, None])[:, :, 0]
             return self.scale * image @ text.t()
+
+    def having_seen(self, outputs: Tensor) -> "Trainer":
+        """The trainer that predicts images of these frozen outputs [N, D], of a method with
+        `frozen_images`: itself, unless it looks at all of them first (†)."""
+        return self
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits [B, C] of images [B, 3, H, W], from which a class is predicted."""

@@ -1,10 +1,20 @@
 """LP++: a linear probe on frozen image features, each class's text feature blended in."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
+from nerp.settings.keys import choice, number, whole
+from nerp.trainers.base import precision
+from nerp.trainers.on_features import Images
+from nerp.trainers.votes import columns_by_name
+from nerp.trainers.voting import FrozenText, validation_images
 
 _INIT = 250.0  # the blend's first value, in means of an image's cosine with its own class
 _MOMENTUM = 0.9
@@ -92,3 +102,91 @@ def fit(
         if right >= most:
             best, most = (weight, bias, alpha, epoch), right
     return best[0].to(kind), best[1].to(kind), best[2].to(kind), best[3]
+
+
+@TRAINERS.register("LPpp")
+class LPpp(FrozenText):
+    """Logits f weightᵀ + bias + α ⊙ (f tᵀ), f and t frozen CLIP's; on classes that were not trained
+    on 100 f tᵀ.
+
+    Learned: weight [C, D], bias [C], alpha [C], by full-batch steps whose sizes follow from the
+    features. See docs/methods/lppp.md.
+    """
+
+    node = "LPPP"
+    folder = "lppp"
+    paper = "Huang et al., LP++: A Surprisingly Strong Linear Probe, CVPR 2024"
+    defaults = {
+        "SEARCH": choice("val", "none"),
+        "ALPHA_EVERY": whole(_ALPHA_EVERY, 1, 10**6),
+        "INIT": number(_INIT, least=0),
+        "PREC": precision("fp16"),
+    }
+    signature = ("weight", "bias", "alpha")
+    by_data = ("weight", "bias", "alpha")
+    plain = ("best_epoch",)
+    best_epoch = 0  # from 1
+
+    @classmethod
+    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
+        weight, bias, alpha = (tensors[name] for name in cls.signature)
+        return weight.dim() == 2 and (len(weight),) == bias.shape == alpha.shape
+
+    def initial(self) -> dict[str, Tensor]:
+        layer = torch.nn.Linear(self.clip.embed_dim, len(self.classes.names))
+        return {"weight": torch.zeros(layer.weight.shape), "bias": layer.bias,
+                "alpha": torch.zeros(layer.bias.shape)}
+
+    @property
+    def epochs(self) -> int:
+        return int(self.cfg.OPTIM.MAX_EPOCH)
+
+    def build(self, images: Images) -> None:
+        held = validation_images(images, self.settings.SEARCH)
+        val_features, val_labels = (None, None) if held is None else (normalise(held[0]), held[1])
+        with torch.no_grad():
+            weight, bias, alpha, epoch = fit(
+                images.drawn(0), images.labels("train"), self.class_features(),
+                self.tensor("bias"), self.epochs, val_features, val_labels, self.settings.INIT,
+                self.settings.ALPHA_EVERY,
+            )
+        self.best_epoch = epoch + 1
+        self.learn({"weight": weight, "bias": bias, "alpha": alpha})
+        say(f"epoch {self.best_epoch} of {self.epochs} is kept"
+            + (", the last" if held is None else ", the best on validation images"))
+
+    def plain_values(self) -> dict[str, object]:
+        return {"best_epoch": self.best_epoch}
+
+    def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
+        epoch = plain.get("best_epoch", 0)
+        self.best_epoch = epoch if type(epoch) is int else 0
+        super().recall(trained, plain)
+
+    def check_tensors(self) -> None:
+        if len(self.tensor("weight")) != len(self.trained):
+            raise ValueError("its rows are not those of its classes")
+
+    def rows(self) -> Tensor | None:
+        """The places of the classes asked about; None where none was trained on. Raises NerpError
+        where some were and some were not."""
+        places = torch.arange(len(self.classes.names), device=self.clip.device)
+        found = columns_by_name(places, self.classes.names, self.trained)
+        unknown = int((found < 0).sum())
+        if 0 < unknown < len(found):
+            raise NerpError(f"LPpp was trained on {len(found) - unknown} of the {len(found)} "
+                            "classes: its logits and zero-shot CLIP's have no common scale; test "
+                            "the two kinds apart (DATASET.SUBSAMPLE_CLASSES)")
+        return None if unknown else found
+
+    @property
+    def about_classes(self) -> str:
+        return "" if self.rows() is not None else \
+            "no tested class was trained on; the logits are zero-shot CLIP's"
+
+    def of_features(self) -> Callable[[Tensor], Tensor]:
+        text, rows = self.class_features(), self.rows()
+        if rows is None:
+            return lambda features: self.similarity(features, text)
+        weight, bias, alpha = (self.tensor(name)[rows] for name in self.signature)
+        return lambda features: logits(features, text, weight, bias, alpha)

@@ -1,13 +1,13 @@
 """What a method defines: settings, learned tensors, features; its loss is `Trainer.loss`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.clip.model import Clip
+from nerp.clip.model import Clip, normalise
 from nerp.trainers.texts import Classes
 
 SWITCHED_ON = "a photo of a"  # what CTX_INIT True means in published files
@@ -38,6 +38,11 @@ class Method(ABC):
             transformers have layers for that.
         builds_on: settings that name the checkpoint of another method which a training starts
             from -> that method; KEY_EPOCH beside KEY says which epoch's.
+        by_data: names of tensors whose first dimension the images or classes trained on decide, not
+            the classes asked about.
+        plain: names of the plain values that a checkpoint has besides (`plain_values`).
+        on_features: whether it is built or trained on frozen image features, by the hooks of
+            `OnFeatures`.
         text_by_image: whether a class has another feature for each image.
         also_seen: what a training has seen beyond the labelled images of the classes that it is
             on, in words (`seen_besides`).
@@ -65,6 +70,9 @@ class Method(ABC):
     fixed: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
     builds_on: Mapping[str, str] = MappingProxyType({})
+    by_data: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    on_features: bool = False
     also_seen: str = ""
     text_by_image: bool = False
     learns_names: bool = False
@@ -146,7 +154,12 @@ class Method(ABC):
 
     def image_features(self, images: Tensor) -> Tensor:
         """f [B, D] of images [B, 3, H, W]."""
-        return self.clip.image_features(images)
+        return self.from_frozen(self.clip.image_output(images))
+
+    def from_frozen(self, output: Tensor) -> Tensor:
+        """f [B, D] of what frozen CLIP's image encoder gives [B, D], where `image_features` is not
+        defined."""
+        return normalise(output)
 
     def frozen_prompts(self) -> list[list[str]]:
         """For each class, the texts whose frozen features average to t*."""
@@ -203,6 +216,23 @@ class Method(ABC):
     def epoch_weights(self, epochs: int) -> Tensor | None:
         """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
         return None
+
+    def plain_values(self) -> dict[str, object]:
+        """Texts, numbers, and lists and dicts of them, that belong to the learned tensors."""
+        return {}
+
+    def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
+        """Take what a checkpoint says besides its tensors. Raises NerpError where it is not what
+        belongs to them.
+
+        Args: trained: the classes trained on, () where it does not say. plain: as `plain_values`
+        gave them, those that are there.
+        """
+
+    @property
+    def about_classes(self) -> str:
+        """What the log should know of how the tested classes are predicted, or ""."""
+        return ""
 
     def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
         """What the record of a training run holds besides.

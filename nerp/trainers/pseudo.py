@@ -9,8 +9,8 @@ from torch import Tensor
 from nerp.base.errors import NerpError
 from nerp.clip.model import normalise
 from nerp.trainers.votes import class_votes
+from nerp.trainers.voting import SCALE
 
-SCALE = 100.0  # CLIP's logit scale, as the published code has it typed in
 _TEMPERATURE = 10.0  # what cosines are multiplied by for the probabilities that are compared
 LEAST_SHOTS, MOST_SHOTS = 9, 16
 _TINY = 1e-6

@@ -58,6 +58,13 @@ def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str
     return normalise(sum(normalise(clip.text_features(column)) for column in texts))
 
 
+def mean_outputs(clip: Clip, texts: Sequence[Sequence[str]]) -> Tensor:
+    """For each of C classes the mean [C, D] of its texts' frozen features, as the text encoder
+    gives them; a text that is too long is cut."""
+    features = clip.text_features([text for own in texts for text in own], cut=True)
+    return torch.stack([own.mean(0) for own in features.split([len(own) for own in texts])])
+
+
 def mean_templates(classes: Classes, templates: Iterable[str]) -> list[list[str]]:
     """For each class, its name in every template."""
     return [[template.format(name) for template in templates] for name in classes.names]

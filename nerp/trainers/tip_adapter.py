@@ -1,14 +1,19 @@
 """Tip-Adapter: a cache of the training images' features votes beside zero-shot CLIP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nerp.base.log import say
+from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
+from nerp.settings.keys import choice, listing, number, whole
+from nerp.trainers.base import precision
+from nerp.trainers.on_features import Images
 from nerp.trainers.votes import add_up, class_votes, cosines, sorted_keys, weights
-
-SCALE = 100.0  # CLIP's logit scale, as the published code has it typed in
+from nerp.trainers.voting import SCALE, Voting, validation_images
 
 
 def cache_keys(views: Tensor) -> Tensor:
@@ -55,3 +60,90 @@ def search(
             if right > most:
                 best, most = (beta, alpha), right
     return best
+
+
+@TRAINERS.register("TipAdapter")
+class TipAdapter(Voting):
+    """Logits: 100 f tᵀ + α Σ_(n of class c) exp(-β (1 - f · k_n)), f and t frozen CLIP's.
+
+    Built: keys k [N, D] of the training images; β and α are searched on validation images. No
+    gradient step is taken. See docs/methods/tip_adapter.md.
+    """
+
+    node = "TIPADAPTER"
+    folder = "tip_adapter"
+    paper = "Zhang et al., Tip-Adapter: Training-free Adaption of CLIP, ECCV 2022"
+    defaults = {
+        "AUGMENT": whole(10, 1, 1000),
+        "INIT_BETA": number(1.0, least=0),
+        "INIT_ALPHA": number(1.0, least=0),
+        "SCALE": listing((12.0, 10.0), number(1.0, above=0), 2, 2),  # of the search: β, α
+        "STEPS": listing((200, 20), whole(1, 1, 10**4), 2, 2),
+        "SEARCH": choice("val", "none"),
+        "PREC": precision("fp16"),
+    }
+    signature = ("keys", "labels", "beta", "alpha")
+    fixed = ("keys", "labels", "beta", "alpha")
+
+    def initial(self) -> dict[str, Tensor]:
+        return {
+            "keys": torch.zeros(0, self.clip.embed_dim),
+            "labels": torch.zeros(0, dtype=torch.long),
+            "beta": torch.tensor(self.settings.INIT_BETA),
+            "alpha": torch.tensor(self.settings.INIT_ALPHA),
+        }
+
+    def build(self, images: Images) -> None:
+        views = torch.stack([images.drawn(number) for number in range(self.settings.AUGMENT)])
+        start = self.initial()
+        self.learn({**start, "keys": cache_keys(views), "labels": images.labels("train")})
+
+    def finish(self, images: Images) -> None:
+        held = validation_images(images, self.settings.SEARCH)
+        if held is None:
+            return
+        features, truth = normalise(held[0]), held[1]
+        betas, alphas = map(grid, self.settings.SCALE, self.settings.STEPS)
+        with torch.no_grad():
+            beta, alpha = search(features, truth, self.class_features(), self.tensor("keys"),
+                                 self.tensor("labels"), betas, alphas)
+        say(f"searched on {len(truth)} validation images: β = {beta:.3f}, α = {alpha:.3f}")
+        self.learn({**self.learned.state_dict(), "beta": torch.tensor(beta),
+                    "alpha": torch.tensor(alpha)})
+
+    def of_features(self) -> Callable[[Tensor], Tensor]:
+        text, (keys, labels) = self.class_features(), self.voting_keys()
+        beta, alpha = self.tensor("beta"), self.tensor("alpha")
+        return lambda features: logits(features, text, keys, labels, beta, alpha)
+
+
+@TRAINERS.register("TipAdapterF")
+class TipAdapterF(TipAdapter):
+    """Tip-Adapter whose keys are then trained by the cross entropy of its logits at INIT_BETA and
+    INIT_ALPHA; β and α are searched anew after the last epoch.
+
+    Learned: keys [N, D], which are not normalised again. See docs/methods/tip_adapter.md.
+    """
+
+    fixed = ("labels", "beta", "alpha")
+
+    @property
+    def epochs(self) -> int:
+        return int(self.cfg.OPTIM.MAX_EPOCH)
+
+    @property
+    def rate_steps(self) -> int:
+        batches = -(-len(self.tensor("labels")) // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+        return self.epochs * batches
+
+    def batches(self, images: Images, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        features = normalise(images.drawn(self.settings.AUGMENT + epoch))
+        labels = self.tensor("labels")
+        for batch in self.shuffled(len(labels), epoch, keep_last=True):
+            yield features[batch], labels[batch]
+
+    def feature_loss(self, *batch: Tensor) -> Tensor:
+        features, labels = batch
+        found = logits(features, self.class_features(), self.tensor("keys"),
+                       self.tensor("labels"), self.settings.INIT_BETA, self.settings.INIT_ALPHA)
+        return F.cross_entropy(found, labels)

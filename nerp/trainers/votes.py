@@ -60,10 +60,11 @@ def add_up(votes: Tensor, counts: Tensor) -> Tensor:
 def columns_by_name(labels: Tensor, trained: Sequence[str], asked: Sequence[str]) -> Tensor:
     """Labels [N] of the classes named `trained` as labels of those named `asked`, -1 where a class
     is not asked about. Names are compared without case, underscores and hyphens as spaces."""
-    place = {_plain(name): i for i, name in enumerate(asked)}
-    found = [place.get(_plain(name), -1) for name in trained]
+    place = {plain_name(name): i for i, name in enumerate(asked)}
+    found = [place.get(plain_name(name), -1) for name in trained]
     return torch.tensor(found, dtype=torch.long, device=labels.device)[labels]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class name as these methods compare it."""
     return comparable(name.replace("-", " "))

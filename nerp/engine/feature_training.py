@@ -1,0 +1,99 @@
+"""Training on frozen features: tensors that are built, and those that take gradient steps."""
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from nerp.base.distributed import agree, is_main, main_first
+from nerp.base.log import say
+from nerp.base.progress import progress
+from nerp.data.benchmark import Benchmark
+from nerp.engine.checkpoint import check_finite, checkpoint_file, save_checkpoint
+from nerp.engine.history import History, Row
+from nerp.engine.optim import build_optimizer, take_step
+from nerp.engine.schedule import rate_by_step
+from nerp.engine.training_features import TrainingFeatures
+from nerp.trainers.on_features import OnFeatures
+
+
+class FeatureTraining:
+    """`TrainingRun` of a method on frozen features.
+
+    What takes long is to encode images, whose features are kept. So an interrupted run begins anew
+    with those that are there: the rest is algebra on [N, D], of seconds or minutes. Of several
+    processes each does all of that, and they share the encoding.
+    """
+
+    def __init__(
+        self, trainer: OnFeatures, bench: Benchmark, cfg: CfgNode, directory: Path,
+        identity: Mapping[str, object],
+    ):
+        self.trainer = trainer
+        self.cfg = cfg
+        self.directory = directory
+        trainer.prepare_training()
+        self.images = TrainingFeatures(bench, cfg, trainer.clip, directory)
+        self.history = History(directory, cfg)
+
+    @property
+    def epochs(self) -> int:
+        """That the checkpoint is of."""
+        return self.trainer.epochs
+
+    def resume(self) -> None:
+        """Nothing is left to go on from but the features, which `run` finds."""
+
+    def run(self) -> Path:
+        """Build and train, save the checkpoint, and leave the trainer with it.
+
+        Returns the checkpoint's file. Raises NerpError for a loss or tensor that is not finite.
+        """
+        trainer = self.trainer
+        with torch.autocast(trainer.clip.device.type, enabled=False):
+            trainer.build(self.images)
+            if trainer.rate_steps:
+                self._descend()
+            trainer.finish(self.images)
+        tensors = trainer.learned.state_dict()
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, "training stopped; lower OPTIM.LR")
+        digest = ""
+        with main_first():
+            if is_main():
+                _, digest = save_checkpoint(
+                    self.directory, trainer, tensors, trainer.epochs, self.cfg)
+        self.digest = agree(digest)
+        path = checkpoint_file(self.directory, trainer.folder, trainer.epochs)
+        say(f"Checkpoint saved to {path}", file_only=True)
+        return path
+
+    def _descend(self) -> None:
+        trainer, optim = self.trainer, self.cfg.OPTIM
+        optimizer = build_optimizer(trainer.parameters(), optim)
+        unscaled = torch.amp.GradScaler(trainer.clip.device.type, enabled=False)
+        step, start = 0, time.monotonic()
+        if is_main():
+            self.history.begin(0)
+        with closing(self.history):
+            for epoch in progress(range(trainer.epochs), "train", trainer.epochs, "epoch"):
+                losses = []
+                for batch in trainer.batches(self.images, epoch):
+                    rate = rate_by_step(optim, step, trainer.rate_steps)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    loss = trainer.feature_loss(*batch)
+                    take_step(optimizer, unscaled, loss, clip_norm=0.0)
+                    losses.append(loss.detach())
+                    step += 1
+                mean = float(torch.stack(losses).mean())
+                check_finite("the loss", torch.tensor(mean),
+                             f"epoch {epoch + 1}: training stopped; lower OPTIM.LR")
+                say(f"epoch {epoch + 1} of {trainer.epochs}: loss {mean:.4f}, rate {rate:.3g}")
+                if is_main():
+                    self.history.add(Row(epoch + 1, step, mean, None, rate,
+                                         time.monotonic() - start))
+                    self.history.save()

@@ -1,0 +1,100 @@
+"""Frozen features of the images that a run trains on, kept beside the data for later runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.clip.model import Clip
+from nerp.data.benchmark import Benchmark, Item
+from nerp.data.digests import images_state
+from nerp.data.images import ImageSet, eval_set, train_transform
+from nerp.engine.cache import cached_features
+from nerp.engine.evaluate import FEATURE_BATCH, encode_set, share
+
+# How the features' progress is called.
+_WHAT = {"train": "training images", "val": "validation images", "test": "tested images"}
+
+
+class TrainingFeatures:
+    """What `nerp.trainers.on_features.Images` lists, of one run.
+
+    An interrupted run finds again what it has encoded; so does another run that draws the same
+    images, as every method does with one number of shots and seed.
+    """
+
+    def __init__(self, bench: Benchmark, cfg: CfgNode, clip: Clip, directory: Path):
+        """Args: directory: the run's folder, for what cannot be kept beside the data."""
+        self._bench = bench
+        self._cfg = cfg
+        self._clip = clip
+        self._directory = directory
+        self._plain: dict[str, Tensor] = {}
+        self._sets: dict[str, ImageSet] = {}
+
+    def plain(self, split: str) -> Tensor:
+        if split not in self._plain:
+            self._plain[split] = self._encoded(split)
+        return self._plain[split]
+
+    def _encoded(self, split: str) -> Tensor:
+        items = getattr(self._bench, split)
+        if not items:
+            return torch.zeros(0, self._clip.embed_dim, device=self._clip.device)
+        images = eval_set(share(items), self._bench.image_dir, self._cfg, self._clip.size)
+        part = self._cfg.TEST.SPLIT if split == self._cfg.TEST.SPLIT else self._name(split)
+        return self._kept(items, images, part, {}, 0, _WHAT[split])
+
+    def drawn(
+        self, number: int, which: Sequence[int] | None = None, split: str = "train"
+    ) -> Tensor:
+        cfg, items = self._cfg, getattr(self._bench, split)
+        part = f"{self._name(split)}-drawn{number}"
+        if which is None:
+            images = self._decoded(split)
+        else:
+            items, part = [items[place] for place in which], f"{part}-chosen"
+            images = self._set(items)
+        by = {"transforms": list(cfg.INPUT.TRANSFORMS), "scale": list(cfg.INPUT.RRCROP_SCALE),
+              "seed": cfg.SEED, "number": number}
+        what = f"{_WHAT[split]}, pass {number + 1}"
+        return self._kept(items, images, part, by, number, what)
+
+    def labels(self, split: str) -> Tensor:
+        items = {"train": self._bench.train, "val": self._bench.val}[split]
+        return torch.tensor([item.label for item in items], device=self._clip.device)
+
+    @property
+    def validates_on_tested(self) -> bool:
+        tested = {item.path for item in self._bench.test}
+        return any(item.path in tested for item in self._bench.val)
+
+    def _decoded(self, split: str) -> ImageSet:
+        """The images of a split, which are decoded once for all passes."""
+        if split not in self._sets:
+            self._sets[split] = self._set(getattr(self._bench, split))
+        return self._sets[split]
+
+    def _set(self, items: list[Item]) -> ImageSet:
+        transform = train_transform(self._cfg, self._clip.size)
+        return ImageSet(share(items), self._bench.image_dir, transform, self._cfg.SEED)
+
+    def _name(self, split: str) -> str:
+        return f"{split}-{self._cfg.DATASET.NUM_SHOTS}shots-seed{self._cfg.SEED}"
+
+    def _kept(
+        self, items: list[Item], images: ImageSet, part: str, drawn: dict[str, object],
+        epoch: int, what: str,
+    ) -> Tensor:
+        clip, cfg = self._clip, self._cfg
+
+        def compute() -> Tensor:
+            images.decode(cfg.DATALOADER.CACHE_MB)
+            return encode_set(clip.image_output, clip, images, len(items), cfg, FEATURE_BATCH,
+                              epoch, what).cpu()
+
+        state = images_state(items, self._bench.image_dir)
+        return cached_features(self._bench, items, state, cfg, clip, self._directory, compute,
+                               part, drawn, quietly=True).to(clip.device)
