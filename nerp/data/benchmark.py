@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,6 +132,14 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
 def comparable(name: str) -> str:
     """A class name as it is compared with others: case does not matter, underscores are spaces."""
     return " ".join(name.replace("_", " ").lower().split())
+
+
+def distinct(classnames: Sequence[str]) -> list[str]:
+    """Class names to address classes by: those that several have, or that case and underscores
+    alone tell apart, with the label behind them."""
+    counts = Counter(map(comparable, classnames))
+    return [name if counts[comparable(name)] == 1 else f"{name} ({label})"
+            for label, name in enumerate(classnames)]
 
 
 def split_digest(items: Sequence[Item] | Sequence[str]) -> str:

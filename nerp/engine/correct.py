@@ -18,7 +18,7 @@ from nerp.correction.pairs import Labelled
 from nerp.correction.references import Openness, Shown
 from nerp.correction.running import ordered
 from nerp.correction.wrapper import Material, NeRP, build_nerp
-from nerp.data.benchmark import Item
+from nerp.data.benchmark import Item, distinct
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.engine.evaluate import compute_logits, encode_images
@@ -181,7 +181,7 @@ def reference_image(tested: Tested) -> Image.Image:
 
 def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dict:
     """The node "nerp" of result.json: where everything was from, and every flip accounted for."""
-    labels, classnames = tested.labels, tested.bench.classnames
+    labels, classnames = tested.labels, distinct(tested.bench.classnames)
     before, after = tested.logits.argmax(1).numpy(), correction.predictions.numpy()
     classes = len(classnames)
     record = {

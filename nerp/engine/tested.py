@@ -16,6 +16,7 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, build_clip, pick_device
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
 from nerp.data.digests import Seen, images_state, seen_images
+from nerp.data.doubts import name_doubts
 from nerp.data.selection import select_run
 from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
@@ -198,6 +199,8 @@ def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
 def run_benchmark(cfg: CfgNode, directory: Path) -> Benchmark:
     """The images and classes of this run, whose folder is `directory`."""
     bench = open_benchmark(cfg)
+    for line in name_doubts(bench.classnames):
+        say(f"{bench.name}: {line}")
     classes = cfg.DATASET.SUBSAMPLE_CLASSES
     return select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes, fallback=directory)
 
