@@ -88,7 +88,9 @@ def data_directory(cfg: CfgNode) -> Path:
         return DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
     what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
     card = cfg.DATASET
-    fetch = f"; nerp data prepare {card.NAME} --root {shlex.quote(card.ROOT)} fetches it"
+    by_hand = any("STEP" in source for source in card.SOURCES)
+    gets = "fetches what can be fetched, and says how to get the rest" if by_hand else "fetches it"
+    fetch = f"; nerp data prepare {card.NAME} --root {shlex.quote(card.ROOT)} {gets}"
     raise NerpError(f"{card.NAME}: {what} {directory}; --root is the folder that holds "
                     f"{card.DIRECTORY}/{fetch if card.SOURCES else ''}")
 

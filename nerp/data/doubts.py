@@ -3,9 +3,13 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from nerp.data.benchmark import Benchmark, comparable
 
 _SHOWN = 5
+_ROUNDING = 1e-4  # of a cosine in half precision
 REMEDY = ("there are no test images: call the folder, or the split, of the held-out ones test (or "
           "testing, tst), with a folder for each class in it")
 
@@ -51,6 +55,14 @@ _SAY_NOTHING = {
     "the class names are WordNet's identifiers, which say nothing to CLIP": r"n\d{8}",
     "the class names begin with numbers, which prompts repeat": r"\d+[ ._-]+\D.*",
 }
+
+
+def coinciding(names: Sequence[str], features: npt.NDArray[np.floating]) -> list[tuple[str, str]]:
+    """The pairs of names whose class features [C, D], of length 1, are the same but for rounding,
+    so that a model cannot tell the classes apart."""
+    cosines = features @ features.T
+    first, second = np.nonzero(np.triu(cosines > 1 - _ROUNDING, 1))
+    return [(names[i], names[j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
 
 
 def some(names: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ class BiomedCoOp(ContextOverWords):
             self._sentence_features = torch.stack(features, 1)
         return self._sentence_features
 
-    def frozen_class_features(self) -> Tensor:
+    def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         """T_mean [C, D]: of all sentences."""
         if self._frozen_class_features is None:
             self._frozen_class_features = normalise(self.sentence_features().mean(1))

@@ -62,7 +62,7 @@ def test_prepare(nerp, tmp_path):
     assert status == 0 and "by hand: images/train: agree to the terms" in out
     assert not list(tmp_path.iterdir())
     status, _, error = nerp("data", "prepare", "--root", tmp_path)
-    assert status == 1 and "of which dataset? There are: caltech101, " in error
+    assert status == 1 and "of which dataset? There are: btmri, " in error
     status, _, error = nerp("data", "prepare", "eurosta", "--root", tmp_path)
     assert status == 1 and "unknown dataset 'eurosta'. Did you mean eurosat?" in error
 
