@@ -17,6 +17,7 @@ from nerp.data.decode import verify_image
 from nerp.data.doubts import REMEDY, name_doubts
 from nerp.data.layouts import names_unlike_imagenet
 from nerp.data.left_over import WRONG, left_over
+from nerp.data.published import differences
 
 _SHOWN = 20  # examples of one kind of problem
 _BLOCK = 32  # images a thread decodes at a time
@@ -65,6 +66,10 @@ def check(cfg: CfgNode) -> Report:
         (report.problems[kind] if kind in WRONG else report.facts).extend(
             found if kind in WRONG else [f"{kind}: {text}" for text in found])
     report.facts += name_doubts(bench.classnames)
+    names, lists = differences(cfg.DATASET, bench)
+    if names:
+        report.problems["class names that differ from the published ones"] += names
+    report.facts += lists
     differing = names_unlike_imagenet(cfg.DATASET, bench.directory)
     if differing:
         report.problems["class names that differ from ImageNet's"] += differing

@@ -5,7 +5,6 @@ from pathlib import Path, PurePosixPath
 from nerp.base.errors import NerpError
 from nerp.data.benchmark import Benchmark, Item
 from nerp.files.opening import MIB, opened, reading
-from nerp.files.unpickle import Inert, unpickle
 
 _MOST = 256 * MIB
 _PATH = "_impath"
@@ -24,6 +23,8 @@ def read_draw(file: str | Path, bench: Benchmark) -> tuple[list[Item], list[Item
     Its paths are those of another machine: an item is known by the end of its path. Raises
     NerpError for a file that is no draw, or that lists an image that the benchmark's lists lack.
     """
+    from nerp.files.unpickle import unpickle  # it brings torch
+
     path = Path(file).expanduser()
     with opened(path) as content, reading(path, "a few-shot draw {train, val} as CoOp keeps it"):
         if path.stat().st_size > _MOST:
@@ -44,7 +45,7 @@ def read_draw(file: str | Path, bench: Benchmark) -> tuple[list[Item], list[Item
 
 
 def _path(datum: object) -> str:
-    state = datum.state if isinstance(datum, Inert) else None
+    state = getattr(datum, "state", None)
     path = state.get(_PATH) if isinstance(state, dict) else None
     if not isinstance(path, str):
         raise ValueError("an entry has no path of an image")

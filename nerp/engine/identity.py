@@ -148,6 +148,9 @@ def changes(directory: Path, cfg: CfgNode, old: Mapping, new: Mapping) -> str:
             unsaid = "" if name in before else ", of which it says nothing"
             lines.append(f"{_WORDS[name]}{kind}{unsaid}")
     more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+    if any(line.startswith("OPTIM.MAX_EPOCH:") for line in lines):
+        more += ("; a schedule cannot be extended, since every step's rate depends on its length: "
+                 "more epochs are a training of their own")
     return "; ".join(lines[:_MOST_NAMED] or ["it says more of itself"]) + more
 
 
