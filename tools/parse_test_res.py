@@ -40,11 +40,12 @@ def parse_experiment(directory: Path, keyword: str, test_log: bool, ci95: bool) 
     """
     print(f"Parsing files in {directory}")
     values = []
-    logs = sorted(directory.glob("*/log.txt"), key=_natural)
+    seeds = (folder for folder in directory.iterdir() if folder.is_dir())
+    logs = sorted((folder / "log.txt" for folder in seeds), key=_natural)
     for log in logs:
-        value = read_log(log, keyword, test_log)
+        value = read_log(log, keyword, test_log) if log.is_file() else None
         if value is None:
-            print(f"file: {log}. no result")
+            print(f"file: {log}. {'no result' if log.is_file() else 'no such file'}")
         else:
             print(f"file: {log}. {keyword}: {value:.2f}%.")
             values.append(value)
@@ -55,7 +56,7 @@ def parse_experiment(directory: Path, keyword: str, test_log: bool, ci95: bool) 
         spread *= 1.96 / len(values) ** 0.5
     print("===")
     print(f"Summary of directory: {directory}")
-    few = f" ({len(values)} of {len(logs)} logs)" if len(values) < len(logs) else ""
+    few = f" ({len(values)} of {len(logs)} folders)" if len(values) < len(logs) else ""
     print(f"* {keyword}: {mean:.2f}% +- {spread:.2f}%{few}")
     print("===")
     return mean

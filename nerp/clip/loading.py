@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
+from nerp.base.log import say
 from nerp.base.registry import unknown
 from nerp.clip import bert
 from nerp.clip.modules import CLIP, HEAD_WIDTH
@@ -29,7 +30,12 @@ PUBLISHED = {
     "ViT-L/14": "ViT-L-14",
     "RN50": "RN50",
     "RN101": "RN101",
+    "RN50x4": "RN50x4",
+    "RN50x16": "RN50x16",
+    "RN50x64": "RN50x64",
+    "ViT-L/14@336px": "ViT-L-14-336",
 }
+UNSAID = "gelu, unsaid"  # of an open_clip training checkpoint
 _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
@@ -98,6 +104,9 @@ def load_model(
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
     tensors, says = _read(file)
+    if activation == "auto" and says == UNSAID:
+        say(f"{file} does not say its activation: GELU, as in open_clip's own training; weights "
+            "fine-tuned from OpenAI's need MODEL.BACKBONE.ACTIVATION quick_gelu")
     quick = (says if activation == "auto" else activation) == "quick_gelu"
     with reading(file, "CLIP weights"):
         return _build(tensors, quick, file, config, size)
@@ -114,7 +123,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     else:
         tensors = load_inert(file)
         if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
-            tensors, activation = tensors["state_dict"], "gelu"
+            tensors, activation = tensors["state_dict"], UNSAID
         if not isinstance(tensors, dict):
             raise NerpError(f"{file}: holds a {type(tensors).__name__}, expected named tensors")
     # DistributedDataParallel prefixes names with module., open_clip's custom-text models with text.

@@ -17,7 +17,8 @@ of your own images:
 
 from pathlib import Path
 
-from nerp.commands.common import SEED, argument, tell
+from nerp.commands.common import SEED as _SEED
+from nerp.commands.common import argument, tell
 from nerp.settings.keys import number
 
 
@@ -31,9 +32,9 @@ def add_arguments(parser):
     parser.add_argument("--dry-run", action="store_true",
                         help="prepare: say what would be done, and do nothing")
     parser.add_argument("--fractions", type=argument(number(0.5, 0, 1)), nargs=3,
-                        default=(0.5, 0.2, 0.3), metavar=("TRAIN", "VAL", "TEST"),
+                        default=(), metavar=("TRAIN", "VAL", "TEST"),
                         help="new, split: of each class's images (default: 0.5 0.2 0.3)")
-    parser.add_argument("--seed", type=argument(SEED), default=1, metavar="N",
+    parser.add_argument("--seed", type=argument(_SEED), default=None, metavar="N",
                         help="new, split: of the draw (default: 1)")
     parser.add_argument("--overwrite", action="store_true",
                         help="new, split: replace a card or split that differs")
@@ -67,53 +68,59 @@ def _folder(name):
 
 
 def _new(args, directory):
-    from nerp.data.own import look, split_folder
+    from nerp.base.log import say_on_terminal
+    from nerp.data.own import make
 
-    keys, has_splits = look(directory)
-    if not has_splits:
-        keys = split_folder(directory, args.fractions, args.seed, args.overwrite)
-        tell(_split_line(args, directory))
-    _write_card(args, directory, keys, "")
+    say_on_terminal()
+    keys, made = make(directory, args.fractions, args.seed, args.overwrite)
+    _write_card(args, directory, keys, "", made)
 
 
 def _split(args, directory):
-    from nerp.data.own import split_folder
+    import shlex
 
-    split_folder(directory, args.fractions, args.seed, args.overwrite)
-    tell(f"{_split_line(args, directory)}\nNext: nerp data new {directory}")
+    from nerp.base.errors import NerpError
+    from nerp.data.own import look, make
+    from nerp.data.split_file import SPLIT_FILE
 
-
-def _split_line(args, directory):
-    from nerp.data.own import SPLIT_FILE
-
-    fractions = " ".join(f"{fraction:g}" for fraction in args.fractions)
-    return (f"{directory / SPLIT_FILE}: each class's images split {fractions} into train, val and "
-            f"test, seed {args.seed}")
+    if look(directory)[1]:
+        raise NerpError(f"{directory}: its images have splits already; nerp data new "
+                        f"{shlex.quote(str(directory))}")
+    _, made = make(directory, args.fractions, args.seed, args.overwrite)
+    fractions = " ".join(f"{fraction:g}" for fraction in made.fractions)
+    again = " --overwrite" if _card_file(directory).exists() else ""
+    tell(f"{directory / SPLIT_FILE}: each class's images split {fractions} into train, val and "
+         f"test, seed {made.seed}\nNext: nerp data new {shlex.quote(str(directory))}{again}")
 
 
 def _fetch(args, name):
     from nerp.base.log import say_on_terminal
     from nerp.data.hub import fetch
-    from nerp.data.own import look
+    from nerp.data.own import FRACTIONS, SEED, look
 
     if args.dry_run:
         print(f"{name}: load it with the package datasets, write its images below {args.root}")
         return
     say_on_terminal()
-    directory, licence = fetch(name, Path(args.root), args.fractions, args.seed)
-    _write_card(args, directory, look(directory)[0], licence)
+    directory, licence = fetch(name, Path(args.root), args.fractions or FRACTIONS,
+                               SEED if args.seed is None else args.seed)
+    _write_card(args, directory, look(directory)[0], licence, None)
 
 
-def _write_card(args, directory, keys, licence):
+def _card_file(directory):
+    return directory.with_name(f"{directory.name}.yaml")
+
+
+def _write_card(args, directory, keys, licence, made):
     from nerp.data.benchmark import open_benchmark
-    from nerp.data.own import describe, write_card
+    from nerp.data.card_file import describe, write_card
     from nerp.settings.cards import card_config
 
-    card = directory.with_name(f"{directory.name}.yaml")
+    card = _card_file(directory)
     keys = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
     bench = open_benchmark(card_config(keys, str(directory.parent), str(directory)))
     write_card(card, keys, bench, licence, args.overwrite)
-    print("\n".join(describe(bench, card)))
+    print("\n".join(describe(bench, card, made)))
 
 
 def _list(args, cards):

@@ -32,6 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from nerp.correction.bundle import add_entry, bundle_key
     from nerp.correction.pairs import find_pairs, listed_scores, strongest_pairs
     from nerp.correction.wrapper import make_clues
+    from nerp.data.benchmark import distinct
     from nerp.engine.correct import gather_material
     from nerp.engine.tested import Tested
     from nerp.settings.resolve import resolve
@@ -42,8 +43,9 @@ def main(args: argparse.Namespace) -> None:
     key = bundle_key(clues.dataset, clues.task)
     if args.action == "mine":
         pairs = find_pairs(clues)
-        names = [[clues.classnames[i], clues.classnames[j]] for i, j in pairs.index.tolist()]
-        add_entry(args.file, key, names, pairs.source, pairs.looked_at)
+        names = distinct(clues.classnames)
+        listed = [[names[i], names[j]] for i, j in pairs.index.tolist()]
+        add_entry(args.file, key, listed, pairs.source, pairs.looked_at)
         say(f"{args.file}, entry {key}: {pairs.note}; looked at {pairs.looked_at}")
         return
     matches = audit(strongest_pairs(listed_scores(args.file, clues).matrix, 0), clues)

@@ -110,13 +110,13 @@ def _classes(text: str) -> tuple[str, ...]:
 
 def _files(words: list[str]) -> Iterator[Path]:
     """The image files that the words name. Raises NerpError for a folder without any."""
-    from nerp.data.layouts import IMAGE_SUFFIXES
+    from nerp.data.decode import is_image
 
     for word in words:
         if word == "-":
             yield from (Path(line) for line in sys.stdin.read().splitlines() if line.strip())
         elif Path(word).is_dir():
-            there = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            there = sorted(p for p in Path(word).rglob("*") if p.is_file() and is_image(p))
             if not there:
                 raise NerpError(f"{word}: a folder without images")
             yield from there

@@ -7,6 +7,8 @@ runs of.
   nerp table output --metric ece
   nerp table output --format latex --write-to table.tex
 
+Folders of published log.txt files (Dassl's) are read, too, and marked as such.
+
 A run that is missing is shown as missing; no average is taken over a set that lacks one."""
 
 import argparse

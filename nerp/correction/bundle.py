@@ -16,7 +16,7 @@ from nerp.base.errors import NerpError
 from nerp.base.paths import write_bytes
 from nerp.base.registry import unknown
 from nerp.correction.looked_at import ORDER, UNKNOWN
-from nerp.data.benchmark import comparable
+from nerp.data.benchmark import comparable, distinct
 from nerp.files.json_file import read_json
 
 PROVENANCE = "_provenance"
@@ -87,11 +87,13 @@ class MatchedPairs:
 
 
 def match_names(pairs: Sequence[tuple[str, str]], classnames: Sequence[str]) -> MatchedPairs:
-    """Names to indices: case does not matter and underscores are spaces.
+    """Names to indices: case does not matter and underscores are spaces; classes of one name
+    answer to what `distinct` calls them.
 
     A pair of which either name is unknown is left out.
     """
-    index = {comparable(name): i for i, name in enumerate(classnames)}
+    index = {comparable(name): i
+             for names in (classnames, distinct(classnames)) for i, name in enumerate(names)}
     matched, missing = [], {}
     for pair in pairs:
         found = [index.get(comparable(name)) for name in pair]

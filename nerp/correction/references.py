@@ -79,7 +79,7 @@ class Probe:
     Attributes:
         trainer: the model, asked about the classes under test.
         settings: the config node NERP.
-        image: [1, 3, H, W], the mean training image after the test transform, normalised.
+        reference: the mean training image [1, 3, H, W] after the test transform, normalised.
         shown: its few-shot training images and their classes.
         shown_logits: its logits [N, C] over the classes under test on those images.
         openness: in the open world; else None.
@@ -88,20 +88,31 @@ class Probe:
 
     trainer: Trainer
     settings: CfgNode
-    image: Tensor
+    reference: Callable[[], Tensor]
     shown: Callable[[], Shown] = not_at_hand
     shown_logits: Callable[[], Tensor] = not_at_hand
     openness: Openness | None = None
     frozen_shown: Callable[[], Shown] | None = None
+
+    @property
+    def image(self) -> Tensor:
+        """The reference image itself."""
+        return self.reference()
+
+
+def image_for(trainer: Trainer, reference: Callable[[], Tensor]) -> Tensor | None:
+    """The reference image [1, 3, H, W], fetched only where class features depend on an image."""
+    return reference() if trainer.text_by_image else None
 
 
 @REFERENCES.register("text")
 def neutral_prompt(probe: Probe) -> Prior:
     """A prompt that names no class. (NeRP: the text prior.)"""
     trainer, settings = probe.trainer, probe.settings
+    image = image_for(trainer, probe.reference)
     values = text_prior(
-        trainer.reference_class_features(probe.image),
-        *trainer.neutral_features(probe.image),
+        trainer.reference_class_features(image),
+        *trainer.neutral_features(image),
         trainer.scale,
         settings.C_TEXT if settings.RESIDUAL_TEXT_PRIOR else 0.0,
     )
@@ -148,7 +159,7 @@ def modality_gap(probe: Probe) -> Prior:
     """What training images have in common that their classes do not explain (`gap`)."""
     trainer, shown = probe.trainer, probe.shown()
     labelled = shown.features, shown.labels, shown.text
-    tested = trainer.reference_class_features(probe.image)
+    tested = trainer.reference_class_features(image_for(trainer, probe.reference))
     values = gap_prior(*labelled, tested, trainer.scale)
     slope = slope_between_halves(*labelled, trainer.scale)
     if slope is None:

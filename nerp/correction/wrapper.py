@@ -16,12 +16,21 @@ from nerp.correction.calibrate import Calibration, calibrate
 from nerp.correction.correction import Correction, CorrectionRule, Extra, Run, carry_out
 from nerp.correction.looked_at import TRAINING_LABELS, most
 from nerp.correction.pairs import Clues, Labelled, Pairs, find_pairs
-from nerp.correction.references import Openness, Prior, Probe, Shown, Unsuited
+from nerp.correction.references import (
+    Openness,
+    Prior,
+    Probe,
+    Shown,
+    Unsuited,
+    image_for,
+)
 from nerp.correction.sweep import Saved
 from nerp.trainers.base import Trainer
 
-# What every corrected run keeps, whatever its rule needs.
 PUBLISHED = ("text", "image")
+# References and pair sources that look at no mean image, unless class features depend on one.
+_WITHOUT_MEAN = ("text", "gap", "others")
+_PAIRS_WITHOUT_MEAN = ("text", "train", "unlabelled", "labels", "bundle")
 # Pair sources that look at no image that was trained on.
 _WITHOUT_TRAINING = ("text", "reference", "unlabelled", "labels", "bundle")
 
@@ -64,7 +73,7 @@ class Material:
     """The images that NeRP, or a pair source, may look at; each is fetched only if asked for.
 
     Attributes:
-        reference: [1, 3, H, W], the reference image after the test transform, normalised.
+        reference: the reference image [1, 3, H, W] after the test transform, normalised.
         seen: the trainer asked about the classes it was trained on.
         shown: their few-shot training images as the model sees them.
         frozen_shown: the same as frozen CLIP sees them.
@@ -75,7 +84,7 @@ class Material:
         openness: of a test in the open world.
     """
 
-    reference: Tensor
+    reference: Callable[[], Tensor]
     seen: Callable[[], Trainer]
     shown: Callable[[], Shown]
     shown_logits: Callable[[Trainer], Tensor]
@@ -117,7 +126,7 @@ def priors(trainer: Trainer, reference: Tensor, settings: CfgNode) -> tuple[Tens
         reference: [1, 3, H, W], the reference image after the test transform, normalised.
         settings: the config node NERP.
     """
-    probe = Probe(trainer, settings, reference)
+    probe = Probe(trainer, settings, lambda: reference)
     with trainer.clip.autocast():
         return tuple(REFERENCES[name](probe).values for name in PUBLISHED)
 
@@ -147,8 +156,9 @@ def make_clues(trainer: Trainer, cfg: CfgNode, material: Material) -> Clues:
         dataset=cfg.DATASET.NAME,
         task=cfg.TASK,
         classnames=list(trainer.classes.names),
-        class_features=lambda: trainer.frozen_class_features(material.reference).cpu(),
-        orders=lambda: class_orders(trainer, material.reference),
+        class_features=lambda: trainer.frozen_class_features(
+            image_for(trainer, material.reference)).cpu(),
+        orders=lambda: class_orders(trainer, material.reference()),
         training=material.training,
         test_logits=material.test_logits,
         test_labels=material.test_labels,
@@ -163,7 +173,7 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
     """
     kind = RULES[cfg.NERP.RULE]
     wanted = _wanted(cfg.NERP)
-    priors = find_priors(trainer, cfg.NERP, material, tuple(dict.fromkeys((*PUBLISHED, *wanted))))
+    priors = find_priors(trainer, cfg.NERP, material, _kept(cfg.NERP, trainer.text_by_image))
     run = Run(cfg.NERP, trainer.classes.names, cfg.SEED,
               lambda: float(material.shown_logits(trainer).std(dim=1, correction=0).mean()))
     rule = kind.from_config(cfg.NERP, strengths(wanted, priors)).settled(run)
@@ -190,6 +200,30 @@ def looks_at_training(settings: CfgNode) -> bool:
     weighed = {*kind.weighed(settings)}
     return bool(not weighed <= {*PUBLISHED} or kind.needs
                 or settings.PAIRS not in _WITHOUT_TRAINING or settings.THRESHOLDS == "calibrated")
+
+
+def looks_at_reference(settings: CfgNode, text_by_image: bool) -> bool:
+    """Whether the correction looks at the reference image. A plug-in's may.
+
+    Args: settings: the config node NERP. text_by_image: whether class features depend on an image.
+    """
+    return (text_by_image or not _references(settings) <= {*_WITHOUT_MEAN}
+            or settings.PAIRS not in _PAIRS_WITHOUT_MEAN)
+
+
+def _references(settings: CfgNode) -> set[str]:
+    """Those whose priors the rule needs, whatever their strengths."""
+    kind = RULES[settings.RULE]
+    fixed = kind.references if isinstance(kind.references, tuple) else ()
+    return {*fixed, *kind.weighed(settings)}
+
+
+def _kept(settings: CfgNode, text_by_image: bool) -> tuple[str, ...]:
+    """The references whose priors a run keeps: those that its rule needs, and the published ones as
+    far as they ask for no more images."""
+    needed = _references(settings)
+    free = PUBLISHED if looks_at_reference(settings, text_by_image) else PUBLISHED[:1]
+    return *free, *sorted(needed - {*free})
 
 
 def _wanted(settings: CfgNode) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,7 +88,9 @@ def data_directory(cfg: CfgNode) -> Path:
         return DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
     what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
     card = cfg.DATASET
-    fetch = f"; nerp data prepare {card.NAME} --root {shlex.quote(card.ROOT)} fetches it"
+    by_hand = any("STEP" in source for source in card.SOURCES)
+    gets = "fetches what can be fetched, and says how to get the rest" if by_hand else "fetches it"
+    fetch = f"; nerp data prepare {card.NAME} --root {shlex.quote(card.ROOT)} {gets}"
     raise NerpError(f"{card.NAME}: {what} {directory}; --root is the folder that holds "
                     f"{card.DIRECTORY}/{fetch if card.SOURCES else ''}")
 
@@ -131,6 +134,14 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
 def comparable(name: str) -> str:
     """A class name as it is compared with others: case does not matter, underscores are spaces."""
     return " ".join(name.replace("_", " ").lower().split())
+
+
+def distinct(classnames: Sequence[str]) -> list[str]:
+    """Class names to address classes by: those that several have, or that case and underscores
+    alone tell apart, with the label behind them."""
+    counts = Counter(map(comparable, classnames))
+    return [name if counts[comparable(name)] == 1 else f"{name} ({label})"
+            for label, name in enumerate(classnames)]
 
 
 def split_digest(items: Sequence[Item] | Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from yacs.config import CfgNode
 
@@ -13,7 +14,10 @@ from nerp.base.errors import NerpError
 from nerp.base.progress import progress
 from nerp.data.benchmark import SPLITS, Benchmark, read_benchmark
 from nerp.data.decode import verify_image
+from nerp.data.doubts import REMEDY, name_doubts
 from nerp.data.layouts import names_unlike_imagenet
+from nerp.data.left_over import WRONG, left_over
+from nerp.data.published import differences
 
 _SHOWN = 20  # examples of one kind of problem
 _BLOCK = 32  # images a thread decodes at a time
@@ -56,6 +60,16 @@ def check(cfg: CfgNode) -> Report:
             report.problems["counts that differ from the card's"].append(
                 f"{split}: {found} images, the card says {size}"
             )
+    if not bench.test:
+        report.problems["splits without images"].append(f"test: {REMEDY}")
+    for kind, found in left_over(cfg.DATASET, bench).items():
+        (report.problems[kind] if kind in WRONG else report.facts).extend(
+            found if kind in WRONG else [f"{kind}: {text}" for text in found])
+    report.facts += name_doubts(bench.classnames)
+    names, lists = differences(cfg.DATASET, bench)
+    if names:
+        report.problems["class names that differ from the published ones"] += names
+    report.facts += lists
     differing = names_unlike_imagenet(cfg.DATASET, bench.directory)
     if differing:
         report.problems["class names that differ from ImageNet's"] += differing
@@ -65,23 +79,36 @@ def check(cfg: CfgNode) -> Report:
 
 def _decode(bench: Benchmark, report: Report) -> None:
     paths = sorted({item.path for split in SPLITS for item in getattr(bench, split)})
+    for problem in damaged(bench.image_dir, paths, f"checking {bench.name}"):
+        report.problems[problem.kind].append(problem.text)
+    for kind, texts in report.problems.items():
+        report.problems[kind] = list(dict.fromkeys(texts))  # one dead link hides many files
+    report.facts.append(f"{len(paths)} image files looked at")
+
+
+class Damage(NamedTuple):
+    """What is wrong with an image: its path, the kind in words, the text."""
+
+    path: str
+    kind: str
+    text: str
+
+
+def damaged(image_dir: Path, paths: Sequence[str], what: str) -> Iterator[Damage]:
+    """Of the images below a folder those that are missing or cannot be decoded, in order."""
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
     try:
         found = (
             problem
-            for block in pool.map(lambda block: _problems(bench.image_dir, block), blocks)
+            for block in pool.map(lambda block: _problems(image_dir, block), blocks)
             for problem in block
         )
-        for problem in progress(found, f"checking {bench.name}", len(paths), "images"):
+        for path, problem in zip(paths, progress(found, what, len(paths), "images"), strict=True):
             if problem:
-                kind, text = problem
-                report.problems[kind].append(text)
+                yield Damage(path, *problem)
     finally:
         pool.shutdown(cancel_futures=True)
-    for kind, texts in report.problems.items():
-        report.problems[kind] = list(dict.fromkeys(texts))  # one dead link hides many files
-    report.facts.append(f"{len(paths)} image files looked at")
 
 
 def _problems(image_dir: Path, paths: Sequence[str]) -> list[tuple[str, str] | None]:

@@ -1,5 +1,6 @@
 """Image files to RGB images."""
 
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,15 @@ from nerp.base.errors import NerpError
 from nerp.files.opening import opened, reason
 
 # What images are in. Pillow knows more, some of which it has other programs draw (PostScript).
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "DIB", "TIFF", "WEBP", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "DIB", "TIFF", "WEBP", "JPEG2000",
+           *(["AVIF"] if importlib.util.find_spec("PIL._avif") else []))
+# What is taken for an image by its name alone.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"
+)
+# What is none, by its name alone.
+_OTHER_SUFFIXES = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
+                   ".html", ".py", ".mat", ".npy", ".npz", ".zip", ".tar", ".gz", ".db", ".ini")
 
 # Pillow warns of images from this size on, in several lines; here they are refused in one.
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS
@@ -32,6 +41,21 @@ def open_image(path: str | Path, side: int = 0) -> Image.Image:
     values without a stated range (32-bit integers and floats).
     """
     return _decode(path, lambda image: image.draft("RGB", (side, side)) if side else None)
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a file is an image by the name that it has, or, where that does not say, by its
+    first bytes."""
+    name = os.fspath(path).lower()
+    if name.endswith(IMAGE_SUFFIXES):
+        return True
+    if name.endswith(_OTHER_SUFFIXES):
+        return False
+    try:
+        with opened(path) as content, Image.open(content, formats=FORMATS):
+            return True
+    except Exception:  # on other files Pillow's plugins raise all sorts
+        return False
 
 
 def verify_image(path: str | Path) -> None:

@@ -6,7 +6,7 @@ Files are listed, never opened.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -16,18 +16,16 @@ from nerp.base.paths import is_inside
 from nerp.base.printable import brief, is_printable
 from nerp.base.registry import LAYOUTS
 from nerp.data.benchmark import SPLITS, Item, Listing
+from nerp.data.decode import is_image
 from nerp.data.listing import Row, read_rows
+from nerp.data.splits import split_named, split_tables
 from nerp.files.json_file import read_json
 from nerp.files.opening import read_text
-
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"
-)
 
 _WNID = re.compile(r"n\d{8}")  # WordNet's identifier of a noun: n01440764
 _NUMBER = re.compile(r"\d+")
 _MOST_CLASSES = 10**6
-VISIBLE = re.compile(r"[^.].*")
+VISIBLE = re.compile(r"(?!__MACOSX$)[^.].*")  # what macOS puts into archives is no data
 
 
 @LAYOUTS.register("json_split")
@@ -37,11 +35,15 @@ def json_split(card: CfgNode, directory: Path) -> Listing:
     file = directory / card.SPLIT_FILE
     _require(file, card)
     content = read_json(file)
-    return Listing(directory / card.IMAGE_FOLDER,
-                   {split: _json_items(content, split, file) for split in SPLITS})
+    image_dir = directory / card.IMAGE_FOLDER
+    return Listing(image_dir,
+                   {split: _json_items(content, split, file, image_dir) for split in SPLITS})
 
 
-def _json_items(content, split: str, file: Path) -> list[Item]:
+def _json_items(content, split: str, file: Path, image_dir: Path) -> list[Item]:
+    if isinstance(content, Mapping) and isinstance(content.get(split), Mapping):
+        raise NerpError(f"{file}: {split!r} is a mapping; it takes a list of [path, label, class "
+                        "name], or write the paths and classes as a table path,label,split (CSV)")
     try:
         items = [Item(path, label, classname) for path, label, classname in content[split]]
     except (KeyError, TypeError, ValueError):
@@ -51,9 +53,17 @@ def _json_items(content, split: str, file: Path) -> list[Item]:
         for i in items
     ):
         raise NerpError(f"{file}: {split!r} must be a list of [path, label, class name]")
+    items = [item._replace(path=with_slashes(item.path, image_dir)) for item in items]
     for item in items:
         _check_item(item, file)
     return items
+
+
+def with_slashes(path: str, image_dir: Path) -> str:
+    """A path with slashes for the backslashes of Windows, unless a file has them in its name."""
+    if "\\" not in path or os.path.exists(image_dir / path):
+        return path
+    return path.replace("\\", "/")
 
 
 def _check_item(item: Item, file: Path) -> None:
@@ -124,13 +134,15 @@ def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
 
 @LAYOUTS.register("folders")
 def folders(card: CfgNode, directory: Path) -> Listing:
-    """`IMAGE_FOLDER`/{train,val,test}/<class>/, where any of the three may be missing.
+    """`IMAGE_FOLDER`/{train,val,test}/<class>/, where any of the three may be missing, or called
+    otherwise (`nerp.data.splits`).
 
     The classes are those of the three together, sorted; a folder's name is its class's name, and
     what is in folders in it belongs to the class too.
     """
     image_dir = directory / card.IMAGE_FOLDER
-    *found, names = _class_folders(image_dir, SPLITS, VISIBLE)
+    called = split_named(subfolders(image_dir), image_dir)
+    *found, names = _class_folders(image_dir, [called.get(s, s) for s in SPLITS], VISIBLE)
     splits = {
         split: _items(image_dir, labels, names)
         for split, labels in zip(SPLITS, found, strict=True)
@@ -152,6 +164,7 @@ def listing(card: CfgNode, directory: Path) -> Listing:
     classes = named or sorted({row.label for row in rows})
     labels = {str(i): i for i in range(len(named))} | {name: i for i, name in enumerate(classes)}
     splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    image_dir = directory / card.IMAGE_FOLDER
     for row in rows:
         if row.split not in splits:
             raise NerpError(f"{row.where}: the split is {row.split!r}; it takes train, val or test "
@@ -159,19 +172,21 @@ def listing(card: CfgNode, directory: Path) -> Listing:
         if row.label not in labels:
             raise NerpError(f"{row.where}: {row.label!r} is no class of {card.CLASS_FILE}")
         label = labels[row.label]
-        splits[row.split].append(Item(row.path, label, classes[label]))
-    return Listing(directory / card.IMAGE_FOLDER, splits, classes)
+        item = Item(with_slashes(row.path, image_dir), label, classes[label])
+        _check_item(item, row.file)
+        splits[row.split].append(item)
+    return Listing(image_dir, splits, classes)
 
 
 def listed_rows(directory: Path, split_file: str) -> list[Row]:
     """The lines of a listing's one table, or of its three, each with its split."""
     if "{}" not in split_file:
         return read_rows(directory / split_file)
-    files = {split: directory / split_file.format(split) for split in SPLITS}
-    if not any(file.exists() for file in files.values()):
-        raise NerpError(f"none of {', '.join(map(str, files.values()))} is there")
-    return [row._replace(split=split) for split, file in files.items() if file.exists()
-            for row in read_rows(file)]
+    files = split_tables(directory, split_file)
+    if not files:
+        wanted = (str(directory / split_file.format(split)) for split in SPLITS)
+        raise NerpError(f"none of {', '.join(wanted)} is there")
+    return [row._replace(split=split) for split, file in files.items() for row in read_rows(file)]
 
 
 def names_unlike_imagenet(card: CfgNode, directory: Path) -> list[str]:
@@ -234,22 +249,24 @@ def images_below(folder: Path) -> list[str]:
 
     Raises NerpError for a name that is not UTF-8, and for a link to a folder that it is in.
     """
-    found = []
+    found = [path for path in files_below(folder) if is_image(folder / path)]
+    for path in found:
+        if not is_printable(path):
+            raise NerpError(f"{folder}: {path!a}: a file name with control codes, or not UTF-8; "
+                            "rename it")
+    return sorted(found)
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """`images_below` of files of any kind, in no order."""
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if VISIBLE.fullmatch(name)]
         for name in folders:
             path = Path(parent, name)
             if path.is_symlink() and Path(parent).resolve().is_relative_to(path.resolve()):
                 raise NerpError(f"{path}: a link to a folder that it is in")
-        found += [
-            os.path.relpath(Path(parent, name), folder) for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and VISIBLE.fullmatch(name)
-        ]
-    for path in found:
-        if not is_printable(path):
-            raise NerpError(f"{folder}: {path!a}: a file name with control codes, or not UTF-8; "
-                            "rename it")
-    return sorted(found)
+        yield from (os.path.relpath(Path(parent, name), folder) for name in files
+                    if VISIBLE.fullmatch(name))
 
 
 def _names_of(wnids: list[str], card: CfgNode, directory: Path) -> list[str]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from nerp.base.errors import NerpError
 from nerp.base.paths import is_inside
 from nerp.base.printable import brief, is_printable
+from nerp.data.decode import IMAGE_SUFFIXES
+from nerp.data.splits import split_of
 from nerp.files.opening import read_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -20,7 +22,6 @@ _SPLIT = ("split", "subset", "set")
 # Twice ImageNet; and characters of a line. A file's size is bounded, yet rows of four letters, or
 # a line of commas, would fill many times as much memory.
 _MOST, _LONGEST = 2_000_000, 2**16
-_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}
 
 
 class Row(NamedTuple):
@@ -61,6 +62,10 @@ def _lines(text: str, file: Path) -> Iterator[str]:
 def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict]]:
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
+    columns = {name.strip(' "').lower() for name in header.split(delimiter)}
+    if not columns & {*_PATH, *_LABEL} and any(c.endswith(IMAGE_SUFFIXES) for c in columns):
+        raise NerpError(f"{file}: it has no header; its first line must name the columns, such as "
+                        "path,label,split")
     reader = csv.DictReader(_lines(text, file), delimiter=delimiter, strict=True)
     try:
         for line in reader:
@@ -91,7 +96,7 @@ def _row(values: dict, file: Path, line: int) -> Row:
         raise NerpError(f"{where}: {path!r} is no path inside the image folder")
     if not label:
         raise NerpError(f"{where}: there is no label")
-    return Row(path, label, _SPLITS.get(split.lower(), split.lower()), file, line)
+    return Row(path, label, split_of(split) or split.lower(), file, line)
 
 
 def _text(named: dict, names: tuple[str, ...], where: str) -> str:

@@ -1,44 +1,32 @@
-"""A folder of one's own: how its images are listed, a split where they have none, a card."""
+"""A folder of one's own: how its images are listed, a split where they have none."""
 
-import json
 import os
 import random
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from nerp.base.errors import NerpError
-from nerp.base.paths import write_text
-from nerp.data.benchmark import SPLITS, Benchmark, Item
-from nerp.data.layouts import images_below, listed_rows, subfolders
+from nerp.base.registry import LAYOUTS
+from nerp.data.benchmark import SPLITS, Item
+from nerp.data.check import damaged
+from nerp.data.decode import is_image
+from nerp.data.layouts import images_below, listed_rows, subfolders, with_slashes
 from nerp.data.listing import SUFFIXES
+from nerp.data.split_file import SPLIT_FILE, Made, made_by, write_split
+from nerp.data.splits import split_named, split_of, template_of
 from nerp.files.json_file import read_json
-from nerp.files.opening import read_text
+from nerp.settings.cards import card_config
 
-SPLIT_FILE = "split.json"
-_SHOWN = 5
-_CARD = """\
-# Written by nerp data; edit what does not fit. DATASETS.md explains the keys.
-DATASET:
-{keys}
-  SPLIT_SIZES: {sizes}  # train, val, test
-  # What the prompts say of the pictures: "a satellite photo of {{}}.", "a photo of a {{}}, a bird."
-  TEMPLATE: "a photo of a {{}}."
-  NEUTRAL: "a photo of an object."  # the same with no class named
-  LICENCE: {licence}
-"""
+FRACTIONS, SEED = (0.5, 0.2, 0.3), 1
 
 
-def look(directory: Path, anew: bool = False) -> tuple[dict[str, str], bool]:
+def look(directory: Path) -> tuple[dict[str, str], bool]:
     """How the images of a folder are listed: the keys of a card that say so, and whether the
     images have splits.
 
     In this order: a split JSON, a table (`nerp.data.listing`), {train,val,test}/<class>/, and
-    <class>/; the last two may lie one folder deeper.
-
-    Args: anew: pass over the split that `split_folder` has made.
+    <class>/; the last two may lie one folder deeper. A split that `make` has written is passed
+    over.
 
     Raises NerpError for none of these.
     """
@@ -46,7 +34,7 @@ def look(directory: Path, anew: bool = False) -> tuple[dict[str, str], bool]:
         raise NerpError(f"{directory}: no such folder")
     files = sorted(file for file in directory.iterdir() if file.is_file() and file.name[0] != ".")
     splits = [file for file in files if file.suffix == ".json" and file.name.startswith("split")
-              and not (anew and file.name == SPLIT_FILE)]
+              and not (file.name == SPLIT_FILE and made_by(file))]
     if splits:
         return _split_json(splits[0]), True
     tables = [file.name for file in files if file.suffix in SUFFIXES]
@@ -66,8 +54,7 @@ def _split_json(file: Path) -> dict[str, str]:
 
 
 def _tables(directory: Path, tables: Sequence[str]) -> tuple[dict[str, str], bool]:
-    one_a_split = {f"{{}}{Path(name).suffix}" for name in tables if Path(name).stem in SPLITS}
-    names = sorted(one_a_split or tables)
+    names = sorted({template_of(name) for name in tables} - {""} or tables)
     if len(names) > 1:
         raise NerpError(f"{directory}: which of {', '.join(tables)} lists the images? Move the "
                         "others away")
@@ -80,7 +67,8 @@ def _tables(directory: Path, tables: Sequence[str]) -> tuple[dict[str, str], boo
 def _place(file: Path, paths: Sequence[str]) -> str:
     """The folder below which the first of the paths that `file` lists is."""
     for place in ("", *subfolders(file.parent)):
-        if paths and os.path.exists(file.parent / place / paths[0]):  # whatever the path is
+        folder = file.parent / place
+        if paths and os.path.exists(folder / with_slashes(paths[0], folder)):  # whatever it is
             return place
     raise NerpError(f"{file}: lists {paths[0] if paths else 'no images'}, which is neither in "
                     f"{file.parent} nor in a folder in it")
@@ -90,45 +78,107 @@ def _folders(directory: Path) -> tuple[dict[str, str], bool]:
     inner = subfolders(directory)
     deeper = inner if len(inner) == 1 and subfolders(directory / inner[0]) else []
     for place in ("", *deeper):
-        if any(subfolders(directory / place / split) for split in SPLITS
-               if split in subfolders(directory / place)):
+        folder = directory / place
+        called = split_named([n for n in subfolders(folder) if subfolders(folder / n)], folder)
+        if called:
             return {"LAYOUT": "folders", "IMAGE_FOLDER": place}, True
     (place,) = deeper or [""]
-    if any(images_below(directory / place / name) for name in subfolders(directory / place)):
+    folder = directory / place
+    classes = [name for name in subfolders(folder) if images_below(folder / name)]
+    if len(classes) > 1 and all(split_of(name) for name in classes):
+        raise NerpError(f"{folder}: {', '.join(classes)} hold pictures and no class folders, so "
+                        "that nothing says what they show: put each into a folder of its class, "
+                        f"such as {classes[0]}/cat/, or list them in a table path,label,split")
+    if classes:
         return {"LAYOUT": "json_split", "IMAGE_FOLDER": place, "SPLIT_FILE": SPLIT_FILE}, False
-    raise NerpError(f"{directory}: found neither class folders with images, nor train/, val/ and "
-                    "test/ with class folders, nor a table of paths and labels "
-                    f"({', '.join('*' + suffix for suffix in SUFFIXES)}), nor a split JSON")
+    loose = sum(is_image(folder / name) for name in sorted(os.listdir(folder)))
+    pictures = f"; {loose} pictures lie in it, in no class folder" if loose else ""
+    raise NerpError(f"{directory}: found neither class folders with images, nor train/, "
+                    "val/ and test/ with class folders, nor a table of paths and labels "
+                    f"({', '.join('*' + suffix for suffix in SUFFIXES)}), nor a split JSON"
+                    f"{pictures}")
 
 
-def split_folder(
-    directory: Path, fractions: Sequence[float], seed: int, overwrite: bool
-) -> dict[str, str]:
-    """Write a split JSON for images that have none; no file is moved. The keys of a card for it.
+def make(
+    directory: Path, fractions: Sequence[float], seed: int | None, overwrite: bool
+) -> tuple[dict[str, str], Made | None]:
+    """Decode the images of a folder and write a split JSON where they have no splits, or where
+    some cannot be decoded, which it leaves out; no file is moved.
 
-    The same images, fractions and seed give the same split on every machine. Raises NerpError for
-    images that have splits, or where another split is there already.
+    The same images, fractions and seed give the same split on every machine. Without fractions
+    and seed those of the split that is there count, else half, a fifth and the rest, and 1.
+
+    Returns the keys of a card, and what the split JSON was made by; None: there is no need of one.
+    Raises NerpError where another split is there already.
     """
-    keys, has_splits = look(directory, anew=True)
-    if has_splits:
-        raise NerpError(f"{directory}: its images have splits already; nerp data new {directory}")
+    keys, has_splits = look(directory)
+    file, before = directory / SPLIT_FILE, made_by(directory / SPLIT_FILE)
+    if before and before.fractions and not has_splits:
+        fractions = fractions or before.fractions
+        seed = before.seed if seed is None else seed
+    fractions, seed = tuple(fractions or FRACTIONS), SEED if seed is None else seed
+    listed = _listed(directory, keys) if has_splits else {}
+    by_class = {} if has_splits else _by_class(directory, keys)
+    paths = [item.path for items in listed.values() for item in items]
+    paths += [path for of_class in by_class.values() for path in of_class]
     image_dir = directory / keys["IMAGE_FOLDER"]
-    if keys["LAYOUT"] == "listing":
-        by_class: dict[str, list[str]] = {}
-        for row in listed_rows(directory, keys["SPLIT_FILE"]):
-            by_class.setdefault(row.label, []).append(row.path)
+    left_out = {found.path: _why(found.text, image_dir / found.path)
+                for found in damaged(image_dir, sorted(set(paths)), f"checking {directory.name}")}
+    if has_splits and not left_out:
+        if before and not overwrite:
+            raise NerpError(f"{file} leaves out images that can be decoded now; --overwrite takes "
+                            "them in")
+        if before:
+            file.unlink()
+        return keys, None
+    if has_splits:
+        splits = _without(listed, left_out)
+        made = Made(keys["LAYOUT"], left_out=left_out)
     else:
-        by_class = {name: [f"{name}/{file}" for file in images_below(image_dir / name)]
-                    for name in subfolders(image_dir)}
-    _write(directory / SPLIT_FILE, json.dumps(stratified(by_class, fractions, seed)) + "\n",
-           overwrite, "and with it what runs on it were trained and tested on")
-    return {**keys, "LAYOUT": "json_split", "SPLIT_FILE": SPLIT_FILE}
+        sound = {name: [path for path in of_class if path not in left_out]
+                 for name, of_class in by_class.items()}
+        splits = stratified(sound, fractions, seed)
+        made = Made(_SOURCE[keys["LAYOUT"]], fractions, seed, left_out)
+    write_split(file, splits, made, overwrite)
+    return {**keys, "LAYOUT": "json_split", "SPLIT_FILE": SPLIT_FILE}, made
 
 
-def _write(file: Path, text: str, overwrite: bool, loss: str) -> None:
-    if file.exists() and not overwrite and read_text(file) != text:
-        raise NerpError(f"{file} is there already and differs; --overwrite replaces it, {loss}")
-    write_text(file, text)
+# What images without splits are listed by: a table, or the folders of their classes.
+_SOURCE = {"listing": "listing", "json_split": "folders"}
+
+
+def _listed(directory: Path, keys: Mapping[str, str]) -> dict[str, list[Item]]:
+    """The items of each split of a folder whose images have splits."""
+    named = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
+    card = card_config(named, str(directory.parent), str(directory)).DATASET
+    return LAYOUTS[card.LAYOUT](card, directory).splits
+
+
+def _without(listed: Mapping[str, list[Item]], paths: Collection[str]) -> dict[str, list[Item]]:
+    """The items whose paths are none of these, of the classes that still have images."""
+    kept = {split: [item for item in items if item.path not in paths]
+            for split, items in listed.items()}
+    there = sorted({item.label for items in kept.values() for item in items})
+    place = {label: i for i, label in enumerate(there)}
+    return {split: [item._replace(label=place[item.label]) for item in items]
+            for split, items in kept.items()}
+
+
+def _by_class(directory: Path, keys: Mapping[str, str]) -> dict[str, list[str]]:
+    """The paths of each class's images, of a folder whose images have no splits."""
+    image_dir = directory / keys["IMAGE_FOLDER"]
+    if keys["LAYOUT"] != "listing":
+        return {name: [f"{name}/{file}" for file in images_below(image_dir / name)]
+                for name in subfolders(image_dir)}
+    by_class: dict[str, list[str]] = {}
+    for row in listed_rows(directory, keys["SPLIT_FILE"]):
+        by_class.setdefault(row.label, []).append(with_slashes(row.path, image_dir))
+    return by_class
+
+
+def _why(text: str, path: Path) -> str:
+    """A problem of an image without its path, which stands beside it."""
+    return text.removeprefix(f"{path}: ") if text != str(path) else "there is no such file"
 
 
 def stratified(
@@ -167,68 +217,3 @@ def _counts(count: int, fractions: Sequence[float]) -> list[int]:
             counts[counts.index(max(counts))] -= 1
             counts[i] = 1
     return counts
-
-
-def write_card(
-    file: Path, keys: Mapping[str, object], bench: Benchmark, licence: str, overwrite: bool
-) -> None:
-    """Write a card with `keys` and the counts of `bench`, which was read by them.
-
-    Raises NerpError where another one is there already.
-    """
-    keys = {**keys, "NUM_CLASSES": len(bench.classnames)}
-    sizes = [len(getattr(bench, split)) for split in SPLITS]
-    lines = [f"  {key}: {_scalar(value)}" for key, value in keys.items()]
-    text = _CARD.format(keys="\n".join(lines), sizes=sizes, licence=_scalar(licence))
-    _write(file, text, overwrite, "and what was edited in it")
-
-
-def _scalar(value: object) -> str:
-    """A value as YAML on one line."""
-    return yaml.safe_dump(value, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
-
-
-def describe(bench: Benchmark, card: Path) -> list[str]:
-    """Lines about a dataset: classes, images, what may not be meant so, and what comes next."""
-    names = bench.classnames
-    images = ", ".join(f"{split} {len(getattr(bench, split))}" for split in SPLITS)
-    root = shlex.quote(str(card.parent))
-    protocol = "base_to_novel" if len(names) > 3 else "few_shot"
-    return [
-        f"{len(names)} classes ({_some(names)}); images: {images}",
-        *doubts(bench),
-        f"\nThe card is {card}; its TEMPLATE is worth an edit. Then:",
-        f"  nerp sweep --protocol {protocol} --methods ZeroshotCLIP,CoOp,MMRL,MMRL_NeRP "
-        f"--datasets {shlex.quote(str(card))} --root {root}",
-        "  nerp table output",
-        "(to try it at once, without a download: --options MODEL.BACKBONE.NAME tiny)",
-    ]
-
-
-def doubts(bench: Benchmark) -> list[str]:
-    """What of a benchmark may not be meant as it is, a line each."""
-    lines = []
-    if not bench.test:
-        lines.append("there are no test images: call the folder, or the split, of the held-out "
-                     "ones test")
-    for split in ("train", "test"):
-        there = {item.label for item in getattr(bench, split)}
-        empty = [name for label, name in enumerate(bench.classnames) if label not in there]
-        if there and empty:
-            lines.append(f"classes without {split} images: {_some(empty)}")
-    names = bench.classnames
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        lines.append(f"several classes of one name, which no prompt tells apart: {_some(twice)}")
-    marked = [name for name in names if "<" in name or "&" in name and ";" in name]
-    if marked:
-        lines.append(f"class names with markup, which prompts repeat: {_some(marked)}")
-    if names and all(name.isdecimal() for name in names):
-        lines.append("the class names are numbers, which say nothing to CLIP; a listing's card "
-                     "takes a CLASS_FILE with a name a line")
-    return lines
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

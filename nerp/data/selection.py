@@ -7,14 +7,16 @@ import json
 import math
 import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from nerp.base.errors import DiskError, NerpError
+from nerp.base.log import say
 from nerp.base.paths import write_text
-from nerp.data.benchmark import Benchmark, Item, split_digest
+from nerp.data.benchmark import Benchmark, Item, distinct, split_digest
+from nerp.data.few_shot_file import published_draw, read_draw
 from nerp.files.opening import read_bytes
 
 MAX_VAL_SHOTS = 4
@@ -80,6 +82,28 @@ def _holds(file: Path, text: str) -> bool:
         return False
 
 
+def _compare(drawn: Benchmark, file: Path, bench: Benchmark) -> None:
+    """Say where a published draw of the same shots and seed lies in the folder and differs."""
+    if not file.is_file():
+        return
+    try:
+        train, val = read_draw(file, bench)
+    except NerpError as error:
+        say(f"not compared with the draw: {error}")
+        return
+    other = len(set(drawn.train) - set(train)) + (len(set(drawn.val) - set(val)) if val else 0)
+    if other:
+        say(f"{file}: {other} of the {len(drawn.train) + len(drawn.val)} images drawn here are not "
+            f"in it; DATASET.FEW_SHOT_FILE {file} takes its draw")
+
+
+def short_classes(bench: Benchmark, shots: int) -> dict[str, int]:
+    """How many training images they have, of the classes of a draw that have fewer than `shots`."""
+    counts = Counter(item.label for item in bench.train)
+    return {name: counts[label] for label, name in enumerate(distinct(bench.classnames))
+            if counts[label] < shots}
+
+
 def class_half(count: int, which: str) -> range:
     """The labels of "all", of "base" (the first ceil(n / 2)) or of "new" (the rest)."""
     middle = math.ceil(count / 2)
@@ -87,12 +111,21 @@ def class_half(count: int, which: str) -> range:
 
 
 def select_run(
-    bench: Benchmark, shots: int, seed: int, classes: str, fallback: Path | None = None
+    bench: Benchmark, shots: int, seed: int, classes: str, fallback: Path | None = None,
+    file: str = "",
 ) -> Benchmark:
     """The few-shot draw over all classes, then the cut to all, base or new ones.
 
     The draw is kept with the dataset, or in the folder `fallback` where that is read-only.
+
+    Args: file: a published draw to take instead (`few_shot_file`). Raises NerpError for one that is
+    not of this dataset.
     """
-    folders = [bench.directory] if fallback is None else [bench.directory, fallback]
-    drawn = kept_few_shot(bench, shots, seed, folders)
+    if file and shots > 0:
+        train, val = read_draw(file, bench)
+        drawn = replace(bench, train=train, val=val)
+    else:
+        folders = [bench.directory] if fallback is None else [bench.directory, fallback]
+        drawn = kept_few_shot(bench, shots, seed, folders)
+        _compare(drawn, published_draw(bench, shots, seed), bench)
     return drawn.select(class_half(len(bench.classnames), classes))

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,11 @@ def checkpoint_file(
             return inside / named
     if not epochs and not best.is_file():
         also = f" and no {published}" if published else ""
+        files = sorted(path for path in inside.glob("*.pth*") if path.is_file())
+        if files:
+            raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>{also}; "
+                            f"{files[0].name} is there: give the file itself, --model-dir "
+                            f"{shlex.quote(str(files[0]))}")
         raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>{also}; --model-dir "
                         "is the --output-dir of a training run")
     return epochs[max(epochs)] if epochs else best

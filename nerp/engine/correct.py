@@ -15,17 +15,17 @@ from nerp.base.log import say
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import with_caveat
 from nerp.correction.pairs import Labelled
-from nerp.correction.references import Openness, Shown
+from nerp.correction.references import Openness, Shown, image_for
 from nerp.correction.running import ordered
 from nerp.correction.wrapper import Material, NeRP, build_nerp
-from nerp.data.benchmark import Item
+from nerp.data.benchmark import Item, distinct
 from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.extra import gather_extra
 from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
 from nerp.engine.open_world import is_open
-from nerp.engine.tested import Tested, is_corrected
+from nerp.engine.tested import Tested
 from nerp.settings.protocols import NERP_SUFFIX
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
@@ -43,7 +43,7 @@ def open_nerp(tested: Tested) -> NeRP | None:
     cfg, trainer = tested.cfg, tested.trainer
     if not cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
         return None
-    if not is_corrected(cfg, tested.source):
+    if not tested.is_corrected:
         say("NeRP: these classes were trained on, so nothing is corrected (NERP.ON_BASE True does)")
         return None
     nerp = build_nerp(trainer, cfg, gather_material(tested))
@@ -66,7 +66,7 @@ def gather_material(tested: Tested) -> Material:
     """What NeRP and the pair sources may look at in this test; images are read when asked for."""
     cfg, trainer = tested.cfg, tested.trainer
     clip = trainer.clip
-    reference = reference_pixels(tested)
+    reference = cache(partial(reference_pixels, tested))
     seen = cache(partial(seen_trainer, tested))
 
     @cache
@@ -87,7 +87,7 @@ def gather_material(tested: Tested) -> Material:
         return Shown(
             encode_images(trainer.image_features, clip, items, bench.image_dir, cfg),
             torch.tensor([place[item.label] for item in items], device=clip.device),
-            seen().reference_class_features(reference)[there],
+            seen().reference_class_features(image_for(trainer, reference))[there],
             [bench.classnames[label] for label in there],
         )
 
@@ -194,7 +194,7 @@ def reference_image(tested: Tested) -> Image.Image:
 
 def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dict:
     """The node "nerp" of result.json: where everything was from, and every flip accounted for."""
-    labels, classnames = tested.labels, tested.bench.classnames
+    labels, classnames = tested.labels, distinct(tested.bench.classnames)
     before, after = tested.logits.argmax(1).numpy(), correction.predictions.numpy()
     classes = len(classnames)
     record = {

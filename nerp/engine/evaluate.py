@@ -13,11 +13,11 @@ from nerp.base.errors import NerpError
 from nerp.base.progress import progress
 from nerp.clip.model import Clip
 from nerp.correction.correction import Correction
-from nerp.data.benchmark import Item
+from nerp.data.benchmark import Item, distinct
 from nerp.data.images import ImageSet, Normalise, eval_loader, eval_set
 from nerp.engine.calibrators import Calibrator
 from nerp.engine.confidence import BINS
-from nerp.engine.metrics import accuracy_record, confusion_matrix, distinct, flip_effect
+from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
 from nerp.engine.probable import confidence_record, of_halves, of_probabilities
 from nerp.trainers.base import Trainer
 

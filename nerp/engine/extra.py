@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nerp.base.errors import NerpError
 from nerp.correction.correction import Extra
-from nerp.correction.references import Shown
+from nerp.correction.references import Shown, image_for
 from nerp.data.benchmark import Item
 from nerp.engine.evaluate import encode_images
 from nerp.engine.tested import Tested
@@ -16,11 +16,12 @@ FEATURES = ("image_features", "text_features", "image_mean", "scale")
 
 
 def gather_extra(
-    tested: Tested, reference: Tensor, shown: Callable[[], Shown], needs: tuple[str, ...]
+    tested: Tested, reference: Callable[[], Tensor], shown: Callable[[], Shown],
+    needs: tuple[str, ...],
 ) -> Extra:
     """Those fields of `Extra` that a rule names, on the CPU.
 
-    Args: reference: [1, 3, H, W] the reference image, for class features that depend on an image.
+    Args: reference: the reference image, for class features that depend on an image.
     shown: the training images as the model sees them.
 
     Raises NerpError where labelled images of the tested classes are needed and there are none.
@@ -36,7 +37,7 @@ def gather_extra(
 
 
 def _features(
-    tested: Tested, reference: Tensor, shown: Callable[[], Shown]
+    tested: Tested, reference: Callable[[], Tensor], shown: Callable[[], Shown]
 ) -> dict[str, Tensor]:
     trainer = tested.trainer
     images = encode_images(
@@ -44,7 +45,7 @@ def _features(
     )
     return {
         "image_features": images,
-        "text_features": trainer.reference_class_features(reference),
+        "text_features": trainer.reference_class_features(image_for(trainer, reference)),
         "image_mean": shown().features.mean(dim=0),
         "scale": torch.tensor(trainer.scale),
     }

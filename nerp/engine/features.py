@@ -1,5 +1,6 @@
 """A model's features of a split, for probes and plots of one's own."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import torch
 
 from nerp.base.log import say
 from nerp.base.paths import replacing
+from nerp.correction.references import image_for
 from nerp.engine.checkpoint import check_finite
-from nerp.engine.correct import gather_material
+from nerp.engine.correct import reference_pixels
 from nerp.engine.evaluate import encode_images
 from nerp.engine.tested import Tested
 from nerp.settings.resolve import Resolved
@@ -20,6 +22,9 @@ def save_features(file: Path, resolved: Resolved) -> Path:
     classnames [C]; its path.
 
     Of a method whose class features depend on the image, those for the reference image are kept.
+    Where the cosines of image and class features are not what a method predicts from, `logits`
+    [N, C] are there too, which are, and `reproduces` is False.
+
     Raises NerpError for a model or dataset that cannot be had.
     """
     tested = Tested(resolved)
@@ -28,7 +33,7 @@ def save_features(file: Path, resolved: Resolved) -> Path:
         trainer.image_features, trainer.clip, tested.items, tested.bench.image_dir, cfg
     )
     with torch.inference_mode(), trainer.clip.autocast():
-        reference = gather_material(tested).reference
+        reference = image_for(trainer, partial(reference_pixels, tested))
         text = trainer.reference_class_features(reference)
         frozen = trainer.frozen_class_features(reference)
     features = {"image_features": images, "class_features": text, "frozen_class_features": frozen}
@@ -40,7 +45,12 @@ def save_features(file: Path, resolved: Resolved) -> Path:
         "paths": np.array([item.path for item in tested.items]),
         "classnames": np.array(tested.bench.classnames),
     }
-    with replacing(file) as partial, open(partial, "wb") as content:
+    arrays["reproduces"] = np.array(trainer.is_cosine())
+    if not trainer.is_cosine():
+        arrays["logits"] = tested.logits.numpy()
+        say(f"{cfg.TRAINER.NAME} does not predict by the cosine of image_features and "
+            f"class_features alone: {file} has its logits beside them")
+    with replacing(file) as unfinished, open(unfinished, "wb") as content:
         np.savez_compressed(content, **arrays)
     say(f"{file}: {len(tested.items)} images, {len(tested.bench.classnames)} classes, "
         f"D = {images.shape[1]}")

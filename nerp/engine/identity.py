@@ -18,12 +18,12 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
 from nerp.clip.loading import SHIPPED
 from nerp.clip.wordpiece import vocabulary_beside
-from nerp.correction.wrapper import looks_at_training
+from nerp.correction.wrapper import looks_at_reference, looks_at_training
 from nerp.data.benchmark import Benchmark, split_digest
 from nerp.data.digests import images_digest
 from nerp.data.sentences import input_digest
 from nerp.engine.built_on import built_on_files
-from nerp.engine.tested import Tested, is_corrected, known_names, tested_items
+from nerp.engine.tested import Tested, known_names, tested_items
 from nerp.files.digest import content_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
@@ -82,10 +82,12 @@ def test_identity(tested: Tested) -> dict:
     cfg, bench = tested.cfg, tested.bench
     datasets = [cfg.DATASET.NAME]
     images = {"test": tested.images.content}
-    corrected, calibrated = is_corrected(cfg, tested.source), cfg.TEST.CALIBRATION != "none"
+    corrected, calibrated = tested.is_corrected, cfg.TEST.CALIBRATION != "none"
     if corrected or calibrated:
         datasets.append(tested.source)
-    if (corrected or _calibrates_by_image(cfg)) and not cfg.NERP.REFERENCE_IMAGE:
+    by_image = TRAINERS[plain_name(cfg.TRAINER.NAME)].text_by_image
+    looks = corrected and looks_at_reference(cfg.NERP, by_image)
+    if (looks or _calibrates_by_image(cfg)) and not cfg.NERP.REFERENCE_IMAGE:
         mean = tested.reference_bench
         images["reference"] = images_digest(mean.train, mean.image_dir)
     if calibrated or corrected and looks_at_training(cfg.NERP):
@@ -160,6 +162,9 @@ def changes(directory: Path, cfg: CfgNode, old: Mapping, new: Mapping) -> str:
             unsaid = "" if name in before else ", of which it says nothing"
             lines.append(f"{_WORDS[name]}{kind}{unsaid}")
     more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+    if any(line.startswith("OPTIM.MAX_EPOCH:") for line in lines):
+        more += ("; a schedule cannot be extended, since every step's rate depends on its length: "
+                 "more epochs are a training of their own")
     return "; ".join(lines[:_MOST_NAMED] or ["it says more of itself"]) + more
 
 

@@ -2,8 +2,6 @@
 world; confidence."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +43,6 @@ def accuracy_record(confusion: np.ndarray) -> dict:
             100 * float(c) / int(n) if n else None for c, n in zip(correct, support, strict=True)
         ],
     }
-
-
-def distinct(classnames: Sequence[str]) -> list[str]:
-    """Class names to address classes by: a name that several have, with the label after it."""
-    counts = Counter(classnames)
-    return [name if counts[name] == 1 else f"{name} ({label})"
-            for label, name in enumerate(classnames)]
 
 
 @dataclass(frozen=True)

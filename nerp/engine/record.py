@@ -21,6 +21,7 @@ from nerp.base.printable import csv_cell, duration
 from nerp.clip.model import pick_device
 from nerp.correction.correction import Correction
 from nerp.correction.wrapper import NeRP
+from nerp.data.benchmark import distinct
 from nerp.engine.calibrators import Calibrator
 from nerp.engine.history import METRICS_FILE
 from nerp.engine.identity import changes
@@ -74,7 +75,7 @@ def write_confusion(tested: Tested, correction: Correction | None) -> None:
     """Write confusion.csv: a line a true class, a column a predicted one, counts of images; with
     NeRP, of the corrected predictions."""
     predictions = (correction.predictions if correction else tested.logits.argmax(1)).numpy()
-    names = tested.bench.classnames
+    names = distinct(tested.bench.classnames)
     counts = confusion_matrix(tested.labels, predictions, len(names))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

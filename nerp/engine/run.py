@@ -18,6 +18,7 @@ from nerp.engine.built_on import starting_tensors
 from nerp.engine.cache import built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.calibrate import open_calibrator
 from nerp.engine.correct import correction_record, open_nerp
+from nerp.engine.doubtful import warn
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.feature_training import FeatureTraining
 from nerp.engine.identity import check_unchanged, test_identity, training_identity
@@ -88,6 +89,7 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
     also_seen = trainer.seen_besides(cfg)
     if also_seen:
         say(f"{cfg.TRAINER.NAME} sees in training, beyond the labelled images: {also_seen}")
+    doubtful = warn(trainer, bench, cfg)
     kind = FeatureTraining if trainer.on_features else TrainingRun
     training = kind(trainer, bench, cfg, directory, identity)
     training.resume()
@@ -107,7 +109,7 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))
         record.update(kind="train", identity=identity, epoch=training.epochs,
-                      checkpoint=str(path.relative_to(directory)))
+                      checkpoint=str(path.relative_to(directory)), **doubtful)
         if trainer.substitute:
             record["substitute"] = trainer.substitute
         if also_seen:

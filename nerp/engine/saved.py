@@ -20,7 +20,7 @@ from nerp.settings.protocols import RESULT_FILE
 
 _PRIOR = Kind(FLOATS, 1)
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1), "text_prior": _PRIOR,
-           "image_prior": _PRIOR, "pairs": Kind(WHOLE, 2),
+           "pairs": Kind(WHOLE, 2),
            "identity": Kind(TEXTS, 0)}
 _EXTRA = {
     "image_features": Kind(FLOATS, 2), "text_features": Kind(FLOATS, 2),

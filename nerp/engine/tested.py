@@ -1,6 +1,6 @@
 """The model and the images of a test, opened as they are needed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +14,10 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, build_clip, pick_device
-from nerp.data.benchmark import Benchmark, Item, open_benchmark
+from nerp.data.benchmark import Benchmark, Item, comparable, open_benchmark
 from nerp.data.digests import Seen, images_state, seen_images
-from nerp.data.selection import select_run
+from nerp.data.doubts import name_doubts
+from nerp.data.selection import class_half, select_run
 from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
@@ -100,7 +101,36 @@ class Tested:
         """Whether the classes are predicted as a method predicts those that it was trained on."""
         if is_open(self.cfg):
             return bool(self.cfg.TEST.AS_TRAINED)
-        return is_seen(self.cfg, self.source)
+        return self.is_seen
+
+    @cached_property
+    def is_seen(self) -> bool:
+        """Whether the tested classes are those that were trained on: by the names in the
+        checkpoint, by the protocol where it has none."""
+        by_protocol = is_seen(self.cfg, self.source)
+        trained = self.checkpoint.classnames if self.checkpoint else ()
+        if not trained or is_open(self.cfg) or self._is_elsewhere:
+            return by_protocol
+        known = set(map(comparable, trained))
+        seen = all(comparable(name) in known for name in self.bench.classnames)
+        if seen != by_protocol:
+            say(f"the tested classes were {'' if seen else 'not all '}trained on, by the names in "
+                f"the checkpoint, which is not what TASK {self.cfg.TASK} with "
+                f"DATASET.SUBSAMPLE_CLASSES {self.cfg.DATASET.SUBSAMPLE_CLASSES} means")
+        return seen
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether the test is of another dataset than the training, as a protocol of its own has
+        it; class names that both share do not make it the same."""
+        return bool(self.cfg.TASK == "CD") and self.source != self.cfg.DATASET.NAME
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether NeRP corrects the tested classes: where the trainer's name says so, and those
+        that were trained on only with NERP.ON_BASE."""
+        named = bool(self.cfg.TRAINER.NAME.endswith(NERP_SUFFIX))
+        return named and (bool(self.cfg.NERP.ON_BASE) or not self.is_seen)
 
     @property
     def substitute(self) -> str:
@@ -150,7 +180,16 @@ class Tested:
         """`seen_benchmark` of the model; in the open world what the checkpoint says."""
         if self.base is not None:
             return self.cfg.DATASET, self.bench.select(np.flatnonzero(self.base).tolist())
-        return seen_benchmark(self.cfg, self.source, self.source_card)
+        trained = self.checkpoint.classnames if self.checkpoint else ()
+        try:
+            return seen_benchmark(self.cfg, self.source, self.source_card, trained)
+        except NerpError as error:
+            if not self._is_elsewhere:
+                raise
+            raise NerpError(
+                f"{error}. It is wanted because the model was trained on {self.source}, and these "
+                "settings of NERP look at its training images; NERP.REFERENCES text or image, "
+                "with NERP.PAIRS text, do without") from None
 
     @property
     def reference_name(self) -> str:
@@ -198,21 +237,37 @@ def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
 def run_benchmark(cfg: CfgNode, directory: Path) -> Benchmark:
     """The images and classes of this run, whose folder is `directory`."""
     bench = open_benchmark(cfg)
+    for line in name_doubts(bench.classnames):
+        say(f"{bench.name}: {line}")
     classes = cfg.DATASET.SUBSAMPLE_CLASSES
-    return select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes, fallback=directory)
+    if cfg.DATASET.LAYOUT == "imagenet" and cfg.DATASET.NUM_SHOTS > 0 and bench.train \
+            and not cfg.DATASET.FEW_SHOT_FILE:
+        say(f"{bench.name}: the draw is not CoOp's, whose code lists each class folder in the file "
+            "system's order; DATASET.FEW_SHOT_FILE FILE takes a published draw")
+    return select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes, directory,
+                      cfg.DATASET.FEW_SHOT_FILE)
 
 
 def seen_benchmark(
-    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({})
+    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({}),
+    trained: Sequence[str] = (),
 ) -> tuple[CfgNode, Benchmark]:
     """The card and the few-shot selection of the classes that the model was trained on.
 
     Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
+
+    Args: trained: the names of those classes, which count where they are a part of the dataset.
     """
+    name = cfg.DATASET.NAME
     cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
     bench = open_benchmark(cfg)
     classes = "base" if training_task(cfg.TASK) == "B2N" else "all"
-    return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes)
+    for part in ("base", "new", "all"):
+        labels = class_half(len(bench.classnames), part)
+        if [bench.classnames[label] for label in labels] == list(trained):
+            classes = part
+    file = cfg.DATASET.FEW_SHOT_FILE if name == cfg.DATASET.NAME else ""
+    return cfg.DATASET, select_run(bench, cfg.DATASET.NUM_SHOTS, cfg.SEED, classes, file=file)
 
 
 def other_dataset(
@@ -301,10 +356,3 @@ def open_record(tested: Tested) -> dict[str, object]:
         "predicted_as": "trained" if tested.as_trained else "novel",
         "stands_for": stands_for(cfg, tested.as_trained, tested.base),
     }
-
-
-def is_corrected(cfg: CfgNode, source: str) -> bool:
-    """Whether NeRP corrects the tested classes: where the trainer's name says so, and those that
-    were trained on only with NERP.ON_BASE."""
-    named = cfg.TRAINER.NAME.endswith(NERP_SUFFIX)
-    return named and (cfg.NERP.ON_BASE or not is_seen(cfg, source))

@@ -249,7 +249,8 @@ class TrainingRun:
                 raise NerpError(
                     f"the loss is {loss} at epoch {epoch + 1}, step {step + 1} (learning rate "
                     f"{rate:g}): training stopped, the last good checkpoint is kept. In half "
-                    f"precision {key} amp (or fp32) usually mends this; else lower OPTIM.LR"
+                    f"precision {key} amp (or fp32) usually mends this; else lower OPTIM.LR. With "
+                    "either it is another run: --overwrite, or another --output-dir"
                 )
 
     def _finish(self, stretch: Stretch) -> None:
@@ -259,7 +260,7 @@ class TrainingRun:
         tensors = self.trainer.learned.state_dict()
         for name, tensor in tensors.items():
             check_finite(name, tensor, f"training stopped after {self._place(stretch)}, the last "
-                         "good state is kept; lower OPTIM.LR")
+                         "good state is kept; lower OPTIM.LR, with --overwrite")
         if self.weights is not None and stretch.ends_epoch:
             weight = float(self.weights[stretch.epoch])
             mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}

@@ -26,7 +26,7 @@ from nerp.correction.correction import (
 from nerp.correction.flipping import PROB_THRES, top_entropy
 from nerp.correction.shifting import Shifted
 from nerp.correction.significance import sign_test
-from nerp.data.benchmark import dataset_folder
+from nerp.data.benchmark import dataset_folder, distinct
 from nerp.data.decode import open_image
 from nerp.engine.metrics import (
     Asymmetry,
@@ -141,7 +141,7 @@ class Explanation:
         self.cfg = _read_config(run.directory / CONFIG_FILE, root)
         _check_arrays(run)
         arrays = run.arrays
-        self.classnames = [_encodable(name) for name in arrays["classnames"]]
+        self.classnames = distinct([_encodable(name) for name in arrays["classnames"]])
         self.paths, self.labels = arrays["paths"], arrays["labels"]
         self.logits, self.pairs = (torch.from_numpy(arrays[n]) for n in ("logits", "pairs"))
         self.priors = {n: torch.from_numpy(x) for n, x in run.saved.priors.items()}

@@ -8,7 +8,7 @@ from statistics import fmean
 from nerp.base.errors import NerpError
 from nerp.results.published import domain_shifts, in_published_order
 from nerp.results.readings import ALONE, OPEN, OPEN_PARTS
-from nerp.results.records import TAKEN, Record
+from nerp.results.records import LOG, SOURCE, TAKEN, Record
 from nerp.settings.catalogue import drawn_names, methods
 from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 
@@ -16,7 +16,7 @@ BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
 _SHOT = "-shot"
 SUBSTITUTE, ALSO_SEEN = "substitute", "also seen"
-_ORDER = ("test", "train", TAKEN)  # of several records for one place the first counts
+_ORDER = ("test", "train", TAKEN, LOG)  # of several records for one place the first counts
 # What a number that looked at test data, or may have, or has other training texts than the
 # published method's, or comes of a training that saw more than labelled images, is marked with.
 MARKS = {
@@ -29,6 +29,7 @@ MARKS = {
                       "the published method"),
     TAKEN: ("°", "taken from the open-world test, where the method has the same logits for these "
                  "classes"),
+    LOG: ("◊", "from the log.txt of a published run, which says no more than it"),
     ALSO_SEEN: ("‖", "trained with more than labelled images of the trained classes: unlabelled "
                      "ones, or names of novel classes (also_seen in result.json says which)"),
 }
@@ -147,7 +148,7 @@ class Grid:
         ]
         said = {record.looked_at for record in records}
         said |= {SUBSTITUTE for record in records if record.substitute}
-        said |= {TAKEN for record in records if record.kind == TAKEN}
+        said |= {record.kind for record in records if record.kind in (TAKEN, LOG)}
         said |= {ALSO_SEEN for record in records if record.also_seen}
         return "".join(mark for name, (mark, _) in MARKS.items() if name in said)
 
@@ -274,4 +275,4 @@ def _source(records: Iterable[Record]) -> str:
     if len(trained) > 1:
         raise NerpError(f"cross-dataset models from several sources ({', '.join(sorted(trained))}) "
                         "in one folder: their tests cannot be told apart. Name the folder of one")
-    return trained.pop() if trained else "ImageNet"
+    return trained.pop() if trained else SOURCE

@@ -1,15 +1,19 @@
 """Reading the records (result.json) of runs below a folder."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.engine.record_file import read_record
+from nerp.results.logs import LOG_FILE, read_log
 from nerp.results.readings import ACCURACY, HALVES, open_parts
 from nerp.settings.protocols import RESULT_FILE, protocol
 
 TAKEN = "open"
+LOG = "log"
+SOURCE = "ImageNet"  # of cross-dataset models, where nothing says another
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Record:
 
     Attributes:
         path: its result.json. kind: "train" (tested on the classes it learned), "test", or
-            `TAKEN` for a half of an open-world test that stands for the test of that half.
+            `TAKEN` for a half of an open-world test that stands for the test of that half, or
+            `LOG` for what the log.txt of a published run says.
         protocol, trainer, dataset (registry name), classes ("all", "base", "new"), shots, seed.
         metric: one of `METRICS`. number: what it was measured to be.
         looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
@@ -79,10 +84,32 @@ def collect(folders: Iterable[str | Path], metric: str = ACCURACY) -> list[Recor
     folders = [Path(folder) for folder in folders]
     paths = dict.fromkeys(p for folder in folders for p in sorted(folder.rglob(RESULT_FILE)))
     records = [record for path in paths if (record := _read(path, metric))]
+    logs = dict.fromkeys(p for folder in folders for p in sorted(folder.rglob(LOG_FILE)))
+    records += [record for path in logs if not (path.parent / RESULT_FILE).exists()
+                and (record := _of_log(path, metric))]
     if not records:
         raise NerpError(f"no finished run ({RESULT_FILE}) below "
                         f"{', '.join(map(str, folders))}")
     return records
+
+
+def _of_log(path: Path, metric: str) -> Record | None:
+    """The record of a published log; None where it has no such number."""
+    said = read_log(path)
+    if said is None or metric not in said:
+        return None
+    dataset, classes = said["DATASET.NAME"], said["DATASET.SUBSAMPLE_CLASSES"]
+    crossing = "imagenet" in said["model_dir"].lower() and dataset != SOURCE
+    whole = "cross_dataset" if crossing else "few_shot"
+    shots, seed = (int(said[name]) if re.fullmatch(r"\d{1,9}", said[name]) else 0
+                   for name in ("DATASET.NUM_SHOTS", "SEED"))
+    return Record(
+        path=path, kind=LOG, protocol=whole if classes == "all" else "base_to_novel",
+        trainer=said["TRAINER.NAME"], dataset=dataset,
+        classes=classes if classes in ("base", "new") else "all", shots=shots, seed=seed,
+        metric=metric, number=float(said[metric]), looked_at="", on_base=False, substitute="",
+        also_seen="", digest="",
+    )
 
 
 def _read(path: Path, metric: str) -> Record | None:

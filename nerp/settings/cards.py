@@ -95,7 +95,8 @@ def refuse_places(names: Iterable[str], source: str) -> None:
     """Raise NerpError where keys that a file gives say where this machine has its files: that is
     for the command line, whoever wrote the file."""
     given = set(names)
-    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root")):
+    for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root"),
+                       ("DATASET.FEW_SHOT_FILE", "the command line")):
         if name in given:
             raise NerpError(f"{source}: {name}: a file does not say this; {flag} does")
 

@@ -37,6 +37,7 @@ _DATASET = {
     "DATASET.ROOT": path("data"),
     "DATASET.NUM_SHOTS": whole(16, -1, 10**6),  # 0 or -1: every training image
     "DATASET.SUBSAMPLE_CLASSES": choice("all", "base", "new"),
+    "DATASET.FEW_SHOT_FILE": file(""),  # a published draw, split_fewshot/shot_<k>-seed_<s>.pkl
     "DATASET.DIRECTORY": inside(""),
     "DATASET.LAYOUT": registered("json_split", LAYOUTS),
     "DATASET.IMAGE_FOLDER": inside(""),

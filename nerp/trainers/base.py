@@ -113,6 +113,14 @@ class Trainer(Method):
         own = method.image_features, method.classifier
         return own == (Trainer.image_features, Trainer.classifier)
 
+    @classmethod
+    def is_cosine(cls) -> bool:
+        """Whether prediction is by the cosine of `image_features` and one class feature for all
+        images. It follows from what a method defines: neither `classifier` nor
+        `feature_classifier`."""
+        own = cls.classifier, cls.feature_classifier
+        return own == (Trainer.classifier, Trainer.feature_classifier) and not cls.text_by_image
+
     @property
     def scale(self) -> float:
         """What cosines are multiplied by."""
@@ -154,7 +162,7 @@ class Trainer(Method):
         return self._frozen_class_features
 
     @torch.no_grad()
-    def neutral_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def neutral_features(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
         """The neutral prompt's features from the frozen [D] and the tuned text tower; image: the
         reference [1, 3, H, W], which a method's text may depend on."""
         frozen = normalise(self.clip.text_features([self.classes.neutral]))[0]
@@ -172,8 +180,9 @@ class Trainer(Method):
         return frozen[0], tuned[0]
 
     @torch.no_grad()
-    def reference_class_features(self, image: Tensor) -> Tensor:
-        """The tuned class features t [C, D] that the text prior uses."""
+    def reference_class_features(self, image: Tensor | None) -> Tensor:
+        """The tuned class features t [C, D] that the text prior uses. image: the reference
+        [1, 3, H, W], of a method whose text depends on the image (`text_by_image`)."""
         text = self.class_features(image)
         return text[0] if text.dim() == 3 else text
 

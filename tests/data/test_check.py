@@ -6,7 +6,9 @@ import os
 import pytest
 from made import card, classnames_text, jpeg, wnids, write
 
+from nerp.data.benchmark import Benchmark, Item
 from nerp.data.check import check
+from nerp.data.published import differences, published
 
 
 @pytest.fixture
@@ -82,8 +84,8 @@ def test_a_dead_link_is_reported_once(dataset, tmp_path):
 
 def test_many_problems_are_cut_short(dataset):
     folder, cfg = dataset
-    lists = {"train": [[f"{i:03}.jpg", i % 2, "ab"[i % 2]] for i in range(100)], "val": [],
-             "test": []}
+    lists = {"train": [], "val": [],
+             "test": [[f"{i:03}.jpg", i % 2, "ab"[i % 2]] for i in range(100)]}
     write(folder / "split_zhou_EuroSAT.json", json.dumps(lists))
     cfg.DATASET.SPLIT_SIZES = [0, 0, 0]
     lines = list(check(cfg).lines())
@@ -112,3 +114,19 @@ def test_class_names_that_differ_from_imagenets(tmp_path):
     assert check(cfg).problems == {"class names that differ from ImageNet's": [
         f"{wnids(2)[1]} is 'great sort 1', in {tmp_path}/imagenet/classnames.txt 'great kind 1'"
     ]}
+
+
+def test_names_and_draws_are_compared_with_the_published_ones(tmp_path):
+    known = published()["EuroSAT"]
+    items = [Item(f"{label}/{i}.jpg", label, name)
+             for label, name in enumerate(known["classnames"]) for i in range(40)]
+    bench = Benchmark("EuroSAT", tmp_path, tmp_path, items, items, [], list(known["classnames"]))
+    names, lists = differences(card("eurosat", tmp_path).DATASET, bench)
+    assert not names and lists == ["15 of 15 few-shot draws are not the published ones, so the "
+                                   "lists are others, or in another order"]
+    bench.classnames[8] = "Stream"
+    assert differences(card("eurosat", tmp_path).DATASET, bench)[0] == [
+        "class 8 is 'Stream', published 'River'"]
+    assert published()["ImageNet"]["classnames"].count("missile") == 2
+    short = bench.select(range(3))
+    assert differences(card("eurosat", tmp_path).DATASET, short) == ([], [])

@@ -3,12 +3,15 @@
 import json
 import pickle
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
 from conftest import GOLDEN
 from made import card, write
 
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import Item, open_benchmark, split_digest
 from nerp.data.selection import few_shot, select_run
 
@@ -133,3 +136,60 @@ def test_test_images_alone_can_be_selected_from(tmp_path):
     assert novel.test == [Item("c.jpg", 0, "c")]
     assert (base.classnames, novel.classnames) == (["a b", "b"], ["c"])
     assert base.train == novel.train == [] and not (bench.directory / "split_fewshot").exists()
+
+
+def dassl_pickle(file, **splits):
+    """A draw as Dassl's code keeps it: objects of a class that is not at hand."""
+    module = types.ModuleType("dassl.data.datasets.base_dataset")
+    module.Datum = type("Datum", (), {"__module__": module.__name__})
+    content = {}
+    for split, items in splits.items():
+        content[split] = [module.Datum() for _ in items]
+        for datum, item in zip(content[split], items, strict=True):
+            datum.__dict__.update(_impath=f"/home/x/DATA/eurosat/2750/{item.path}", _domain=0,
+                                  _label=item.label, _classname=item.classname)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("dassl", "dassl.data", "dassl.data.datasets", module.__name__):
+            patch.setitem(sys.modules, name, module)
+        return write(file, pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_published_draw_is_taken_where_it_is_asked_for(older, bench, tmp_path):
+    drawn = few_shot(bench, 4, 2)
+    file = dassl_pickle(tmp_path / "draw.pkl", train=drawn.train,
+                        **({} if older else {"val": drawn.val}))
+    run = select_run(bench, 4, 1, "all", file=str(file))
+    assert run.train == drawn.train and run.val == ([] if older else drawn.val)
+    base = select_run(bench, 4, 1, "base", file=str(file))
+    assert len(base.train) == 20 and base.classnames == bench.classnames[:5]
+
+
+def test_a_published_draw_in_the_folder_is_compared_with_ours(bench, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("nerp.data.selection.say", said.append)
+    ours, other = few_shot(bench, 4, 1), few_shot(bench, 4, 2)
+    file = bench.directory / "split_fewshot" / "shot_4-seed_1.pkl"
+    dassl_pickle(file, train=ours.train, val=ours.val)
+    assert select_run(bench, 4, 1, "all").train == ours.train and not said
+    dassl_pickle(file, train=other.train, val=ours.val)
+    assert select_run(bench, 4, 1, "all").train == ours.train
+    lacking = len(set(ours.train) - set(other.train))
+    assert said == [f"{file}: {lacking} of the 80 images drawn here are not in it; "
+                    f"DATASET.FEW_SHOT_FILE {file} takes its draw"]
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"\x80\x04N.", "not a few-shot draw"), (b"no pickle", "not a few-shot draw"),
+    (pickle.dumps({"train": ["a.jpg"]}), "an entry has no path of an image"),
+])
+def test_what_is_no_draw_is_refused(content, message, bench, tmp_path):
+    file = write(tmp_path / "draw.pkl", content)
+    with pytest.raises(NerpError, match=message):
+        select_run(bench, 4, 1, "all", file=str(file))
+
+
+def test_a_draw_of_another_dataset_is_refused(bench, tmp_path):
+    file = dassl_pickle(tmp_path / "draw.pkl", train=[Item("cat/1.jpg", 0, "cat")])
+    with pytest.raises(NerpError, match="1 of its images are not in the training and validation"):
+        select_run(bench, 4, 1, "all", file=str(file))

@@ -69,7 +69,13 @@ def test_a_log_without_a_result_is_named_and_counted(tests):
     write(tests, 3, "nothing yet\n")
     result = parse(tests, "--test-log")
     assert "seed3/log.txt. no result" in result.stdout
-    assert "* accuracy: 93.00% +- 2.94% (3 of 4 logs)" in result.stdout
+    assert "* accuracy: 93.00% +- 2.94% (3 of 4 folders)" in result.stdout
+
+
+def test_a_seed_without_a_log_is_named_and_counted(tests):
+    (tests / "seed3").mkdir()
+    result = parse(tests, "--test-log")
+    assert "seed3/log.txt. no such file" in result.stdout and "(3 of 4 folders)" in result.stdout
 
 
 @pytest.mark.parametrize(("where", "message"), [

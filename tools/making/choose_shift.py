@@ -123,7 +123,7 @@ def measure(tested: Tested) -> dict[str, np.ndarray]:
               for name, prior in find_priors(trainer, tested.cfg.NERP, material,
                                              ALL_REFERENCES).items()}
     priors |= {name: logits.mean(0) for name, logits in _from_pictures(tested)}
-    text = trainer.reference_class_features(material.reference)
+    text = trainer.reference_class_features(material.reference())
     prompts = torch.nn.functional.normalize(
         trainer.clip.text_features(list(NEUTRAL_PROMPTS)), dim=-1)
     priors["five neutral prompts"] = trainer.scale * text @ prompts.mean(0)

@@ -1,0 +1,54 @@
+"""What is published of the benchmarks besides their files: class names and digests of draws.
+
+`datasets/published.json` has them by card: names as published logs print them, and of few-shot
+draws (training and validation list apart) the first 16 hex digits of the sha256 of the lines
+"<path below the image folder><tab><label>", in order.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from yacs.config import CfgNode
+
+from nerp.base.paths import shipped
+from nerp.data.benchmark import Benchmark, Item
+from nerp.data.selection import few_shot
+from nerp.files.json_file import read_json
+from nerp.settings.cards import open_card, shipped_cards
+
+FILE = "published.json"
+
+
+def differences(card: CfgNode, bench: Benchmark) -> tuple[list[str], list[str]]:
+    """Lines about class names that differ from the published ones, and lines about lists that do;
+    nothing for a dataset of which nothing is published, or that has another number of classes."""
+    known = published().get(card.NAME)
+    if not known or len(known["classnames"]) != len(bench.classnames):
+        return [], []
+    pairs = zip(bench.classnames, known["classnames"], strict=True)
+    names = [f"class {label} is {ours!r}, published {theirs!r}"
+             for label, (ours, theirs) in enumerate(pairs) if ours != theirs]
+    lists = [draw for draw, digests in known.get("draws", {}).items()
+             if (text := re.fullmatch(r"shot_(\d+)-seed_(\d+)", draw))
+             and digests != _digests(few_shot(bench, int(text[1]), int(text[2])))]
+    if lists:
+        lists = [f"{len(lists)} of {len(known['draws'])} few-shot draws are not the published "
+                 "ones, so the lists are others, or in another order"]
+    return names, lists
+
+
+def published() -> dict[str, dict]:
+    """The content of the file, by the datasets' registry names."""
+    content = read_json(shipped("datasets") / FILE)
+    cards = shipped_cards()
+    return {open_card(cards[card], "").DATASET.NAME: node for card, node in content.items()}
+
+
+def _digests(draw: Benchmark) -> list[str]:
+    return [_digest(draw.train), _digest(draw.val)]
+
+
+def _digest(items: Iterable[Item]) -> str:
+    lines = "".join(f"{item.path}\t{item.label}\n" for item in items)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]

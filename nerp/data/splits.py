@@ -1,0 +1,60 @@
+"""What people call the three splits of a dataset: folders, tables and values of a column."""
+
+import glob
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from nerp.base.errors import NerpError
+
+_CALLED = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "development"),
+    "test": ("test", "testing", "tst"),
+}
+_SPLIT = {name: split for split, names in _CALLED.items() for name in names}
+
+
+def split_of(name: str) -> str:
+    """train, val or test, whichever `name` is a usual name of, in any case; "" for none."""
+    return _SPLIT.get(name.strip().lower(), "")
+
+
+def split_named(names: Iterable[str], where: Path) -> dict[str, str]:
+    """Those of the names that are a split's, {split: name}.
+
+    Raises NerpError, beginning with `where`, for two names of one split.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = split_of(name)
+        if split and found.setdefault(split, name) != name:
+            raise NerpError(f"{where}: {found[split]} and {name} both mean the split {split}; "
+                            "rename one of them, or move it away")
+    return found
+
+
+def split_tables(directory: Path, template: str) -> dict[str, Path]:
+    """The files that `template` names with a split's name for {}, {split: file}.
+
+    Raises NerpError for two files of one split.
+    """
+    before, _, after = template.partition("{}")
+    pattern = re.compile(f"{re.escape(before)}([^/]+){re.escape(after)}")
+    found = directory.glob(f"{glob.escape(before)}*{glob.escape(after)}")
+    names = sorted(file.relative_to(directory).as_posix() for file in found if file.is_file())
+    middles = [match[1] for name in names if (match := pattern.fullmatch(name))]
+    return {split: directory / template.format(middle)
+            for split, middle in split_named(middles, directory).items()}
+
+
+def template_of(name: str) -> str:
+    """A file's name with {} for the split that its name begins or ends with: birds_{}.csv of
+    birds_train.csv; "" where there is none."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    for pattern, template in ((r"(.*[^A-Za-z0-9]|)([A-Za-z]+)", "{0}{{}}"),
+                              (r"([A-Za-z]+)([^A-Za-z0-9].*)", "{{}}{1}")):
+        match = re.fullmatch(pattern, stem)
+        if match and split_of(match[2 if "{0}" in template else 1]):
+            return template.format(match[1], match[2]) + suffix
+    return ""
