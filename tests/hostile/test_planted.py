@@ -20,8 +20,8 @@ from nerp.base.beside import fresh_folder, make_folder, open_appended, open_lock
 from nerp.base.errors import DiskError
 from nerp.commands.forked import FRESH
 
-OPTIONS = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "1", "TRAINER.COOP.N_CTX", "4",
-           "DATALOADER.TRAIN_X.BATCH_SIZE", "5"]
+OPTIONS = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "5"]
+OF_COOP = ["TRAINER.COOP.N_CTX", "4"]
 
 
 def commands(work: Path, weights: Path) -> dict[str, list[str]]:
@@ -31,10 +31,10 @@ def commands(work: Path, weights: Path) -> dict[str, list[str]]:
     options = ["MODEL.BACKBONE.PATH", str(weights), *OPTIONS]
     return {
         "train": ["train", "--trainer", "CoOp", *common, "--output-dir", str(work / "train"),
-                  *options, "DATASET.SUBSAMPLE_CLASSES", "base"],
+                  *options, *OF_COOP, "DATASET.SUBSAMPLE_CLASSES", "base"],
         "test": ["test", "--trainer", "CoOp_NeRP", *common, "--model-dir", str(work / "train"),
                  "--output-dir", str(work / "test"), "--save-logits", "--save-confusion", *options,
-                 "DATASET.SUBSAMPLE_CLASSES", "new"],
+                 *OF_COOP, "DATASET.SUBSAMPLE_CLASSES", "new"],
         "zero": ["test", "--trainer", "ZeroshotCLIP", *common[:-2], "--output-dir",
                  str(work / "zero"), *options],
         "explain": ["explain", str(work / "test")],
@@ -202,7 +202,7 @@ def test_a_selection_does_not_say_where_either(name, tmp_path, nerp):
 @pytest.mark.parametrize("looks", [["FILE", "--dry-run"], ["status", "FILE"],
                                    ["status", "--output", "OUTPUT"]])
 def test_nothing_is_imported_because_a_file_says_so(looks, tmp_path, nerp):
-    mine = tmp_path / "mine_imported.py"
+    mine = tmp_path / f"{tmp_path.name}.py"  # imported once under a name
     mine.write_text(f"open({str(tmp_path / 'sprung')!r}, 'a').write('x')\n")
     (tmp_path / "sweeps").mkdir()
     file = tmp_path / "sweeps" / "s.yaml"

@@ -29,7 +29,7 @@ from nerp.files.tensors import load_inert
 
 # Of these any regular file is a file.
 GENERAL = ("opened", "read_bytes", "read_text", "read_end", "reading", "regular", "content_digest",
-           "file_digest", "load_yaml", "mapping")
+           "file_digest", "read_digested", "load_yaml", "mapping")
 ARGUMENTS = {"read_arrays": [{"logits": Kind(FLOATS, 2)}], "read_measured": [["accuracy"]]}
 
 

@@ -25,8 +25,9 @@ LAYERS = (
     ("engine",),
     ("correction", "experiments"),
     ("trainers",),
+    ("data",),
     ("settings",),
-    ("clip", "data"),
+    ("clip",),
     ("files",),
     ("base", "nerp"),
 )
