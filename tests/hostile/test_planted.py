@@ -36,7 +36,7 @@ def commands(work: Path, weights: Path) -> dict[str, list[str]]:
                  "--output-dir", str(work / "test"), "--save-logits", "--save-confusion", *options,
                  *OF_COOP, "DATASET.SUBSAMPLE_CLASSES", "new"],
         "zero": ["test", "--trainer", "ZeroshotCLIP", *common[:-2], "--output-dir",
-                 str(work / "zero"), *options],
+                 str(work / "zero"), *options[:2]],
         "explain": ["explain", str(work / "test")],
         "grid": ["sweep-nerp", str(work / "test"), "--grid", "gap=0,1"],
     }
