@@ -97,8 +97,7 @@ class MoCoOp(Trainer):
         tensors = {}
         for g, words in enumerate(self.experts):
             for side, count in zip(_SIDES, words.pieces, strict=True):
-                ids = torch.tensor(words.first_ids(side, count), dtype=torch.long)
-                ids = ids.to(self.clip.device)
+                ids = words.first_ids(side, count, self.clip.device)
                 tensors[_CTX.format(side, g)] = self.clip.text.token_embedding(ids)
         if self.settings.ENABLE_CORRECTION:
             tensors[_W] = torch.zeros(1, self.clip.embed_dim)
@@ -197,7 +196,6 @@ class MoCoOp(Trainer):
 
     def tuned_neutral(self):
         """[G, D]: an expert's vectors before the name stand over the prompt's first tokens."""
-        neutral = [self.classes.neutral]
         contexts = [self.tensors[_CTX.format("before", g)] for g in range(len(self.experts))]
-        prompts = [build_prompts(neutral, n_ctx=len(ctx)) for ctx in contexts]
+        prompts = [build_prompts([self.classes.neutral], n_ctx=len(ctx)) for ctx in contexts]
         return torch.cat([self._encode(*pair) for pair in zip(prompts, contexts, strict=True)])

@@ -70,10 +70,11 @@ class Words:
         before, after = (len(part.split(" ")) if part else 0 for part in self.sides.values())
         return before, after
 
-    def first_ids(self, side: str, count: int) -> list[int]:
-        """The token ids that the vectors of a side start from: where there are more vectors than
-        tokens, end-of-text and then padding follow."""
-        return (tokenize(self.sides[side])[1:] + [0] * count)[:count]
+    def first_ids(self, side: str, count: int, device: torch.device) -> Tensor:
+        """The token ids [count] that the vectors of a side start from: where there are more vectors
+        than tokens, end-of-text and then padding follow."""
+        ids = (tokenize(self.sides[side])[1:] + [0] * count)[:count]
+        return torch.tensor(ids, dtype=torch.long, device=device)
 
     def around(self, name: str, end: str = "") -> str:
         """The prompt for a name; with the `end` "." the form of the frozen references."""
