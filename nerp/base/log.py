@@ -14,9 +14,13 @@ from functools import cache
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nerp.base.beside import disk_error, open_appended
 from nerp.base.printable import fitted, printable
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger("nerp")
 # The command line that is being carried out, for the records of the runs that it makes.
@@ -25,10 +29,10 @@ command_line: ContextVar[str] = ContextVar("command_line", default="")
 logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
-class _Terminal(logging.StreamHandler):
+class _Terminal(logging.Handler):
     """Prints without breaking a progress bar, or a word at the edge of a terminal."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         text = printable(self.format(record), keep="\n\t")
@@ -68,16 +72,17 @@ class _LogFile(logging.FileHandler):
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
 
-    def _open(self):
+    def _open(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(open_appended(self.baseFilename), self.encoding, self.errors)
 
-    def handleError(self, record):
+    def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
+        assert error is not None  # called where one is handled
         if not isinstance(error, OSError):
             raise error
         raise disk_error(self.baseFilename, error, len(self.format(record))) from None
 
-    def close(self):
+    def close(self) -> None:
         with contextlib.suppress(OSError):  # what a full disk did not take has been said
             super().close()
 
@@ -90,7 +95,7 @@ class RunLog(MemoryHandler):
     """
 
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(capacity=0, flushLevel=logging.CRITICAL)
         self.start = time.time()
         self._began = time.monotonic()
@@ -99,21 +104,22 @@ class RunLog(MemoryHandler):
         """Since the run began, whatever becomes of the clock."""
         return time.monotonic() - self._began
 
-    def shouldFlush(self, record) -> bool:
+    def shouldFlush(self, record: logging.LogRecord) -> bool:
         return self.target is not None
 
     def write_to(self, directory: Path, header: str) -> None:
         """Append `header`, what was said so far and what will be, to `directory`/log.txt."""
         directory.mkdir(parents=True, exist_ok=True)
-        self.setTarget(_LogFile(directory / "log.txt"))
-        self.target.emit(logging.makeLogRecord({"msg": header}))
+        file = _LogFile(directory / "log.txt")
+        self.setTarget(file)
+        file.emit(logging.makeLogRecord({"msg": header}))
         self.flush()
 
     def __enter__(self) -> "RunLog":
         logger.addHandler(self)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         logger.removeHandler(self)
         file = self.target
         try:
@@ -128,7 +134,7 @@ def say(text: str, *, file_only: bool = False) -> None:
     logger.info(text, extra={"file_only": file_only})
 
 
-def environment(device) -> dict[str, str]:
+def environment(device: "torch.device") -> dict[str, str]:
     """What the numbers of a run may depend on besides its configuration."""
     import torch
 

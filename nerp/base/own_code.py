@@ -75,9 +75,9 @@ def _imported_by(text: str, module: str) -> Iterator[str]:
             base = ".".join(filter(None, (above, node.module)))
             names = [f"{base}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in _IMPORTERS and node.args:
-            name = node.args[0]
-            names = [name.value] if isinstance(name, ast.Constant) and \
-                isinstance(name.value, str) else []
+            first = node.args[0]
+            names = [first.value] if isinstance(first, ast.Constant) and \
+                isinstance(first.value, str) else []
         else:
             continue
         for name in names:

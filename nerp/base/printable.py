@@ -18,7 +18,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: bytes of
 class _Brief(reprlib.Repr):
     """`repr` that looks at a few entries of a few levels, whatever a value holds and repeats."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.maxlevel = 2
         self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 6

@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from nerp.base.log import say
 
+T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
 _silent = ContextVar("silent", default=False)
 
@@ -24,7 +26,7 @@ def silence() -> Iterator[None]:
         _silent.reset(token)
 
 
-def progress(iterable: Iterable, what: str, total: int, unit: str) -> Iterator:
+def progress(iterable: Iterable[T], what: str, total: int, unit: str) -> Iterator[T]:
     """`iterable`, shown as it goes: rate and remaining time on a terminal, lines otherwise."""
     if sys.stderr.isatty() and not _silent.get():
         yield from tqdm(iterable, desc=what, total=total, unit=unit, leave=False)
