@@ -31,7 +31,7 @@ def test_every_reference_rule_and_pair_source_is_there():
 @pytest.mark.parametrize("name", ["text", "image"])
 def test_the_automatic_strengths_are_the_ones_it_names(name, golden_clip, inputs):
     trainer = TRAINERS["MMRL"](golden_config(), golden_clip, eurosat_classes("new"))
-    prior = REFERENCES[name](Probe(trainer, golden_config().NERP, inputs[0][:1]))
+    prior = REFERENCES[name](Probe(trainer, golden_config().NERP, lambda: inputs[0][:1]))
     (row,) = (line for line in PAGE.splitlines() if line.startswith(f"| `{name}` | "))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert float(cells[-1]) == prior.strength and cells[-2] == prior.looked_at

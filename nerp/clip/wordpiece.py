@@ -22,7 +22,7 @@ def require_transformers(what: str) -> None:
 
 def vocabulary_beside(weights: Path) -> Path | None:
     """The vocabulary beside the file of a backbone's weights, None where there is none."""
-    file = weights.with_name(VOCABULARY_FILE)
+    file = weights.parent / VOCABULARY_FILE
     return file if file.is_file() else None
 
 

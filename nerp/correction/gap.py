@@ -53,6 +53,12 @@ def slope_between_halves(
     classes = len(text)
     if classes < _FEWEST_CLASSES:
         return None
+    with in_float32(text.device):
+        return _slope(features, labels, text, scale)
+
+
+def _slope(features: Tensor, labels: Tensor, text: Tensor, scale: float) -> float:
+    classes = len(text)
     generator = torch.Generator().manual_seed(0)
     product = square = 0.0
     for _ in range(_SPLITS):
@@ -63,8 +69,7 @@ def slope_between_halves(
             prior = prior - prior.mean()
             images, theirs, names = _only(asked, features, labels, text)
             shares = theirs.bincount(minlength=len(names)) / len(theirs)
-            with in_float32(text.device):
-                bias = uniform_bias(scale * images @ names.t(), shares)
+            bias = uniform_bias(scale * images @ names.t(), shares)
             product += float(bias @ prior)
             square += float(prior @ prior)
     return product / max(square, 1e-12)

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import REFERENCES
+from nerp.clip.device import in_float32
 from nerp.correction.gap import gap_prior, slope_between_halves
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES, TRAINING_LABELS
 from nerp.correction.matching import uniform_bias
@@ -142,8 +143,9 @@ def match_on_other_classes(probe: Probe) -> Prior:
     """The bias that makes the mean prediction of the training images uniform, where they show other
     classes than those tested."""
     _require_other_classes(probe)
-    return Prior(uniform_bias(probe.shown_logits().float().cpu()), TRAINING_IMAGES,
-                 MATCHED_STRENGTH)
+    logits = probe.shown_logits().float().cpu()
+    with in_float32(logits.device):
+        return Prior(uniform_bias(logits), TRAINING_IMAGES, MATCHED_STRENGTH)
 
 
 def _require_other_classes(probe: Probe) -> None:

@@ -291,7 +291,11 @@ def load_trainer(
             kind = str(theirs.dtype).removeprefix("torch.")
             raise NerpError(f"{path}: {name} holds {kind}, and no floating-point numbers")
         check_finite(name, theirs, path)
-    trainer.learn({name: checkpoint.tensors[name] for name in learned})
+    tensors = {name: checkpoint.tensors[name] for name in learned}
+    if method.by_data:  # of another shape
+        trainer.learn(tensors)
+    else:
+        trainer.learned.load_state_dict(tensors)
     with reading(path, f"a checkpoint of {wanted}"):
         trainer.recall(checkpoint.classnames, checkpoint.plain)
     if trainer.about_classes:

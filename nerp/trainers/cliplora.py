@@ -83,9 +83,9 @@ class CLIPLoRA(Trainer):
     signature = tuple(rf"layer_\d+\.(?:q_|k_|v_|)proj\.w_lora_{leaf}" for leaf in "AB")
     shape_settings = tuple(_METADATA)
 
-    def __init__(self, cfg, clip, classes, tensors=None):
+    def __init__(self, cfg, clip, classes, *tensors, **start):
         self.dropout = Dropout(cfg.TRAINER[self.node].DROPOUT, cfg.SEED)
-        super().__init__(cfg, clip, classes, tensors)
+        super().__init__(cfg, clip, classes, *tensors, **start)
 
     @classmethod
     def unpack(cls, content):

@@ -205,6 +205,7 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
             settings=cfg.TRAINER[TRAINERS[method].node],
             clip=SimpleNamespace(name="ViT-B/16", digest=""), substitute="",
             classes=SimpleNamespace(names=("Forest", "River")), seen_besides=lambda cfg: "",
+            plain_values=dict,
         )
         path, _ = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit

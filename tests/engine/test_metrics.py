@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from nerp.data.benchmark import distinct
 from nerp.engine.metrics import (
     accuracy_record,
     asymmetry,
     confusion_matrix,
-    distinct,
     flip_effect,
     harmonic_mean,
     spearman,

@@ -12,7 +12,7 @@ from recorded import BASE, NOVEL, complete, row, tables, two_datasets, write
 from nerp.base.errors import NerpError
 from nerp.results import render
 from nerp.results.grid import ALSO_SEEN, MARKS, SUBSTITUTE
-from nerp.results.records import TAKEN, collect
+from nerp.results.records import LOG, TAKEN, collect
 from nerp.results.tables import AVERAGE, build_tables
 
 
@@ -120,7 +120,7 @@ def test_each_configuration_of_nerp_borrows_from_its_own(output):
 def test_marks_are_those_of_what_may_be_looked_at():
     from nerp.correction.looked_at import CAVEATS, UNKNOWN
 
-    assert set(MARKS) == {*CAVEATS, UNKNOWN, SUBSTITUTE, ALSO_SEEN, TAKEN}
+    assert set(MARKS) == {*CAVEATS, UNKNOWN, SUBSTITUTE, ALSO_SEEN, TAKEN, LOG}
     assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())
 
 

@@ -81,7 +81,7 @@ def test_a_neutral_reference(own, golden_clip, inputs):
     exec(REFERENCE, {})
     trainer = TRAINERS["CoOp"](golden_config(), golden_clip, eurosat_classes("new"))
     with torch.no_grad():
-        prior = REFERENCES["grey"](Probe(trainer, golden_config().NERP, inputs[0][:1]))
+        prior = REFERENCES["grey"](Probe(trainer, golden_config().NERP, lambda: inputs[0][:1]))
     assert prior.values.shape == (5,) and prior.looked_at == "nothing" and NEUTRAL
 
 

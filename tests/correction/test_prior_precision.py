@@ -49,7 +49,8 @@ def test_a_prior(reference, trainer, inputs):
     logits = torch.randn(8, 5, generator=generator)
     labelled = Labelled(logits, torch.arange(8) % 5, list(trainer.classes.names))
     openness = Openness(torch.arange(5) < 3, lambda: labelled, lambda: labelled)
-    probe = Probe(trainer, trainer.cfg.NERP, inputs[0][:1], lambda: shown, lambda: logits, openness)
+    probe = Probe(trainer, trainer.cfg.NERP, lambda: inputs[0][:1], lambda: shown, lambda: logits,
+                  openness)
     found, wanted = without_autocast(trainer, lambda: REFERENCES[reference](probe))
     assert torch.equal(found.values, wanted.values) and found.strength == wanted.strength
 
