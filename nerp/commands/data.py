@@ -118,9 +118,10 @@ def _write_card(args, directory, keys, licence, made):
 
     card = _card_file(directory)
     keys = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
-    bench = open_benchmark(card_config(keys, str(directory.parent), str(directory)))
+    cfg = card_config(keys, str(directory.parent), str(directory))
+    bench = open_benchmark(cfg)
     write_card(card, keys, bench, licence, args.overwrite)
-    print("\n".join(describe(bench, card, made)))
+    print("\n".join(describe(bench, card, cfg.DATASET, made)))
 
 
 def _list(args, cards):

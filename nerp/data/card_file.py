@@ -13,7 +13,6 @@ from nerp.data.doubts import doubts, some
 from nerp.data.left_over import left_over
 from nerp.data.split_file import SPLIT_FILE, Made, replace_text
 from nerp.files.yaml_file import load_yaml
-from nerp.settings.cards import open_card
 
 _MOST = 10  # examples of one kind
 
@@ -56,11 +55,11 @@ def _scalar(value: object) -> str:
     return yaml.safe_dump(value, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
 
 
-def describe(bench: Benchmark, card: Path, made: Made | None) -> list[str]:
+def describe(bench: Benchmark, card: Path, node: CfgNode, made: Made | None) -> list[str]:
     """Lines about a dataset: classes, images, what is not read, what may not be meant so, and what
     comes next.
 
-    Args: made: how its split file was drawn, if it was.
+    Args: node: the card's keys. made: how its split file was drawn, if it was.
     """
     names = bench.classnames
     images = ", ".join(f"{split} {len(getattr(bench, split))}" for split in SPLITS)
@@ -72,7 +71,7 @@ def describe(bench: Benchmark, card: Path, made: Made | None) -> list[str]:
         lines.append(f"{bench.directory / SPLIT_FILE}: each class's images split {shares} into "
                      f"train, val and test, seed {made.seed}")
     lines.append(f"{len(names)} classes ({some(names)}); images: {images}")
-    for kind, found in left_over(card_of(card), bench).items():
+    for kind, found in left_over(node, bench).items():
         lines.append(f"{kind}: {len(found)}")
         lines += [f"  {text}" for text in found[:_MOST]]
         if len(found) > _MOST:
@@ -88,8 +87,3 @@ def describe(bench: Benchmark, card: Path, made: Made | None) -> list[str]:
         "(--options MODEL.BACKBONE.NAME tiny tries whether all of it runs, without a download: "
         "tiny knows the drawn benchmarks alone, and next to nothing of other class names)",
     ]
-
-
-def card_of(file: Path) -> CfgNode:
-    """The keys of a card's DATASET, with the defaults of the others."""
-    return open_card(file, str(file.parent)).DATASET

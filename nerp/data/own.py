@@ -5,6 +5,8 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from nerp.base.errors import NerpError
 from nerp.base.registry import LAYOUTS
 from nerp.data.benchmark import SPLITS, Item
@@ -15,7 +17,6 @@ from nerp.data.listing import SUFFIXES
 from nerp.data.split_file import SPLIT_FILE, Made, made_by, write_split
 from nerp.data.splits import split_named, split_of, template_of
 from nerp.files.json_file import read_json
-from nerp.settings.cards import card_config
 
 FRACTIONS, SEED = (0.5, 0.2, 0.3), 1
 
@@ -149,8 +150,7 @@ _SOURCE = {"listing": "listing", "json_split": "folders"}
 
 def _listed(directory: Path, keys: Mapping[str, str]) -> dict[str, list[Item]]:
     """The items of each split of a folder whose images have splits."""
-    named = {"NAME": directory.name, "DIRECTORY": directory.name, **keys}
-    card = card_config(named, str(directory.parent), str(directory)).DATASET
+    card = CfgNode({"NAME": directory.name, "CLASS_FILE": "", "SPLIT_FILE": "", **keys})
     return LAYOUTS[card.LAYOUT](card, directory).splits
 
 

@@ -1,8 +1,8 @@
 """What is published of the benchmarks besides their files: class names and digests of draws.
 
-`datasets/published.json` has them by card: names as published logs print them, and of few-shot
-draws (training and validation list apart) the first 16 hex digits of the sha256 of the lines
-"<path below the image folder><tab><label>", in order.
+`datasets/published.json` has them by registry name: class names as published logs print them, and
+of few-shot draws (training and validation list apart) the first 16 hex digits of the sha256 of the
+lines "<path below the image folder><tab><label>", in order.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from nerp.base.paths import shipped
 from nerp.data.benchmark import Benchmark, Item
 from nerp.data.selection import few_shot
 from nerp.files.json_file import read_json
-from nerp.settings.cards import open_card, shipped_cards
 
 FILE = "published.json"
 
@@ -39,10 +38,9 @@ def differences(card: CfgNode, bench: Benchmark) -> tuple[list[str], list[str]]:
 
 
 def published() -> dict[str, dict]:
-    """The content of the file, by the datasets' registry names."""
-    content = read_json(shipped("datasets") / FILE)
-    cards = shipped_cards()
-    return {open_card(cards[card], "").DATASET.NAME: node for card, node in content.items()}
+    """The content of the file."""
+    content: dict[str, dict] = read_json(shipped("datasets") / FILE)
+    return content
 
 
 def _digests(draw: Benchmark) -> list[str]:

@@ -11,8 +11,9 @@ from conftest import golden_config, write_eurosat
 from nerp.base.registry import TRAINERS
 from nerp.correction.wrapper import looks_at_reference
 from nerp.data.benchmark import Benchmark, Item, open_benchmark
+from nerp.engine import tested as under_test
 from nerp.engine.doubtful import warn
-from nerp.engine.tested import Tested, seen_benchmark
+from nerp.engine.tested import seen_benchmark
 from nerp.settings.defaults import default_config
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
@@ -100,8 +101,8 @@ def test_trained_names_decide_where_they_are_known(task, classes, trained, seen)
     tested = SimpleNamespace(cfg=cfg, source="Other" if task == "CD" else "Mine",
                              checkpoint=SimpleNamespace(classnames=tuple(trained)),
                              bench=SimpleNamespace(classnames=["a", "b"]))
-    tested._is_elsewhere = Tested._is_elsewhere.fget(tested)
-    assert Tested.is_seen.func(tested) == seen
+    tested._is_elsewhere = under_test.Tested._is_elsewhere.fget(tested)
+    assert under_test.Tested.is_seen.func(tested) == seen
 
 
 def test_the_classes_trained_on_are_found_by_their_names(tmp_path):
