@@ -43,7 +43,7 @@ class Watch(TorchDispatchMode):
             return args[0].fake_device
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
-        if name == "_pin_memory":
+        if name in ("pin_memory", "_pin_memory"):
             copy = args[0].clone()
             self._pinned[_storage(copy)] = copy
             return copy

@@ -164,7 +164,8 @@ class MoCoOp(Trainer):
     def _mixed(self, images: Tensor, experts: Tensor) -> Tensor:
         """[B, ...] of what each expert has [G, ...], as the images' gates mix it."""
         gate = self.gate(self.image_features(images))
-        return torch.einsum("bg,g...->b...", shares(gate), experts)
+        with in_float32(self.clip.device):
+            return torch.einsum("bg,g...->b...", shares(gate), experts)
 
     def class_features(self, images=None):
         return self._mixed(images, self.expert_features(self.prompts))

@@ -8,14 +8,17 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 
-METHODS = [name for name in TRAINERS.names() if TRAINERS[name].folder]
+METHODS = [name for name in TRAINERS.names()
+           if TRAINERS[name].folder and not TRAINERS[name].on_features]
 
 
 def step(method, precision, weights, inputs, tensors=None):
     """The trainer, the loss of a batch, and its gradient as one vector."""
     torch.manual_seed(0)
     clip = Clip(load_model(weights), precision, torch.device("cpu"), "golden")
-    trainer = TRAINERS[method](golden_config(), clip, eurosat_classes("base"), tensors)
+    cfg = golden_config()
+    cfg.TRAINER[TRAINERS[method].node].PREC = precision  # a teacher's too
+    trainer = TRAINERS[method](cfg, clip, eurosat_classes("base"), tensors)
     with clip.autocast():
         loss = trainer.loss(inputs[0], inputs[1] % 5)
     loss.backward()
