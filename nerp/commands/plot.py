@@ -23,12 +23,12 @@ def main(args):
     from pathlib import Path
 
     from nerp.engine.history import METRICS_FILE
-    from nerp.results.comparison import COMPARISON_FILE, comparison_figure
     from nerp.results.grid import split
     from nerp.results.plots import figures, save_figure
     from nerp.results.records import collect
     from nerp.results.reliability import PREDICTIONS_FILE, reliability_diagram
     from nerp.results.training import training_curves
+    from nerp.settings.protocols import COMPARISON_FILE
 
     folders = [Path(folder) for folder in args.folders]
     trainings = [folder for folder in folders if (folder / METRICS_FILE).is_file()]
@@ -40,6 +40,8 @@ def main(args):
         stem = "reliability" if len(tests) == 1 else f"reliability_{number}"
         drawn[stem] = reliability_diagram(folder / PREDICTIONS_FILE)
         if (folder / COMPARISON_FILE).is_file():
+            from nerp.results.comparison import comparison_figure  # torch comes with it
+
             drawn[stem.replace("reliability", "corrections")] = comparison_figure(folder)
     if others:
         drawn |= figures(split(collect(others), args.seeds, False))

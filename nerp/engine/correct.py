@@ -96,9 +96,10 @@ def gather_material(tested: Tested) -> Material:
         mine = shown()
         bench, items = tested.seen_bench[1], shown_items()
         there = [bench.classnames.index(name) for name in mine.classnames]
+        text = seen().frozen_class_features(image_for(trainer, reference))
         return replace(
             mine, features=encode_images(clip.image_features, clip, items, bench.image_dir, cfg),
-            text=seen().frozen_class_features()[there],
+            text=(text[0] if text.dim() == 3 else text)[there],
         )
 
     @cache

@@ -16,8 +16,8 @@ from nerp.engine.metrics import asymmetry, confusion_matrix
 from nerp.engine.saved import SavedRun
 from nerp.files.json_file import read_json
 from nerp.results.plots import SETTINGS
+from nerp.settings.protocols import COMPARISON_FILE
 
-COMPARISON_FILE = "corrections.json"
 HEADERS = ["rule", "accuracy %", "gain", "changed", "helped / hurt", "by chance", "asymmetry",
            "looked at"]
 LEAST_WIDTH = 16

@@ -14,6 +14,7 @@ from nerp.base.registry import unknown
 
 NERP_SUFFIX = "_NeRP"
 SAR_SUFFIX = "_SAR"  # before _NeRP
+COMPARISON_FILE = "corrections.json"  # what `nerp correct` leaves in a run's folder
 RESULT_FILE = "result.json"  # what a finished run leaves in its folder
 CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
 

@@ -42,14 +42,14 @@ def without_autocast(trainer, make):
 @pytest.mark.parametrize("reference", REFERENCES.names())
 def test_a_prior(reference, trainer, inputs):
     generator = torch.Generator().manual_seed(0)
-    seen = trainer.for_classes(eurosat_classes("base"))
+    seen, reference_image = trainer.for_classes(eurosat_classes("base")), inputs[0][:1]
     with torch.no_grad(), trainer.clip.autocast():
         shown = Shown(trainer.image_features(inputs[0]), torch.arange(8) % 5,
                       seen.class_features(), list(seen.classes.names))
     logits = torch.randn(8, 5, generator=generator)
     labelled = Labelled(logits, torch.arange(8) % 5, list(trainer.classes.names))
     openness = Openness(torch.arange(5) < 3, lambda: labelled, lambda: labelled)
-    probe = Probe(trainer, trainer.cfg.NERP, lambda: inputs[0][:1], lambda: shown, lambda: logits,
+    probe = Probe(trainer, trainer.cfg.NERP, lambda: reference_image, lambda: shown, lambda: logits,
                   openness)
     found, wanted = without_autocast(trainer, lambda: REFERENCES[reference](probe))
     assert torch.equal(found.values, wanted.values) and found.strength == wanted.strength

@@ -29,7 +29,7 @@ def step(method, precision, weights, inputs, tensors=None):
 def test_a_step_in_half_precision_is_that_of_float32_rounded(method, golden_weights, inputs):
     trainer, wanted, gradient = step(method, "fp32", golden_weights, inputs)
     _, loss, rounded = step(method, "bf16", golden_weights, inputs, trainer.learned.state_dict())
-    assert loss == pytest.approx(wanted, rel=0.1)
+    assert loss == pytest.approx(wanted, rel=0.1, abs=0.01)
     assert torch.cosine_similarity(gradient, rounded, dim=0) > 0.95
 
 
