@@ -16,7 +16,8 @@ from tabulate import tabulate
 
 from nerp.base.log import environment
 from nerp.correction import Rule
-from nerp.correction.matched import Match
+from nerp.correction.matched import Anchored, Batch, Match, Sinkhorn, Stationary, Transport
+from nerp.correction.published import Contextual
 from nerp.correction.shifting import Shift
 from nerp.correction.sweep import Saved, Sweep, parse_grid
 from nerp.engine.record import process_peak_mib
@@ -29,6 +30,15 @@ RULES = {
     "shift": Shift(strengths=_STRENGTHS),
     "shift between pairs": Shift("pairs", _STRENGTHS),
     "match": Match(),
+    "anchored, guarded": Anchored(strengths=_STRENGTHS),
+    "batch": Batch(),
+    "contextual": Contextual(strengths=_STRENGTHS),
+    "sinkhorn": Sinkhorn(),
+    "stationary": Stationary(),
+    "transport": Transport(),
+    "batch, in a stream": Batch(stream=True),
+    "anchored, in a stream": Anchored(strengths=_STRENGTHS, guard=False, stream=True),
+    "anchored, guarded, in a stream": Anchored(strengths=_STRENGTHS, stream=True),
 }
 GRID = ("TAU=-2:2:9", "THRES=0:4:17")
 
@@ -38,6 +48,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--classes", type=int, default=1_000)
     parser.add_argument("--pairs", type=int, default=11_000)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
 
@@ -50,7 +61,8 @@ def main() -> None:
     print(f"{environment(torch.device('cpu'))['device']}, {torch.get_num_threads()} threads; "
           f"{args.images:,} x {args.classes:,} logits, {args.pairs:,} pairs\n")
     rows = []
-    for name, rule in RULES.items():
+    for name in args.rules:
+        rule = RULES[name]
         times, before = [], process_peak_mib()
         for _ in range(args.repeats):
             start = time.perf_counter()

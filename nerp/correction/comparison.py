@@ -98,7 +98,7 @@ def _forms(
     if name != own.name:
         rule = kind()
         if kind.weighs:
-            shared = kind in _SAME_REFERENCES and isinstance(own, _SAME_REFERENCES)
+            shared = kind in _SAME_REFERENCES and type(own) in _SAME_REFERENCES
             missing = "" if shared else f"the run kept no references for it: NERP.RULE {name} does"
             rule = replace(rule, strengths=own.strengths) if shared else rule
         if isinstance(rule, Anchored):

@@ -7,11 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN
 from PIL import Image
 
 import nerp
 from nerp.base.errors import NerpError
+from nerp.correction.running import Running, run
 
 
 @pytest.fixture
@@ -51,6 +53,21 @@ def test_it_predicts_what_its_test_did_with_nothing_but_the_checkpoint(alone, te
     for pictures in (opened, [np.array(image) for image in opened]):
         np.testing.assert_allclose(model.predict(pictures)[1], probabilities[:2], atol=1e-5)
     assert model.predict(paths[0])[0] == names[:1] and model.predict([])[0] == []
+
+
+def test_a_stream_corrects_each_image_by_those_before_it(alone, tested):
+    folder, options = alone
+    arrays, images = tested
+    model = nerp.load(folder, options=options)
+    paths, classes = [images / path for path in arrays["paths"][:6]], len(model.classes)
+    stream = Running("batch", classes)
+    found = np.concatenate([model.predict(paths[:4], stream)[1],
+                            model.predict(paths[4:], stream)[1]])
+    logits = torch.from_numpy(arrays["logits"][:6])
+    wanted = (logits - run(Running("batch", classes), logits)).softmax(1)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    with pytest.raises(NerpError, match="logits are"):
+        model.predict(paths, Running("batch", classes + 1))
 
 
 def test_other_classes_are_told_apart_as_novel_ones(alone, tested):
