@@ -23,9 +23,9 @@ from nerp.trainers.on_features import OnFeatures
 class FeatureTraining:
     """`TrainingRun` of a method on frozen features.
 
-    What takes long is to encode images, whose features are kept. So an interrupted run begins anew
-    with those that are there: the rest is algebra on [N, D], of seconds or minutes. Of several
-    processes each does all of that, and they share the encoding.
+    What takes long is to encode images and texts, whose features are kept. So an interrupted run
+    begins anew with those that are there: the rest is algebra on [N, D], of seconds or minutes. Of
+    several processes each does all of that, and they share the encoding.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class FeatureTraining:
                 _, digest = save_checkpoint(
                     self.directory, trainer, tensors, trainer.epochs, self.cfg)
         self.digest = agree(digest)
+        self.images.done()
         path = checkpoint_file(self.directory, trainer.folder, trainer.epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
         return path

@@ -1,6 +1,6 @@
 """Frozen features of the images that a run trains on, kept beside the data for later runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from nerp.data.digests import images_state
 from nerp.data.images import ImageSet, eval_set, train_transform
 from nerp.engine.cache import cached_features
 from nerp.engine.evaluate import FEATURE_BATCH, encode_set, share
+from nerp.engine.kept_texts import KeptTexts
 
 # How the features' progress is called.
 _WHAT = {"train": "training images", "val": "validation images", "test": "tested images"}
@@ -31,6 +32,7 @@ class TrainingFeatures:
         self._cfg = cfg
         self._clip = clip
         self._directory = directory
+        self._texts = KeptTexts(clip, directory)
         self._plain: dict[str, Tensor] = {}
         self._sets: dict[str, ImageSet] = {}
 
@@ -61,6 +63,13 @@ class TrainingFeatures:
               "seed": cfg.SEED, "number": number}
         what = f"{_WHAT[split]}, pass {number + 1}"
         return self._kept(items, images, part, by, number, what)
+
+    def texts(self, texts: list[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
+        return self._texts.encode(texts, encode)
+
+    def done(self) -> None:
+        """Forget what was kept for this run alone."""
+        self._texts.forget()
 
     def labels(self, split: str) -> Tensor:
         items = {"train": self._bench.train, "val": self._bench.val}[split]

@@ -33,6 +33,9 @@ class Images(Protocol):
     def labels(self, split: str) -> Tensor:
         """[N] of "train" or "val"."""
 
+    def texts(self, texts: list[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
+        """`encode(texts)`, features [n, D], which an interrupted run finds again."""
+
     @property
     def validates_on_tested(self) -> bool:
         """Whether validation images are tested too, as ImageNet's are."""

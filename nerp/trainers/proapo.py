@@ -144,17 +144,17 @@ class ProAPO(OnFeatures):
         stock = library(published_templates(), self.settings.KINDS)
         shown = iter(progress(iter(stock), "templates", len(stock), "template"))
 
-        def encode_template(texts: list[str]) -> Tensor:
-            next(shown)
-            return self.encode(texts)
+        def encode(texts: list[str]) -> Tensor:
+            next(shown, None)
+            return images.texts(texts, self.encode)
 
-        templates, trace = evolve_templates(names, stock, encode_template, self.clip.scale,
+        templates, trace = evolve_templates(names, stock, encode, self.clip.scale,
                                             features, labels, settings, draws)
         say(f"{len(trace)} compositions of {len(stock)} templates tried: {'; '.join(templates)}")
         specific: dict[str, list[Pair]] = {}
         if self.stage == "both":
             search = Search(names, self.given.get("TEXTS", {}), self.given.get("SYNONYMS", {}),
-                            Encoded(templates, self.encode), self.clip.scale, features, labels,
+                            Encoded(templates, encode), self.clip.scale, features, labels,
                             settings, draws)
             specific = search.run(lambda t: k_means(t, self.cfg.SEED))
             say(f"{len(search.trace)} sets of specific prompts tried")

@@ -14,6 +14,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.engine.checkpoint import load_trainer, read_checkpoint, save_checkpoint
+from nerp.engine.kept_texts import KeptTexts
 from nerp.files.tensors import load_inert
 from nerp.trainers.evolution.clusters import k_means
 from nerp.trainers.votes import columns_by_name
@@ -202,3 +203,18 @@ def test_clusters_are_those_that_lie_together_or_one():
     assert len(set(found[:4].tolist())) == len(set(found[4:].tolist())) == 1
     assert found[0] != found[4]
     assert k_means(torch.ones(6, 8), 0).tolist() == [0] * 6
+
+
+def test_an_interrupted_search_encodes_no_text_again(golden_clip, tmp_path):
+    texts = [f"a photo of {i}" for i in range(300)]
+    done = []
+
+    def encode(texts):
+        done.append(len(texts))
+        return normalise(golden_clip.text_features(texts))
+
+    first = KeptTexts(golden_clip, tmp_path).encode(texts, encode)
+    again = KeptTexts(golden_clip, tmp_path)
+    assert torch.equal(again.encode(texts, encode), first) and done == [300]
+    again.forget()
+    assert not list(tmp_path.iterdir())
