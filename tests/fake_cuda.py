@@ -21,7 +21,8 @@ import nerp
 
 CUDA = torch.device("cuda")
 # Their results are numbers on the host, or of a size that depends on numbers.
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"}
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2",
+           "bincount"}
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "mv", "addmv", "dot"}
 _PACKAGE = str(Path(nerp.__file__).parent)
 
@@ -43,7 +44,9 @@ class Watch(TorchDispatchMode):
             return args[0].fake_device
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
-        if name in ("pin_memory", "_pin_memory"):
+        if name == "is_pinned":
+            return _storage(args[0]) in self._pinned
+        if name in ("_pin_memory", "pin_memory"):
             copy = args[0].clone()
             self._pinned[_storage(copy)] = copy
             return copy
@@ -53,12 +56,15 @@ class Watch(TorchDispatchMode):
             raise NotImplementedError(f"CUDA has no {name} of {tensors[0].dtype}")
         if self._waits(name, tensors, on_gpu, args, kwargs):
             self.seen.append(f"{name}, {_place()}")
+        if name == "bincount":  # as large as it is asked to be at least
+            return torch.zeros(kwargs.get("minlength", args[-1]), dtype=torch.long,
+                               device=tensors[0].device)
         if name.startswith(("_fused_", "_amp_")):  # change numbers in place, and have no fake
             return args[0] if isinstance(args[0], Tensor) else None
         try:
             return function(*args, **kwargs)
         except DataDependentOutputException:
-            return 0  # some number: there is none
+            return _some_number(args[0].dtype)
 
     def _waits(self, name, tensors, on_gpu, args, kwargs):
         if name in ("_to_copy", "copy_"):
@@ -70,6 +76,13 @@ class Watch(TorchDispatchMode):
         by_mask = name == "index" and any(tensor.dtype == torch.bool for tensor in tensors[1:])
         from_host = any(tensor.device.type != self.device and tensor.dim() for tensor in tensors)
         return on_gpu and (name in WAITING or by_mask or from_host)
+
+
+def _some_number(dtype):
+    """There is none; what is divided by it, or asked whether it is so, is to go on."""
+    if dtype == torch.bool:
+        return False
+    return 1.0 if dtype.is_floating_point else 0
 
 
 def _storage(tensor):

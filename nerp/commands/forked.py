@@ -39,8 +39,8 @@ def import_everything() -> int:
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.base.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "nerp.settings.catalogue", "torchvision.transforms", "torch._dynamo",
-                 "torch.utils.serialization.config", "safetensors.torch",
+                 "nerp.settings.catalogue", "numpy.ma", "torchvision.transforms", 
+                 "torch._dynamo", "torch.utils.serialization.config", "safetensors.torch",
                  "multiprocessing.synchronize"):
         importlib.import_module(name)
     import torch

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 from PIL.ImageFilter import GaussianBlur
 
@@ -18,36 +20,43 @@ _MIXED = 0.4  # the share of pictures in which a second class shows
 _AXIS = np.linspace(-1, 1, SIZE, dtype=np.float32)
 
 
-Maker = Callable[[np.random.Generator], np.ndarray]
+Field = NDArray[np.floating]  # [SIZE, SIZE], or of nine points at each pixel
+Picture = NDArray[np.floating]  # [SIZE, SIZE, 3]
+Colour = NDArray[np.floating]  # [3], red, green and blue
+Polygon = NDArray[np.floating]  # [n, 2]
+Bytes = NDArray[np.uint8]  # [SIZE, SIZE, 3]
+Maker = Callable[[Generator], NDArray[np.floating]]
 
 
 def with_another(
-    rng: np.random.Generator, makers: Sequence[Maker], label: int,
-    mix: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:
+    rng: Generator, makers: Sequence[Maker], label: int,
+    mix: Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]],
+) -> NDArray[np.floating]:
     """What `makers[label]` draws; in a share of the pictures mixed with what another one draws.
 
     Args: mix: (own, other) -> the mixture; how much of the other it shows is drawn there.
     """
     own = makers[label](rng)
     if rng.random() < _MIXED:
-        own = mix(own, makers[rng.integers(len(makers))](rng))
+        own = mix(own, makers[int(rng.integers(len(makers)))](rng))
     return own
 
 
-def noise(rng, cells):
+def noise(rng: Generator, cells: int) -> Field:
     """A smooth random field, roughly 0..1, whose blobs are about SIZE / `cells` pixels wide."""
     coarse = rng.random((cells + 2, cells + 2), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-def fractal(rng, cells, octaves=3):
+def fractal(rng: Generator, cells: int, octaves: int = 3) -> Field:
     """A field in about 0..1 with detail on several scales, each twice as fine, half as strong."""
-    total = sum(noise(rng, cells << k) / (1 << k) for k in range(octaves))
+    total = noise(rng, cells)
+    for k in range(1, octaves):
+        total = total + noise(rng, cells << k) / (1 << k)
     return total / (2 - 0.5 ** (octaves - 1))
 
 
-def coordinates(rng, angle, warp=0.0):
+def coordinates(rng: Generator, angle: float, warp: float = 0.0) -> tuple[Field, Field]:
     """Two fields (u, v): pixel positions in -1..1, rotated by `angle` radians, bent by `warp`."""
     x, y = np.meshgrid(_AXIS, _AXIS)
     if warp:
@@ -57,17 +66,20 @@ def coordinates(rng, angle, warp=0.0):
     return cos * x + sin * y, cos * y - sin * x
 
 
-def ramp(field, width):
+def ramp(field: Field, width: float) -> Field:
     """0 where `field` is well below 0, 1 where it is well above, linear over `width` around 0."""
-    return np.clip(field / width + 0.5, 0, 1)
+    rising: Field = np.clip(field / width + 0.5, 0, 1)
+    return rising
 
 
-def between(rng, low, high):
+def between(rng: Generator, low: float, high: float) -> float:
     """One uniform number as a plain float, so that float32 fields stay float32."""
     return float(rng.uniform(low, high))
 
 
-def colour(rng, hue, saturation, value, spread=0.03):
+def colour(
+    rng: Generator, hue: float, saturation: float, value: float, spread: float = 0.03
+) -> Colour:
     """An RGB array [3] around a hue, saturation and value in 0..1, each jittered by `spread`."""
     jitter = rng.normal(0, spread, 3)
     rgb = colorsys.hsv_to_rgb(
@@ -78,22 +90,22 @@ def colour(rng, hue, saturation, value, spread=0.03):
     return np.array(rgb, np.float32)
 
 
-def flat(rgb):
+def flat(rgb: Colour) -> Picture:
     """A picture of one colour [3]."""
     return np.broadcast_to(rgb, (SIZE, SIZE, 3)).copy()
 
 
-def blend(under, over, alpha):
+def blend(under: Picture, over: Picture, alpha: ArrayLike) -> Picture:
     """`over` (colour [3] or picture) laid on the picture `under` where the field `alpha` is 1."""
     return under + (over - under) * np.asarray(alpha, np.float32)[..., None]
 
 
-def to_picture(image):
+def to_picture(image: Image.Image) -> Picture:
     """A picture from a PIL image of any size, reduced by averaging."""
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), np.float32) / 255
 
 
-def open_canvas(picture):
+def open_canvas(picture: Picture) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """A larger PIL copy of a picture and its pen; points for the pen go through `scaled`."""
     image = Image.fromarray(_to_bytes(picture))
     side = SIZE * _OVERSAMPLING
@@ -101,35 +113,41 @@ def open_canvas(picture):
     return image, ImageDraw.Draw(image)
 
 
-def scaled(points):
+def scaled(points: ArrayLike) -> list[float]:
     """Points [n, 2] in -1..1 (y downwards) as the list of canvas positions that PIL draws from."""
     return ((np.asarray(points) + 1) * (SIZE * _OVERSAMPLING / 2)).ravel().tolist()
 
 
-def ink(rgb):
+def ink(rgb: ArrayLike) -> tuple[int, ...]:
     """A colour [3] as the 8-bit tuple that PIL draws with."""
     return tuple(int(c) for c in np.clip(np.asarray(rgb) * 255, 0, 255))
 
 
-def turn(points, angle, scale=1.0, shift=(0.0, 0.0)):
+def turn(
+    points: ArrayLike, angle: float, scale: float = 1.0, shift: ArrayLike = (0.0, 0.0)
+) -> Polygon:
     """Points [n, 2] scaled, rotated by `angle` radians and moved by `shift`."""
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = scale * np.array([[cos, sin], [-sin, cos]])
-    return np.asarray(points) @ matrix + np.asarray(shift)
+    turned: Polygon = np.asarray(points) @ matrix + np.asarray(shift)
+    return turned
 
 
-def ellipse(x, y, rx, ry=None, start=0.0, stop=1.0, corners=24):
+def ellipse(
+    x: float, y: float, rx: float, ry: float | None = None, start: float = 0.0,
+    stop: float = 1.0, corners: int = 24,
+) -> Polygon:
     """Points [corners, 2] along an ellipse, or along its arc between two fractions of a turn."""
     angle = 2 * math.pi * np.linspace(start, stop, corners, endpoint=stop - start < 1)
     return np.stack([x + rx * np.cos(angle), y + (ry or rx) * np.sin(angle)], 1)
 
 
-def box(left, top, right, bottom):
+def box(left: float, top: float, right: float, bottom: float) -> Polygon:
     """The four corners [4, 2] of an upright rectangle."""
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
-def bar(start, stop, width, end_width=None):
+def bar(start: ArrayLike, stop: ArrayLike, width: float, end_width: float | None = None) -> Polygon:
     """A straight stroke as a polygon [4, 2], `width` across, tapering to `end_width`."""
     start, stop = np.asarray(start, float), np.asarray(stop, float)
     normal = (stop - start)[::-1] * (-0.5, 0.5) / np.hypot(*(stop - start))
@@ -139,7 +157,9 @@ def bar(start, stop, width, end_width=None):
     )
 
 
-def ring(x, y, radius, width, start=0.0, stop=1.0):
+def ring(
+    x: float, y: float, radius: float, width: float, start: float = 0.0, stop: float = 1.0
+) -> Polygon:
     """A ring, or an arc of one between two fractions of a turn, as a polygon."""
     outer = ellipse(x, y, radius, start=start, stop=stop)
     inner = ellipse(x, y, radius - width, start=start, stop=stop)
@@ -148,7 +168,9 @@ def ring(x, y, radius, width, start=0.0, stop=1.0):
     return np.vstack([outer, inner[::-1]])
 
 
-def photograph(rng, picture, haze=0.35, grain=0.06, blur=1.2):
+def photograph(
+    rng: Generator, picture: Picture, haze: float = 0.35, grain: float = 0.06, blur: float = 1.2
+) -> Bytes:
     """What a camera makes of a picture: uint8 [SIZE, SIZE, 3].
 
     Uneven light, exposure, colour cast, haze, blur and sensor noise; `haze`, `blur` and `grain` are
@@ -161,10 +183,11 @@ def photograph(rng, picture, haze=0.35, grain=0.06, blur=1.2):
     picture = picture * (1 - fog) + fog * between(rng, 0.45, 0.75)
     image = Image.fromarray(_to_bytes(picture)).filter(GaussianBlur(between(rng, 0, blur)))
     sigma = between(rng, 0.2, 1) * grain * 255
-    return _to_bytes(image + sigma * rng.standard_normal(picture.shape, dtype=np.float32), 1)
+    grainy = np.asarray(image) + sigma * rng.standard_normal(picture.shape, dtype=np.float32)
+    return _to_bytes(grainy, 1)
 
 
-def other_camera(image):
+def other_camera(image: Bytes) -> Bytes:
     """A picture as a camera with a warmer white balance and less contrast shows it, uint8 alike.
 
     No pre-training picture is from it, so that the benchmarks hold something left to learn.
@@ -173,5 +196,6 @@ def other_camera(image):
     return _to_bytes((warmer - 127.5) * 0.8 + 127.5, 1)
 
 
-def _to_bytes(picture, white=255):
-    return np.clip(picture * white, 0, 255).astype(np.uint8)
+def _to_bytes(picture: Picture, white: float = 255) -> Bytes:
+    values: Bytes = np.clip(picture * white, 0, 255).astype(np.uint8)
+    return values

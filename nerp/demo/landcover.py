@@ -1,10 +1,17 @@
 """The classes of demo_landcover: each is a function of a Generator that returns a picture."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 from nerp.demo.canvas import (
+    Bytes,
+    Colour,
+    Field,
+    Picture,
     between,
     blend,
     box,
@@ -23,13 +30,14 @@ from nerp.demo.canvas import (
     with_another,
 )
 
+Index = NDArray[np.integer]  # [64, 64], which field a pixel is of
 _MIXED_SHARE = 0.45  # of a picture that a second class covers at most
 
 
-def draw(label, rng):
+def draw(label: int, rng: Generator) -> Bytes:
     """A picture of the land cover with this label (the order of `SCENES`): uint8 [64, 64, 3]."""
 
-    def mix(own, other):
+    def mix(own: Picture, other: Picture) -> Picture:
         border = fractal(rng, 1)
         border = border - np.quantile(border, 1 - between(rng, 0.1, _MIXED_SHARE))
         return blend(own, other, ramp(border, 0.05))
@@ -38,25 +46,27 @@ def draw(label, rng):
     return photograph(rng, picture, haze=0.6, grain=0.07, blur=2)
 
 
-def _vegetation(rng, dry):
+def _vegetation(rng: Generator, dry: float) -> Colour:
     """A plant colour [3] from lush (`dry` 0) over olive to straw (`dry` 1)."""
     dry = min(max(dry + rng.normal(0, 0.1), 0), 1)
     return colour(rng, 0.33 - 0.22 * dry, 0.5 - 0.1 * dry, 0.38 + 0.3 * dry)
 
 
-def _water(rng):
+def _water(rng: Generator) -> Colour:
     """A water colour [3]: dark blue to turquoise, sometimes brown with silt."""
     if rng.random() < 0.2:
         return colour(rng, 0.12, 0.35, 0.4)
     return colour(rng, between(rng, 0.5, 0.64), between(rng, 0.35, 0.75), between(rng, 0.2, 0.5))
 
 
-def _mottled(rng, rgb, cells, strength):
+def _mottled(rng: Generator, rgb: Colour, cells: int, strength: float) -> Picture:
     """A ground of one colour [3] with brightness that varies over blobs of SIZE / `cells`."""
     return flat(rgb) * (1 + strength * (fractal(rng, cells) - 0.5))[..., None]
 
 
-def _parcels(rng, size, colours, gap):
+def _parcels(
+    rng: Generator, size: float, colours: Sequence[Colour], gap: float
+) -> tuple[Picture, Field, Field, Index]:
     """A picture of fields about `size` wide in random `colours`, with borders `gap` wide, and the
     rotated coordinates (u, v) and a number per field that their furrows are drawn with."""
     u, v = coordinates(rng, between(rng, 0, math.pi), between(rng, 0, 0.35))
@@ -70,34 +80,40 @@ def _parcels(rng, size, colours, gap):
     return picture, u * size, v * size, number
 
 
-def _rows(u, v, number, period, sharpness):
+def _rows(u: Field, v: Field, number: Index, period: float, sharpness: float) -> Field:
     """Furrows or tree rows: a wave field 0..1 along u or v, whichever the field's number says."""
     across = np.where(number % 2 == 0, u, v)
     return ramp(np.cos(2 * math.pi / period * across), sharpness)
 
 
-def _ribbon(rng, width, bend):
+def _ribbon(rng: Generator, width: float, bend: float) -> Field:
     """How far each pixel lies inside a band that crosses the picture: a field, > 0 within it."""
     u, v = coordinates(rng, between(rng, 0, math.pi), 0)
     phase, rate = between(rng, 0, 2 * math.pi), between(rng, 1, 3)
     course = bend * np.sin(rate * v + phase) + between(rng, -0.4, 0.4)
-    return width - np.abs(u - course + bend * 0.5 * (noise(rng, 3) - 0.5))
+    inside: Field = width - np.abs(u - course + bend * 0.5 * (noise(rng, 3) - 0.5))
+    return inside
 
 
-def _buildings(rng, picture, count, sides, roofs, angle):
+def _buildings(
+    rng: Generator, picture: Picture, count: int, sides: tuple[float, float],
+    roofs: Sequence[Colour], angle: float,
+) -> Picture:
     """Rectangles with a shadow, `sides` being the range of their half-lengths."""
     image, pen = open_canvas(picture)
-    shadow, roofs = ink(picture.mean((0, 1)) * 0.35), [ink(roof) for roof in roofs]
+    shadow, tops = ink(picture.mean((0, 1)) * 0.35), [ink(roof) for roof in roofs]
     for _ in range(count):
         x, y = rng.uniform(-1, 1, 2)
         half = rng.uniform(*sides, 2)
         walls = turn(box(-half[0], -half[1], half[0], half[1]), angle, 1, (x, y))
         pen.polygon(scaled(walls + 0.3 * half.min()), fill=shadow)
-        pen.polygon(scaled(walls), fill=roofs[rng.integers(len(roofs))])
+        pen.polygon(scaled(walls), fill=tops[rng.integers(len(tops))])
     return to_picture(image)
 
 
-def _streets(rng, picture, spacing, width, angle):
+def _streets(
+    rng: Generator, picture: Picture, spacing: float, width: float, angle: float
+) -> Picture:
     """Grey streets along a rectangular plan."""
     u, v = coordinates(rng, angle, between(rng, 0, 0.3))
     u, v = u / spacing + between(rng, 0, 1), v / spacing / 1.6 + between(rng, 0, 1)
@@ -105,13 +121,13 @@ def _streets(rng, picture, spacing, width, angle):
     return blend(picture, colour(rng, 0.1, 0.05, between(rng, 0.45, 0.7)), ramp(width - near, 0.04))
 
 
-def _countryside(rng):
+def _countryside(rng: Generator) -> Picture:
     """A background that any land class could be on."""
     scenes = (annual_crop, herbaceous, pasture, forest, permanent_crop)
     return scenes[rng.choice(5, p=(0.3, 0.2, 0.25, 0.1, 0.15))](rng)
 
 
-def annual_crop(rng):
+def annual_crop(rng: Generator) -> Picture:
     colours = [_vegetation(rng, dry) for dry in rng.uniform(0, 1, 3)]
     colours += [colour(rng, 0.08, 0.35, between(rng, 0.35, 0.7)) for _ in range(3)]
     size = between(rng, 0.45, 1.5)
@@ -121,7 +137,7 @@ def annual_crop(rng):
     return picture * (1 + 0.2 * (fractal(rng, 5) - 0.5))[..., None]
 
 
-def forest(rng):
+def forest(rng: Generator) -> Picture:
     dark = colour(rng, between(rng, 0.22, 0.42), between(rng, 0.35, 0.6), between(rng, 0.2, 0.4))
     picture = _mottled(rng, dark, int(rng.integers(6, 16)), between(rng, 0.5, 1.2))
     if rng.random() < 0.5:
@@ -132,7 +148,7 @@ def forest(rng):
     return picture
 
 
-def herbaceous(rng):
+def herbaceous(rng: Generator) -> Picture:
     grass = _vegetation(rng, between(rng, 0.1, 0.8))
     picture = _mottled(rng, grass, int(rng.integers(3, 8)), between(rng, 0.3, 0.7))
     bare = fractal(rng, int(rng.integers(2, 6)))
@@ -143,7 +159,7 @@ def herbaceous(rng):
     return blend(picture, _vegetation(rng, 0.1) * 0.6, cover)
 
 
-def highway(rng):
+def highway(rng: Generator) -> Picture:
     picture = _countryside(rng)
     if rng.random() < 0.5:
         sides = (0.04, between(rng, 0.1, 0.3))
@@ -160,7 +176,7 @@ def highway(rng):
     return picture
 
 
-def _roofs(rng):
+def _roofs(rng: Generator) -> list[Colour]:
     """Colours of small houses: tiles, slate, pale concrete."""
     return [
         colour(rng, 0.03, between(rng, 0.3, 0.6), between(rng, 0.5, 0.75)),
@@ -169,7 +185,7 @@ def _roofs(rng):
     ]
 
 
-def industrial(rng):
+def industrial(rng: Generator) -> Picture:
     angle = between(rng, 0, math.pi)
     paved = colour(rng, 0.1, 0.08, between(rng, 0.35, 0.65))
     ground = blend(_countryside(rng), paved, ramp(fractal(rng, 2) - between(rng, 0.15, 0.5), 0.1))
@@ -179,7 +195,7 @@ def industrial(rng):
     return _buildings(rng, ground, int(rng.integers(2, 14)), (0.08, 0.32), halls, angle)
 
 
-def pasture(rng):
+def pasture(rng: Generator) -> Picture:
     green = _vegetation(rng, between(rng, 0, 0.65))
     colours = [green * between(rng, 0.85, 1.15) for _ in range(3)]
     picture, u, v, number = _parcels(rng, between(rng, 0.7, 2), colours, between(rng, 0, 0.05))
@@ -192,7 +208,7 @@ def pasture(rng):
     return blend(picture, green * 0.5, cover)
 
 
-def permanent_crop(rng):
+def permanent_crop(rng: Generator) -> Picture:
     soil = [colour(rng, 0.1, 0.3, between(rng, 0.4, 0.7)), _vegetation(rng, between(rng, 0.2, 0.7))]
     colours = [soil[k] * between(rng, 0.85, 1.15) for k in (0, 0, 1, 1)]
     size, gap = between(rng, 0.5, 1.4), between(rng, -0.02, 0.03)
@@ -206,7 +222,7 @@ def permanent_crop(rng):
     return blend(picture, _vegetation(rng, 0.1) * between(rng, 0.5, 0.9), plants)
 
 
-def residential(rng):
+def residential(rng: Generator) -> Picture:
     angle, spacing = between(rng, 0, math.pi), between(rng, 0.35, 0.7)
     gardens = _vegetation(rng, between(rng, 0.1, 0.6))
     ground = _mottled(rng, gardens, 8, between(rng, 0.4, 0.9))
@@ -219,7 +235,7 @@ def residential(rng):
     return _buildings(rng, ground, count, (0.03, 0.1), _roofs(rng), angle)
 
 
-def river(rng):
+def river(rng: Generator) -> Picture:
     picture = _countryside(rng)
     inside = _ribbon(rng, between(rng, 0.07, 0.55), between(rng, 0.1, 0.5))
     bank = colour(rng, 0.1, 0.25, between(rng, 0.5, 0.8))
@@ -227,7 +243,7 @@ def river(rng):
     return blend(picture, _ripples(rng, _water(rng)), ramp(inside, 0.05))
 
 
-def sea_or_lake(rng):
+def sea_or_lake(rng: Generator) -> Picture:
     water = _ripples(rng, _water(rng))
     if rng.random() < 0.4:
         return water
@@ -242,12 +258,13 @@ def sea_or_lake(rng):
     return blend(picture, water, ramp(inside, 0.05))
 
 
-def _ripples(rng, rgb):
+def _ripples(rng: Generator, rgb: Colour) -> Picture:
     """Water of a colour [3] with waves, depth and, in places, sun glint."""
     picture = _mottled(rng, rgb, int(rng.integers(1, 4)), between(rng, 0.1, 0.5))
     u, _ = coordinates(rng, between(rng, 0, math.pi), 0.4)
     waves = np.cos(u * between(rng, 15, 45)) * noise(rng, 4)
-    return picture * (1 + between(rng, 0, 0.15) * waves)[..., None]
+    rippled: Picture = picture * (1 + between(rng, 0, 0.15) * waves)[..., None]
+    return rippled
 
 
 SCENES = {

@@ -5,10 +5,17 @@ colour [3]; later parts cover earlier ones.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike
+from PIL import ImageDraw
 
 from nerp.demo.canvas import (
+    Bytes,
+    Colour,
+    Picture,
     bar,
     between,
     blend,
@@ -27,9 +34,12 @@ from nerp.demo.canvas import (
     to_picture,
     turn,
 )
+from nerp.demo.palette import leafy, metallic, muted, vivid, white
+
+Part = tuple[ArrayLike, Colour]
 
 
-def draw(label, rng):
+def draw(label: int, rng: Generator) -> Bytes:
     """A picture of the object with this label (the order of `SHAPES`): uint8 [64, 64, 3]."""
     image, pen = open_canvas(_scene(rng))
     for _ in range(rng.integers(0, 4)):
@@ -40,37 +50,17 @@ def draw(label, rng):
     return photograph(rng, to_picture(image), haze=0.35, grain=0.06)
 
 
-def _scene(rng):
+def _scene(rng: Generator) -> Picture:
     """A background: a wall and, most times, the edge of a table or floor, both uneven."""
-    picture = flat(_muted(rng))
+    picture = flat(muted(rng))
     if rng.random() < 0.7:
         _, v = coordinates(rng, rng.normal(0, 0.15), 0.1)
-        picture = blend(picture, _muted(rng), ramp(v - between(rng, -0.3, 0.8), 0.05))
+        picture = blend(picture, muted(rng), ramp(v - between(rng, -0.3, 0.8), 0.05))
     uneven = fractal(rng, int(rng.integers(2, 12))) - 0.5
     return picture * (1 + between(rng, 0, 0.7) * uneven)[..., None]
 
 
-def _muted(rng):
-    return colour(rng, rng.random(), between(rng, 0.05, 0.5), between(rng, 0.25, 0.9))
-
-
-def _vivid(rng):
-    return colour(rng, rng.random(), between(rng, 0.4, 0.9), between(rng, 0.4, 0.95))
-
-
-def _metal(rng):
-    return colour(rng, rng.choice([0.1, 0.13, 0.6]), between(rng, 0, 0.6), between(rng, 0.55, 0.9))
-
-
-def _green(rng):
-    return colour(rng, between(rng, 0.2, 0.4), between(rng, 0.4, 0.8), between(rng, 0.3, 0.7))
-
-
-def _white(rng):
-    return colour(rng, 0.12, 0.06, 0.93)
-
-
-def _draw_object(rng, pen, parts):
+def _draw_object(rng: Generator, pen: ImageDraw.ImageDraw, parts: Iterable[Part]) -> None:
     """Draw parts under a random size, stretch, tilt, mirroring and position."""
     size = between(rng, 0.48, 0.88)
     stretch = np.array([rng.choice([-1, 1]) * between(rng, 0.8, 1.2), between(rng, 0.85, 1.15)])
@@ -81,7 +71,7 @@ def _draw_object(rng, pen, parts):
         pen.polygon(scaled(placed), fill=ink(rgb), outline=ink(0.6 * rgb))
 
 
-def _draw_clutter(rng, pen, size):
+def _draw_clutter(rng: Generator, pen: ImageDraw.ImageDraw, size: float) -> None:
     """Draw one plain shape that belongs to no class."""
     kind = rng.integers(4)
     if kind == 0:
@@ -93,42 +83,44 @@ def _draw_clutter(rng, pen, size):
     else:
         points = rng.uniform(-1, 1, (int(rng.integers(3, 6)), 2))
     points = turn(points, between(rng, 0, 2 * math.pi), size, rng.uniform(-1, 1, 2))
-    pen.polygon(scaled(points), fill=ink(_muted(rng)))
+    pen.polygon(scaled(points), fill=ink(muted(rng)))
 
 
-def _tilted(parts, angle):
+def _tilted(parts: Iterable[Part], angle: float) -> list[Part]:
     return [(turn(points, angle), rgb) for points, rgb in parts]
 
 
-def _trapezium(top_half, top, bottom_half, bottom):
+def _trapezium(
+    top_half: float, top: float, bottom_half: float, bottom: float
+) -> list[tuple[float, float]]:
     return [(-top_half, top), (top_half, top), (bottom_half, bottom), (-bottom_half, bottom)]
 
 
-def _wheels(rng, positions, y, radius):
-    tyre, hub = colour(rng, 0, 0, 0.15), _metal(rng)
+def _wheels(rng: Generator, positions: Iterable[float], y: float, radius: float) -> list[Part]:
+    tyre, hub = colour(rng, 0, 0, 0.15), metallic(rng)
     rings = ((radius, tyre), (radius * 0.5, hub))
     return [(ellipse(x, y, r), rgb) for x in positions for r, rgb in rings]
 
 
-def apple(rng):
+def apple(rng: Generator) -> list[Part]:
     skin = colour(rng, rng.choice([0.0, 0.02, 0.13, 0.25]), 0.75, between(rng, 0.6, 0.9))
     # A cardioid-like outline: dented where the stalk grows, a little flat at the bottom.
     t = np.linspace(0, 2 * math.pi, 28)[:-1]
     radius = 0.75 - 0.3 * np.exp(-8 * (1 + np.cos(t))) + 0.06 * np.cos(2 * t)
     body = np.stack([between(rng, 1, 1.2) * radius * np.sin(t), radius * np.cos(t) + 0.2], 1)
-    parts = [
+    parts: list[Part] = [
         (body, skin),
         (bar((0, -0.15), (between(rng, -0.2, 0.2), -0.85), 0.12), colour(rng, 0.08, 0.6, 0.3)),
     ]
     if rng.random() < 0.7:
-        parts.append((turn(ellipse(0, 0, 0.32, 0.13), 0.4, 1, (0.32, -0.65)), _green(rng)))
+        parts.append((turn(ellipse(0, 0, 0.32, 0.13), 0.4, 1, (0.32, -0.65)), leafy(rng)))
     return parts
 
 
-def ball(rng):
-    skin, pattern = _vivid(rng), rng.integers(3)
-    parts = [(ellipse(0, 0, 0.85), skin)]
-    other = _white(rng) if rng.random() < 0.5 else _vivid(rng)
+def ball(rng: Generator) -> list[Part]:
+    skin, pattern = vivid(rng), rng.integers(3)
+    parts: list[Part] = [(ellipse(0, 0, 0.85), skin)]
+    other = white(rng) if rng.random() < 0.5 else vivid(rng)
     if pattern == 0:
         for k in range(3):
             wedge = np.vstack([[[0, 0]], ellipse(0, 0, 0.83, start=k / 3, stop=k / 3 + 1 / 6)])
@@ -142,53 +134,53 @@ def ball(rng):
     return _tilted(parts, between(rng, 0, math.pi))
 
 
-def book(rng):
-    cover, page = _vivid(rng), _white(rng)
+def book(rng: Generator) -> list[Part]:
+    cover, page = vivid(rng), white(rng)
     wide, tall, thick = between(rng, 0.5, 0.7), between(rng, 0.75, 0.95), between(rng, 0.1, 0.2)
-    parts = [
+    parts: list[Part] = [
         (box(-wide + thick, -tall + thick, wide + thick, tall + thick), 0.6 * cover),
         (box(-wide + thick, -tall + thick, wide + 0.7 * thick, tall + 0.6 * thick), page),
         (box(-wide, -tall, wide, tall), cover),
         (box(-wide, -tall, -wide + 0.15, tall), 0.7 * cover),
     ]
-    label = page if rng.random() < 0.5 else _vivid(rng)
+    label = page if rng.random() < 0.5 else vivid(rng)
     parts.append((box(-0.5 * wide, -0.6 * tall, 0.75 * wide, -0.35 * tall), label))
     if rng.random() < 0.5:
         parts.append((box(-0.3 * wide, -0.2 * tall, 0.55 * wide, -0.1 * tall), label))
     return parts
 
 
-def bottle(rng):
-    glass = _green(rng) if rng.random() < 0.5 else _vivid(rng)
+def bottle(rng: Generator) -> list[Part]:
+    glass = leafy(rng) if rng.random() < 0.5 else vivid(rng)
     body, neck, shoulder = between(rng, 0.26, 0.38), between(rng, 0.09, 0.15), between(rng, -0.4, 0)
     half = [(neck, -0.85), (neck, shoulder - 0.15), (body, shoulder + 0.15), (body, 0.95)]
     outline = half + [(-x, y) for x, y in reversed(half)]
     cap = colour(rng, rng.random(), 0.3, 0.3)
-    parts = [(outline, glass), (box(-neck - 0.02, -1, neck + 0.02, -0.83), cap)]
+    parts: list[Part] = [(outline, glass), (box(-neck - 0.02, -1, neck + 0.02, -0.83), cap)]
     parts.append((box(-body * 0.75, shoulder, -body * 0.5, 0.8), glass + 0.2))
     if rng.random() < 0.7:
-        label = _white(rng) if rng.random() < 0.6 else _vivid(rng)
+        label = white(rng) if rng.random() < 0.6 else vivid(rng)
         parts.append((box(-body, 0.25, body, 0.65), label))
     return parts
 
 
-def bus(rng):
-    paint, glass = _vivid(rng), colour(rng, 0.55, 0.25, between(rng, 0.5, 0.9))
+def bus(rng: Generator) -> list[Part]:
+    paint, glass = vivid(rng), colour(rng, 0.55, 0.25, between(rng, 0.5, 0.9))
     top = between(rng, -0.65, -0.45)
-    parts = [(box(-1, top, 1, 0.45), paint)]
+    parts: list[Part] = [(box(-1, top, 1, 0.45), paint)]
     count = int(rng.integers(4, 7))
     for k in range(count):
         left = -0.92 + 1.84 * k / count
         parts.append((box(left, top + 0.13, left + 1.5 / count, top + 0.5), glass))
-    parts.append((box(-1, 0.12, 1, 0.2), _white(rng) if rng.random() < 0.5 else 0.7 * paint))
+    parts.append((box(-1, 0.12, 1, 0.2), white(rng) if rng.random() < 0.5 else 0.7 * paint))
     return parts + _wheels(rng, (-0.58, 0.58), 0.45, between(rng, 0.17, 0.23))
 
 
-def candle(rng):
-    wax = _white(rng) if rng.random() < 0.4 else _vivid(rng)
+def candle(rng: Generator) -> list[Part]:
+    wax = white(rng) if rng.random() < 0.4 else vivid(rng)
     width, top = between(rng, 0.18, 0.3), between(rng, -0.45, -0.1)
     flame = np.array([(0, top - 0.55), (0.14, top - 0.2), (0, top - 0.06), (-0.14, top - 0.2)])
-    parts = [
+    parts: list[Part] = [
         (box(-width, top, width, 0.85), wax),
         (ellipse(0, top, width, 0.07), 0.85 * wax),
         (bar((0, top), (0, top - 0.15), 0.05), colour(rng, 0, 0, 0.15)),
@@ -196,30 +188,31 @@ def candle(rng):
         (0.5 * flame + (0, 0.5 * (top - 0.12)), colour(rng, 0.15, 0.4, 1)),
     ]
     if rng.random() < 0.6:
-        parts.insert(0, (ellipse(0, 0.85, between(rng, 0.4, 0.65), 0.13), _metal(rng)))
+        parts.insert(0, (ellipse(0, 0.85, between(rng, 0.4, 0.65), 0.13), metallic(rng)))
     return parts
 
 
-def car(rng):
-    paint, glass = _vivid(rng), colour(rng, 0.55, 0.25, between(rng, 0.5, 0.9))
+def car(rng: Generator) -> list[Part]:
+    paint, glass = vivid(rng), colour(rng, 0.55, 0.25, between(rng, 0.5, 0.9))
     back, front = between(rng, -0.75, -0.5), between(rng, 0.35, 0.55)
     cabin = np.array([(back, -0.1), (back + 0.2, -0.5), (front - 0.35, -0.5), (front, -0.1)])
     window = cabin * (0.82, 0.7) + (0, -0.06)
     middle = (back + front) / 2
-    return [
+    parts: list[Part] = [
         (cabin, paint),
         (window, glass),
         (bar((middle, -0.5), (middle, -0.1), 0.08), paint),
         ([(-1, -0.1), (0.75, -0.12), (1, 0.08), (1, 0.38), (-1, 0.38)], paint),
         (box(0.85, 0.08, 1, 0.2), colour(rng, 0.15, 0.4, 1)),
-    ] + _wheels(rng, (-0.58, 0.58), 0.38, between(rng, 0.2, 0.27))
+    ]
+    return parts + _wheels(rng, (-0.58, 0.58), 0.38, between(rng, 0.2, 0.27))
 
 
-def clock(rng):
-    rim = _vivid(rng) if rng.random() < 0.6 else _metal(rng)
-    face = _white(rng) if rng.random() < 0.8 else _muted(rng)
+def clock(rng: Generator) -> list[Part]:
+    rim = vivid(rng) if rng.random() < 0.6 else metallic(rng)
+    face = white(rng) if rng.random() < 0.8 else muted(rng)
     dark = colour(rng, 0, 0, 0.12)
-    parts = [(ellipse(0, 0, 0.9), rim), (ellipse(0, 0, between(rng, 0.7, 0.8)), face)]
+    parts: list[Part] = [(ellipse(0, 0, 0.9), rim), (ellipse(0, 0, between(rng, 0.7, 0.8)), face)]
     for k in range(12):
         a = k * math.pi / 6
         direction = np.array([math.sin(a), math.cos(a)])
@@ -230,10 +223,10 @@ def clock(rng):
     return parts
 
 
-def cup(rng):
-    clay = _white(rng) if rng.random() < 0.35 else _vivid(rng)
+def cup(rng: Generator) -> list[Part]:
+    clay = white(rng) if rng.random() < 0.35 else vivid(rng)
     top, foot = between(rng, 0.5, 0.68), between(rng, 0.28, 0.5)
-    parts = [(ring(top - 0.05, 0.0, 0.36, 0.14), 0.9 * clay)]
+    parts: list[Part] = [(ring(top - 0.05, 0.0, 0.36, 0.14), 0.9 * clay)]
     if rng.random() < 0.4:
         parts.append((ellipse(0, 0.72, 0.95, 0.16), 0.9 * clay))
     drink = colour(rng, between(rng, 0.05, 0.15), 0.6, between(rng, 0.2, 0.6))
@@ -245,11 +238,11 @@ def cup(rng):
     ]
 
 
-def envelope(rng):
-    paper = _white(rng) if rng.random() < 0.6 else _muted(rng)
+def envelope(rng: Generator) -> list[Part]:
+    paper = white(rng) if rng.random() < 0.6 else muted(rng)
     tall, tip = between(rng, 0.5, 0.68), between(rng, -0.05, 0.2)
     line = 0.6 * paper
-    parts = [(box(-0.95, -tall, 0.95, tall), paper)]
+    parts: list[Part] = [(box(-0.95, -tall, 0.95, tall), paper)]
     parts += [(bar((s * 0.95, tall), (s * 0.2, tip - 0.1), 0.05), line) for s in (-1, 1)]
     parts.append(([(-0.95, -tall), (0.95, -tall), (0, tip)], 0.88 * paper))
     if rng.random() < 0.5:
@@ -257,8 +250,8 @@ def envelope(rng):
     return parts
 
 
-def house(rng):
-    wall, roof = _muted(rng), colour(rng, between(rng, -0.05, 0.1), 0.6, between(rng, 0.3, 0.7))
+def house(rng: Generator) -> list[Part]:
+    wall, roof = muted(rng), colour(rng, between(rng, -0.05, 0.1), 0.6, between(rng, 0.3, 0.7))
     wide, eaves = between(rng, 0.55, 0.8), between(rng, -0.25, 0.05)
     pane, door = colour(rng, 0.55, 0.3, between(rng, 0.5, 0.95)), between(rng, -0.4, 0.2)
     chimney = [(box(0.3, -0.85, 0.48, -0.3), 0.8 * roof)] if rng.random() < 0.6 else []
@@ -271,9 +264,9 @@ def house(rng):
     ]
 
 
-def key(rng):
-    metal, radius = _metal(rng), between(rng, 0.28, 0.4)
-    parts = [
+def key(rng: Generator) -> list[Part]:
+    metal, radius = metallic(rng), between(rng, 0.28, 0.4)
+    parts: list[Part] = [
         (ring(-0.65, 0, radius, between(rng, 0.1, 0.18)), metal),
         (bar((-0.66 + radius, 0), (1, 0), 0.15), metal),
     ]
@@ -282,10 +275,10 @@ def key(rng):
     return _tilted(parts, rng.normal(0, 0.6))
 
 
-def lamp(rng):
+def lamp(rng: Generator) -> list[Part]:
     shade = colour(rng, between(rng, 0.05, 0.2), between(rng, 0.1, 0.7), 0.9)
-    shade = shade if rng.random() < 0.5 else _vivid(rng)
-    stand = _metal(rng) if rng.random() < 0.5 else _muted(rng)
+    shade = shade if rng.random() < 0.5 else vivid(rng)
+    stand = metallic(rng) if rng.random() < 0.5 else muted(rng)
     top, rim, low = between(rng, 0.2, 0.4), between(rng, 0.55, 0.8), between(rng, -0.2, 0.1)
     return [
         (bar((0, low), (0, 0.85), between(rng, 0.08, 0.25)), stand),
@@ -295,38 +288,38 @@ def lamp(rng):
     ]
 
 
-def leaf(rng):
-    green = _green(rng) if rng.random() < 0.75 else colour(rng, between(rng, 0.02, 0.13), 0.7, 0.7)
+def leaf(rng: Generator) -> list[Part]:
+    green = leafy(rng) if rng.random() < 0.75 else colour(rng, between(rng, 0.02, 0.13), 0.7, 0.7)
     width = between(rng, 0.35, 0.6)
     t = np.linspace(0, math.pi, 14)
     side = np.stack([width * np.sin(t) ** between(rng, 0.8, 1.3), -0.95 * np.cos(t) - 0.1], 1)
     vein = green * 0.65 if rng.random() < 0.6 else green + 0.2
-    parts = [(np.vstack([side, side[::-1] * (-1, 1)]), green)]
+    parts: list[Part] = [(np.vstack([side, side[::-1] * (-1, 1)]), green)]
     parts.append((bar((0, -0.95), (0, 1), 0.05, 0.09), vein))
     for y in np.linspace(-0.4, 0.5, int(rng.integers(3, 5))):
         parts += [(bar((0, y), (s * width * 0.7, y - 0.3), 0.04), vein) for s in (-1, 1)]
     return _tilted(parts, rng.normal(0, 0.6))
 
 
-def mushroom(rng):
+def mushroom(rng: Generator) -> list[Part]:
     cap = colour(rng, between(rng, -0.03, 0.12), between(rng, 0.3, 0.85), between(rng, 0.4, 0.85))
     stalk, low = colour(rng, 0.12, 0.15, between(rng, 0.7, 0.95)), between(rng, -0.1, 0.15)
     wide, thick = between(rng, 0.65, 0.95), between(rng, 0.14, 0.28)
-    parts = [
+    parts: list[Part] = [
         (_trapezium(thick, low, 1.3 * thick, 0.9), stalk),
         (ellipse(0, low, wide, between(rng, 0.6, 0.9), 0.5, 1), cap),
         (ellipse(0, low, wide, 0.12), 0.85 * cap),
     ]
     if rng.random() < 0.5:
         for x, y in ((-0.4, 0.22), (0.05, 0.42), (0.42, 0.2)):
-            parts.append((ellipse(wide * x, low - y, 0.1, 0.08), _white(rng)))
+            parts.append((ellipse(wide * x, low - y, 0.1, 0.08), white(rng)))
     return parts
 
 
-def spoon(rng):
-    metal = _metal(rng) if rng.random() < 0.8 else colour(rng, 0.08, 0.5, 0.5)
+def spoon(rng: Generator) -> list[Part]:
+    metal = metallic(rng) if rng.random() < 0.8 else colour(rng, 0.08, 0.5, 0.5)
     wide, long = between(rng, 0.22, 0.34), between(rng, 0.34, 0.46)
-    parts = [
+    parts: list[Part] = [
         (bar((0, -0.3), (0, 1), 0.1, between(rng, 0.12, 0.2)), metal),
         (ellipse(0, -0.55, wide, long), metal),
         (ellipse(0, -0.55, 0.7 * wide, 0.75 * long), 0.8 * metal),
@@ -334,20 +327,20 @@ def spoon(rng):
     return _tilted(parts, rng.normal(0, 0.6))
 
 
-def star(rng):
+def star(rng: Generator) -> list[Part]:
     points, inner = int(rng.choice([5, 5, 5, 6])), between(rng, 0.35, 0.5)
     angle = np.arange(2 * points) * math.pi / points
     radius = np.where(np.arange(2 * points) % 2 == 0, 0.95, 0.95 * inner)
     corners = np.stack([radius * np.sin(angle), -radius * np.cos(angle)], 1)
-    fill = colour(rng, 0.14, 0.75, 0.9) if rng.random() < 0.5 else _vivid(rng)
-    parts = [(corners, fill)]
+    fill = colour(rng, 0.14, 0.75, 0.9) if rng.random() < 0.5 else vivid(rng)
+    parts: list[Part] = [(corners, fill)]
     if rng.random() < 0.4:
-        parts.append((corners * 0.55, _white(rng) if rng.random() < 0.5 else 0.7 * fill))
+        parts.append((corners * 0.55, white(rng) if rng.random() < 0.5 else 0.7 * fill))
     return parts
 
 
-def tent(rng):
-    cloth, wide = _vivid(rng), between(rng, 0.8, 1)
+def tent(rng: Generator) -> list[Part]:
+    cloth, wide = vivid(rng), between(rng, 0.8, 1)
     top, side, gap = between(rng, -0.75, -0.5), between(rng, 0, 0.4), between(rng, 0.12, 0.28)
     return [
         ([(-wide + side, 0.75), (-side, top), (side, top), (wide, 0.75)], 0.75 * cloth),
@@ -356,12 +349,12 @@ def tent(rng):
     ]
 
 
-def tree(rng):
-    crown, bark = _green(rng), colour(rng, 0.07, 0.5, between(rng, 0.25, 0.5))
+def tree(rng: Generator) -> list[Part]:
+    crown, bark = leafy(rng), colour(rng, 0.07, 0.5, between(rng, 0.25, 0.5))
     if rng.random() < 0.15:
         crown = colour(rng, between(rng, 0.03, 0.12), 0.8, 0.7)
     width = between(rng, 0.1, 0.2)
-    parts = [(box(-width, 0.1, width, 0.95), bark)]
+    parts: list[Part] = [(box(-width, 0.1, width, 0.95), bark)]
     if rng.random() < 0.4:
         for y, wide in ((0.45, 0.7), (0.05, 0.55), (-0.35, 0.4)):
             parts.append(([(-wide, y), (0, y - 0.65), (wide, y)], crown))
@@ -372,12 +365,12 @@ def tree(rng):
     return parts
 
 
-def umbrella(rng):
-    cloth = _vivid(rng)
-    middle = _vivid(rng) if rng.random() < 0.6 else cloth
+def umbrella(rng: Generator) -> list[Part]:
+    cloth = vivid(rng)
+    middle = vivid(rng) if rng.random() < 0.6 else cloth
     stick = colour(rng, 0.08, 0.4, between(rng, 0.2, 0.5))
     edge, height = between(rng, -0.15, 0.1), between(rng, 0.6, 0.8)
-    parts = [
+    parts: list[Part] = [
         (bar((0, -0.9), (0, 0.8), 0.08), stick),
         (ring(0.16, 0.78, 0.2, 0.09, 0, 0.5), stick),
         (ellipse(0, edge, 0.95, height, 0.5, 1), cloth),

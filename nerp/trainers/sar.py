@@ -189,6 +189,9 @@ def with_alignment(method: type[Trainer]) -> type[Trainer]:
     name = method.__name__ + SAR_SUFFIX
     if not method.folder:
         raise NerpError(f"there is no {name}: {method.__name__} learns nothing")
+    if method.on_features:
+        raise NerpError(f"there is no {name}: {method.__name__} learns from features that are "
+                        "encoded once, and its classes' do not change")
     if method.text_by_image:
         raise NerpError(f"there is no {name}: a class of {method.__name__} has no feature of its "
                         "own, only one for each image")

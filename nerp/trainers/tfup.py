@@ -184,7 +184,8 @@ class TFUP_T(TFUP):
     def class_features(self, images: Tensor | None = None) -> Tensor:
         """t; of a class that was not trained on, whose residual is 0, the text alone."""
         names = self.classes.names
-        rows = columns_by_name(torch.arange(len(names)), names, self.trained)
+        places = torch.arange(len(names), device=self.clip.device)
+        rows = columns_by_name(places, names, self.trained)
         res = torch.cat([self.tensor(_RES), self.texts.new_zeros(1, self.texts.shape[1])])[rows]
         return adapted_text(self.texts, res, self.settings.RATIO_BETA)
 

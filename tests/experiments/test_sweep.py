@@ -277,7 +277,7 @@ def test_status_counts_and_names_what_failed(world, monkeypatch):
     runs = plan(selection)
     assert [state(run) for run in runs] == ["waiting"] * 5
     world.sweep(runs)
-    text = overview(remembered(str(world.output)))
+    text = overview(remembered(str(world.output), str(world.root), ()))
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "MMRL" in line}
     assert rows["MMRL"] == ["2", "0", "1", "0", "0"]  # done, running, failed, interrupted, waiting
     assert rows["MMRL_NeRP"] == ["1", "0", "0", "0", "1"]
@@ -290,10 +290,10 @@ def test_status_says_how_far_a_training_is(world):
     run.directory.mkdir(parents=True)
     with open(run.directory / LOG_FILE, "w") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert f"running: {run.label}" in overview(remembered(str(world.output)))
+        assert f"running: {run.label}" in overview(remembered(str(world.output), str(world.root), ()))
         log.write("epoch 181 of 200: loss 0.5000, rate 0.001, 2.0 s, 38 s left\n")
         log.flush()
-        text = overview(remembered(str(world.output)))
+        text = overview(remembered(str(world.output), str(world.root), ()))
     assert f"running, epoch 181 of 200: {run.label}" in text
 
 
@@ -346,7 +346,7 @@ def test_a_failed_run_that_was_mended_by_hand_counts_as_done(world, monkeypatch)
 
 def test_status_before_any_sweep_says_so(world):
     with pytest.raises(NerpError, match="no sweep has been started"):
-        remembered(str(world.output))
+        remembered(str(world.output), str(world.root), ())
 
 
 def test_jobs_through_submitit_do_the_same(world, monkeypatch):

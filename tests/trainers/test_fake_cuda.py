@@ -13,8 +13,10 @@ from nerp.clip.model import Clip
 from nerp.clip.modules import CLIP
 from nerp.correction.wrapper import priors
 from nerp.data.benchmark import Benchmark, Item
+from nerp.engine.schedule import BY_STEP
 from nerp.engine.train import TrainingRun
 from nerp.settings.protocols import SAR_SUFFIX
+from nerp.trainers.on_features import OnFeatures
 from nerp.trainers.teacher import Teacher
 
 PINS = Path(__file__).parents[2] / "scripts/lib/constraints.txt"
@@ -89,9 +91,36 @@ def build(method, model, precision):
     return TRAINERS[method](golden_config(), clip, eurosat_classes("base"))
 
 
+class Features:
+    """Of ten training images, and of no validation images; see `on_features.Images`."""
+
+    validates_on_tested = False
+
+    def plain(self, split):
+        return torch.zeros(10 if split == "train" else 0, 64, device=CUDA)
+
+    def drawn(self, number, which=None, split="train"):
+        return torch.zeros(10 if which is None else len(which), 64, device=CUDA)
+
+    def labels(self, split):
+        return torch.zeros(10 if split == "train" else 0, dtype=torch.long, device=CUDA)
+
+
+def feature_steps(trainer):
+    """Build a method that trains on features, and take the gradient of a batch. It may wait: what
+    it does for each of them is little."""
+    trainer.prepare_training()
+    with torch.autocast("cuda", enabled=False):
+        trainer.build(Features())
+        trainer.feature_loss(*next(trainer.batches(Features(), 0))).backward()
+    assert any(parameter.grad is not None for parameter in trainer.parameters())
+
+
 def steps(trainer, watch, folder):
     """Train for two steps; the second one, where what is computed once is there, is watched."""
     cfg = trainer.cfg
+    if trainer.steps is not None:
+        cfg.OPTIM.LR_SCHEDULER = BY_STEP
     cfg.TRAINER.NAME, cfg.DATALOADER.K_TRANSFORMS = type(trainer).__name__, trainer.views
     if trainer.steps is not None:
         cfg.OPTIM.LR_SCHEDULER = "cosine_iterations"
@@ -111,20 +140,22 @@ def steps(trainer, watch, folder):
 
 
 def evaluation(trainer, watch):
-    """A batch, watched."""
+    """A batch, watched; methods on features look at the labels of their keys in each."""
     images = torch.zeros(4, 3, trainer.clip.size, trainer.clip.size, device=CUDA)
     with torch.inference_mode(), trainer.clip.autocast():
         classify = trainer.classifier()
         watch.seen.clear()
         logits = classify(images)
-    assert watch.seen == []
+    assert watch.seen == [] or trainer.on_features
     assert logits.device.type == "cuda" and logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("method", "precision"), PRECISIONS)
 def test_training_evaluation_and_priors(method, precision, cuda, tmp_path):
     trainer = build(method, transformer(), precision)
-    if trainer.parameters():
+    if trainer.on_features and type(trainer).feature_loss is not OnFeatures.feature_loss:
+        feature_steps(trainer)
+    elif trainer.parameters() and not trainer.on_features:
         steps(trainer, cuda, tmp_path)
     evaluation(trainer, cuda)
     other = trainer.for_classes(eurosat_classes("new"))
@@ -139,6 +170,6 @@ def test_on_a_resnet(method, cuda, tmp_path):
         trainer = build(method, resnet(), published(method))
     except NerpError as error:
         pytest.skip(str(error))
-    if trainer.parameters():
+    if trainer.parameters() and not trainer.on_features:
         steps(trainer, cuda, tmp_path)
     evaluation(trainer, cuda)
