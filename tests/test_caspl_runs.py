@@ -36,6 +36,11 @@ def test_a_run_from_the_boosting_phase_to_a_test(nerp, small_run, tmp_path):
         *golden_options("CasPL"),
         "DATASET.NUM_SHOTS", "-1", "DATASET.SUBSAMPLE_CLASSES", "all", "TEST.NO_TEST", "True")
     assert status == 0 and "60 training images of 10 classes" in text, error
+    status, _, error = nerp(
+        "test", "--trainer", "CasPL_NeRP", *flags, "--model-dir", boosting, "--output-dir",
+        tmp_path / "corrected", *small_run[1], "DATASET.SUBSAMPLE_CLASSES", "new")
+    assert status == 0, error
+    assert "nerp" in json.loads((tmp_path / "corrected" / "result.json").read_text())
     status, text, error = nerp(
         "train", "--trainer", "CasPL_CoOp", *flags, "--output-dir", adapted, *opts,
         "DATASET.SUBSAMPLE_CLASSES", "base", f"{NODE}BOOSTING", boosting, f"{NODE}N_CTX", "2",

@@ -65,7 +65,11 @@ class Demo:
         self.tell = tell
         self.done = 0
         # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
-        self.total = 4 + 3 * len(settings.methods) * len(settings.seeds)
+        # What is trained once for all seeds is tested on base classes for each of them instead.
+        below = (catalogue.foundation(method) for method in settings.methods)
+        once = {of.method for of in below if of}
+        once |= set(filter(catalogue.trains_without_labels, settings.methods))
+        self.total = 4 + 3 * len(settings.methods) * len(settings.seeds) + len(once)
         self.once: dict[str, Path] = {}  # method -> the training that serves all seeds
         self.folders: list[Path] = []  # of the runs
         # What must be said of a plain method: what stood in for its files, what else it has seen.

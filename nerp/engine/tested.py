@@ -106,10 +106,11 @@ class Tested:
     @cached_property
     def is_seen(self) -> bool:
         """Whether the tested classes are those that were trained on: by the names in the
-        checkpoint, by the protocol where it has none."""
+        checkpoint; by the protocol where it has none, or training read no labels."""
         by_protocol = is_seen(self.cfg, self.source)
         trained = self.checkpoint.classnames if self.checkpoint else ()
-        if not trained or is_open(self.cfg) or self._is_elsewhere:
+        names_decide = trained and TRAINERS[self.resolved.method].reads_labels
+        if not names_decide or is_open(self.cfg) or self._is_elsewhere:
             return by_protocol
         known = set(map(comparable, trained))
         seen = all(comparable(name) in known for name in self.bench.classnames)

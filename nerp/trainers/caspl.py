@@ -90,6 +90,7 @@ class CasPL(DeepPrompts):
         "N_CTX_VISION", "N_CTX_TEXT", "CTX_INIT", "PROMPT_DEPTH_VISION", "PROMPT_DEPTH_TEXT"
     )
     also_seen = SEEN
+    reads_labels = False
 
     teacher: Teacher | None = None
 

@@ -46,6 +46,8 @@ class Method(ABC):
         text_by_image: whether a class has another feature for each image.
         also_seen: what a training has seen beyond the labelled images of the classes that it is
             on, in words (`seen_besides`).
+        reads_labels: whether training reads labels; where it does not, its classes are none that
+            were trained on because their names are known.
         learns_names: whether training on base classes makes use of the novel classes' names
             (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.
@@ -75,6 +77,7 @@ class Method(ABC):
     on_features: bool = False
     also_seen: str = ""
     text_by_image: bool = False
+    reads_labels: bool = True
     learns_names: bool = False
     views: int = 1
     independent: bool = True

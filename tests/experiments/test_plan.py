@@ -169,6 +169,8 @@ def test_the_methods_are_the_registered_ones():
     assert {name for name in TRAINERS.names() if TRAINERS[name].folder} == {
         name for name in methods() if catalogue()["methods"][name]
     }
+    assert {name for name in methods() if trains_without_labels(name)} == {
+        name for name in methods() if not TRAINERS[name].reads_labels}
     assert published_methods() == ["ZeroshotCLIP",
                                    *(x for name in LEARNING for x in (name, name + "_NeRP"))]
 
