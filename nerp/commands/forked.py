@@ -39,7 +39,7 @@ def import_everything() -> int:
     for name in ("nerp.commands.train", "nerp.commands.test", "nerp.base.distributed",
                  "nerp.engine.run", "nerp.trainers", "nerp.data.layouts", "nerp.correction",
                  "nerp.correction.pairs", "nerp.correction.references", "nerp.demo.world",
-                 "nerp.settings.catalogue", "numpy.ma", "torchvision.transforms", 
+                 "nerp.settings.catalogue", "numpy.ma", "torchvision.transforms",
                  "torch._dynamo", "torch.utils.serialization.config", "safetensors.torch",
                  "multiprocessing.synchronize"):
         importlib.import_module(name)

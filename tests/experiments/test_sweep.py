@@ -290,7 +290,8 @@ def test_status_says_how_far_a_training_is(world):
     run.directory.mkdir(parents=True)
     with open(run.directory / LOG_FILE, "w") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
-        assert f"running: {run.label}" in overview(remembered(str(world.output), str(world.root), ()))
+        text = overview(remembered(str(world.output), str(world.root), ()))
+        assert f"running: {run.label}" in text
         log.write("epoch 181 of 200: loss 0.5000, rate 0.001, 2.0 s, 38 s left\n")
         log.flush()
         text = overview(remembered(str(world.output), str(world.root), ()))
