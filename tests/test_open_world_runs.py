@@ -219,6 +219,14 @@ def test_stacking_looks_at_base_validation_images_and_its_ceiling_at_test_labels
     assert found["base"] <= found["uncorrected_base"]
 
 
+def test_stacking_has_nothing_to_calibrate(nerp, small_run, model):
+    flags, opts = small_run
+    status, _, error = nerp("test", "--trainer", "CoOp_NeRP", *flags, "--model-dir", model("CoOp"),
+                            *opts, *golden_options("CoOp"), *OPEN, "NERP.RULE", "stacking",
+                            "NERP.THRESHOLDS", "calibrated")
+    assert status == 1 and error.splitlines()[-1].endswith("NERP.RULE shift or flip")
+
+
 def test_stacking_is_for_the_open_world(nerp, small_run, model):
     flags, opts = small_run
     status, _, error = nerp("test", "--trainer", "CoOp_NeRP", *flags, "--model-dir", model("CoOp"),

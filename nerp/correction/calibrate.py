@@ -62,7 +62,7 @@ def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
     Raises NerpError for a rule that has neither thresholds nor strengths.
     """
     sweep = Sweep(saved)
-    start, settings = _settings(rule)
+    start, settings = adjustable(rule)
     before = sweep.correct(start).predictions
     best, found = (0, 0), None
     for setting in settings:
@@ -78,8 +78,11 @@ def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
     return Calibration(chosen, len(saved.labels), *accuracy, changed=found is not None)
 
 
-def _settings(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[CorrectionRule]]:
-    """What to fall back to, and what to try instead."""
+def adjustable(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[CorrectionRule]]:
+    """What to fall back to, and what to try instead.
+
+    Raises NerpError for a rule that has nothing to choose on validation images.
+    """
     if isinstance(rule, Rule):
         tried = (replace(rule, tau=tau, thres=thres) for tau, thres in product(TAUS, MARGINS))
         return replace(rule, tau=NEVER), tried
@@ -88,5 +91,5 @@ def _settings(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[Correction
             replace(rule, strengths={name: f * s for name, s in rule.strengths.items()})
             for f in FACTORS
         )
-    raise NerpError(f"NERP.THRESHOLDS calibrated: the rule {rule.name} has neither thresholds nor "
-                    "strengths")
+    raise NerpError(f"NERP.THRESHOLDS calibrated: the rule {rule.name} has no thresholds or "
+                    "strengths to choose; leave it out, or NERP.RULE shift or flip")

@@ -12,7 +12,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import REFERENCES, RULES
 from nerp.clip.device import in_float32
-from nerp.correction.calibrate import Calibration, calibrate
+from nerp.correction.calibrate import Calibration, adjustable, calibrate
 from nerp.correction.correction import Correction, CorrectionRule, Extra, Run, carry_out
 from nerp.correction.looked_at import TRAINING_LABELS, most
 from nerp.correction.pairs import Clues, Labelled, Pairs, find_pairs
@@ -261,6 +261,7 @@ def _calibrate(cfg: CfgNode, material: Material, rule: CorrectionRule) -> Calibr
     A source that cannot serve them (a bundle of the classes under test, or one that looks at
     test images) gives way to text.
     """
+    adjustable(rule)  # refuses before any image is encoded
     seen = material.seen()
     held = material.validation()
     if not len(held.labels):
