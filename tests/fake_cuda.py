@@ -48,6 +48,7 @@ class Watch(TorchDispatchMode):
             return _storage(args[0]) in self._pinned
         if name in ("_pin_memory", "pin_memory"):
             copy = args[0].clone()
+            copy.constant = None  # a number that is known would be copied by the real driver
             self._pinned[_storage(copy)] = copy
             return copy
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

@@ -20,8 +20,7 @@ from nerp.trainers.on_features import OnFeatures
 from nerp.trainers.teacher import Teacher
 
 PINS = Path(__file__).parents[2] / "scripts/lib/constraints.txt"
-# Those on kept features take no step on images, and sort their votes on the host.
-METHODS = [method for method in TRAINERS.names() if not TRAINERS[method].on_features]
+METHODS = TRAINERS.names()
 TEXT = {"width": 128, "layers": 4, "vocab_size": 49408, "context_length": 77}
 
 
@@ -122,8 +121,6 @@ def steps(trainer, watch, folder):
     if trainer.steps is not None:
         cfg.OPTIM.LR_SCHEDULER = BY_STEP
     cfg.TRAINER.NAME, cfg.DATALOADER.K_TRANSFORMS = type(trainer).__name__, trainer.views
-    if trainer.steps is not None:
-        cfg.OPTIM.LR_SCHEDULER = "cosine_iterations"
     names = list(trainer.classes.names)
     items = [Item(f"{name}.jpg", label, name) for label, name in enumerate(names)]
     bench = Benchmark("EuroSAT", folder, folder, items, [], items, names)
