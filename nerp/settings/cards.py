@@ -33,9 +33,10 @@ def find_card(name: str) -> Path:
 
 
 def _find_shipped(name: str) -> Path:
+    path = shipped("datasets") / f"{name}.yaml"
+    if Path(name).name == name and path.is_file():  # without a look at the others: plans ask often
+        return path
     cards = shipped_cards()
-    if name in cards:
-        return cards[name]
     for path in cards.values():
         if load_yaml(path)["DATASET"]["NAME"] == name:
             return path

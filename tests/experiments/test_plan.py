@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import shlex
+from functools import cache
 
 import pytest
 
@@ -29,13 +30,19 @@ LABELLED = [name for name in LEARNING if not trains_without_labels(name)]
 TESTED = ["ZeroshotCLIP", *LEARNING, *(f"{name}_NeRP" for name in LEARNING)]
 
 
+@cache
+def parser(name: str) -> argparse.ArgumentParser:
+    """Of a command; built once, since thousands of lines are read."""
+    made = argparse.ArgumentParser()
+    {"train": train_command, "test": test_command}[name].add_arguments(made)
+    return made
+
+
 def parsed(command: str) -> argparse.Namespace:
     """A printed command line, read by the command's own parser."""
     program, name, *rest = shlex.split(command)
     assert program == "nerp"
-    parser = argparse.ArgumentParser()
-    {"train": train_command, "test": test_command}[name].add_arguments(parser)
-    args = parser.parse_args(rest)
+    args = parser(name).parse_args(rest)
     args.phase = name
     args.options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
     return args
