@@ -24,11 +24,13 @@ def read_shares(file: str, classnames: Sequence[str]) -> dict[str, float]:
     further = [key for key in content if key not in wanted]
     if further:
         raise NerpError(f"{file}: {brief(further[0])} is no class under test")
+    shares: dict[str, float] = {}
     for key, share in content.items():
         if not is_number(share) or not share > 0:
             raise NerpError(f"{file}: the share of {brief(key)} is {brief(share)}; it is a number "
                             "above 0")
-    total = sum(content.values())
+        shares[key] = share
+    total = sum(shares.values())
     if abs(total - 1) > 1e-4:
         raise NerpError(f"{file}: the shares sum to {total:g}; they sum to 1")
-    return {name: float(content[key]) / total for key, name in wanted.items()}
+    return {name: shares[key] / total for key, name in wanted.items()}

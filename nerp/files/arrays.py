@@ -4,9 +4,10 @@ import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from nerp.base.errors import NerpError
 from nerp.files.opening import MIB, opened, reading
@@ -28,11 +29,12 @@ class Kind(NamedTuple):
 
 
 FLOATS, WHOLE, TEXTS = "f", "iu", "U"
+Array = npt.NDArray[Any]  # of the kind that the file has, one of those that a `Kind` allows
 
 
 def read_arrays(
     path: str | Path, wanted: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
-) -> dict[str, np.ndarray]:
+) -> dict[str, Array]:
     """The `wanted` arrays of an npz file, those of `optional` that it has, and no others.
 
     Every checksum is compared. Raises NerpError, naming the file, if it is missing or damaged, or
@@ -63,7 +65,7 @@ def read_arrays(
     return arrays
 
 
-def _read(member: BinaryIO) -> np.ndarray:
+def _read(member: IO[bytes]) -> Array:
     version = np.lib.format.read_magic(member)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else \
         np.lib.format.read_array_header_2_0
@@ -78,7 +80,7 @@ def _read(member: BinaryIO) -> np.ndarray:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def _check(array: np.ndarray, kind: Kind, where: str) -> None:
+def _check(array: Array, kind: Kind, where: str) -> None:
     native = array.dtype.isnative
     if array.dtype.kind not in kind.kinds or array.ndim != kind.axes or not native:
         raise NerpError(f"{where} is {array.dtype} {list(array.shape)}; it takes "

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from nerp.base.beside import AnyPath
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.paths import write_text
 from nerp.files.json_file import read_json
@@ -25,7 +26,7 @@ SETTLED = 2.0
 T = TypeVar("T")
 
 
-def file_digest(path: str | os.PathLike) -> str:
+def file_digest(path: AnyPath) -> str:
     """16 hex digits of a file's content. Raises NerpError where it cannot be read."""
     content = hashlib.sha256()
     with opened(path) as file:
@@ -103,12 +104,13 @@ def _digest(path: str, size: int, *times: int) -> str:
     kept = _read(note)
     seen = [size, *times]
     if path in kept and kept[path][:-1] == seen:
-        return kept[path][-1]
+        return str(kept[path][-1])
     kept.pop(path, None)
-    kept[path] = [*seen, file_digest(path)]
+    digest = file_digest(path)
+    kept[path] = [*seen, digest]
     with contextlib.suppress(DiskError):
         write_text(note, json.dumps(dict(list(kept.items())[-_MOST_KEPT:]), indent=1) + "\n")
-    return kept[path][-1]
+    return digest
 
 
 def cache_folder() -> Path:
@@ -117,7 +119,7 @@ def cache_folder() -> Path:
     return Path(home).expanduser() / "nerp"
 
 
-def _read(note: Path) -> dict[str, list]:
+def _read(note: Path) -> dict[str, list[object]]:
     try:
         content = read_json(note)
     except NerpError:

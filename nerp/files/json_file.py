@@ -5,8 +5,10 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief
@@ -18,9 +20,10 @@ _DEEPEST = 50
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 Check = Callable[[object], bool]
+Fields = Mapping[str, tuple[Check, str]]
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path) -> dict[str, object]:
     """The JSON object in a file, gzipped or plain.
 
     Raises NerpError, naming the file, if it is missing, not JSON or not an object, or holds
@@ -43,7 +46,7 @@ def read_json(path: str | Path) -> dict:
 
 
 def check_fields(
-    content: Mapping, fields: Mapping[str, tuple[Check, str]], optional: Mapping, where: str
+    content: Mapping[str, object], fields: Fields, optional: Fields, where: str
 ) -> None:
     """Raise NerpError where a field of a record is missing or not what it must be.
 
@@ -59,24 +62,25 @@ def check_fields(
             raise NerpError(f"{where}: {name} is {brief(content[name])}; it takes {takes}")
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str)
 
 
-def is_node(value: object) -> bool:
+def is_node(value: object) -> TypeGuard[dict[str, object]]:
     return isinstance(value, dict)
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 2**63
 
 
-def is_percent(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 100
+def is_percent(value: object) -> TypeGuard[float]:
+    return is_number(value) and 0 <= value <= 100
 
 
-def is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number that a float can hold."""
+    return (type(value) is int or type(value) is float) and abs(value) <= sys.float_info.max
 
 
 def _not_finite(word: str) -> float:

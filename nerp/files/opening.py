@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from nerp.base.beside import AnyPath
 from nerp.base.errors import NerpError
 from nerp.base.printable import printable
 
@@ -18,7 +19,7 @@ _last: list[str] = []
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def opened(path: AnyPath) -> Iterator[BinaryIO]:
     """The regular file at `path`, to be read; a pipe or a device is not waited for.
 
     Raises NerpError, naming the file, where there is none or it cannot be read.
@@ -42,7 +43,7 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_bytes(path: str | os.PathLike, most: int) -> bytes:
+def read_bytes(path: AnyPath, most: int) -> bytes:
     """The content of a file of at most `most` bytes. Raises NerpError as `opened` does."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -55,7 +56,7 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
             raise NerpError(f"{path}: {reason(error)}") from None
 
 
-def read_text(path: str | os.PathLike, most: int = 64 * MIB) -> str:
+def read_text(path: AnyPath, most: int = 64 * MIB) -> str:
     """The content of a UTF-8 file. Raises NerpError, naming it, for one that is not."""
     try:
         return read_bytes(path, most).decode()
@@ -63,7 +64,7 @@ def read_text(path: str | os.PathLike, most: int = 64 * MIB) -> str:
         raise NerpError(f"{path}: not a text file") from None
 
 
-def read_end(path: str | os.PathLike, most: int) -> str:
+def read_end(path: AnyPath, most: int) -> str:
     """The last `most` bytes of a text file, what is not UTF-8 replaced. Raises NerpError as
     `opened` does."""
     with opened(path) as file:
@@ -72,7 +73,7 @@ def read_end(path: str | os.PathLike, most: int) -> str:
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
+def reading(path: AnyPath, what: str) -> Iterator[None]:
     """Whatever goes wrong in here is the file's fault: NerpError, "`path`: not `what`".
 
     For libraries that raise all sorts on damaged files, and for content that does not fit what is
@@ -110,7 +111,7 @@ def reason(error: BaseException) -> str:
     return printable(" ".join(text.split()))[:_SHOWN] or kind
 
 
-def regular(path: str | os.PathLike) -> Path:
+def regular(path: AnyPath) -> Path:
     """`path`, for a library that opens it itself. Raises NerpError as `opened` does."""
     with opened(path):
         return Path(path)

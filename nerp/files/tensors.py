@@ -82,13 +82,14 @@ def _read_zip(file: BinaryIO) -> object:
                 raise ValueError("its numbers are packed")
             numbers = torch.empty(record.file_size, dtype=torch.uint8)
             with archive.open(record) as content:  # which compares the checksum
-                read = content.readinto(memoryview(numbers.numpy())) if len(numbers) else 0
+                assert isinstance(content, zipfile.ZipExtFile)  # as every one opened to be read is
+                read = content.readinto(numbers.numpy().data) if len(numbers) else 0
                 if read < len(numbers) or content.read(1):
                     raise EOFError("a record ends too soon")
             return numbers
 
-        with archive.open(names[f"{root}data.pkl"]) as content:
-            pickled = content.read(_LARGEST_PICKLE + 1)
+        with archive.open(names[f"{root}data.pkl"]) as described:
+            pickled = described.read(_LARGEST_PICKLE + 1)
         if len(pickled) > _LARGEST_PICKLE:
             raise ValueError("its data.pkl is too large")
         content = unpickle(io.BytesIO(pickled))
@@ -104,7 +105,7 @@ def _module_tensors(
     """The tensors of a module and of those in it, under their names in its state dict."""
     left = _MOST_RECORDS
 
-    def walk(module, prefix):
+    def walk(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
         nonlocal left
         state = module.state if isinstance(module, Inert) else None
         left -= 1
@@ -123,12 +124,17 @@ def _read_legacy(file: BinaryIO) -> object:
     if unpickle(file) != _LEGACY_MAGIC:
         raise ValueError("it begins as none does")
     unpickle(file)  # the protocol, and what machine it is from
-    if unpickle(file).get("little_endian") is not (sys.byteorder == "little"):
+    machine = unpickle(file)
+    order = machine.get("little_endian") if isinstance(machine, dict) else None
+    if order is not (sys.byteorder == "little"):
         raise ValueError("its numbers are of a machine with another order of bytes")
     content = unpickle(file)
-    start, end, places = file.tell(), file.seek(0, os.SEEK_END), {}
+    start, end = file.tell(), file.seek(0, os.SEEK_END)
+    places: dict[str, tuple[int, int]] = {}
     file.seek(start)
     keys = unpickle(file)
+    if not isinstance(keys, list):
+        raise ValueError("it does not list its storages")
     place = file.tell()
     sizes: dict[str, int] = {}
     # Numbers follow each other, a count and then so many numbers, of a type that the pickle says.

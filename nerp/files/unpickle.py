@@ -5,7 +5,7 @@ empty placeholder, and placeholders are dropped from what is read.
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -52,30 +52,35 @@ class Inert:
 
     state: object = None
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: object, **kwargs: object) -> "Inert":
         return super().__new__(cls)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def _ignore(self, *args, **kwargs):
+    def _ignore(self, *args: object, **kwargs: object) -> None:
         pass
 
     __call__ = __setitem__ = append = extend = add = update = _ignore
 
 
-class _Dict(dict):
+class _Dict(dict[object, object]):
     """An OrderedDict, without the attributes that a file may give it."""
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
-def _describe(storage, offset, shape, stride, *_):
-    """A tensor of a kind that is not read here (sparse, of another type) is an object as others."""
+def _describe(
+    storage: object, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object
+) -> Described | Inert:
+    """A tensor of a kind that is not read here (sparse, of another type) is an object as others.
+
+    The numbers are whatever the file says; whoever makes a tensor of them checks them.
+    """
     if not isinstance(storage, Storage):
         return Inert()
     return Described(storage, offset, tuple(shape), tuple(stride))
@@ -97,13 +102,14 @@ class _Unpickler(pickle._Unpickler):
     dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items()
                 if code not in {forbidden[0] for forbidden in _FORBIDDEN}}
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> object:
         return _KNOWN.get((module, name), Inert)
 
-    def persistent_load(self, saved_id):
+    def persistent_load(self, saved_id: Sequence[object]) -> Storage | Inert:
         kind, dtype, key, _, count, *_ = saved_id
-        known = kind == "storage" and isinstance(dtype, torch.dtype) and type(count) is int
-        return Storage(str(key), dtype, count) if known else Inert()
+        if kind == "storage" and isinstance(dtype, torch.dtype) and type(count) is int:
+            return Storage(str(key), dtype, count)
+        return Inert()
 
 
 def unpickle(file: BinaryIO) -> object:
@@ -119,7 +125,7 @@ def plain(value: object, tensor: Callable[[Described], object]) -> object:
     descriptions. Raises ValueError for more values than a checkpoint has, or no end of them."""
     left = _MOST_VALUES
 
-    def walk(value, depth):
+    def walk(value: object, depth: int) -> object:
         nonlocal left
         left -= 1
         if left < 0 or depth > _DEEPEST:
@@ -138,5 +144,5 @@ def plain(value: object, tensor: Callable[[Described], object]) -> object:
 
 
 def _is_plain(value: object) -> bool:
-    plain = bool | int | float | complex | str | bytes | None | dict | list | tuple
-    return isinstance(value, plain | Described)
+    plain = (bool, int, float, complex, str, bytes, type(None), dict, list, tuple)
+    return isinstance(value, (*plain, Described))

@@ -16,7 +16,7 @@ _DEEPEST = 50
 _MOST_KEPT = 100  # files whose lines are remembered
 
 
-def load_yaml(path: str | Path) -> dict:
+def load_yaml(path: str | Path) -> dict[str, object]:
     """The KEY: value lines of a YAML file: names, numbers, truth values, texts, lists of them.
 
     Raises NerpError, naming the file, for one that is missing or is not one, and for aliases that
@@ -55,7 +55,7 @@ def _lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
             yield from _lines(value, f"{prefix}{name.value}.")
 
 
-def mapping(value: object, source: str) -> Mapping:
+def mapping(value: object, source: str) -> Mapping[str, object]:
     """`value`, which must be a mapping. Raises NerpError, beginning with `source`, if it is not."""
     if not isinstance(value, Mapping):
         raise NerpError(f"{source}: expected KEY: value lines, found {brief(value)}")

@@ -202,6 +202,7 @@ def test_shares_in_a_file_are_met_and_their_origin_is_unknown(tmp_path):
     ({f"class {c}": 1 / 7 for c in range(7)}, "'class 6' is no class under test"),
     ({f"class {c}": c / 15 for c in range(6)}, "the share of 'class 0' is 0"),
     ({f"class {c}": "many" for c in range(6)}, "the share of 'class 0' is 'many'"),
+    ({f"class {c}": 10**400 for c in range(6)}, "the share of 'class 0' is 10000"),
 ])
 def test_bad_shares_are_one_line(tmp_path, content, message):
     with pytest.raises(NerpError, match=message):
