@@ -27,7 +27,7 @@ from nerp.base.registry import REFERENCES
 from nerp.engine.confidence import probabilities
 from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
-from nerp.engine.record_file import check_owner, read_measured, read_record
+from nerp.engine.record_file import check_owner, flips_of, read_measured, read_record
 from nerp.engine.run import run_test, run_training
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
 from nerp.settings.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
@@ -36,8 +36,7 @@ from nerp.settings.resolve import Request, resolve
 Array = npt.NDArray[Any]
 
 _MEASURED = ("accuracy", "macro_f1", "per_class_accuracy")
-_FLIPS = ("flips", "helped", "hurt", "neutral")
-_EFFECT = ("uncorrected_accuracy", *_FLIPS)
+_EFFECT = ("uncorrected_accuracy", "flips", "helped", "hurt", "neutral")
 _ITEMS = {"labels": Kind(WHOLE, 1), "paths": Kind(TEXTS, 1), "classnames": Kind(TEXTS, 1)}
 _PREDICTIONS = {"identity": Kind(TEXTS, 0), "logits": Kind(FLOATS, 2), **_ITEMS}
 _OF_NERP = {"corrected_logits": Kind(FLOATS, 2), "pairs": Kind(WHOLE, 2)}
@@ -292,24 +291,24 @@ def _read(path: Path, corrected: bool) -> Tested:
     arrays = read_arrays(path / PREDICTIONS_FILE, _PREDICTIONS, optional)
     uncalibrated = arrays.get("corrected_logits", arrays["logits"])
     check_owner(arrays.pop("identity"), record, path / PREDICTIONS_FILE)
-    common = {
-        "path": path, "record": record,
-        "accuracy": record["accuracy"], "macro_f1": record["macro_f1"],
-        "per_class": record["per_class_accuracy"],
-        "logits": arrays["logits"], "labels": arrays["labels"],
-        "paths": tuple(arrays["paths"].tolist()),
-        "classnames": tuple(arrays["classnames"].tolist()),
-        "calibrated_logits": arrays.get("calibrated_logits", uncalibrated),
-    }
+    tested = Tested(
+        path=path, record=record,
+        accuracy=record["accuracy"], macro_f1=record["macro_f1"],
+        per_class=record["per_class_accuracy"],
+        logits=arrays["logits"], labels=arrays["labels"],
+        paths=tuple(arrays["paths"].tolist()),
+        classnames=tuple(arrays["classnames"].tolist()),
+        calibrated_logits=arrays.get("calibrated_logits", uncalibrated),
+    )
     if not corrected:
-        return Tested(**common)
+        return tested
     return Corrected(
-        **common,
+        **vars(tested),
         corrected_logits=uncalibrated,
         priors={name.removesuffix("_prior"): value for name, value in arrays.items()
                 if name.endswith("_prior")},
         pairs=arrays.get("pairs", np.zeros((0, 2), np.int64)),
-        flips={name: record[name] for name in _FLIPS},
+        flips=flips_of(record),
         uncorrected_accuracy=record["uncorrected_accuracy"],
         looked_at=record.get("nerp", {}).get("looked_at", "nothing"),
     )

@@ -13,6 +13,7 @@ from nerp.correction.flipping import Rule
 from nerp.correction.looked_at import most, with_caveat
 from nerp.correction.sweep import Sweep
 from nerp.engine.metrics import harmonic_mean
+from nerp.engine.record_file import flips_of
 from nerp.engine.run import run_test, run_training
 from nerp.engine.saved import SavedRun, load_run
 from nerp.files.yaml_file import load_yaml
@@ -46,7 +47,7 @@ class Row:
     name: str
     base: list[float] = field(default_factory=list)
     novel: list[float] = field(default_factory=list)
-    flips: list[dict] = field(default_factory=list)
+    flips: list[dict[str, int]] = field(default_factory=list)
 
     @property
     def harmonic(self) -> list[float]:
@@ -107,7 +108,7 @@ class Demo:
         released = Row("+ NeRP, released", list(row.base))
         row.name = f"+ NeRP, {rule.name}"
         for i, of in enumerate(runs):
-            row.flips.append(of[NOVEL].result)
+            row.flips.append(flips_of(of[NOVEL].result))
             for part, run in of.items():
                 outcome = Sweep(run.saved).outcome(Rule())
                 if part == BASE:
@@ -234,7 +235,7 @@ def table(rows: Iterable[Row]) -> str:
             [row.name, *(_spread(values) for values in (row.base, row.novel, row.harmonic)), flips]
         )
     headers = ["", "base", "novel", "H", "novel flips\n(helped/hurt/\nneutral)"]
-    return tabulate(lines, headers=headers, disable_numparse=True)
+    return str(tabulate(lines, headers=headers, disable_numparse=True))
 
 
 def _spread(values: list[float]) -> str:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TypedDict, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
@@ -25,7 +27,7 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.loading import SHIPPED
 from nerp.correction.looked_at import CAVEATS, TEST_LABELS
 from nerp.correction.matching import uniform_bias
-from nerp.correction.shifting import shift
+from nerp.correction.shifting import Shift, Shifted, shift
 from nerp.correction.wrapper import Material, build_nerp, find_priors, values
 from nerp.demo.world import WORLDS, build
 from nerp.engine.correct import gather_material
@@ -61,6 +63,59 @@ SHUFFLES = 20
 ORACLE = np.linspace(0, 5, 51)  # multiples of log frequency, in logits
 
 
+class Gain(TypedDict, total=False):
+    """Of a correction: its gain in points, its flips, and what it has looked at with the words
+    for that; the ceiling has no flips."""
+
+    gain: float
+    flips: int
+    looked_at: str
+    caveat: str
+
+
+class Half(TypedDict):
+    """Of one half of the classes: the accuracy in percent, and the gain of each correction."""
+
+    accuracy: float
+    gains: dict[str, Gain]
+
+
+class Oracle(TypedDict):
+    gain: float
+    multiple: float
+    caveat: str
+
+
+class Sides(TypedDict):
+    """Asymmetry of confusion: measured, by chance alone, after the shift; None without any."""
+
+    measured: float | None
+    chance: float | None
+    after: float | None
+
+
+class Measured(Half):
+    """What `measure` says of one model."""
+
+    classes: int
+    strengths: dict[str, float]
+    shuffled: float
+    oracle: Oracle
+    links: dict[str, dict[str, float | None]]
+    asymmetry: Sides
+
+
+class CaseRecord(Measured):
+    """A case's study.json: `measure` of its novel classes, and which case it is."""
+
+    identity: str
+    backbone: str
+    dataset: str
+    method: str
+    seed: int
+    base: Half
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the study runs, and where it reads and writes.
@@ -78,7 +133,7 @@ class Settings:
     world_seed: int | None = None
 
 
-def run_study(settings: Settings, tell: Callable[[str], None]) -> list[dict]:
+def run_study(settings: Settings, tell: Callable[[str], None]) -> list[CaseRecord]:
     """Every case's record (`measure`), each kept in its run's folder and read from there again."""
     if settings.world_seed is not None:
         world = f"world{settings.world_seed}"
@@ -103,7 +158,9 @@ def _cases(settings: Settings) -> Iterator[tuple[str, str, str, int]]:
         yield from ((backbone, dataset, method, seed) for seed in seeds)
 
 
-def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: int) -> dict:
+def _case(
+    settings: Settings, backbone: str, dataset: str, method: str, seed: int
+) -> CaseRecord:
     def request(classes: str, phase: str) -> Request:
         directory = run_dir(
             settings.output, task="B2N", phase=phase, classes=classes, dataset=dataset, shots=16,
@@ -126,9 +183,9 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
     identity = digest(test.cfg)
     if kept.is_file():
         with contextlib.suppress(NerpError):  # a damaged one is measured anew
-            record = read_json(kept)
-            if record.get("identity") == identity:
-                return record
+            found = read_json(kept)
+            if found.get("identity") == identity:
+                return cast(CaseRecord, found)  # its identity says that these lines wrote it
     model_dir = ""
     if TRAINERS[method].folder:
         model_dir = str(run_training(request("base", "train")))
@@ -136,7 +193,7 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
         Tested(resolve(replace(request(part, "test"), model_dir=model_dir)))
         for part in ("base", "new")
     )
-    record = {
+    record: CaseRecord = {
         "identity": identity, "backbone": backbone, "dataset": dataset, "method": method,
         "seed": seed, **measure(novel, backbone),
         "base": _gains(base, gather_material(base), RULES_TRIED),
@@ -145,7 +202,7 @@ def _case(settings: Settings, backbone: str, dataset: str, method: str, seed: in
     return record
 
 
-def measure(tested: Tested, backbone: str) -> dict:
+def measure(tested: Tested, backbone: str) -> Measured:
     """What the study asks of one model on its novel classes; accuracies and gains in percent.
 
     - `gains`: of the ceiling and of each of `CORRECTIONS`; what has looked at test images or
@@ -169,6 +226,7 @@ def measure(tested: Tested, backbone: str) -> dict:
     over = _over_prediction(logits, tested.labels)
     automatic = build_nerp(tested.trainer, _settings(tested.cfg, "shift"), material)
     shifted = automatic.correct(logits)
+    assert isinstance(automatic.rule, Shift) and isinstance(shifted, Shifted)
     before, after = (
         asymmetry(confusion_matrix(tested.labels, predictions.numpy(), len(names)))
         for predictions in (logits.argmax(1), shifted.predictions)
@@ -196,7 +254,7 @@ def measure(tested: Tested, backbone: str) -> dict:
 def pretraining_share(backbone: str, world: str, classname: str) -> float:
     """The share of a shipped backbone's pre-training images that a class had, by its record."""
     record = json.loads(SHIPPED[backbone].with_suffix(".json").read_text())
-    return record["class_frequency"][world][classname]
+    return float(record["class_frequency"][world][classname])
 
 
 def ceiling(logits: Tensor, labels: Tensor) -> float:
@@ -235,11 +293,13 @@ def _best_threshold(z: Tensor, labels: Tensor, c: int) -> Tensor:
     return edges[score.argmax()] if score.max() > score[zero] else z.new_tensor(0.0)
 
 
-def _gains(tested: Tested, material: Material, tried: Iterable[str]) -> dict:
+def _gains(tested: Tested, material: Material, tried: Iterable[str]) -> Half:
     """The accuracy, and `gains` of the ceiling and of what is tried."""
     logits, labels = tested.logits, torch.from_numpy(tested.labels)
     plain = _accuracy(logits.argmax(1), labels)
-    gains = {"ceiling": {"gain": ceiling(logits, labels), "caveat": CAVEATS[TEST_LABELS]}}
+    gains: dict[str, Gain] = {
+        "ceiling": {"gain": ceiling(logits, labels), "caveat": CAVEATS[TEST_LABELS]},
+    }
     for name in tried:
         nerp = build_nerp(tested.trainer, _settings(tested.cfg, name), material)
         correction = nerp.correct(logits)
@@ -260,10 +320,13 @@ def _settings(cfg: CfgNode, correction: str) -> CfgNode:
     return cfg
 
 
-def _over_prediction(logits: Tensor, labels: np.ndarray) -> np.ndarray:
+def _over_prediction(
+    logits: Tensor, labels: npt.NDArray[np.integer]
+) -> npt.NDArray[np.floating]:
     """[C] by how much more often each class is predicted than it occurs, as a share of that."""
     confusion = confusion_matrix(labels, logits.argmax(1).numpy(), logits.shape[1])
-    return confusion.sum(0) / confusion.sum(1) - 1
+    share: npt.NDArray[np.floating] = confusion.sum(0) / confusion.sum(1)
+    return share - 1
 
 
 def _shuffled(logits: Tensor, labels: Tensor, bias: Tensor, seed: int) -> float:
@@ -276,7 +339,7 @@ def _shuffled(logits: Tensor, labels: Tensor, bias: Tensor, seed: int) -> float:
     return float(np.mean(gains))
 
 
-def _oracle(logits: Tensor, labels: Tensor, log_frequency: Tensor) -> dict:
+def _oracle(logits: Tensor, labels: Tensor, log_frequency: Tensor) -> Oracle:
     plain = _accuracy(logits.argmax(1), labels)
     curve = [
         _accuracy((logits - multiple * log_frequency).argmax(1), labels) - plain

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from nerp.base.paths import write_text
-from nerp.demo.study import ALL_REFERENCES, BACKBONES, METHODS
+from nerp.demo.study import ALL_REFERENCES, BACKBONES, METHODS, CaseRecord
 from nerp.demo.world import WORLDS
 from nerp.results.plots import SETTINGS, STYLES, save_figure
 
@@ -20,10 +21,12 @@ _RULES = ("ceiling", "match", "released rule", "released rule, calibrated", "shi
 _REFERENCE_SETS = (*ALL_REFERENCES, "shift", "all four")
 _FIGURED = ("shift", "match", "released rule")  # each with a marker of its own
 
-Value = Callable[[dict], float | None]
+Value = Callable[[CaseRecord], float | None]
+Number = Callable[[CaseRecord], float]
+_Key = Literal["backbone", "dataset", "method"]
 
 
-def write_report(records: list[dict], directory: Path, command: str) -> Path:
+def write_report(records: list[CaseRecord], directory: Path, command: str) -> Path:
     """Write README.md and its figures into `directory`; the page's path.
 
     Args:
@@ -38,7 +41,7 @@ def write_report(records: list[dict], directory: Path, command: str) -> Path:
     return page
 
 
-def _page(records: list[dict], command: str) -> Iterable[str]:
+def _page(records: list[CaseRecord], command: str) -> Iterable[str]:
     seeds = sorted({r["seed"] for r in records})
     backbones = _present(records, "backbone", BACKBONES)
     yield "# A controlled study of NeRP on the drawn world"
@@ -94,12 +97,12 @@ _BACKBONES = {
 }
 
 
-def _gain(name: str, classes: str = "new") -> Value:
+def _gain(name: str, classes: str = "new") -> Number:
     """The value of a record that is a correction's gain on novel or base classes."""
     return lambda r: (r["base"] if classes == "base" else r)["gains"][name]["gain"]
 
 
-def _findings(records: list[dict]) -> Iterable[str]:
+def _findings(records: list[CaseRecord]) -> Iterable[str]:
     for backbone in _present(records, "backbone", BACKBONES):
         mine = [r for r in records if r["backbone"] == backbone]
         top = _mean(mine, _gain("ceiling"))
@@ -124,7 +127,7 @@ def _link(name: str, to: str) -> Value:
     return lambda r: r["links"].get(name, {}).get(to)
 
 
-def _verdict(records: list[dict], value: Value) -> str:
+def _verdict(records: list[CaseRecord], value: Number) -> str:
     """In words: by how much, over how many models, and whether it stands out from the seeds."""
     values = [value(r) for r in records]
     mean, error = _over_seeds([r for r in records if r["method"] != METHODS[0]], value)
@@ -137,11 +140,11 @@ def _verdict(records: list[dict], value: Value) -> str:
     return f"{word} ({mean:+.2f}{spread} points; better in {better} of {len(values)} models)"
 
 
-def _table(records: list[dict], values: dict[str, Value], classes: str = "new") -> str:
+def _table(records: list[CaseRecord], values: dict[str, Value], classes: str = "new") -> str:
     """A row a method and one for the mean of all models: accuracy, then the mean of each value."""
     some = (records[0]["base"] if classes == "base" else records[0])["gains"]
 
-    def row(name: str, mine: list[dict]) -> list[str]:
+    def row(name: str, mine: list[CaseRecord]) -> list[str]:
         accuracy = _mean(mine, lambda r: (r["base"] if classes == "base" else r)["accuracy"])
         return [name, f"{accuracy:.1f}", *(_spread(mine, value) for value in values.values())]
 
@@ -151,10 +154,10 @@ def _table(records: list[dict], values: dict[str, Value], classes: str = "new") 
         rows.append(row("all models", records))
     headers = ["", "accuracy",
                *(name + _MARKS[some.get(name, {}).get("caveat", "")] for name in values)]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 
-def _link_table(records: list[dict]) -> str:
+def _link_table(records: list[CaseRecord]) -> str:
     columns = {
         **{f"{name} ~ fitted bias": _link(name, "bias") for name in ("frequency", *ALL_REFERENCES)},
         **{f"slope on {name}": _link(name, "slope") for name in ("gap", "image")},
@@ -167,10 +170,11 @@ def _link_table(records: list[dict]) -> str:
     for backbone, dataset, mine in _groups(records):
         rows.append([backbone, f"{dataset} ({mine[0]['classes']} classes)",
                      *(f"{_mean(mine, value):+.2f}" for value in columns.values())])
-    return tabulate(rows, headers=["", "", *columns], tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, headers=["", "", *columns], tablefmt="github",
+                        disable_numparse=True))
 
 
-def _groups(records: list[dict]) -> Iterable[tuple[str, str, list[dict]]]:
+def _groups(records: list[CaseRecord]) -> Iterable[tuple[str, str, list[CaseRecord]]]:
     """Backbone, benchmark and their records."""
     for backbone in _present(records, "backbone", BACKBONES):
         for dataset in _present(records, "dataset", tuple(WORLDS)):
@@ -179,13 +183,13 @@ def _groups(records: list[dict]) -> Iterable[tuple[str, str, list[dict]]]:
                 yield backbone, dataset, mine
 
 
-def _mean(records: list[dict], value: Value) -> float:
+def _mean(records: list[CaseRecord], value: Value) -> float:
     """The mean where there is a value (a constant has no correlation)."""
     values = [v for r in records if (v := value(r)) is not None]
     return fmean(values) if values else math.nan
 
 
-def _over_seeds(records: list[dict], value: Value) -> tuple[float, float | None]:
+def _over_seeds(records: list[CaseRecord], value: Value) -> tuple[float, float | None]:
     """The mean over seeds of the mean within each seed, and its standard error."""
     seeds = sorted({r["seed"] for r in records})
     means = [_mean([r for r in records if r["seed"] == seed], value) for seed in seeds]
@@ -194,18 +198,18 @@ def _over_seeds(records: list[dict], value: Value) -> tuple[float, float | None]
     return fmean(means), stdev(means) / len(means) ** 0.5
 
 
-def _spread(records: list[dict], value: Value) -> str:
+def _spread(records: list[CaseRecord], value: Value) -> str:
     mean, error = _over_seeds(records, value)
     return f"{mean:+.2f}" if error is None else f"{mean:+.2f} ± {error:.2f}"
 
 
-def _present(records: list[dict], key: str, order: Sequence[str]) -> list[str]:
+def _present(records: list[CaseRecord], key: _Key, order: Sequence[str]) -> list[str]:
     """The values of `key` that occur: those of `order` first, then the others by name."""
     there = {r[key] for r in records}
     return [*(name for name in order if name in there), *sorted(there.difference(order))]
 
 
-def _gain_figure(records: list[dict]) -> Figure:
+def _gain_figure(records: list[CaseRecord]) -> Figure:
     """A panel a backbone: a mark a model and correction, its gain against the model's ceiling."""
     backbones = _present(records, "backbone", BACKBONES)
     with matplotlib.rc_context(SETTINGS):
@@ -232,7 +236,7 @@ def _gain_figure(records: list[dict]) -> Figure:
     return figure
 
 
-def _link_figure(records: list[dict]) -> Figure:
+def _link_figure(records: list[CaseRecord]) -> Figure:
     """Per backbone and benchmark: what the references know, and asymmetry beside chance."""
     groups = [(f"{b}\n{d.removeprefix('demo_')}", mine) for b, d, mine in _groups(records)]
     links = {f"{name} ~ fitted bias": _link(name, "bias")

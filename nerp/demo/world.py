@@ -9,11 +9,12 @@ import json
 import multiprocessing
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,11 +23,15 @@ from tqdm import tqdm
 from nerp.base.beside import alone, fresh_folder, remove
 from nerp.base.registry import DRAWN, unknown
 from nerp.demo import landcover, objects, textures
-from nerp.demo.canvas import other_camera
+from nerp.demo.canvas import Bytes, other_camera
 
 BENCHMARK_SEED = 1
 PRETRAINING_SEED = 2
 IMAGES_PER_CLASS = {"train": 40, "val": 20, "test": 150}
+
+Wanted = tuple[str, int, int, str]  # an image of a benchmark: split, label, index, path
+T = TypeVar("T")
+R = TypeVar("R")
 
 # The first seed with which both halves of every world have frequent and rare classes alike.
 _FREQUENCY_SEED = 66
@@ -45,7 +50,7 @@ class World:
     template: str
     neutral: str
     captions: tuple[str, ...]
-    render: Callable[[int, np.random.Generator], np.ndarray]
+    render: Callable[[int, np.random.Generator], Bytes]
 
 
 WORLDS = {
@@ -100,7 +105,7 @@ WORLDS = {
 }
 
 
-def draw(name, seed, split, label, index):
+def draw(name: str, seed: int, split: str, label: int, index: int) -> Bytes:
     """Image `index` of class `label` in a split of world `name`: uint8 [64, 64, 3].
 
     Any `split` string and any non-negative `seed` and `index` name an image of their own.
@@ -108,7 +113,7 @@ def draw(name, seed, split, label, index):
     return WORLDS[name].render(label, _generator(name, split, seed, label, index))
 
 
-def class_frequency(name, exponent=1.0):
+def class_frequency(name: str, exponent: float = 1.0) -> dict[str, float]:
     """The share of pre-training images that each class of world `name` has, {class name: share}.
 
     A long tail: Zipf's law, shares as rank ** -exponent, over the classes of all worlds together,
@@ -122,7 +127,9 @@ def class_frequency(name, exponent=1.0):
     return {c: share for (world, c), share in zip(classes, shares, strict=True) if world == name}
 
 
-def build(name, root, progress=True, seed=None):
+def build(
+    name: str, root: str | Path, progress: bool = True, seed: int | None = None
+) -> Path:
     """Write benchmark `name` under the folder `root` and return its folder, `root`/`name`.
 
     `seed` draws other images of the same classes than the shipped benchmark's (BENCHMARK_SEED).
@@ -156,7 +163,10 @@ def build(name, root, progress=True, seed=None):
     return folder
 
 
-def draw_many(function, items, progress=False, description=None):
+def draw_many(
+    function: Callable[[T], R], items: Sequence[T], progress: bool = False,
+    description: str | None = None,
+) -> list[R]:
     """`map(function, items)` as a list, computed by one process per core.
 
     `function` must be picklable. With `progress`, a bar labelled `description` counts the items.
@@ -168,13 +178,15 @@ def draw_many(function, items, progress=False, description=None):
         return list(tqdm(results, description, len(items), disable=not progress, unit="image"))
 
 
-def _generator(name, split, *numbers):
+def _generator(name: str, split: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(f"{name}/{split}".encode()), *numbers])
 
 
-def _write(name, folder, progress, seed):
+def _write(name: str, folder: Path, progress: bool, seed: int) -> None:
     """Draw the images of a benchmark into `folder` and write the split file."""
-    world, split_file, items, first = WORLDS[name], {}, [], 1
+    world, first = WORLDS[name], 1
+    split_file: dict[str, list[tuple[str, int, str]]] = {}
+    items: list[Wanted] = []
     for split, count in IMAGES_PER_CLASS.items():
         entries = []
         for label, classname in enumerate(world.classnames):
@@ -182,7 +194,7 @@ def _write(name, folder, progress, seed):
             (folder / "images" / directory).mkdir(parents=True, exist_ok=True)
             for index in range(count):
                 path = f"{directory}/{directory}_{first + index}.jpg"
-                entries.append([path, label, classname])
+                entries.append((path, label, classname))
                 items.append((split, label, index, path))
         first += count
         # Few-shot draws depend on the order of a split, which is mixed in the published ones.
@@ -192,7 +204,7 @@ def _write(name, folder, progress, seed):
     (folder / f"split_zhou_{world.registry_name}.json").write_text(json.dumps(split_file))
 
 
-def _save(name, folder, seed, item):
+def _save(name: str, folder: Path, seed: int, item: Wanted) -> None:
     split, label, index, path = item
     image = Image.fromarray(other_camera(draw(name, seed, split, label, index)))
     # 4:4:4 keeps thin coloured lines, which JPEG's usual chroma subsampling would smear.

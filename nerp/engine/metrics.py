@@ -3,7 +3,7 @@ world; confidence."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,28 @@ from nerp.engine.confidence import BINS, Floats, arrays, as_numpy, judge, measur
 if TYPE_CHECKING:
     from torch import Tensor
 
+Whole = npt.NDArray[np.integer]
 OPEN_WORLD = ("accuracy", "base", "novel", "h", "base_alone", "novel_alone", "auroc",
               "openworld_auc")
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+class Accuracy(TypedDict):
+    """Counts of images, and percentages of them; a class without images has no accuracy."""
+
+    total: int
+    correct: int
+    accuracy: float
+    macro_f1: float
+    per_class_accuracy: list[float | None]
+
+
+def confusion_matrix(labels: Whole, predictions: Whole, classes: int) -> Whole:
     """[C, C] counts; row: true class, column: predicted class."""
     cells = labels * classes + predictions
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
-def accuracy_record(confusion: np.ndarray) -> dict:
+def accuracy_record(confusion: Whole) -> Accuracy:
     """Total, correct, accuracy and macro F1 in percent, per-class accuracy in percent.
 
     Macro F1 averages over the classes that occur as a label or a prediction (as scikit-learn
@@ -59,14 +70,17 @@ class Asymmetry:
         total: None where nothing is confused.
     """
 
-    pairs: np.ndarray
-    counts: np.ndarray
+    pairs: Whole
+    counts: Whole
     total: float | None
 
     @property
-    def values(self) -> np.ndarray:
+    def values(self) -> npt.NDArray[np.float64]:
         """[n] asymmetry of each pair."""
-        return np.abs(self.counts[:, 0] - self.counts[:, 1]) / self.counts.sum(1)
+        values: npt.NDArray[np.float64] = (
+            np.abs(self.counts[:, 0] - self.counts[:, 1]) / self.counts.sum(1)
+        )
+        return values
 
     @property
     def chance(self) -> float | None:
@@ -85,7 +99,7 @@ def _mean_difference(n: int) -> float:
     return n * math.exp(log - (n - 1) * math.log(2))
 
 
-def asymmetry(confusion: np.ndarray) -> Asymmetry:
+def asymmetry(confusion: Whole) -> Asymmetry:
     """The asymmetry of a confusion matrix [C, C] (rows: true classes)."""
     first, second = np.triu_indices(len(confusion), 1)
     counts = np.stack([confusion[first, second], confusion[second, first]], axis=1)
@@ -96,7 +110,7 @@ def asymmetry(confusion: np.ndarray) -> Asymmetry:
     return Asymmetry(pairs, counts, total)
 
 
-def flip_effect(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict[str, int]:
+def flip_effect(labels: Whole, before: Whole, after: Whole) -> dict[str, int]:
     """How many predictions changed, and how many of the changes helped, hurt, or did neither."""
     changed = before != after
     helped = int((changed & (after == labels)).sum())
@@ -110,18 +124,19 @@ def harmonic_mean(base: float, novel: float) -> float:
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:
     """Spearman's rank correlation of two arrays [n], ties at their mean rank; None where one of
     them is constant."""
-    ranks = [_ranks(np.asarray(x)) for x in (a, b)]
-    if any(r.std() == 0 for r in ranks):
+    first, second = (_ranks(np.asarray(x)) for x in (a, b))
+    if first.std() == 0 or second.std() == 0:
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
+def _ranks(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[place]
+    ranks: npt.NDArray[np.float64] = (counts.cumsum() - (counts - 1) / 2)[place]
+    return ranks
 
 
 def confidence(

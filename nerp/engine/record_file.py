@@ -3,8 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict, cast
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import is_printable
@@ -18,6 +19,74 @@ from nerp.files.json_file import (
     read_json,
 )
 from nerp.settings.protocols import RESULT_FILE, protocol
+
+
+class RunIdentity(TypedDict, total=False):
+    config: str  # a digest of it
+
+
+class NerpNode(TypedDict, total=False):
+    """What NeRP was, and where what it used was from."""
+
+    rule: dict[str, object]
+    on_base: bool
+    references: dict[str, str]
+    pairs: str
+    n_pairs: int
+    pairs_looked_at: str
+    looked_at: str
+    thresholds: str
+    strength: str
+    calibration: str
+    findings: dict[str, object]
+    stream: dict[str, object]
+
+
+class OpenWorldNode(TypedDict):
+    base_classes: list[str]
+    predicted_as: str
+    stands_for: list[str]
+
+
+class CalibrationNode(TypedDict):
+    name: str
+    looked_at: str
+    note: str
+
+
+class RunRecord(TypedDict, total=False):
+    """What `read_record` has checked of result.json. Besides, a record has the numbers in
+    `_NUMBERS` and their uncorrected ones (`number`), and what the method itself accounts for.
+
+    A training that no test followed has nothing from `accuracy` on; flips have corrected tests.
+    """
+
+    kind: str
+    task: str
+    trainer: str
+    dataset: str
+    classes: str
+    shots: int
+    seed: int
+    identity: RunIdentity
+    substitute: str
+    also_seen: str
+    accuracy: float
+    macro_f1: float
+    uncorrected_accuracy: float
+    total: int
+    correct: int
+    per_class_accuracy: dict[str, float | None]
+    bins: int
+    alone: dict[str, dict[str, float]]
+    nerp: NerpNode
+    open_world: OpenWorldNode
+    calibration: CalibrationNode
+    flips: int
+    helped: int
+    hurt: int
+    neutral: int
+
 
 _LONGEST_NAME = 200
 _MOST_SHOTS = 10**6
@@ -93,7 +162,7 @@ _OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAM
 _CALIBRATION = {"name": _NAME, "looked_at": _NERP["looked_at"], "note": _LINE}
 
 
-def read_record(path: str | Path) -> dict:
+def read_record(path: str | Path) -> RunRecord:
     """A run's record. What is not there, of what may be missing, is not there; the rest is of its
     type and range, the node `nerp` included where there is one.
 
@@ -102,18 +171,32 @@ def read_record(path: str | Path) -> dict:
     content = read_json(path)
     where = f"{path}: not a run's record"
     check_fields(content, _FIELDS, _OPTIONAL, where)
-    if "nerp" in content:
-        check_fields(content["nerp"], _NERP, _NERP_OPTIONAL, f"{where}: nerp")
-    for node, fields in (("open_world", _OPEN_WORLD), ("calibration", _CALIBRATION)):
-        if node in content:
-            check_fields(content[node], fields, {}, f"{where}: {node}")
-    for half, numbers in content.get("alone", {}).items():
+    record = cast(RunRecord, content)  # its own fields are as they must be, its nodes' come next
+    if "nerp" in record:
+        check_fields(record["nerp"], _NERP, _NERP_OPTIONAL, f"{where}: nerp")
+    if "open_world" in record:
+        check_fields(record["open_world"], _OPEN_WORLD, {}, f"{where}: open_world")
+    if "calibration" in record:
+        check_fields(record["calibration"], _CALIBRATION, {}, f"{where}: calibration")
+    for half, numbers in record.get("alone", {}).items():
         check_fields({half: numbers}, {half: _NODE}, {}, f"{where}: alone")
         check_fields(numbers, {}, _CONFIDENCE, f"{where}: alone: {half}")
-    digest = content.get("identity", {}).get("config", "")
+    digest = record.get("identity", {}).get("config", "")
     if not is_text(digest) or not re.fullmatch("[0-9a-f]*", digest):
         raise NerpError(f"{where}: identity.config is no digest")
-    return content
+    return record
+
+
+def number(record: RunRecord, name: str) -> float | None:
+    """One of a record's numbers, by a name that a metric has; None where it has no such number."""
+    value = record.get(name)
+    return float(value) if is_number(value) else None
+
+
+def flips_of(record: RunRecord) -> dict[str, int]:
+    """How many predictions a corrected test's flips changed, and what that did."""
+    return {"flips": record["flips"], "helped": record["helped"], "hurt": record["hurt"],
+            "neutral": record["neutral"]}
 
 
 def run_digest(identity: object) -> str:
@@ -121,7 +204,7 @@ def run_digest(identity: object) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_owner(said: object, record: Mapping[str, object], file: Path) -> None:
+def check_owner(said: object, record: RunRecord, file: Path) -> None:
     """Raise NerpError where predictions are not those of the run that a record is of; `said`: whose
     they say they are."""
     if str(said) != run_digest(record.get("identity")):
@@ -129,7 +212,7 @@ def check_owner(said: object, record: Mapping[str, object], file: Path) -> None:
                         "--overwrite --save-logits makes both anew")
 
 
-def read_measured(path: str | Path, fields: Iterable[str]) -> dict:
+def read_measured(path: str | Path, fields: Iterable[str]) -> RunRecord:
     """`read_record` of a test, which has those of the fields that may be missing, too."""
     content = read_record(path)
     wanted = {name: _OPTIONAL[name] for name in fields}

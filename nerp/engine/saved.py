@@ -1,7 +1,9 @@
 """Reading a finished run's folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from nerp.correction.correction import CorrectionRule
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES
 from nerp.correction.sweep import Saved
 from nerp.engine.record import PREDICTIONS_FILE
-from nerp.engine.record_file import check_owner, read_record
+from nerp.engine.record_file import RunRecord, check_owner, read_record
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
 from nerp.files.json_file import is_node, is_number, is_text
 from nerp.files.opening import reading
@@ -43,7 +45,7 @@ class SavedRun:
     """
 
     directory: Path
-    result: dict
+    result: RunRecord
     rule: CorrectionRule
     arrays: dict[str, np.ndarray]
 
@@ -100,9 +102,9 @@ def load_run(directory: str | Path) -> SavedRun:
     return SavedRun(directory, record, rule, arrays)
 
 
-def _rule(node: dict) -> CorrectionRule:
+def _rule(node: Mapping[str, object]) -> CorrectionRule:
     """The rule that a record describes. Raises ValueError, NerpError or what dataclasses raise."""
-    settings = {"name": "flip", **node}  # flips were all there was once
+    settings: dict[str, Any] = {"name": "flip", **node}  # flips were all there was once
     rule = RULES[settings.pop("name")]
     default = rule()
     for name, value in settings.items():
@@ -118,7 +120,8 @@ def _rule(node: dict) -> CorrectionRule:
             settings[name] = float(value)  # JSON has whole numbers of any size
         elif isinstance(expected, dict):
             settings[name] = {key: float(strength) for key, strength in value.items()}
-    return rule(**settings)
+    made: CorrectionRule = rule(**settings)
+    return made
 
 
 def _check_agreement(arrays: dict[str, np.ndarray], file: Path) -> None:

@@ -3,6 +3,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,24 +22,27 @@ from nerp.correction.correction import (
     SHIFT,
     CorrectionRule,
     Extra,
+    Rescored,
     carry_out,
 )
-from nerp.correction.flipping import PROB_THRES, top_entropy
+from nerp.correction.flipping import PROB_THRES, Rule, top_entropy
 from nerp.correction.shifting import Shifted
 from nerp.correction.significance import sign_test
 from nerp.data.benchmark import dataset_folder, distinct
 from nerp.data.decode import open_image
 from nerp.engine.metrics import (
     Asymmetry,
+    Whole,
     accuracy_record,
     asymmetry,
     confusion_matrix,
     flip_effect,
 )
-from nerp.engine.record import CONFIG_FILE, PREDICTIONS_FILE
+from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.saved import SavedRun, load_run
 from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import default_config
+from nerp.settings.protocols import CONFIG_FILE
 from nerp.settings.tree import merge, put
 
 KINDS = ("helped", "hurt", "neutral")
@@ -55,8 +59,8 @@ class When:
     percent.
     """
 
-    predictions: np.ndarray
-    confusion: np.ndarray
+    predictions: Whole
+    confusion: Whole
     accuracy: float
     macro_f1: float
     asymmetry: Asymmetry
@@ -126,7 +130,8 @@ class Explanation:
         classnames: C names. labels: [N]. before, after: the predictions and what they amount to.
         correction: the F flips. kind: [F] of each, an index into KINDS.
         parts: reference -> [C], what the rule makes of its prior: a flip the prior itself, a shift
-            as much of it as it takes off the logits. preference: [C], their sum, or the bias.
+            as much of it as it takes off the logits. preference: [C], their sum, or the bias, or
+            what is taken off on average (`by_image`).
         effect: flips, helped, hurt and neutral, counted.
     """
 
@@ -163,7 +168,7 @@ class Explanation:
                                                         self.correction.target))
         self.kind = np.where(truth == self.target, 0, np.where(truth == self.source, 1, 2))
 
-    def _when(self, predictions: np.ndarray) -> When:
+    def _when(self, predictions: Whole) -> When:
         confusion = confusion_matrix(self.labels, predictions, len(self.classnames))
         numbers = accuracy_record(confusion)
         return When(predictions, confusion, numbers["accuracy"], numbers["macro_f1"],
@@ -175,10 +180,17 @@ class Explanation:
             parts = {name: strength * self.priors[name]
                      for name, strength in getattr(self.rule, "strengths", {}).items()}
             total = self.correction.bias
+        elif self.by_image:
+            parts, total = {}, (self.logits - self.corrected_logits).mean(0)
         else:
             parts = {name: self.priors[name] for name in self.rule.references}
-            total = sum(parts.values())
+            total = sum(parts.values(), torch.zeros(len(self.classnames)))
         return {name: _centred(part) for name, part in parts.items()}, _centred(total)
+
+    @property
+    def by_image(self) -> bool:
+        """Whether the correction gives each image other logits, and so has no bias."""
+        return isinstance(self.correction, Rescored)
 
     @property
     def corrected_logits(self) -> Tensor:
@@ -193,7 +205,7 @@ class Explanation:
     @property
     def image_dir(self) -> Path:
         """What the paths start from."""
-        return dataset_folder(self.cfg) / self.cfg.DATASET.IMAGE_FOLDER
+        return dataset_folder(self.cfg) / str(self.cfg.DATASET.IMAGE_FOLDER)
 
     def classes(self) -> list[ClassRow]:
         """Every class, in label order."""
@@ -223,13 +235,15 @@ class Explanation:
             lambda bits: tuple(name for bit, name in REASONS.items() if bits & bit),
         )
 
-    def _flipped(self, keys: np.ndarray, label) -> list[FlippedRow]:
+    def _flipped(
+        self, keys: Whole, label: Callable[[int], tuple[str, ...]]
+    ) -> list[FlippedRow]:
         found, group, flips = np.unique(keys, return_inverse=True, return_counts=True)
         kinds = np.bincount(group * 3 + self.kind, minlength=3 * len(found)).reshape(-1, 3)
         gaps = np.bincount(group, self.correction.gap.double().numpy(), len(found)) / flips
         return [
-            FlippedRow(label(key), count, *of_kind, gap)
-            for count, of_kind, gap, key in sorted(
+            FlippedRow(label(key), count, helped, hurt, neutral, gap)
+            for count, (helped, hurt, neutral), gap, key in sorted(
                 zip(flips.tolist(), kinds.tolist(), gaps.tolist(), found.tolist(), strict=True),
                 key=lambda row: -row[0],
             )
@@ -284,7 +298,7 @@ class Explanation:
         return thumbnail(self.image_dir / path) if is_inside(path) else ""
 
 
-def fair_sample(kind: np.ndarray, most: int) -> np.ndarray:
+def fair_sample(kind: Whole, most: int) -> Whole:
     """At most `most` places of `kind` [F], of each kind an equal share, and evenly spaced.
 
     What one kind does not fill goes to the others. Returns the places, by kind.
@@ -317,6 +331,8 @@ def _reasons(
     """Each sign that held, with its number."""
     if bits & SHIFT:
         return [f"shift {gap:.2f} > margin {margin:.2f}"]
+    if not isinstance(rule, Rule):  # one's own, whose thresholds are not known
+        return [name for bit, name in REASONS.items() if bits & bit]
     texts = {
         MARGIN: f"margin {margin:.2f} ≤ {rule.thres:g}",
         ENTROPY: f"entropy {entropy:.2f} ≥ {rule.entropy_thres:g}",

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import jinja2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from nerp.correction.flipping import PROB_THRES
 from nerp.correction.looked_at import CAVEATS, SEEN_IMAGES, TEST_IMAGES, TEST_LABELS, UNKNOWN
 from nerp.engine.confidence import BINS, equal_width, judge
-from nerp.engine.metrics import confusion_matrix
+from nerp.engine.metrics import Whole, confusion_matrix
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 from nerp.settings.protocols import protocol
 
@@ -57,6 +58,30 @@ _DRAWN = {
     "tiny-biased": "a tiny CLIP trained on drawn images so that class frequencies bias it: a "
                    "positive control, not evidence about CLIP",
 }
+
+
+class Matrix(TypedDict):
+    """Shades of both confusion matrices, and the share that the darkest stands for."""
+
+    shades: dict[str, list[list[float]]]
+    largest: float
+
+
+class Overview(TypedDict):
+    """Pictures of both matrices, a cell so many classes (`block`) high and wide; their counts."""
+
+    block: int
+    count: dict[str, int]
+    largest: int
+    most_changed: int
+    pictures: dict[str, str]
+
+
+class Strip(TypedDict):
+    """SVG path data."""
+
+    total: str
+    parts: list[str]
 
 
 def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
@@ -158,7 +183,7 @@ def _changed(by_gain: list[ClassRow]) -> list[ClassRow]:
             + [row for row in by_gain[-_ENDS:] if row.gained < 0])
 
 
-def _reliability(logits: Tensor, labels: np.ndarray) -> tuple[float, list[dict[str, float]]]:
+def _reliability(logits: Tensor, labels: Whole) -> tuple[float, list[dict[str, float]]]:
     """The expected calibration error, and the bars of a reliability diagram in a box of 100 x 100:
     of each bin that has images its left edge and width, how often its predictions are right and
     how sure they are, from below; and its images."""
@@ -175,7 +200,7 @@ def _reliability(logits: Tensor, labels: np.ndarray) -> tuple[float, list[dict[s
     return bins.error, bars
 
 
-def _matrix(facts: Explanation) -> dict:
+def _matrix(facts: Explanation) -> Matrix:
     """Shades from 0 to 1 of both matrices: of right cells by the share of the class's images, of
     confusions by their share over the largest one of either matrix."""
     images = np.maximum(facts.before.confusion.sum(1, keepdims=True), 1)
@@ -186,7 +211,7 @@ def _matrix(facts: Explanation) -> dict:
     return {"shades": dict(zip(("before", "after"), shades, strict=True)), "largest": largest}
 
 
-def _overview(facts: Explanation) -> dict:
+def _overview(facts: Explanation) -> Overview:
     """Pictures of a large matrix, neighbouring classes summed: the confusions before; those that
     the correction took away and those that it added, apart, for as neighbours are often what is
     confused, their difference would cancel. Each image that is taken for another class counts."""
@@ -214,13 +239,13 @@ def _overview(facts: Explanation) -> dict:
     }
 
 
-def _blocks(matrix: np.ndarray, block: int) -> np.ndarray:
+def _blocks(matrix: Whole, block: int) -> Whole:
     """Sums of `block` x `block` cells; the last ones may be of fewer."""
     edges = np.arange(0, len(matrix), block)
     return np.add.reduceat(np.add.reduceat(matrix, edges, 0), edges, 1)
 
 
-def _picture(counts: np.ndarray, colour: tuple[int, int, int], largest: int) -> str:
+def _picture(counts: Whole, colour: tuple[int, int, int], largest: int) -> str:
     """A PNG in a data URI, a pixel a cell: the larger the count, the less transparent (by square
     root and from a fifth, so that a count of 1 is seen), 0 not at all."""
     share = np.sqrt(counts / max(largest, 1))
@@ -232,7 +257,7 @@ def _picture(counts: np.ndarray, colour: tuple[int, int, int], largest: int) -> 
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _strip(by_prior: list[ClassRow], limit: float) -> dict:
+def _strip(by_prior: list[ClassRow], limit: float) -> Strip:
     """SVG path data for the preferences of many classes in the order of their sum, in a box of
     1000 x 200 that spans ±limit: `total` a line, each of `parts` a dot a class."""
     xs = np.linspace(0, 1000, len(by_prior))

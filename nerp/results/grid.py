@@ -117,7 +117,7 @@ class Grid:
         """Labels in the order of the methods, each NeRP row after its plain one."""
         order = {name: i for i, name in enumerate(methods())}
 
-        def key(label: str):
+        def key(label: str) -> tuple[int, str, str, bool, str]:
             trainer = label.split(" ")[0]
             plain = plain_name(trainer)
             return (order.get(plain, len(order)), plain, trained_name(trainer),

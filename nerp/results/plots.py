@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, TypedDict
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,11 @@ from nerp.results.readings import BASE_ALONE, NOVEL_ALONE, OPEN_BASE, OPEN_H, OP
 from nerp.settings.catalogue import methods
 from nerp.settings.protocols import NERP_SUFFIX, plain_name
 
-STYLES = (  # colour, marker
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+Marker = str | tuple[int, int, int]
+STYLES: tuple[tuple[str, Marker], ...] = (
     ("#000000", "X"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#D55E00", "v"),
     ("#0072B2", "o"), ("#CC79A7", "P"), ("#F0E442", "*"), ("#7F7F7F", "<"), ("#8C564B", ">"),
     ("#332288", "p"), ("#AA4499", "h"), ("#117733", "d"), ("#882255", "8"), ("#88CCEE", "H"),
@@ -42,13 +47,22 @@ _ONLY_PANEL = (4.0, 3.2)
 _PANELS_A_ROW = 4
 _LEGEND_ENTRY = (1.5, 0.17)  # inches
 _NOTE = (0.058, 0.13)  # inches, a character of it and a line
-SETTINGS = {
+SETTINGS: "dict[RcKeyType, object]" = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "lines.markersize": 5, "errorbar.capsize": 1.5, "legend.frameon": False,
     "text.parse_math": False,  # a name may hold a $
     "svg.fonttype": "none", "svg.hashsalt": "nerp", "savefig.dpi": 200,
 }
+
+
+class Style(TypedDict):
+    """How a row is drawn, in matplotlib's words."""
+
+    color: str
+    marker: Marker
+    linestyle: str
+    markerfacecolor: str
 
 
 def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
@@ -112,7 +126,7 @@ def base_novel_scatter(part: Part) -> Figure | None:
             base, novel = (list(_series(part, label, group, p).values()) for p in (BASE, NOVEL))
             if base and novel:
                 points[label] = x, y = fmean(base), fmean(novel)
-                style = {**_style(label), "linestyle": "none"}
+                style: Style = {**_style(label), "linestyle": "none"}
                 axes.errorbar(x, y, _spread(part, [novel]), _spread(part, [base]), elinewidth=0.6,
                               label=label, **style)
         for label, point in points.items():
@@ -143,8 +157,8 @@ def open_world_arrows(part: Part) -> Figure | None:
             )
             if not all((*closed, *opened)):
                 continue
-            start, end = (tuple(fmean(values) for values in ends) for ends in (closed, opened))
-            style = {**_style(label), "linestyle": "none"}
+            start, end = ((fmean(base), fmean(novel)) for base, novel in (closed, opened))
+            style: Style = {**_style(label), "linestyle": "none"}
             axes.plot(*start, **style, label=label)
             axes.plot(*end, alpha=0)  # so that the limits have room for it
             axes.annotate("", end, start, arrowprops={
@@ -182,10 +196,10 @@ def nerp_gain(part: Part) -> Figure | None:
     offsets = np.linspace(-0.3, 0.3, len(pairs)) if len(pairs) > 1 else [0.0]
     for row, offset in zip(pairs, offsets, strict=True):
         there = gains[row]
+        style: Style = {**_style(row), "linestyle": "none"}
         axes.errorbar(
             [fmean(values) for values in there.values()], [groups.index(g) + offset for g in there],
-            xerr=_spread(part, there.values()), elinewidth=0.8, label=row + NERP_SUFFIX,
-            **{**_style(row), "linestyle": "none"},
+            xerr=_spread(part, there.values()), elinewidth=0.8, label=row + NERP_SUFFIX, **style,
         )
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -240,14 +254,14 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
     return figure, panels
 
 
-def style_of(place: int) -> tuple[str, str | tuple[int, int, int]]:
+def style_of(place: int) -> tuple[str, Marker]:
     """Colour and marker of what is in that place of a list; beyond the styles a colour
     comes again with another marker."""
     count = len(STYLES)
     return STYLES[place % count][0], STYLES[(place + place // count) % count][1]
 
 
-def _style(label: str) -> dict:
+def _style(label: str) -> Style:
     plain = plain_name(label.split(" ")[0])
     known = methods()
     colour, marker = style_of(known.index(plain) if plain in known else len(known))
@@ -261,10 +275,10 @@ def _equal_scales(axes: Axes) -> None:
     limits = axes.get_xlim(), axes.get_ylim()
     span = max(high - low for low, high in limits)
     margin = 0.04 * span
-    sides = zip(limits, (axes.set_xlim, axes.set_ylim), (axes.xaxis, axes.yaxis), strict=True)
-    for (low, high), set_limits, axis in sides:
-        start = min((low + high - span) / 2, 100 + margin - span)
-        set_limits(start, start + span)
+    starts = [min((low + high - span) / 2, 100 + margin - span) for low, high in limits]
+    axes.set_xlim(starts[0], starts[0] + span)
+    axes.set_ylim(starts[1], starts[1] + span)
+    for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MultipleLocator(_round_step(span, 7)))
     axes.set_box_aspect(1)
 

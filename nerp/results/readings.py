@@ -1,9 +1,7 @@
 """Which numbers of a record a table is of: a metric, and the parts of an open-world test."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from nerp.engine.metrics import harmonic_mean
+from nerp.engine.record_file import RunRecord, number
 
 ACCURACY = "accuracy"
 # --metric -> what stands below a table; of all but the first two less is better.
@@ -36,15 +34,17 @@ HALVES = {"base": BASE_ALONE, "new": NOVEL_ALONE}
 _OF_HALVES = {BASE_ALONE: "base", NOVEL_ALONE: "novel"}
 
 
-def open_parts(content: Mapping[str, Any], metric: str) -> dict[str, float]:
+def open_parts(content: RunRecord, metric: str) -> dict[str, float]:
     """Part -> number of an open-world record; of another metric than the accuracy the parts that
     it is there for."""
     if metric == ACCURACY:
-        parts = {part: float(content[name]) for part, name in _FIELDS.items() if name in content}
+        parts = {part: value for part, name in _FIELDS.items()
+                 if (value := number(content, name)) is not None}
         if parts.keys() >= set(MEANS[H_ALONE]):
             parts[H_ALONE] = harmonic_mean(*(parts[part] for part in MEANS[H_ALONE]))
         return parts
     halves = content.get("alone", {})
     parts = {part: float(halves[half][metric]) for part, half in _OF_HALVES.items()
              if metric in halves.get(half, {})}
-    return {**parts, OPEN: float(content[metric])}
+    overall = number(content, metric)
+    return parts if overall is None else {**parts, OPEN: overall}

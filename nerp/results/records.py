@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nerp.base.errors import NerpError
-from nerp.engine.record_file import read_record
+from nerp.engine.record_file import number, read_record
 from nerp.results.logs import LOG_FILE, read_log
 from nerp.results.readings import ACCURACY, HALVES, open_parts
 from nerp.settings.protocols import RESULT_FILE, protocol
@@ -81,15 +81,15 @@ def collect(folders: Iterable[str | Path], metric: str = ACCURACY) -> list[Recor
 
     Raises NerpError where there is none, or one cannot be read.
     """
-    folders = [Path(folder) for folder in folders]
-    paths = dict.fromkeys(p for folder in folders for p in sorted(folder.rglob(RESULT_FILE)))
+    below = [Path(folder) for folder in folders]
+    paths = dict.fromkeys(p for folder in below for p in sorted(folder.rglob(RESULT_FILE)))
     records = [record for path in paths if (record := _read(path, metric))]
-    logs = dict.fromkeys(p for folder in folders for p in sorted(folder.rglob(LOG_FILE)))
+    logs = dict.fromkeys(p for folder in below for p in sorted(folder.rglob(LOG_FILE)))
     records += [record for path in logs if not (path.parent / RESULT_FILE).exists()
                 and (record := _of_log(path, metric))]
     if not records:
         raise NerpError(f"no finished run ({RESULT_FILE}) below "
-                        f"{', '.join(map(str, folders))}")
+                        f"{', '.join(map(str, below))}")
     return records
 
 
@@ -120,7 +120,8 @@ def _read(path: Path, metric: str) -> Record | None:
         raise NerpError(f"{error}; run it again with --overwrite, or move it away") from None
     if "accuracy" not in content:
         return None
-    if metric not in content:
+    measured = number(content, metric)
+    if measured is None:
         raise NerpError(f"{path}: the record has no {metric}; nerp test --overwrite measures it")
     nerp, calibration = content.get("nerp", {}), content.get("calibration", {})
     is_open = "open_world" in content
@@ -134,7 +135,7 @@ def _read(path: Path, metric: str) -> Record | None:
         shots=content["shots"],
         seed=content["seed"],
         metric=metric,
-        number=float(content[metric]),
+        number=measured,
         looked_at=nerp.get("looked_at", ""),
         on_base=nerp.get("on_base", False),
         substitute=content.get("substitute", ""),

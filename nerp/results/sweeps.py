@@ -17,7 +17,8 @@ def outcome_table(outcomes: Sequence[Outcome], grid: Grid, most: int) -> str:
     """The `most` best settings, of equals the ones with fewer flips first."""
     best = sorted(outcomes, key=lambda o: (-o.accuracy, o.flips))[:most]
     rows = [[*o.settings, f"{o.accuracy:.2f}", o.flips, o.helped, o.hurt] for o in best]
-    return tabulate(rows, headers=[*grid, "accuracy %", *_MEASURED[1:]], disable_numparse=True)
+    headers = [*grid, "accuracy %", *_MEASURED[1:]]
+    return str(tabulate(rows, headers=headers, disable_numparse=True))
 
 
 def write_outcomes(

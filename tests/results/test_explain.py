@@ -6,14 +6,16 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from explained import IMAGE_PRIOR, NAMES, TEXT_PRIOR, Page, few_classes, make_run
 from PIL import Image
 
+from nerp.correction.correction import MARGIN, PROB, Correction, CorrectionRule
 from nerp.engine.metrics import confidence
-from nerp.results.explain import KINDS, Explanation, fair_sample
+from nerp.results.explain import KINDS, Explanation, _reasons, fair_sample
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,33 @@ def test_each_shown_flip_gives_its_probabilities_and_reasons(run):
         assert flip.reasons == wanted
         seen.add(tuple(reason.split()[0] for reason in wanted))
     assert seen == {("margin",), ("entropy",), ("margin", "entropy")}
+
+
+def test_a_correction_without_a_bias_shows_what_it_takes_off_on_average(explain, tmp_path):
+    run = make_run(tmp_path / "run", few_classes(), options=["NERP.RULE", "transport"])
+    html, _ = explain(run)
+    assert "lowered, on average over the images, less the mean" in html
+    z = np.load(run / "predictions.npz")
+    lowered = (z["logits"].astype(float) - z["corrected_logits"]).mean(0)
+    facts = Explanation(run)
+    assert facts.parts == {}
+    np.testing.assert_allclose(facts.preference, lowered - lowered.mean(), atol=1e-5)
+
+
+def test_a_rule_of_ones_own_names_its_reasons(run):
+    @dataclass(frozen=True)
+    class Own(CorrectionRule):
+        name = "own"
+        note = "as it likes"
+
+        @classmethod
+        def from_config(cls, node, strengths):
+            return cls()
+
+        def correct(self, logits, priors, pairs):
+            return Correction.none(logits)
+
+    assert _reasons(Own(), MARGIN | PROB, 0.5, 1.0, 0.2, 0.6) == ["margin", "probability"]
 
 
 def test_reasons_add_up_to_the_flips(run, explain):
