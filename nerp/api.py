@@ -160,7 +160,8 @@ class Settings:
         task: "B2N", "CD", "FS" or "OW".
         shots: training images per class, 0 for all.
         seed: -1 draws one.
-        epoch: of the checkpoint that is tested; None for the newest.
+        epoch: of the checkpoint that is tested; None for the best where there
+            is one (TEST.FINAL_MODEL best_val), else the newest.
         output_dir: the run's folder; "" for its place below output/.
         options: further configuration keys, such as {"OPTIM.MAX_EPOCH": 5}.
         overwrite: replace what the folder holds of another run.

@@ -57,7 +57,7 @@ def test_a_run_s_whole_configuration_is_taken_as_a_method_configuration(trainer,
 
 DASSL = ("TRAIN.COUNT_ITER train_x", "DATALOADER.TRAIN_X.SAMPLER RandomSampler", "VERBOSE True",
          "TEST.EVALUATOR Classification", "DATASET.VAL_PERCENT 0.1", "OPTIM.STAGED_LR False",
-         "INPUT.NO_TRANSFORM False", "TEST.FINAL_MODEL last_step")
+         "INPUT.NO_TRANSFORM False")
 
 
 @pytest.mark.parametrize("line", DASSL)
@@ -72,6 +72,13 @@ def test_dassl_s_usual_choices_are_accepted_and_others_refused(line, tmp_path):
     assert value("CoOp", "TRAINER.NAME", name, usual) == "CoOp"
     with pytest.raises(NerpError, match=f"{name}: leave it out; here it is always"):
         value("CoOp", "SEED", name, "else")
+
+
+@pytest.mark.parametrize("said", ["last_step", "best_val"])
+def test_the_final_model_is_the_last_or_the_best(said):
+    assert value("CoOp", "TEST.FINAL_MODEL", "TEST.FINAL_MODEL", said) == said
+    with pytest.raises(NerpError, match="TEST.FINAL_MODEL is 'best'; it takes last_step or best"):
+        value("CoOp", "SEED", "TEST.FINAL_MODEL", "best")
 
 
 def test_a_sweep_gives_an_option_to_the_methods_that_read_it():

@@ -75,7 +75,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-dir", default="", metavar="DIR",
                         help="the --output-dir of the training run")
     parser.add_argument("--load-epoch", type=argument(whole(1, 0)), default=None, metavar="N",
-                        help="default: the newest checkpoint")
+                        help="default: model-best.pth.tar (TEST.FINAL_MODEL best_val) where "
+                             "there is one, else the newest checkpoint")
     parser.add_argument("--no-cache", action="store_true",
                         help="encode the images even if an earlier test of this checkpoint did")
 

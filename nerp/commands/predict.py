@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="data", metavar="DIR",
                         help="the folder that holds the datasets' folders (default: data)")
     parser.add_argument("--load-epoch", type=argument(whole(1, 0)), default=None, metavar="N",
-                        help="default: the newest checkpoint")
+                        help="default: model-best.pth.tar (TEST.FINAL_MODEL best_val) where "
+                             "there is one, else the newest checkpoint")
     parser.add_argument("--top", type=argument(whole(1, 1)), default=1, metavar="K",
                         help="so many names per image (default: 1)")
     form = parser.add_mutually_exclusive_group()

@@ -19,12 +19,11 @@ from nerp.base.progress import progress
 from nerp.data.benchmark import Item
 from nerp.data.decode import FORMATS
 from nerp.data.own import SPLIT_FILE, stratified
+from nerp.data.splits import split_named
 from nerp.files.opening import MIB, read_bytes, reading
 
 PREFIX = "hf:"
 _IMAGES = "images"
-_SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val",
-           "test": "test"}
 _LARGEST = 64 * MIB  # of an image
 _LABELS = ("label", "labels", "class", "category", "fine_label")
 
@@ -76,11 +75,13 @@ def _load(name: str) -> dict[str, Any]:
     except Exception as error:  # the network, the hub, parsers of many formats
         reason = " ".join(str(error).split())[:200]
         raise NerpError(f"{PREFIX}{name} cannot be loaded: {reason}") from None
-    splits = {_SPLITS[split]: part for split, part in found.items() if split in _SPLITS}
-    if not splits:
+    named = split_named(found, f"{PREFIX}{name}")
+    if not named:
         raise NerpError(f"{PREFIX}{name}: its splits are {', '.join(found)}; expected train, "
                         "validation or test")
-    return splits
+    if rest := sorted(set(found) - set(named.values())):
+        say(f"{PREFIX}{name}: left aside, as names of no split: {', '.join(rest)}")
+    return {split: found[own] for split, own in named.items()}
 
 
 def _places_of(name: str) -> list[Path]:

@@ -20,7 +20,7 @@ def split_of(name: str) -> str:
     return _SPLIT.get(name.strip().lower(), "")
 
 
-def split_named(names: Iterable[str], where: Path) -> dict[str, str]:
+def split_named(names: Iterable[str], where: Path | str) -> dict[str, str]:
     """Those of the names that are a split's, {split: name}.
 
     Raises NerpError, beginning with `where`, for two names of one split.

@@ -25,6 +25,7 @@ from nerp.settings.tree import get
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
+BEST_FILE = "model-best.pth.tar"  # the best epoch's on validation images (TEST.FINAL_MODEL)
 _LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
 _MOST_PREFIXES = 16  # that one method's tensors are looked for under
 _LONGEST_NAME = 500  # characters of a tensor's name
@@ -82,11 +83,12 @@ class Checkpoint:
 def checkpoint_file(
     model_dir: str | Path, folder: str, epoch: int | None = None, published: str = ""
 ) -> Path:
-    """The file of an epoch, or of the newest one: `<folder>/model.pth.tar-<epoch>`.
+    """The file of an epoch, `<folder>/model.pth.tar-<epoch>`; without one the best,
+    `model-best.pth.tar`, where there is one, as in Dassl, else the newest.
 
     `model_dir` is a run's folder, the checkpoint folder itself, or a file. The newest is what the
-    file `checkpoint` names, else the highest epoch, else `model-best.pth.tar`. Where there is none
-    of these it is the file `published` below `model_dir`, which knows no epochs.
+    file `checkpoint` names, else the highest epoch. Where there is none of these it is the file
+    `published` below `model_dir`, which knows no epochs.
 
     Raises NerpError, listing the epochs that exist, if there is none.
     """
@@ -99,7 +101,7 @@ def checkpoint_file(
         for path in inside.glob("model.pth.tar-*")
         if (match := re.fullmatch(r"model\.pth\.tar-(\d+)", path.name))
     }
-    best = inside / "model-best.pth.tar"
+    best = inside / BEST_FILE
     if published and not epochs and not best.is_file() and (root / published).is_file():
         return root / published
     if epoch is not None:
@@ -107,12 +109,14 @@ def checkpoint_file(
             return epochs[epoch]
         raise NerpError(f"{inside}: no checkpoint of epoch {epoch}; "
                         f"there are: {', '.join(map(str, sorted(epochs))) or 'none'}")
+    if best.is_file():
+        return best
     note = inside / "checkpoint"
     if note.is_file():
         named = read_text(note, _LONGEST_NOTE).strip()
         if named in (path.name for path in inside.glob("model*")):
             return inside / named
-    if not epochs and not best.is_file():
+    if not epochs:
         also = f" and no {published}" if published else ""
         files = sorted(path for path in inside.glob("*.pth*") if path.is_file())
         if files:
@@ -121,7 +125,7 @@ def checkpoint_file(
                             f"{shlex.quote(str(files[0]))}")
         raise NerpError(f"{root}: no checkpoint {folder}/model.pth.tar-<epoch>{also}; --model-dir "
                         "is the --output-dir of a training run")
-    return epochs[max(epochs)] if epochs else best
+    return epochs[max(epochs)]
 
 
 def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
@@ -304,14 +308,15 @@ def load_trainer(
 
 
 def save_checkpoint(
-    directory: Path, trainer: Trainer, tensors: Mapping[str, Tensor], epoch: int, cfg: CfgNode
+    directory: Path, trainer: Trainer, tensors: Mapping[str, Tensor], epoch: int, cfg: CfgNode,
+    best: bool = False,
 ) -> tuple[Path, str]:
-    """Write `<folder>/model.pth.tar-<epoch>` below `directory` and name it in `checkpoint`; its
-    path and the digest of its content.
+    """Write `<folder>/model.pth.tar-<epoch>` below `directory` and name it in `checkpoint`; or, as
+    the best of all epochs, `model-best.pth.tar` beside it. Its path and the digest of its content.
 
     It holds learned tensors and plain values only, and loads with `weights_only=True`.
     """
-    path = directory / trainer.folder / f"model.pth.tar-{epoch}"
+    path = directory / trainer.folder / (BEST_FILE if best else f"model.pth.tar-{epoch}")
     content = {
         "state_dict": {name: tensor.detach().cpu() for name, tensor in tensors.items()},
         "epoch": epoch,
@@ -328,7 +333,8 @@ def save_checkpoint(
         **trainer.plain_values(),
     }
     digest = save_tensors(path, content, directory)
-    write_text(path.parent / "checkpoint", f"{path.name}\n", directory)
+    if not best:
+        write_text(path.parent / "checkpoint", f"{path.name}\n", directory)
     return path, digest
 
 

@@ -9,9 +9,11 @@ import torch
 from yacs.config import CfgNode
 
 from nerp.base.distributed import agree, is_main, main_first
+from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.progress import progress
 from nerp.data.benchmark import Benchmark
+from nerp.engine.best import BEST_VAL
 from nerp.engine.checkpoint import check_finite, checkpoint_file, save_checkpoint
 from nerp.engine.history import History, Row
 from nerp.engine.optim import build_optimizer, take_step
@@ -32,6 +34,9 @@ class FeatureTraining:
         self, trainer: OnFeatures, bench: Benchmark, cfg: CfgNode, directory: Path,
         identity: Mapping[str, object],
     ):
+        if cfg.TEST.FINAL_MODEL == BEST_VAL:
+            raise NerpError(f"TEST.FINAL_MODEL {BEST_VAL}: {cfg.TRAINER.NAME} is built from frozen "
+                            "features, not by epochs to choose between; leave it out")
         self.trainer = trainer
         self.cfg = cfg
         self.directory = directory
@@ -40,9 +45,9 @@ class FeatureTraining:
         self.history = History(directory, cfg)
 
     @property
-    def epochs(self) -> int:
-        """That the checkpoint is of."""
-        return self.trainer.epochs
+    def record(self) -> dict[str, object]:
+        """What result.json says of the checkpoint: its epoch."""
+        return {"epoch": self.trainer.epochs}
 
     def resume(self) -> None:
         """Nothing is left to go on from but the features, which `run` finds."""

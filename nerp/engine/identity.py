@@ -22,6 +22,7 @@ from nerp.correction.wrapper import looks_at_reference, looks_at_training
 from nerp.data.benchmark import Benchmark, split_digest
 from nerp.data.digests import images_digest
 from nerp.data.sentences import input_digest
+from nerp.engine.best import BEST_VAL
 from nerp.engine.built_on import built_on_files
 from nerp.engine.tested import Tested, known_names, tested_items
 from nerp.files.digest import content_digest
@@ -64,7 +65,8 @@ def training_identity(cfg: CfgNode, bench: Benchmark) -> dict:
     """Of a training on `bench`, the selection that `cfg` asks for. Raises NerpError, naming it, for
     an image that is not there or a file that cannot be read."""
     images = {"train": images_digest(bench.train, bench.image_dir)}
-    if TRAINERS[plain_name(cfg.TRAINER.NAME)].on_features:
+    by_val = cfg.TEST.FINAL_MODEL == BEST_VAL
+    if by_val or TRAINERS[plain_name(cfg.TRAINER.NAME)].on_features:
         images["val"] = images_digest(bench.val, bench.image_dir)
     if not cfg.TEST.NO_TEST:
         images["test"] = images_digest(tested_items(bench, cfg), bench.image_dir)

@@ -205,7 +205,7 @@ def load(
             on corrected, as `nerp test` does; TEST.CALIBRATION among the options calibrates them.
         dataset: the card whose prompts a published checkpoint was trained with, and whose images a
             correction or a calibration looks at; root: the folder that holds its folder.
-        epoch: of the checkpoint; by default the newest.
+        epoch: of the checkpoint; by default the best where there is one, else the newest.
         options: further configuration keys, such as {"MODEL.BACKBONE.PATH": "ViT-B-16.pt"}.
 
     Raises NerpError for a checkpoint that cannot be read, or that does not say its classes where

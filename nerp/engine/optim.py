@@ -1,12 +1,15 @@
 """Optimisers, what a step of one does, and the learning rate of an epoch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
+
+from nerp.engine.checkpoint import check_finite
 
 Group = dict[str, Any]  # of parameters that share a rate, as torch's optimisers take them
 
@@ -81,6 +84,33 @@ def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
     optimizer = build_optimizer([parameter], optim)
     optimizer.step()
     return optimizer.state[parameter]
+
+
+def checked_steps(
+    optimizer: torch.optim.Optimizer, optim: CfgNode, kept: Mapping[int, Mapping[str, Tensor]],
+    most: int, path: Path,
+) -> Mapping[int, Mapping[str, Tensor]]:
+    """What a file says that an optimizer keeps of each parameter, by its place, after at most so
+    many steps. Raises ValueError, or NerpError naming the file, where that is not what its steps
+    leave behind."""
+    parameters, wanted = all_parameters(optimizer), what_a_step_leaves(optim)
+    for place, values in kept.items():
+        if place not in range(len(parameters)) or values.keys() != wanted.keys():
+            raise ValueError("what the optimizer keeps")
+        for name, value in values.items():
+            expected = wanted[name]
+            if expected is None:
+                right = value is None
+            else:
+                counted = not expected.dim()
+                shape = () if counted else parameters[place].shape
+                right = (value.shape, value.dtype) == (shape, expected.dtype)
+                check_finite(f"the optimizer's {name}", value, path)
+                # 0: every step so far overflowed
+                right = right and (not counted or value.item() in range(most + 1))
+            if not right:
+                raise ValueError(f"the optimizer's {name}")
+    return kept
 
 
 def learning_rate(optim: CfgNode, epoch: int, factor: float = 1.0) -> float:

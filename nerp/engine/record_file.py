@@ -144,7 +144,7 @@ _OPTIONAL = {
     "per_class_accuracy": (_is_per_class, "an accuracy for each class"),
     "total": _COUNT, "correct": _COUNT, **_EFFECT,
     "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
-    "also_seen": _LINE,
+    "also_seen": _LINE, "contradiction": _LINE,
 }
 # As in `nerp.correction.looked_at`, which needs torch.
 _LOOKED_AT = ("nothing", "training images", "training labels", "test images already seen",

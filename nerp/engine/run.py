@@ -108,7 +108,7 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
             )
             labels = np.array([item.label for item in items])
             record.update(_measured(labels, logits, bench.classnames, None))
-        record.update(kind="train", identity=identity, epoch=training.epochs,
+        record.update(kind="train", identity=identity, **training.record,
                       checkpoint=str(path.relative_to(directory)), **doubtful)
         if trainer.substitute:
             record["substitute"] = trainer.substitute
@@ -163,6 +163,9 @@ def run_test(
                 )
                 if tested.substitute:
                     record["substitute"] = tested.substitute
+                if tested.contradiction:
+                    say(f"{tested.contradiction}; nerp table leaves this test out")
+                    record["contradiction"] = tested.contradiction
                 if tested.also_seen:
                     say(f"trained, too, with {tested.also_seen}")
                     record["also_seen"] = tested.also_seen

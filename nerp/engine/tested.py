@@ -103,22 +103,27 @@ class Tested:
             return bool(self.cfg.TEST.AS_TRAINED)
         return self.is_seen
 
-    @cached_property
+    @property
     def is_seen(self) -> bool:
         """Whether the tested classes are those that were trained on: by the names in the
         checkpoint; by the protocol where it has none, or training read no labels."""
-        by_protocol = is_seen(self.cfg, self.source)
+        return is_seen(self.cfg, self.source) != bool(self.contradiction)
+
+    @cached_property
+    def contradiction(self) -> str:
+        """What of the protocol the names of the trained classes contradict, in words; "" where
+        nothing, or nobody knows."""
         trained = self.checkpoint.classnames if self.checkpoint else ()
         names_decide = trained and TRAINERS[self.resolved.method].reads_labels
         if not names_decide or is_open(self.cfg) or self._is_elsewhere:
-            return by_protocol
+            return ""
         known = set(map(comparable, trained))
         seen = all(comparable(name) in known for name in self.bench.classnames)
-        if seen != by_protocol:
-            say(f"the tested classes were {'' if seen else 'not all '}trained on, by the names in "
-                f"the checkpoint, which is not what TASK {self.cfg.TASK} with "
+        if seen == is_seen(self.cfg, self.source):
+            return ""
+        return (f"by the names in the checkpoint, {'' if seen else 'not '}all of the tested classes "
+                f"were trained on, which is not what TASK {self.cfg.TASK} with "
                 f"DATASET.SUBSAMPLE_CLASSES {self.cfg.DATASET.SUBSAMPLE_CLASSES} means")
-        return seen
 
     @property
     def _is_elsewhere(self) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -27,7 +28,9 @@ from nerp.base.log import say
 from nerp.base.printable import duration
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import Normalise, train_loader, train_set
+from nerp.engine.best import BEST_VAL, BestEpoch
 from nerp.engine.checkpoint import (
+    BEST_FILE,
     check_finite,
     checkpoint_file,
     save_checkpoint,
@@ -35,12 +38,7 @@ from nerp.engine.checkpoint import (
 )
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
-from nerp.engine.optim import (
-    all_parameters,
-    build_optimizer,
-    take_step,
-    what_a_step_leaves,
-)
+from nerp.engine.optim import build_optimizer, checked_steps, take_step
 from nerp.engine.schedule import Stretch, make_schedule
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
@@ -132,16 +130,24 @@ class TrainingRun:
             self.step = DistributedDataParallel(self.step)
         self.history = History(directory, cfg)
         self.done = _Progress()
+        by_val = cfg.TEST.FINAL_MODEL == BEST_VAL
+        self.best = BestEpoch(trainer, bench, cfg) if by_val else None
         self.digest = ""  # of the checkpoint, when it is there
 
     @property
-    def epochs(self) -> int:
-        """That the checkpoint is of."""
-        return self.schedule.epochs
+    def record(self) -> dict[str, object]:
+        """What result.json says of the checkpoint that is tested: its epoch, and how it was chosen
+        where it need not be the last."""
+        epochs = self.schedule.epochs
+        if self.best is None:
+            return {"epoch": epochs}
+        chosen = self.best.record(epochs)
+        return {"epoch": chosen["epoch"], "final_model": chosen}
 
     def run(self) -> Path:
         """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
-        `resume` has left off.
+        `resume` has left off. With TEST.FINAL_MODEL best_val that of the best epoch is saved
+        beside it, and the trainer is left with that one.
 
         Returns the checkpoint's file. Raises NerpError for a loss that is not finite; the last
         good checkpoint and state then stay as they were.
@@ -167,15 +173,27 @@ class TrainingRun:
         final = self.done.mean or self.trainer.learned.state_dict()
         final |= dict(self.trainer.learned.named_buffers())  # what is not trained is no mean
         self.trainer.learned.load_state_dict(final)
-        digest = ""
+        if self.best:
+            self.best.look(epochs)  # what the last checkpoint holds, be it a mean of the epochs
         with main_first():
             if is_main():
-                _, digest = save_checkpoint(
-                    self.directory, self.trainer, final, epochs, self.cfg)
-        self.digest = agree(digest)
-        path = checkpoint_file(self.directory, self.trainer.folder, epochs)
+                digest = self._save(final)
+        self.digest = agree(digest if is_main() else "")
+        if self.best and self.best.best:
+            self.trainer.learned.load_state_dict(self.best.best.tensors)
+        path = checkpoint_file(self.directory, self.trainer.folder, None if self.best else epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
+
+    def _save(self, final: Mapping[str, Tensor]) -> str:
+        """Save the last checkpoint and, if it is asked for, the best epoch's; the digest of the one
+        to test."""
+        save = partial(save_checkpoint, self.directory, self.trainer, cfg=self.cfg)
+        path, digest = save(final, self.schedule.epochs)
+        if self.best and (best := self.best.best):
+            return save(best.tensors, best.epoch, best=True)[1]
+        path.with_name(BEST_FILE).unlink(missing_ok=True)  # of a training that this one replaces
+        return digest
 
     def _steps_done(self) -> int:
         """Since training began."""
@@ -265,6 +283,10 @@ class TrainingRun:
             weight = float(self.weights[stretch.epoch])
             mean = self.done.mean or {name: torch.zeros_like(t) for name, t in tensors.items()}
             self.done.mean = {name: mean[name] + weight * t for name, t in tensors.items()}
+        if self.best and stretch.ends_epoch and stretch.epoch + 1 < self.schedule.epochs:
+            self.step.eval()
+            self.best.look(stretch.epoch + 1)
+            self.step.train()
         self.done.stretches += 1
         if not is_main():
             return
@@ -281,6 +303,7 @@ class TrainingRun:
             "epoch": self.stretches[self.done.stretches - 1].epoch + 1,
             "step": self.stretches[self.done.stretches - 1].last,
             "mean": self.done.mean,
+            "best": self.best and self.best.state(),
             "tensors": dict(tensors),
             "method": self.trainer.training_state(),
             "optimizer": optimizer,
@@ -319,20 +342,27 @@ class TrainingRun:
             raise ValueError(f"epoch {epoch!r}, step {step!r}, where no state is kept")
         if (mean is None) != (self.weights is None):
             raise ValueError("the mean of the epochs")
+        best = content["best"]
+        whole = sum(end.ends_epoch for end in self.stretches[: ends[epoch, step]])
+        looked = min(whole, self.schedule.epochs - 1) if self.best else 0
+        if (best is None) != (looked == 0):
+            raise ValueError("the best epoch")
         scale = content["scaler"]
         if scale.keys() != self.scaler.state_dict().keys() or not all(
                 type(value) in (int, float) and 0 <= value < math.inf for value in scale.values()):
             raise ValueError("the loss's scale")
         kept = self.trainer.training_state()
         own = [(content["tensors"], learned.state_dict()), (content["method"], kept)]
-        own += [] if mean is None else [(mean, learned.state_dict())]
+        own += [(tensors, learned.state_dict()) for tensors in (mean, best and best["tensors"])
+                if tensors is not None]
         for tensors, wanted in own:
             if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in wanted.items()}:
                 raise ValueError("tensors of another model")
             for name, tensor in tensors.items():
                 check_finite(name, tensor, path)
         most = (epoch - 1) * self.schedule.epoch_steps + step
-        steps = self._checked_steps(content["optimizer"]["state"], most, path)
+        steps = checked_steps(
+            self.optimizer, self.cfg.OPTIM, content["optimizer"]["state"], most, path)
         if list(steps) != content["stepped"]:
             raise ValueError("what the optimizer keeps")
         learned.load_state_dict(content["tensors"])
@@ -344,29 +374,9 @@ class TrainingRun:
         self.scaler.load_state_dict(scale)
         if mean is not None:
             mean = {name: tensor.to(self.device) for name, tensor in mean.items()}
+        if self.best and best:
+            self.best.restore(best, looked)
         self.done = _Progress(ends[epoch, step], mean)
-
-    def _checked_steps(self, steps: Mapping, most: int, path: Path) -> Mapping:
-        """What the optimizer keeps of each parameter, by its place, after at most so many steps.
-        Raises ValueError where that is not what its steps leave behind."""
-        parameters = all_parameters(self.optimizer)
-        wanted = what_a_step_leaves(self.cfg.OPTIM)
-        for place, kept in steps.items():
-            if place not in range(len(parameters)) or kept.keys() != wanted.keys():
-                raise ValueError("what the optimizer keeps")
-            for name, value in kept.items():
-                if wanted[name] is None:
-                    right = value is None
-                else:
-                    counted = not wanted[name].dim()
-                    shape = () if counted else parameters[place].shape
-                    right = (value.shape, value.dtype) == (shape, wanted[name].dtype)
-                    check_finite(f"the optimizer's {name}", value, path)
-                    # 0: every step so far overflowed
-                    right = right and (not counted or value.item() in range(most + 1))
-                if not right:
-                    raise ValueError(f"the optimizer's {name}")
-        return steps
 
 
 def forget_state(directory: Path) -> None:

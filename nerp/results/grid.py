@@ -193,6 +193,7 @@ class Part:
         averaged: the datasets that count for an average, in the papers' order.
         metric: what the numbers are (`METRICS`). bins: of a calibration error, 0 where unknown.
         calibrators: by name, what each that occurs has looked at.
+        left_out: records that say themselves that they are none of this protocol.
     """
 
     name: str
@@ -204,6 +205,16 @@ class Part:
     metric: str
     bins: int
     calibrators: dict[str, str]
+    left_out: tuple[Record, ...] = ()
+
+    @property
+    def cautions(self) -> list[str]:
+        """What has to be said below it of what is not in it."""
+        if not self.left_out:
+            return []
+        first, more = self.left_out[0], len(self.left_out) - 1
+        others = f", and {more} more like it" if more else ""
+        return [f"Left out: {first.path.parent}{others}: {first.contradiction}."]
 
 
 def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> list[Part]:
@@ -214,13 +225,18 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
         seeds: those that every cell must have, the others are left out; () for all that occur.
         by_config: see `Grid`.
 
-    Raises NerpError where two records claim the same place, several sources occur, or none of the
-    seeds does.
+    Raises NerpError where two records claim the same place, several sources occur, none of the
+    seeds does, or all contradict their protocol.
     """
     seeds, drawn = tuple(seeds), drawn_names()
     records = [record for record in records if not seeds or record.seed in seeds]
     if not records:
         raise NerpError(f"there are no results of seed {', '.join(map(str, seeds))}")
+    left_out = [record for record in records if record.contradiction]
+    records = [record for record in records if not record.contradiction]
+    if not records:
+        raise NerpError(f"there are no results but of tests that are none of their protocol: "
+                        f"{left_out[0].path.parent}: {left_out[0].contradiction}")
     parts = []
     for are_drawn in (False, True):
         world = [record for record in records if (record.dataset in drawn) == are_drawn]
@@ -232,7 +248,9 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
             averaged = in_published_order(grid.datasets - set(first))
             calibrators = {r.calibration: r.calibrated_on for r in chosen if r.calibration}
             parts.append(Part(name, shots, are_drawn, grid, first, averaged, chosen[0].metric,
-                              max(record.bins for record in chosen), calibrators))
+                              max(record.bins for record in chosen), calibrators,
+                              tuple(record for record in left_out if record.protocol == name
+                                    and (record.dataset in drawn) == are_drawn)))
     return parts
 
 

@@ -346,7 +346,7 @@ def _finish(
     if len(grid.seeds) > 1:
         seeds = ", ".join(map(str, grid.seeds))
         lines.append(f"Means and, as bars, standard deviations over seeds {seeds}.")
-    lines += [*notes, *cautions(part.name, names), *meanings(shown)]
+    lines += [*notes, *part.cautions, *cautions(part.name, names), *meanings(shown)]
     if INCOMPLETE in shown:
         lines.append(f"{INCOMPLETE} runs are missing: nerp table lists them.")
     lines = [line for note in lines for line in textwrap.wrap(note, int(width / _NOTE[0]))]

@@ -30,6 +30,7 @@ class Record:
         on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
         substitute: what stood in for files that a method has and was not given, in words.
         also_seen: what training has seen beyond the labelled images, in words.
+        contradiction: why it is no number of its protocol, in words.
         digest: of the run's configuration, "" where the record has none.
         bins: of a calibration error. calibration: the calibrator's name, "" for none, and
             calibrated_on what it has looked at.
@@ -57,6 +58,7 @@ class Record:
     calibrated_on: str = ""
     open_parts: Mapping[str, float] = field(default_factory=dict)
     stands_for: tuple[str, ...] = ()
+    contradiction: str = ""
 
     @property
     def config(self) -> str:
@@ -146,4 +148,5 @@ def _read(path: Path, metric: str) -> Record | None:
         calibrated_on=calibration.get("looked_at", ""),
         open_parts=open_parts(content, metric) if is_open else {},
         stands_for=tuple(content["open_world"]["stands_for"]) if is_open else (),
+        contradiction=content.get("contradiction", ""),
     )

@@ -216,7 +216,7 @@ def _notes(part: Part, rows: list[Row]) -> list[str]:
     if grid.borrows:
         notes.append(BORROWED)
     shown = "".join(cell.marks for row in rows for cell in row.cells.values())
-    notes += [*cautions(part.name, grid.rows), *meanings(shown)]
+    notes += [*part.cautions, *cautions(part.name, grid.rows), *meanings(shown)]
     missing = grid.missing(grid.rows)
     if missing:
         more = len(missing) - _MOST_MISSING

@@ -98,6 +98,7 @@ KEYS: dict[str, Key] = {
     "TRAIN.TENSORBOARD": flag(False),  # the history for TensorBoard too, in the run's folder
     "TRAIN.WANDB": name(""),  # and to this project of Weights & Biases
     "TEST.NO_TEST": flag(False),
+    "TEST.FINAL_MODEL": choice("last_step", "best_val"),  # of all epochs; see nerp/engine/best.py
     "TEST.SPLIT": choice("test", "val"),
     "TEST.AS_TRAINED": flag(False),  # in the open world: predict all classes as trained ones are
     "TEST.CALIBRATION": choice("none", "temperature", "dac"),  # see nerp/engine/calibrators.py

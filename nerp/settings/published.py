@@ -30,7 +30,6 @@ _SETTLED: dict[str, Collection[str]] = {
     "DATALOADER.TRAIN_X.SAMPLER": ("RandomSampler",),
     "DATALOADER.TEST.SAMPLER": ("SequentialSampler",),
     "TEST.EVALUATOR": ("Classification",),
-    "TEST.FINAL_MODEL": ("last_step",),
     "TEST.COMPUTE_CMAT": ("False",),
     "TEST.PER_CLASS_RESULT": ("False",),
     "VERBOSE": ("True", "False"),

@@ -63,6 +63,35 @@ def test_torchscript_archive(tmp_path, state):
     assert same(load_model(tmp_path / "ViT.pt"), state)
 
 
+@pytest.mark.parametrize("activation, said", [("auto", True), ("gelu", False)])
+def test_where_a_file_does_not_say_its_activation_one_line_names_the_choice(
+    activation, said, tmp_path, state, caplog
+):
+    torch.save({"state_dict": state}, tmp_path / "tuned.pt")
+    load_model(tmp_path / "tuned.pt", activation)
+    torch.save(state, tmp_path / "plain.pt")
+    load_model(tmp_path / "plain.pt")
+    line = (f"{tmp_path}/tuned.pt does not say its activation: GELU, as in open_clip's own "
+            "training; weights fine-tuned from OpenAI's need MODEL.BACKBONE.ACTIVATION quick_gelu")
+    assert caplog.messages == [line] * said
+
+
+@pytest.mark.parametrize("name", loading.PUBLISHED)
+def test_the_published_backbones_are_read_from_their_tensors(name, tmp_path):
+    config = open_clip.get_model_config(loading.PUBLISHED[name])
+    vision = open_clip.CLIPVisionCfg(**config["vision_cfg"])
+    with torch.device("meta"):
+        model = open_clip.CLIP(config["embed_dim"], vision, open_clip.CLIPTextCfg(
+            **config["text_cfg"]))
+    found, text, embed = loading._architecture(model.state_dict(), tmp_path / "clip.pt")
+    stated = {key: getattr(vision, key) for key in found}
+    if not isinstance(vision.layers, int):
+        stated["layers"] = tuple(stated["layers"])
+    assert (found, embed) == (stated, config["embed_dim"])
+    assert text["layers"] == config["text_cfg"]["layers"]
+    assert open_clip.get_pretrained_url(loading.PUBLISHED[name], "openai").startswith("https://")
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_open_clip_training_checkpoint(tmp_path, state, prefix):
     content = {"epoch": 3, "name": "run", "state_dict": {prefix + n: t for n, t in state.items()},

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerp.base.errors import NerpError
 from nerp.data.benchmark import SPLITS, open_benchmark
 from nerp.data.decode import open_image
+from nerp.data.hub import _load
 from nerp.settings.cards import open_card
 
 datasets = pytest.importorskip("datasets")
@@ -101,3 +103,13 @@ def test_what_is_no_labelled_image_dataset_is_refused_and_leaves_nothing(nerp, t
     assert list((tmp_path / "data").iterdir()) == []
     status, _, error = nerp("data", "prepare", f"hf:{tmp_path}/none/such", "--root", tmp_path)
     assert status == 1 and error.count("\n") == 1 and "cannot be loaded" in error
+
+
+def test_splits_are_known_by_any_usual_name(tmp_path, monkeypatch, caplog):
+    found = dict.fromkeys(["Training", "dev", "tst", "unlabeled"], "a table")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: found)
+    assert sorted(_load("owner/name")) == sorted(SPLITS)
+    assert "hf:owner/name: left aside, as names of no split: unlabeled" in caplog.text
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"all": "a table"})
+    with pytest.raises(NerpError, match="its splits are all; expected train, validation or test"):
+        _load("owner/name")

@@ -127,6 +127,16 @@ def test_each_method_is_told_from_the_others(method, golden_clip):
                 load(other, golden_clip, published(method))
 
 
+def test_a_checkpoint_without_an_epoch_may_be_given_as_a_file(tmp_path):
+    folder = tmp_path / "my runs" / "prompt_learner"
+    folder.mkdir(parents=True)
+    (folder / "model.pth.tar").touch()
+    with pytest.raises(NerpError, match="model.pth.tar is there: give the file itself, --model-dir "
+                       f"'{folder}/model.pth.tar'"):
+        checkpoint_file(folder.parent, "prompt_learner")
+    assert checkpoint_file(folder / "model.pth.tar", "prompt_learner").is_file()
+
+
 def test_which_file_is_meant(tmp_path):
     folder = tmp_path / "prompt_learner"
     folder.mkdir()
@@ -136,6 +146,9 @@ def test_which_file_is_meant(tmp_path):
     assert checkpoint_file(tmp_path, "prompt_learner").name == "model-best.pth.tar"
     for epoch in (2, 10):
         (folder / f"model.pth.tar-{epoch}").touch()
+    assert checkpoint_file(tmp_path, "prompt_learner").name == "model-best.pth.tar"
+    assert checkpoint_file(tmp_path, "prompt_learner", 2).name == "model.pth.tar-2"
+    (folder / "model-best.pth.tar").unlink()
     assert checkpoint_file(tmp_path, "prompt_learner").name == "model.pth.tar-10"
     (folder / "checkpoint").write_text("model.pth.tar-2\n")
     assert checkpoint_file(tmp_path, "prompt_learner").name == "model.pth.tar-2"

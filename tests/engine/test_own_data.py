@@ -99,10 +99,32 @@ def test_trained_names_decide_where_they_are_known(task, classes, trained, seen)
     cfg.TASK, cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TRAINER.NAME = task, classes, "CoOp"
     cfg.DATASET.NAME = "Mine"
     tested = SimpleNamespace(cfg=cfg, source="Other" if task == "CD" else "Mine",
+                             resolved=SimpleNamespace(method="CoOp"),
                              checkpoint=SimpleNamespace(classnames=tuple(trained)),
                              bench=SimpleNamespace(classnames=["a", "b"]))
     tested._is_elsewhere = under_test.Tested._is_elsewhere.fget(tested)
-    assert under_test.Tested.is_seen.func(tested) == seen
+    tested.contradiction = under_test.Tested.contradiction.func(tested)
+    assert under_test.Tested.is_seen.fget(tested) == seen
+
+
+def test_a_model_of_all_classes_tested_on_new_ones_is_no_base_to_novel_test(
+    nerp, small_run, tmp_path
+):
+    flags, opts = small_run
+    opts = [*opts, "TRAINER.COOP.N_CTX", "4", "TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES"]
+    for trained, contradicts in (("base", False), ("all", True)):
+        run, out = tmp_path / trained, tmp_path / f"test {trained}"
+        assert nerp("train", "--trainer", "CoOp", *flags, "--output-dir", run, *opts, trained,
+                    "TEST.NO_TEST", "True")[0] == 0
+        status, said, error = nerp("test", "--trainer", "CoOp_NeRP", *flags, "--model-dir", run,
+                                   "--output-dir", out, *opts, "new")
+        assert status == 0, error
+        record = json.loads((out / "result.json").read_text())
+        assert ("contradiction" in record) == ("all of the tested classes" in said) == contradicts
+        assert ("nerp" in record) != contradicts
+    status, _, error = nerp("table", tmp_path / "test all")
+    assert status == 1 and "tests that are none of their protocol" in error
+    assert nerp("table", tmp_path / "test base")[0] == 0
 
 
 def test_the_classes_trained_on_are_found_by_their_names(tmp_path):

@@ -43,7 +43,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     status, _, error = train("TRAIN.PRINT_FREQ", "1")
     assert status == 1 and len(error.splitlines()) == 1
     assert "epoch 2, step 2" in error and "learning rate 0.002" in error
-    assert "TRAINER.COOP.PREC amp" in error
+    assert "TRAINER.COOP.PREC amp" in error and "With either it is another run: --overwrite" in error
     run = tmp_path / "run"
     assert not (run / "result.json").exists() and not (run / "prompt_learner").exists()
     state = torch.load(run / "training_state.pt", weights_only=True)
@@ -63,6 +63,25 @@ def _tensors(tree):
     elif isinstance(tree, dict | list | tuple):
         for item in tree.values() if isinstance(tree, dict) else tree:
             yield from _tensors(item)
+
+
+def test_what_a_training_that_failed_advises_is_done_with_overwrite(train, tmp_path, monkeypatch):
+    from nerp.trainers.coop import CoOp
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "loss", lambda self, images, labels: self.logits(images).sum() * 1e40)
+        assert train()[0] == 1
+    status, _, error = train("OPTIM.LR", "0.001")
+    assert status == 1 or not (tmp_path / "run" / "training_state.pt").exists()
+    status, _, error = train("OPTIM.LR", "0.001", "--overwrite")
+    assert status == 0, error
+
+
+def test_a_schedule_is_not_extended(train):
+    assert train()[0] == 0
+    status, _, error = train("OPTIM.MAX_EPOCH", "5")
+    assert status == 1 and "OPTIM.MAX_EPOCH: 3 -> 5; a schedule cannot be extended" in error
+    assert "give another --output-dir, or --overwrite" in error
 
 
 @pytest.mark.parametrize("precision", ["fp16", "amp"])

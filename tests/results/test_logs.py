@@ -1,8 +1,11 @@
 """Published log.txt files stand beside our own runs."""
 
 import pytest
+from recorded import write
 
 from nerp.base.errors import NerpError
+from nerp.results.grid import split
+from nerp.results.plots import figures
 from nerp.results.records import LOG, collect
 from nerp.results.render import terminal
 from nerp.results.tables import build_tables
@@ -55,6 +58,22 @@ def test_logs_become_records_of_the_protocol_that_they_are_of(tmp_path):
     (table,) = build_tables(collect([tmp_path]), protocols=["base_to_novel"])
     text = terminal([table], 100)
     assert "91.20" in text and "from the log.txt of a published run" in text
+
+
+def test_logs_stand_beside_our_own_runs_in_tables_and_figures(tmp_path):
+    for seed in (1, 2):
+        log(tmp_path / f"base{seed}", "91.2", seed=seed)
+        log(tmp_path / f"new{seed}", "60.4", classes="new", seed=seed, model="output/x")
+        for part, accuracy in (("base", 90.0), ("new", 70.0)):
+            write(tmp_path / "ours", "MMRL", "EuroSAT", part, seed, accuracy)
+    records = collect([tmp_path])
+    (table,) = build_tables(records)
+    assert [row.label for row in table.rows] == ["CoOp", "MMRL"]
+    drawn = figures(split(records, [], False))
+    (figure,) = [figure for name, figure in drawn.items() if name.endswith("scatter")]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["CoOp◊", "MMRL"]
+    assert "from the log.txt of a published run" in figure.get_supxlabel()
 
 
 def test_logs_without_a_result_or_beside_a_record_are_none(tmp_path):

@@ -140,6 +140,16 @@ def test_what_saw_more_than_labelled_images_in_training_is_marked_in_every_table
     assert "‖" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
 
 
+def test_a_test_that_contradicts_its_protocol_is_left_out_and_named(output):
+    reason = "all of the tested classes were trained on"
+    folder = write(output, "CoOp", "EuroSAT", "new", 1, 99.0, contradiction=reason)
+    (table,) = tables(output)
+    assert [row.label for row in table.rows] == ["MMRL"]
+    assert f"Left out: {folder}: {reason}." in table.notes
+    with pytest.raises(NerpError, match=f"none of their protocol: {folder}: {reason}"):
+        tables(folder)
+
+
 def test_rows_follow_the_order_of_the_methods_each_before_its_nerp(output):
     for name in ("Mine", "MMRL_NeRP", "CoOp", "ZeroshotCLIP"):
         write(output, name, "EuroSAT", "new", 1, 50.0)

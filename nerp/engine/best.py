@@ -1,0 +1,91 @@
+"""TEST.FINAL_MODEL best_val: of all epochs the one whose model does best on validation images."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.base.errors import NerpError
+from nerp.base.log import say
+from nerp.data.benchmark import Benchmark
+from nerp.engine.evaluate import compute_logits
+from nerp.trainers.base import Trainer
+
+BEST_VAL = "best_val"  # as TEST.FINAL_MODEL has it
+
+
+@dataclass
+class Best:
+    """The best epoch so far, from 1; how many validation images its model was right about; its
+    learned tensors, on the CPU."""
+
+    epoch: int
+    right: int
+    tensors: dict[str, Tensor]
+
+
+class BestEpoch:
+    """Measures a trainer on the validation images after each epoch, and keeps the best.
+
+    Of equally good epochs the first counts, as in Dassl. Nothing that training goes on with is
+    changed by it. Raises NerpError where there are no validation images, or the method's training
+    reads no labels.
+    """
+
+    def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode):
+        asked = f"TEST.FINAL_MODEL {BEST_VAL}"
+        if not trainer.reads_labels:
+            raise NerpError(f"{asked}: {cfg.TRAINER.NAME} is trained without labels, by which this "
+                            "would choose; leave it out")
+        if not bench.val:
+            raise NerpError(f"{asked}: {bench.name} has no validation images; leave it out, or "
+                            "split some off (nerp data split)")
+        self.best: Best | None = None
+        self._trainer, self._bench, self._cfg = trainer, bench, cfg
+        self._labels = torch.tensor([item.label for item in bench.val])
+        self._features: Tensor | None = None
+
+    def look(self, epoch: int) -> None:
+        """Measure the trainer, in evaluation mode, as an epoch (from 1) has left it."""
+        # What a trainer keeps for later calls is kept by the copy: it is made in inference mode.
+        logits = compute_logits(copy.copy(self._trainer), self._bench.val, self._bench.image_dir,
+                                self._cfg, self._kept)
+        right = int((logits.argmax(1) == self._labels).sum())
+        is_best = self.best is None or right > self.best.right
+        say(f"after epoch {epoch}: validation accuracy {self._percent(right):.2f} %"
+            f"{', the best so far' if is_best else ''}")
+        if is_best:
+            tensors = self._trainer.learned.state_dict()
+            self.best = Best(epoch, right, {n: t.detach().cpu().clone()
+                                            for n, t in tensors.items()})
+
+    def record(self, epochs: int) -> dict[str, object]:
+        """What result.json says of the choice among so many epochs."""
+        assert self.best is not None
+        return {"name": BEST_VAL, "epoch": self.best.epoch, "of_epochs": epochs,
+                "val_accuracy": self._percent(self.best.right), "val_images": len(self._labels)}
+
+    def state(self) -> dict[str, object] | None:
+        """The best so far as plain values and tensors, which `restore` takes."""
+        return dict(vars(self.best)) if self.best else None
+
+    def restore(self, content: Mapping[str, object], last: int) -> None:
+        """Go on from a `state` after epoch `last`, whose tensors are the trainer's. Raises
+        ValueError, or what content of another form makes Python raise."""
+        found = Best(**content)
+        if not (type(found.epoch) is type(found.right) is int and 1 <= found.epoch <= last
+                and 0 <= found.right <= len(self._labels)):
+            raise ValueError("the best epoch")
+        self.best = found
+
+    def _percent(self, right: int) -> float:
+        return 100 * right / len(self._labels)
+
+    def _kept(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Frozen image features, which every epoch has in common."""
+        if self._features is None:
+            self._features = compute()
+        return self._features
