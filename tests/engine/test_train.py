@@ -43,7 +43,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(
     status, _, error = train("TRAIN.PRINT_FREQ", "1")
     assert status == 1 and len(error.splitlines()) == 1
     assert "epoch 2, step 2" in error and "learning rate 0.002" in error
-    assert "TRAINER.COOP.PREC amp" in error and "With either it is another run: --overwrite" in error
+    assert "TRAINER.COOP.PREC amp" in error
+    assert "With either it is another run: --overwrite, or another --output-dir" in error
     run = tmp_path / "run"
     assert not (run / "result.json").exists() and not (run / "prompt_learner").exists()
     state = torch.load(run / "training_state.pt", weights_only=True)
@@ -65,16 +66,22 @@ def _tensors(tree):
             yield from _tensors(item)
 
 
-def test_what_a_training_that_failed_advises_is_done_with_overwrite(train, tmp_path, monkeypatch):
+def test_the_remedy_for_such_a_loss_runs_in_the_same_folder(train, monkeypatch):
     from nerp.trainers.coop import CoOp
 
+    steps = []
+
+    def loss(self, images, labels):
+        steps.append(len(images))
+        return self.cross_entropy(self.logits(images), labels) / (len(steps) < 4)
+
     with monkeypatch.context() as patch:
-        patch.setattr(CoOp, "loss", lambda self, images, labels: self.logits(images).sum() * 1e40)
+        patch.setattr(CoOp, "loss", loss)
         assert train()[0] == 1
-    status, _, error = train("OPTIM.LR", "0.001")
-    assert status == 1 or not (tmp_path / "run" / "training_state.pt").exists()
-    status, _, error = train("OPTIM.LR", "0.001", "--overwrite")
-    assert status == 0, error
+    remedy = ("OPTIM.LR", "0.001")
+    status, _, error = train(*remedy)
+    assert status == 1 and "holds an interrupted run of something else" in error
+    assert train(*remedy, "--overwrite")[0] == 0
 
 
 def test_a_schedule_is_not_extended(train):

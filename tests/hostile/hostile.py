@@ -1,5 +1,8 @@
 """What strangers may send, made by class: files that are none, bombs, flipped bits, fields of
-another type. Tests take all of a class, so that a reader or a key that is new meets them too."""
+another type. Tests take all of a class, so that a reader or a key that is new meets them too.
+
+What is drawn at random is the same in every run; NERP_TEST_SEED=7 draws other cases.
+"""
 
 import contextlib
 import copy
@@ -24,6 +27,12 @@ from nerp.base.errors import NerpError
 MIB = 2**20
 STRANGE = [None, True, -1, 3, 2**70, 1.5, "", "x", "\x1b[2J\n", "../../x", [], [[]], [None], {},
            {"a": {"a": []}}]
+
+
+def drawing(seed: int | str = 0) -> random.Random:
+    """A generator of cases: of this seed, and of the run's."""
+    asked = os.environ.get("NERP_TEST_SEED", "")
+    return random.Random(f"{asked} {seed}" if asked else seed)
 
 
 def _pipe(path: Path) -> None:
@@ -101,7 +110,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "link to itself": lambda path: path.symlink_to(path.name),
     "empty": Path.touch,
     "zeros": lambda path: path.write_bytes(bytes(1000)),
-    "noise": lambda path: path.write_bytes(random.Random(1).randbytes(5000)),
+    "noise": lambda path: path.write_bytes(drawing(1).randbytes(5000)),
     "not UTF-8": lambda path: path.write_bytes(b"a: \xff\xfe"),
     "a scalar": lambda path: path.write_text("3"),
     "a list": lambda path: path.write_text("[1, 2]"),
@@ -151,7 +160,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def flips(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
     """`data` with one bit changed, `count` times at another place."""
-    generator = random.Random(seed)
+    generator = drawing(seed)
     for _ in range(count):
         changed = bytearray(data)
         changed[generator.randrange(len(data))] ^= 1 << generator.randrange(8)

@@ -5,7 +5,6 @@ links and pipes are then planted.
 """
 
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_eurosat
-from hostile import PLANTED, bounded, is_one_line, tree
+from hostile import PLANTED, bounded, drawing, is_one_line, tree
 
 from nerp import cli
 from nerp.base.beside import fresh_folder, make_folder, open_appended, open_locked, own_folder
@@ -73,7 +72,7 @@ def test_nothing_outside_changes_and_nothing_waits(count, steps, golden_weights,
     cases = [(*step, kind) for step in found for kind in PLANTED]
     names = {name for name, *_ in found}
     assert len(names) == 5 and any(place.endswith(".lock") for _, _, place in found)
-    random.Random(23).shuffle(cases)
+    drawing(23).shuffle(cases)
     for i, (name, before, place, kind) in enumerate(cases[:count]):
         outside = tmp_path / f"outside{i}"
         outside.mkdir()

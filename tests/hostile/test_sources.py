@@ -3,13 +3,12 @@
 import io
 import itertools
 import json
-import random
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from hostile import FILES, STRANGE, bounded, is_one_line, other_types, write_json
+from hostile import FILES, STRANGE, bounded, drawing, is_one_line, other_types, write_json
 from PIL import Image
 
 import nerp
@@ -65,7 +64,7 @@ def test_a_hubs_configuration_with_a_field_of_another_type_or_size(hub):
             content = json.loads(json.dumps(CONFIG))
             content["model_cfg"][path[0]][path[1]] = value
             cases.append(content)
-    for content in random.Random(1).sample(cases, 100) + cases[-6 * len(HUGE):]:
+    for content in drawing(1).sample(cases, 100) + cases[-6 * len(HUGE):]:
         write_json(hub, content)
         assert take(), content
 
@@ -137,7 +136,7 @@ WORDS = ["", ",", "\0", "\x1b[2J", "../../etc/passwd", "/etc/passwd", '"', "'", 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json"])
 def test_a_folder_of_ones_own_with_a_table_of_another_form(suffix, tmp_path, nerp):
-    generator = random.Random(suffix)
+    generator = drawing(suffix)
     for i in range(40):
         folder = tmp_path / str(i)
         (folder / "images").mkdir(parents=True)
@@ -207,7 +206,7 @@ def test_a_run_that_is_read_back_with_a_field_of_another_type(asked, tmp_path):
     content = json.loads(file.read_text())
     measured = {name: value for name, value in content.items() if name != "identity"}
     cases = [change for _, change in other_types(measured)]
-    for change in random.Random(2).sample(cases, 60):
+    for change in drawing(2).sample(cases, 60):
         write_json(file, change | {"identity": content["identity"]})
         with bounded():
             try:
