@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nerp.base.paths import shipped
 from nerp.base.registry import TRAINERS
@@ -88,6 +89,18 @@ def test_every_published_configuration_ships_under_its_name(file):
         published["INPUT"] = COMMON_INPUT
     for path, value in leaves(published):
         check(cfg, file.split("/")[0], path, value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_published_file_is_taken_as_it_is(name, tmp_path):
+    method, content = name.split("/")[0], dict(CONFIGS[name])
+    if content["INPUT"] == "COMMON":
+        content["INPUT"] = COMMON_INPUT
+    file = tmp_path / "published.yaml"
+    file.write_text(yaml.safe_dump(content))
+    cfg = resolve(Request(trainer=method, dataset="imagenetv2", config_file=str(file))).cfg
+    for path, value in leaves(content):
+        check(cfg, method, path, value)
 
 
 @pytest.mark.parametrize(("method", "task"), [

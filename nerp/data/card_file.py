@@ -64,7 +64,8 @@ def describe(bench: Benchmark, card: Path, node: CfgNode, made: Made | None) -> 
     names = bench.classnames
     images = ", ".join(f"{split} {len(getattr(bench, split))}" for split in SPLITS)
     root = shlex.quote(str(card.parent))
-    protocol = "base_to_novel" if len(names) > 3 else "few_shot"
+    protocol = "base_to_novel" if len(names) > 3 and bench.train else "few_shot"
+    methods = "ZeroshotCLIP,CoOp,MMRL,MMRL_NeRP" if bench.train else "ZeroshotCLIP"
     lines = []
     if made and made.fractions:
         shares = " ".join(f"{fraction:g}" for fraction in made.fractions)
@@ -81,7 +82,7 @@ def describe(bench: Benchmark, card: Path, node: CfgNode, made: Made | None) -> 
         *lines,
         *doubts(bench),
         f"\nThe card is {card}; its TEMPLATE is worth an edit. Then:",
-        f"  nerp sweep --protocol {protocol} --methods ZeroshotCLIP,CoOp,MMRL,MMRL_NeRP "
+        f"  nerp sweep --protocol {protocol} --methods {methods} "
         f"--datasets {shlex.quote(str(card))} --root {root}",
         "  nerp table output",
         "(--options MODEL.BACKBONE.NAME tiny tries whether all of it runs, without a download: "

@@ -141,13 +141,23 @@ def folders(card: CfgNode, directory: Path) -> Listing:
     what is in folders in it belongs to the class too.
     """
     image_dir = directory / card.IMAGE_FOLDER
-    called = split_named(subfolders(image_dir), image_dir)
-    *found, names = _class_folders(image_dir, [called.get(s, s) for s in SPLITS], VISIBLE)
+    places = split_places(image_dir)
+    *found, names = _class_folders(image_dir, [places.get(s, s) for s in SPLITS], VISIBLE)
     splits = {
         split: _items(image_dir, labels, names)
         for split, labels in zip(SPLITS, found, strict=True)
     }
     return Listing(image_dir, splits, names)
+
+
+def split_places(image_dir: Path) -> dict[str, str]:
+    """The folders of a folder's splits, {split: path}; of one that holds another of its name and
+    nothing else, as archives are often unpacked, the inner one."""
+    places = split_named(subfolders(image_dir), image_dir)
+    for split, name in places.items():
+        if subfolders(image_dir / name) == [name]:
+            places[split] = f"{name}/{name}"
+    return places
 
 
 @LAYOUTS.register("listing")

@@ -9,9 +9,8 @@ from yacs.config import CfgNode
 from nerp.data.benchmark import SPLITS, Benchmark
 from nerp.data.decode import is_image
 from nerp.data.doubts import some
-from nerp.data.layouts import files_below, subfolders
+from nerp.data.layouts import files_below, split_places, subfolders
 from nerp.data.split_file import made_by
-from nerp.data.splits import split_of
 
 LOOSE = "pictures in no class folder"
 EMPTY = "class folders without an image"
@@ -57,8 +56,8 @@ def below(image_dir: Path, listed: set[str]) -> dict[str, list[str]]:
     if loose:
         found[LOOSE] = [_loose(image_dir, folder, names) for folder, names in sorted(loose.items())]
     tops = [name for name in subfolders(image_dir) if not _OURS.match(f"{name}/")]
-    by_split = [top for top in tops if split_of(top) and
-                any(f"{top}/{name}" in full for name in subfolders(image_dir / top))]
+    by_split = [place for place in split_places(image_dir).values()
+                if any(f"{place}/{name}" in full for name in subfolders(image_dir / place))]
     classes = [f"{top}/{name}" for top in by_split for name in subfolders(image_dir / top)]
     empty = [name for name in (classes if by_split else tops) if name not in {*full, *loose}]
     if empty:

@@ -13,24 +13,31 @@ _CALLED = {
     "test": ("test", "testing", "tst"),
 }
 _SPLIT = {name: split for split, names in _CALLED.items() for name in names}
+# What stands beside such a name and says nothing: "Training Set", seg_train, test_images.
+_BESIDE = {"set", "data", "dataset", "images", "imgs", "img", "split", "seg"}
 
 
 def split_of(name: str) -> str:
     """train, val or test, whichever `name` is a usual name of, in any case; "" for none."""
-    return _SPLIT.get(name.strip().lower(), "")
+    words = set(re.findall("[^\\W_]+", name.lower())) - _BESIDE
+    return _SPLIT.get(words.pop(), "") if len(words) == 1 else ""
 
 
 def split_named(names: Iterable[str], where: Path | str) -> dict[str, str]:
-    """Those of the names that are a split's, {split: name}.
+    """Those of the names that are a split's, {split: name}; one with other words beside it only
+    where none is without.
 
     Raises NerpError, beginning with `where`, for two names of one split.
     """
-    found: dict[str, str] = {}
-    for name in names:
-        split = split_of(name)
-        if split and found.setdefault(split, name) != name:
-            raise NerpError(f"{where}: {found[split]} and {name} both mean the split {split}; "
-                            "rename one of them, or move it away")
+    names, found = list(names), dict[str, str]()
+    for known in (lambda name: _SPLIT.get(name.strip().lower(), ""), split_of):
+        new: dict[str, str] = {}
+        for name in names:
+            split = known(name)
+            if split and split not in found and new.setdefault(split, name) != name:
+                raise NerpError(f"{where}: {new[split]} and {name} both mean the split {split}; "
+                                "rename one of them, or move it away")
+        found |= new
     return found
 
 

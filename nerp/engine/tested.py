@@ -121,8 +121,9 @@ class Tested:
         seen = all(comparable(name) in known for name in self.bench.classnames)
         if seen == is_seen(self.cfg, self.source):
             return ""
-        return (f"by the names in the checkpoint, {'' if seen else 'not '}all of the tested classes "
-                f"were trained on, which is not what TASK {self.cfg.TASK} with "
+        which = "" if seen else "not "
+        return (f"by the names in the checkpoint, {which}all of the tested classes were trained "
+                f"on, which is not what TASK {self.cfg.TASK} with "
                 f"DATASET.SUBSAMPLE_CLASSES {self.cfg.DATASET.SUBSAMPLE_CLASSES} means")
 
     @property

@@ -61,7 +61,7 @@ def read_text(path: AnyPath, most: int = 64 * MIB) -> str:
     try:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError:
-        raise NerpError(f"{path}: not a text file") from None
+        raise NerpError(f"{path}: not a text file in UTF-8") from None
 
 
 def read_end(path: AnyPath, most: int) -> str:

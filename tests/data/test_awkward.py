@@ -31,6 +31,7 @@ def sizes(card):
 @pytest.mark.parametrize("train, val, test", [
     ("Training", "Validation", "Testing"), ("Train", "dev", "Test"), ("train", "valid", "test"),
     ("TRN", "val", "TST"), ("training", "validation", "testing"),
+    ("Training Set", "dev-set", "test_images"), ("seg_train/seg_train", "val", "seg_test/seg_test"),
 ])
 def test_split_folders_have_any_usual_name(train, val, test, nerp, tmp_path):
     for count, split in enumerate((train, val, test), 1):
@@ -39,7 +40,7 @@ def test_split_folders_have_any_usual_name(train, val, test, nerp, tmp_path):
     assert status == 0, error
     assert "2 classes (cat, dog); images: train 2, val 4, test 6" in out
     assert sizes(tmp_path / "pets.yaml")[0] == [2, 4, 6]
-    assert [split_of(name) for name in (train, val, test)] == list(SPLITS)
+    assert [split_of(name.split("/")[0]) for name in (train, val, test)] == list(SPLITS)
 
 
 def test_two_folders_of_one_split_are_not_chosen_between(tmp_path):
@@ -48,6 +49,22 @@ def test_two_folders_of_one_split_are_not_chosen_between(tmp_path):
     with pytest.raises(NerpError, match="val and valid both mean the split val"):
         look(tmp_path)
     assert split_named(["Train", "cat"], tmp_path) == {"train": "Train"}
+    assert split_named(["train_images", "train"], tmp_path) == {"train": "train"}
+    assert not split_named(["trained", "test tube", "data", "training wheels", ""], tmp_path)
+
+
+def test_a_folder_of_test_images_alone_is_recommended_what_trains_nothing(nerp, tmp_path):
+    pictures(tmp_path / "pets" / "test", ("cat", "cow", "dog", "hen"))
+    status, out, error = nerp("data", "new", tmp_path / "pets")
+    assert status == 0, error
+    assert "nerp sweep --protocol few_shot --methods ZeroshotCLIP --datasets" in out
+
+
+def test_a_class_folder_in_a_doubled_split_that_is_empty_is_named(nerp, tmp_path):
+    pictures(tmp_path / "pets" / "seg_train" / "seg_train")
+    (tmp_path / "pets" / "seg_train" / "seg_train" / "cow").mkdir()
+    assert f"{tmp_path}/pets/seg_train/seg_train/cow: it is empty" in nerp(
+        "data", "new", tmp_path / "pets")[1]
 
 
 def test_tables_are_found_by_the_split_in_their_names(nerp, tmp_path):
