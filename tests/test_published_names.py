@@ -77,7 +77,7 @@ def test_dassl_s_usual_choices_are_accepted_and_others_refused(line, tmp_path):
 @pytest.mark.parametrize("said", ["last_step", "best_val"])
 def test_the_final_model_is_the_last_or_the_best(said):
     assert value("CoOp", "TEST.FINAL_MODEL", "TEST.FINAL_MODEL", said) == said
-    with pytest.raises(NerpError, match="TEST.FINAL_MODEL is 'best'; it takes last_step or best"):
+    with pytest.raises(NerpError, match="FINAL_MODEL is .best.; it takes one of last_step, best"):
         value("CoOp", "SEED", "TEST.FINAL_MODEL", "best")
 
 
