@@ -2,8 +2,8 @@
 
 The published OpenAI weights go through open_clip's own download and cache (`~/.cache/clip`, where
 OpenAI's package keeps them too). A file may be an OpenAI TorchScript archive, a plain state dict
-with OpenAI's names, an open_clip training checkpoint, or safetensors; the architecture is read
-from the tensors.
+with OpenAI's names or transformers', an open_clip training checkpoint, or safetensors; the
+architecture is read from the tensors.
 """
 
 import urllib.error
@@ -17,7 +17,13 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import unknown
 from nerp.clip import bert
-from nerp.clip.modules import CLIP, HEAD_WIDTH
+from nerp.clip.modules import CLIP, HEAD_WIDTH, HEAD_WIDTHS
+from nerp.clip.renamed import (
+    config_beside,
+    has_transformers_names,
+    stated_activation,
+    with_openai_names,
+)
 from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
 from nerp.clip.wordpiece import read_tokenizer
 from nerp.files.opening import reading
@@ -39,10 +45,6 @@ UNSAID = "gelu, unsaid"  # of an open_clip training checkpoint
 _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
-
-# The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
-# file's tensors do not tell, its width does: none of these widths has been published with 64.
-_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
 # What a file may hold beside the model, as no feature depends on it: the causal mask, which the
 # towers have themselves, and the bias of a sigmoid loss, the same for every class.
@@ -104,12 +106,18 @@ def load_model(
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
     tensors, says = _read(file)
+    stated_in = None
+    if has_transformers_names(tensors):
+        stated_in = config_beside(file)
+        tensors, says = with_openai_names(tensors, file), stated_activation(stated_in)
     if activation == "auto" and says == UNSAID:
         say(f"{file} does not say its activation: GELU, as in open_clip's own training; weights "
             "fine-tuned from OpenAI's need MODEL.BACKBONE.ACTIVATION quick_gelu")
     quick = (says if activation == "auto" else activation) == "quick_gelu"
     with reading(file, "CLIP weights"):
-        return _build(tensors, quick, file, config, size)
+        model = _build(tensors, quick, file, config, size)
+    model.stated_in = stated_in  # a second file that decides about the model
+    return model
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
@@ -225,7 +233,7 @@ def _filled(
 def _open_clips(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    text = {"heads": text.get("width", 512) // HEAD_WIDTH, **text}
+    text = {**_heads(text), **text}
     model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
     del model.attn_mask  # on the meta device, and the towers have their own
     return model
@@ -236,8 +244,8 @@ def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
     width, found = vision["width"], {}
     if "patch_size" not in vision:
         return found
-    if width in _HEAD_WIDTHS:
-        found["head_width"] = _HEAD_WIDTHS[width]
+    if width in HEAD_WIDTHS:
+        found["head_width"] = HEAD_WIDTHS[width]
     hidden = tensors.get("visual.transformer.resblocks.0.mlp.c_fc.bias")
     if hidden is not None and hidden.shape != (4 * width,) and hidden.dim() == 1:
         # A little above: open_clip takes the whole part of width * mlp_ratio.
@@ -311,10 +319,21 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
         raise NerpError(f"{file}: not CLIP weights: its tensors are of a model larger than any, or "
                         "of none")
     for width in widths:
-        if width not in _HEAD_WIDTHS and width % HEAD_WIDTH:
+        if width not in HEAD_WIDTHS and width % HEAD_WIDTH:
             raise NerpError(f"{file}: width {width} is no multiple of {HEAD_WIDTH}, the width of "
                             "an attention head in CLIP")
     return vision, text, embed
+
+
+def stated_sizes(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
+    """The vision_cfg and text_cfg, as open_clip calls them, and the joint width of a whole model.
+    Raises NerpError, naming the file, where its tensors are of none."""
+    vision, text, embed = _architecture(tensors, file)
+    return vision | _unusual(tensors, vision), {**text, **_heads(text)}, embed
+
+
+def _heads(text: Mapping) -> dict[str, int]:
+    return {"heads": text.get("width", 512) // HEAD_WIDTH}
 
 
 def _count(tensors: dict[str, Tensor], prefix: str) -> int:

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 HEAD_WIDTH = 64
+# The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
+# file's tensors do not tell, its width does: none of these widths has been published with 64.
+HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
 
 class QuickGELU(nn.Module):
