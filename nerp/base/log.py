@@ -141,6 +141,8 @@ def environment(device: "torch.device") -> dict[str, str]:
     from nerp import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    if device.type == "mps":
+        name = f"Apple GPU, {name}"
     return {
         "nerp": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""What a GPU does otherwise than a CPU, where that would show: copies and rounded products."""
+"""What a GPU does otherwise than a CPU, where that would show: copies, products, float64."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,6 +13,16 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def place(device: torch.device) -> str:
+    """What a device is called in messages."""
+    return {"cpu": "CPU", "mps": "Apple GPU"}.get(device.type, device.type.upper())
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64; on the CPU where it is on an Apple GPU, which has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def in_float32(device: torch.device) -> contextlib.AbstractContextManager[object]:

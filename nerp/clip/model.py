@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.bert import BertCLIP, BertEncoder
-from nerp.clip.device import float32_convolutions
+from nerp.clip.device import float32_convolutions, place
 from nerp.clip.loading import load_model, weights_file
 from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
 from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
@@ -171,8 +171,8 @@ class Clip:
     def _images_at_once(self, images: Tensor) -> int:
         """As many as are encoded together: on a CPU those whose widest activations its cache holds,
         which takes a sixth off a large batch."""
-        if self.device.type != "cpu" or not self.image.depth:
-            return max(1, len(images))
+        if self.device.type != "cpu" or not self.image.depth or torch.compiler.is_compiling():
+            return max(1, images.shape[0])
         patches = (self.size // self.image.visual.conv1.kernel_size[0]) ** 2
         widest = 4 * self.image.width * patches * 4  # bytes an image: an MLP's, in float32
         return max(1, _CACHE // widest)
@@ -193,8 +193,19 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def pick_device(use_cuda: bool) -> torch.device:
-    """The CUDA device this process should use, or the CPU."""
-    return torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
+    """The accelerator that this process should use: CUDA, else Apple's GPU; or the CPU."""
+    if use_cuda and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if use_cuda and torch.backends.mps.is_available() else "cpu")
+
+
+def usable_precision(precision: str, device: torch.device) -> str:
+    """The precision in which a run on a device is: half precision is for CUDA, and bfloat16 for a
+    CPU too."""
+    weights = PRECISIONS[precision].weights
+    fits = device.type == "cuda" or weights == torch.float32 or (
+        device.type == "cpu" and weights == torch.bfloat16)
+    return precision if fits else "fp32"
 
 
 # Backbones read ahead: (file, its state, activation) -> model, digest.
@@ -229,11 +240,12 @@ def _state(file: Path, activation: str, name: str) -> tuple:
 
 
 def _read(file: Path, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, str]:
-    """A backbone, and the digest of the weights, and of the vocabulary beside them, that it was
-    read from. Raises NerpError as `load` does, and where one of them changes meanwhile."""
+    """A backbone, and the digest of the weights, and of the vocabulary or configuration beside
+    them, that it was read from. Raises NerpError as `load` does, and where one of them changes
+    meanwhile."""
     model, digest = read_digested(file, load)
-    vocabulary = vocabulary_beside(file)
-    return model, " ".join(filter(None, (digest, vocabulary and content_digest(vocabulary))))
+    beside = filter(None, (vocabulary_beside(file), model.stated_in))
+    return model, " ".join([digest, *map(content_digest, beside)])
 
 
 def build_clip(
@@ -247,10 +259,11 @@ def build_clip(
     """
     if precision not in PRECISIONS:
         raise NerpError(f"precision {precision!r}: one of {', '.join(PRECISIONS)}")
-    notes = []
-    if device.type == "cpu" and PRECISIONS[precision].weights == torch.float16:
-        notes.append(f"precision {precision} needs a CUDA device; on this CPU the run is in fp32")
-        precision = "fp32"
+    notes, asked = [], precision
+    precision = usable_precision(asked, device)
+    if precision != asked:
+        notes.append(f"precision {asked} needs a CUDA device; on this {place(device)} the run is "
+                     f"in {precision}")
     file, activation, config = _resolve(name, path, activation)
     # A Clip changes its model, so that one is used once.
     ready = None if size else _ahead.pop(_state(file, activation, name), None)

@@ -76,7 +76,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
 
 def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) -> None:
     cfg, directory = resolved.cfg, resolved.directory
-    clip = open_clip_model(cfg)
+    clip = open_clip_model(resolved)
     torch.manual_seed(cfg.SEED)
     classes = replace(class_set(cfg, bench, seen=True), everyone=known_names(cfg, bench))
     trainer, inputs = built(

@@ -14,6 +14,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, build_clip, pick_device
+from nerp.clip.open_clips import other_architecture
 from nerp.data.benchmark import Benchmark, Item, comparable, open_benchmark
 from nerp.data.digests import Seen, images_state, seen_images
 from nerp.data.doubts import name_doubts
@@ -27,7 +28,7 @@ from nerp.settings.cards import find_card
 from nerp.settings.defaults import KEYS
 from nerp.settings.protocols import NERP_SUFFIX, plain_name, training_task
 from nerp.settings.resolve import Resolved
-from nerp.settings.tree import merge
+from nerp.settings.tree import DEFAULT, merge
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
@@ -66,7 +67,7 @@ class Tested:
     @cached_property
     def trainer(self) -> Trainer:
         """The trainer in the checkpoint, or one that learns nothing."""
-        clip = open_clip_model(self.cfg)
+        clip = open_clip_model(self.resolved)
         classes = class_set(self.cfg, self.bench, self.as_trained)
         notes: list[str] = []
 
@@ -296,20 +297,25 @@ def other_dataset(
     return cfg
 
 
-def open_clip_model(cfg: CfgNode) -> Clip:
-    """The backbone in the method's precision, and what the log should know of it."""
+def open_clip_model(resolved: Resolved, precision: str = "") -> Clip:
+    """The backbone, by default in the method's precision; the log learns what it should know."""
+    cfg = resolved.cfg
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
     backbone = cfg.MODEL.BACKBONE
     clip, notes = build_clip(
         backbone.NAME,
         backbone.PATH,
         backbone.ACTIVATION,
-        cfg.TRAINER[method.node].PREC,
+        precision or cfg.TRAINER[method.node].PREC,
         pick_device(cfg.USE_CUDA),
         size=_interpolated_size(cfg),
     )
     for note in notes:
         say(note)
+    named = resolved.origin("MODEL.BACKBONE.NAME").kind != DEFAULT
+    if named and backbone.PATH and (other := other_architecture(backbone.NAME, clip)):
+        say(f"MODEL.BACKBONE.NAME {backbone.NAME} is {other}, and {backbone.PATH} holds another "
+            "architecture: what the file holds counts")
     if backbone.INTERPOLATE:
         say(f"position embeddings for {clip.size} x {clip.size} pixels, interpolated where the "
             "weights are for others (MODEL.BACKBONE.INTERPOLATE)")

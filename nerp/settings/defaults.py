@@ -56,7 +56,7 @@ _DATASET = {
 KEYS: dict[str, Key] = {
     "OUTPUT_DIR": path(""),
     "SEED": whole(1, -1, 2**63 - 1),  # -1: none is fixed, so one is drawn
-    "USE_CUDA": flag(True),  # ignored where there is no CUDA device
+    "USE_CUDA": flag(True),  # CUDA, else Apple's GPU; ignored where there is neither
     "TASK": Key("B2N", "B2N, CD, FS or OW", task),  # see nerp/settings/protocols.py
     **_DATASET,
     "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
@@ -145,6 +145,11 @@ KEYS: dict[str, Key] = {
 def default_config() -> CN:
     """The defaults of every key, the methods' own nodes included."""
     return _tree(all_keys())
+
+
+def common_config() -> CN:
+    """The defaults of the keys that are no method's own."""
+    return _tree(KEYS)
 
 
 def dataset_defaults() -> CN:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nerp.base.registry import TRAINERS
+from nerp.clip.device import in_float64
 from nerp.clip.model import normalise
 from nerp.data.sentences import read_sentences, substitute_sentences
 from nerp.settings.keys import file, listing, number, whole
@@ -32,7 +33,7 @@ def noise_prompts(features: Tensor, count: int) -> Tensor:
     """
     if len(features) < count:
         return features[torch.arange(count, device=features.device) % len(features)]
-    rows = features.detach().double()
+    rows = in_float64(features.detach())
     centres = rows[_distances(rows, rows.mean(0, keepdim=True)).argmin(0)]
     for _ in range(count - 1):
         farthest = _distances(rows, centres).amin(1).argmax().view(1)
@@ -42,7 +43,7 @@ def noise_prompts(features: Tensor, count: int) -> Tensor:
         own = (_distances(rows, centres).argmin(1)[:, None] == numbers).double()
         sizes = own.sum(0)[:, None]
         centres = torch.where(sizes > 0, own.t() @ rows / sizes.clamp(min=1), centres)
-    return centres.to(features.dtype)
+    return centres.to(features)
 
 
 def _distances(rows: Tensor, centres: Tensor) -> Tensor:

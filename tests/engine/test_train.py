@@ -2,13 +2,16 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from nerp.clip.model import build_clip
+from nerp.clip.model import PRECISIONS, build_clip, pick_device, usable_precision
 from nerp.engine.tested import open_clip_model
 from nerp.settings.defaults import default_config
+from nerp.settings.resolve import Request, Resolved
+from nerp.settings.tree import COMMAND_LINE, Origin
 
 
 @pytest.fixture
@@ -100,11 +103,49 @@ def test_on_a_cpu_half_precision_becomes_fp32_and_one_line_says_so(precision, go
     ]
 
 
+def resolved(cfg, **named):
+    """A configuration as if it came from a command line that gives the keys `named`."""
+    origins = {key: Origin(COMMAND_LINE) for key in named}
+    return Resolved(Request("CoOp"), cfg, Path(), None, Path(), "CoOp", origins)
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("RN50", "is a ResNet, D = 1024,"),
+    ("ViT-B/32", "is 12/12 layers, patches of 32 pixels, D = 512,"), ("", None),
+])
+def test_a_name_beside_a_file_of_another_architecture_is_mentioned(
+    name, said, golden_weights, caplog
+):
+    cfg = default_config()
+    cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.PATH = "CoOp", str(golden_weights)
+    cfg.MODEL.BACKBONE.NAME = name or cfg.MODEL.BACKBONE.NAME
+    given = {"MODEL.BACKBONE.NAME": name} if name else {}
+    assert open_clip_model(resolved(cfg, **given)).image.depth == 4
+    assert ("holds another architecture" in caplog.text) == bool(said)
+    assert not said or said in caplog.text
+
+
+def test_half_precision_is_for_cuda_and_not_for_apples_gpu():
+    for precision in PRECISIONS:
+        assert usable_precision(precision, torch.device("cuda")) == precision
+        assert usable_precision(precision, torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize(("cuda", "mps", "wanted", "found"), [
+    (True, True, True, "cuda"), (False, True, True, "mps"), (False, False, True, "cpu"),
+    (True, True, False, "cpu"),
+])
+def test_an_accelerator_is_taken_where_there_is_one(cuda, mps, wanted, found, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert pick_device(wanted).type == found
+
+
 @pytest.mark.parametrize("size, said", [((224, 224), False), ((64, 64), False), ((96, 96), True)])
 def test_a_size_that_was_asked_for_and_does_not_fit_the_backbone_is_mentioned(size, said, caplog):
     cfg = default_config()
     cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE = "CoOp", "tiny", size
-    assert open_clip_model(cfg).size == 64
+    assert open_clip_model(resolved(cfg)).size == 64
     assert (f"INPUT.SIZE {size} gives way to the backbone's 64 pixels" in caplog.text) == said
 
 

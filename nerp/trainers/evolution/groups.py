@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from nerp.clip.device import in_float64
+
 _CONFUSED = 0.04  # of a class's images, that have another among the first five
 _GAIN = 0.1  # in fitness, over the baseline
 _LEFT_OUT = 0.4  # of the classes
@@ -29,7 +31,8 @@ class Sizes:
 def by_entropy(logits: Tensor, labels: Tensor) -> list[int]:
     """The classes in ascending order of the cross entropy of their own images' logits [N, C]; those
     without images come last."""
-    loss = F.cross_entropy(logits, labels, reduction="none").double()
+    loss = in_float64(F.cross_entropy(logits, labels, reduction="none"))
+    labels = labels.to(loss.device)
     means = [float(loss[labels == c].mean()) if bool((labels == c).any()) else math.inf
              for c in range(logits.shape[1])]
     return sorted(range(len(means)), key=means.__getitem__)

@@ -1,0 +1,81 @@
+"""A backbone as open_clip has it: under its name there, or written as a folder that it reads."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.clip.backbones import BIOMEDCLIP, HUB, find_backbone, model_config
+from nerp.clip.loading import PUBLISHED, SHIPPED, stated_sizes
+from nerp.clip.model import Clip
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+def own_arguments(backbone: CfgNode) -> list[str] | None:
+    """The arguments of open_clip.create_model, as Python has them, that give the backbone of a
+    node MODEL.BACKBONE; None for weights that open_clip does not have.
+
+    A file beside BiomedCLIP's name is taken for a copy of its weights, as no other are known.
+    """
+    name, changed = backbone.NAME, backbone.INTERPOLATE or backbone.ACTIVATION != "auto"
+    if name == BIOMEDCLIP:
+        return [repr(name)]
+    if name in SHIPPED or backbone.PATH or changed:
+        return None
+    if name in PUBLISHED:
+        return [repr(PUBLISHED[name]), "pretrained='openai'", "force_quick_gelu=True"]
+    if name.startswith(HUB):
+        return [repr(name)]
+    model, _, tag = name.partition(":")
+    quick = find_backbone(name).activation == "quick_gelu"
+    return [repr(model), f"pretrained={tag!r}", *(["force_quick_gelu=True"] if quick else [])]
+
+
+def open_clips_files(
+    clip: Clip, name: str, tensors: Mapping[str, Tensor], inputs: CfgNode
+) -> dict[str, bytes]:
+    """The files of a backbone, and their contents, in a folder that open_clip's
+    create_model("local-dir:FOLDER") reads.
+
+    Args:
+        clip: the backbone. name: MODEL.BACKBONE.NAME. tensors: its state dict, or a changed one.
+        inputs: the configuration's node INPUT.
+    """
+    quick = type(clip.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    vision, text, embed = stated_sizes(dict(tensors), Path(WEIGHTS_FILE))
+    stated = find_backbone(name).config if ":" in name else None
+    if stated:
+        vision, text = stated["vision_cfg"], stated["text_cfg"]
+    config = {
+        "model_cfg": {"embed_dim": embed, "quick_gelu": quick, "text_cfg": text,
+                      "vision_cfg": {**vision, "image_size": clip.size}},
+        "preprocess_cfg": {
+            "mean": list(inputs.PIXEL_MEAN), "std": list(inputs.PIXEL_STD),
+            "interpolation": inputs.INTERPOLATION, "resize_mode": inputs.RESIZE_MODE,
+        },
+    }
+    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # The activation is for MODEL.BACKBONE.PATH: no tensor tells it.
+    about = {"format": "pt", "activation": "quick_gelu" if quick else "gelu"}
+    return {CONFIG_FILE: (json.dumps(config, indent=1) + "\n").encode(),
+            WEIGHTS_FILE: save(kept, about)}
+
+
+def other_architecture(name: str, clip: Clip) -> str:
+    """What a name of `PUBLISHED` says of a backbone, in words, where `clip` is otherwise; "" where
+    it is not, or the name says nothing."""
+    if name not in PUBLISHED or not clip.image.depth:
+        return ""
+    config = model_config(name)
+    layers, width = config["vision_cfg"]["layers"], config["embed_dim"]
+    patch, text_layers = config["vision_cfg"].get("patch_size"), config["text_cfg"]["layers"]
+    stated = layers, patch, text_layers, width
+    size = clip.model.visual.conv1.kernel_size[0]
+    if stated == (clip.image.depth, size, clip.text.depth, clip.embed_dim):
+        return ""
+    kind = f"{layers}/{text_layers} layers, patches of {patch} pixels" if patch else "a ResNet"
+    return f"{kind}, D = {width}"
