@@ -20,20 +20,21 @@ COMMANDS = {
     "train": "train a method on a dataset",
     "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
     "predict": "classify images with a trained model, with no dataset on disk",
-    "data": "list, download and check the datasets, and compute their reference images",
-    "study": "measure NeRP where the true class frequencies are known, on the drawn world",
-    "bench-data": "measure how many images a second the loaders deliver",
-    "config": "list the configuration keys, or show what a run's come to and where from",
-    "methods": "list the methods with their learned parameters and papers",
-    "backbones": "list the backbones with their sizes, weights and the methods that fit",
-    "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
-    "features": "write a model's image and text features of a split, for probes and plots",
-    "correct": "put every rule side by side on a run's saved logits, without a model",
-    "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
-    "explain": "write one HTML page about a corrected run: what was flipped, and why",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
     "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
     "plot": "draw few-shot curves, base against novel accuracy, and what NeRP gains",
+    "explain": "write one HTML page about a corrected run: what was flipped, and why",
+    "data": "list, download and check the datasets, and compute their reference images",
+    "methods": "list the methods with their learned parameters and papers",
+    "backbones": "list the backbones with their sizes, weights and the methods that fit",
+    "config": "list the configuration keys, or show what a run's come to and where from",
+    "export": "write a trained model for other programs: class weights, or ONNX",
+    "features": "write a model's image and text features of a split, for probes and plots",
+    "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
+    "correct": "put every rule side by side on a run's saved logits, without a model",
+    "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
+    "study": "measure NeRP where the true class frequencies are known, on the drawn world",
+    "bench-data": "measure how many images a second the loaders deliver",
     "completion": "print what makes bash or zsh complete nerp's command lines",
 }
 INTERRUPTED = 130
@@ -88,7 +89,7 @@ def run(argv: list[str]) -> int:
     )
     add_arguments(parser, module)
     debug = "--debug" in rest
-    command_line.set(shlex.join(["nerp", *argv]))
+    asked = command_line.set(shlex.join(["nerp", *argv]))
     try:
         args = parse(parser, rest)
         if args.imports:
@@ -113,6 +114,8 @@ def run(argv: list[str]) -> int:
         if isinstance(error, OSError):
             _forget_output()
         return 1
+    finally:
+        command_line.reset(asked)
 
 
 def _line(error: Exception) -> str:

@@ -31,6 +31,15 @@ def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
     return F.silu(hidden, inplace=not hidden.requires_grad), 1 / 1.702
 
 
+def weighed(q: Tensor, x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale q xᵀ) x [N, R, W] of q [N, R, W], x [N, L, W] and a mask [N, 1, L]."""
+    if not torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, x, x, mask, scale=scale)
+    # A graph for ONNX, whose attention has an axis of heads.
+    q, x, mask = q[:, None], x[:, None], mask if mask is None else mask[:, None]
+    return F.scaled_dot_product_attention(q, x, x, mask, scale=scale)[:, 0]
+
+
 def add_linear(
     x: Tensor, inputs: Tensor, linear: nn.Linear, gamma: Tensor | None, factor: float = 1.0
 ) -> Tensor:

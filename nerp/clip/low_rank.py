@@ -55,3 +55,10 @@ class LowRank:
             for a, b in [self.terms.get(part, (block, block))]
         ]
         return torch.cat(blocks)
+
+    def merged_output(self, weight: Tensor) -> Tensor:
+        """V + B A of a block's output matrix V [W, W]."""
+        if "o" not in self.terms:
+            return weight
+        a, b = self.terms["o"]
+        return weight + (b @ a).to(weight.dtype)

@@ -30,7 +30,7 @@ class State:
     def with_starts(self, starts: Tensor) -> "State":
         groups, start, ends, length = self.sizes
         tail = self.x[groups * start :]
-        x = torch.cat([starts.flatten(0, 1), tail]) if len(tail) else starts.flatten(0, 1)
+        x = torch.cat([starts.flatten(0, 1), tail]) if ends else starts.flatten(0, 1)
         return replace(self, x=x, sizes=(groups, starts.shape[1], ends, length))
 
     def with_class_tokens(self, tokens: Tensor) -> "State":

@@ -26,6 +26,7 @@ from nerp.clip.layers import (
     hidden_layer,
     layer_norm,
     layer_scale,
+    weighed,
 )
 from nerp.clip.low_rank import LowRank
 from nerp.clip.state import State
@@ -130,7 +131,7 @@ class PromptTokens(Edit):
             parts.append(x[:, read : read + begin - position])
             read += begin - position
             position = begin + len(tokens)
-            tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+            tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
             if not insert:
                 there = x[:, read : read + tokens.shape[1]]
                 read += tokens.shape[1]
@@ -202,7 +203,7 @@ class Tower:
         q2, k2, v2 = self._split(qkv[cut:].view(groups * ends, length, -1))
         k2, v2 = _join(k, k2, ends), _join(v, v2, ends)
         tail = F.scaled_dot_product_attention(q2, k2, v2, attn_mask=mask)
-        return torch.cat([out, tail.transpose(1, 2).reshape(len(qkv) - cut, -1)])
+        return torch.cat([out, tail.transpose(1, 2).reshape(qkv.shape[0] - cut, -1)])
 
     def _last_layer(self, state: State, edit: Edit) -> Tensor:
         """Only the rows that are read."""
@@ -217,7 +218,7 @@ class Tower:
         else:
             weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
             seen, mask = self._seen(state, h, edit)
-            query_rows = h_rows.view(len(seen), -1, self.width)
+            query_rows = h_rows.view(seen.shape[0], -1, self.width)
             out = self._read(low.merged(weight) if low else weight, bias, query_rows, seen, mask)
         x = self._finish(block, state.layer, x_rows, out, h_rows, edit, low)
         return x.view(*rows.shape, -1)
@@ -249,13 +250,12 @@ class Tower:
         to `seen` itself.
         """
         query, key, value = weight.unflatten(0, (3, self.heads, -1))  # each [heads, W / heads, W]
-        width, count = self.width, len(seen)
-        q = F.linear(rows, query.flatten(0, 1), bias[:width])
+        q = F.linear(rows, query.flatten(0, 1), bias[: self.width])
         q = q.view(-1, self.heads, key.shape[1]).transpose(0, 1) @ key  # [heads, N * R, W]
-        q = q.unflatten(1, (count, -1)).transpose(0, 1).flatten(1, 2)
-        sums = F.scaled_dot_product_attention(q, seen, seen, mask, scale=key.shape[1] ** -0.5)
-        sums = sums.unflatten(1, (self.heads, -1)).transpose(0, 1).flatten(1, 2)
-        return (sums @ value.mT).transpose(0, 1).flatten(1) + bias[-width:]
+        q = q.unflatten(1, (seen.shape[0], -1)).transpose(0, 1).flatten(1, 2)
+        sums = weighed(q, seen, mask, key.shape[1] ** -0.5).unflatten(1, (self.heads, -1))
+        sums = sums.transpose(0, 1).flatten(1, 2)
+        return (sums @ value.mT).transpose(0, 1).flatten(1) + bias[-self.width :]
 
     def _enter(self, state: State, edit: Edit) -> State:
         before = state.starts()
@@ -348,7 +348,7 @@ class TextTower(Tower):
             if prompts.slots_in_ends:
                 end = fill(end, prompts.slots[:, cut:], ctx)
         start = start.view(-1, cut, self.width) + position[:cut]
-        groups, count, length = len(start), *end.shape[:2]
+        groups, count, length = start.shape[0], *end.shape[:2]
         if not length:
             return State(start.flatten(0, 1), (groups, cut, 0, 0), eot=prompts.eot[None])
         end = (end + position[cut:]).expand(groups, -1, -1, -1)
@@ -385,7 +385,7 @@ class VisionTower(Tower):
         patches = images.unfold(2, size, size).unfold(3, size, size)  # [B, 3, g, g, p, p]
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
         patches = F.linear(patches, visual.conv1.weight.flatten(1))
-        token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        token = visual.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1)
         x = torch.cat([token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         if not isinstance(visual.ln_pre, nn.Identity):
             x = layer_norm(visual.ln_pre, x)

@@ -3,16 +3,24 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import fitted
+from nerp.files.opening import read_text
 from nerp.settings.defaults import KEYS
 from nerp.settings.keys import Key, whole
-from nerp.settings.options import begins_pair
+from nerp.settings.options import begins_pair, options_of
 from nerp.settings.resolve import Request
+from nerp.settings.tree import check_options
+
+if TYPE_CHECKING:
+    from nerp.engine.model import Model
 
 SEED = whole(1, 0, 2**63 - 1)
+_PARTS = ("base", "new", "novel", "all")
 
 
 def argument(key: Key) -> Callable[[str], object]:
@@ -54,15 +62,20 @@ def add_run_arguments(parser: argparse.ArgumentParser, trainer_required: bool = 
                         help="default: the run's place below output/")
     parser.add_argument("--classes", type=_part, default=None, metavar="PART",
                         help="base, new (or novel) or all: DATASET.SUBSAMPLE_CLASSES")
+    _add_short_arguments(parser)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
+                        help="configuration values, such as DATASET.NUM_SHOTS 16, or "
+                             "DATASET.NUM_SHOTS=16")
+
+
+def _add_short_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that stand for a configuration key, for `_short_options`."""
     parser.add_argument("--shots", type=argument(KEYS["DATASET.NUM_SHOTS"]), default=None,
                         metavar="K", help="training images per class: DATASET.NUM_SHOTS")
     parser.add_argument("--task", type=argument(KEYS["TASK"]), default=None, metavar="NAME",
                         help="the protocol, by any of its names: TASK")
     parser.add_argument("--backbone", default=None, metavar="NAME",
                         help="see `nerp backbones`: MODEL.BACKBONE.NAME")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
-                        help="configuration values, such as DATASET.NUM_SHOTS 16, or "
-                             "DATASET.NUM_SHOTS=16")
 
 
 def _part(text: str) -> object:
@@ -74,11 +87,76 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model-dir and --load-epoch."""
     parser.add_argument("--model-dir", default="", metavar="DIR",
                         help="the --output-dir of the training run")
+    _add_epoch_argument(parser)
+    parser.add_argument("--no-cache", action="store_true",
+                        help="encode the images even if an earlier test of this checkpoint did")
+
+
+def add_trained_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, --classes, --trainer, --dataset, --root and --load-epoch of a command on a trained
+    model by itself, which `open_trained` opens."""
+    parser.add_argument("model", metavar="MODEL",
+                        help="a run's folder, a checkpoint's folder or a checkpoint file")
+    parser.add_argument("--classes", default="", metavar="A,B,C",
+                        help="names to tell apart, or a text file with a name per line; with "
+                             "--dataset also base, new (or novel) or all of its classes (default: "
+                             "those that the model was trained on)")
+    parser.add_argument("--trainer", default="", metavar="NAME",
+                        help="the method's name with _NeRP corrects the predictions")
+    parser.add_argument("--dataset", default="", metavar="NAME",
+                        help="the card whose prompts a published checkpoint was trained with, and "
+                             "whose images a correction or calibration looks at")
+    parser.add_argument("--root", default="data", metavar="DIR",
+                        help="the folder that holds the datasets' folders (default: data)")
+    _add_short_arguments(parser)
+    _add_epoch_argument(parser)
+
+
+def _add_epoch_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-epoch", type=argument(whole(1, 0)), default=None, metavar="N",
                         help="default: model-best.pth.tar (TEST.FINAL_MODEL best_val) where "
                              "there is one, else the newest checkpoint")
-    parser.add_argument("--no-cache", action="store_true",
-                        help="encode the images even if an earlier test of this checkpoint did")
+
+
+def open_trained(args: argparse.Namespace, opts: Sequence[str], precision: str = "") -> "Model":
+    """The model that `add_trained_arguments` and KEY VALUE pairs ask for; precision: as in
+    `nerp.load`."""
+    given = options_of([*_short_options(args), *opts])
+    check_options([word for pair in given.items() for word in pair])
+    from nerp.engine.model import load
+
+    return load(args.model, _names(args.classes, args.dataset, args.root), trainer=args.trainer,
+                dataset=args.dataset, root=args.root, epoch=args.load_epoch, options=given,
+                precision=precision)
+
+
+def _names(text: str, dataset: str, root: str) -> tuple[str, ...]:
+    """--classes: a part of a dataset's classes, the lines of a text file of that name, else names
+    with commas between them."""
+    if not text:
+        return ()
+    if text in _PARTS and not Path(text).is_file():
+        return _names_of(dataset, root, text)
+    lines = read_text(text).splitlines() if Path(text).is_file() else text.split(",")
+    return tuple(name for line in lines if (name := line.strip()))
+
+
+def _names_of(dataset: str, root: str, part: str) -> tuple[str, ...]:
+    """The names of a dataset's base, new or all classes. Raises NerpError where it is not there."""
+    from nerp.data.benchmark import distinct, open_benchmark
+    from nerp.data.selection import class_half
+    from nerp.settings.cards import find_card, open_card
+
+    if not dataset:
+        raise NerpError(f"--classes {part}: of which dataset? --dataset NAME, or names with commas "
+                        "between them")
+    names = distinct(open_benchmark(open_card(find_card(dataset), root)).classnames)
+    return tuple(names[i] for i in class_half(len(names), str(_part(part))))
+
+
+def add_old_name(parser: argparse.ArgumentParser, old: str, dest: str) -> None:
+    """An option's former name, which help leaves out."""
+    parser.add_argument(old, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +178,16 @@ def add_drawn_arguments(parser: argparse.ArgumentParser, seeds: list[int], outpu
 def terminal_width() -> int:
     """Columns that a table may take; 100 where the output is no terminal."""
     return shutil.get_terminal_size((100, 0)).columns
+
+
+def content(file: Path) -> bytes | None:
+    """What is in a file; None where there is none."""
+    return file.read_bytes() if file.is_file() else None
+
+
+def written(file: Path, before: bytes | None) -> str:
+    """The name of a file that was written, and whether that replaced another `content`."""
+    return f"{file}{'' if before in (None, content(file)) else '  (replaces another one)'}"
 
 
 def tell(text: str) -> None:
@@ -124,7 +212,11 @@ def draw(rows: list[list[str]], headers: list[str], least: int, **options) -> st
 
 
 def request(args: argparse.Namespace) -> Request:
-    """What the parsed arguments ask for."""
+    """What the parsed arguments ask for. Raises NerpError for keys that do not exist, at once:
+    before a command imports what it needs for its work."""
+    part = ["DATASET.SUBSAMPLE_CLASSES", args.classes] if args.classes else []
+    opts = [*part, *_short_options(args), *args.opts]
+    check_options(opts)
     model = {} if "model_dir" not in args else {
         "model_dir": args.model_dir, "load_epoch": args.load_epoch, "use_cache": not args.no_cache,
     }
@@ -137,14 +229,12 @@ def request(args: argparse.Namespace) -> Request:
         root=args.root,
         seed=args.seed,
         output_dir=args.output_dir,
-        opts=[*_short_options(args), *args.opts],
+        opts=opts,
     )
 
 
 def _short_options(args: argparse.Namespace) -> list[str]:
     """The options that stand for a configuration key, as KEY VALUE pairs."""
-    given = {
-        "DATASET.SUBSAMPLE_CLASSES": args.classes, "DATASET.NUM_SHOTS": args.shots,
-        "TASK": args.task, "MODEL.BACKBONE.NAME": args.backbone,
-    }
+    given = {"DATASET.NUM_SHOTS": args.shots, "TASK": args.task,
+             "MODEL.BACKBONE.NAME": args.backbone}
     return [str(word) for pair in given.items() if pair[1] is not None for word in pair]

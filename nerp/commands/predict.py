@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import complain, csv_cell
-from nerp.commands.common import argument, tell
-from nerp.files.opening import read_text
+from nerp.commands.common import add_trained_arguments, argument, open_trained, tell
 from nerp.settings.keys import whole
-from nerp.settings.options import begins_pair, options_of
+from nerp.settings.options import begins_pair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,23 +32,10 @@ Ranked = list[tuple[str, float]]  # names and probabilities, the most probable f
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a run's folder, or a checkpoint")
+    add_trained_arguments(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE",
                         help="image files, folders of them, or - for a list on standard input; "
                              "then KEY VALUE pairs, such as MODEL.BACKBONE.PATH FILE")
-    parser.add_argument("--classes", default="", metavar="A,B,C",
-                        help="names to tell apart, or a text file with a name per line "
-                             "(default: those that the model was trained on)")
-    parser.add_argument("--trainer", default="", metavar="NAME",
-                        help="the method's name with _NeRP corrects the predictions")
-    parser.add_argument("--dataset", default="", metavar="NAME",
-                        help="the card whose prompts a published checkpoint was trained with, and "
-                             "whose images a correction or calibration looks at")
-    parser.add_argument("--root", default="data", metavar="DIR",
-                        help="the folder that holds the datasets' folders (default: data)")
-    parser.add_argument("--load-epoch", type=argument(whole(1, 0)), default=None, metavar="N",
-                        help="default: model-best.pth.tar (TEST.FINAL_MODEL best_val) where "
-                             "there is one, else the newest checkpoint")
     parser.add_argument("--top", type=argument(whole(1, 1)), default=1, metavar="K",
                         help="so many names per image (default: 1)")
     form = parser.add_mutually_exclusive_group()
@@ -58,13 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from nerp.engine.model import Failure, load
+    from nerp.engine.model import Failure
 
     words = list(takewhile(lambda word: not begins_pair(word), args.images))
     files = list(_files(words))
-    model = load(args.model, _classes(args.classes), trainer=args.trainer, dataset=args.dataset,
-                 root=args.root, epoch=args.load_epoch,
-                 options=options_of(args.images[len(words):]))
+    model = open_trained(args, args.images[len(words):])
     if args.csv:
         csv.writer(sys.stdout).writerow(["file", "rank", "class", "probability"])
     show: Callable[[str, Ranked], None] = \
@@ -99,14 +83,6 @@ def _show_csv(file: str, ranked: Ranked) -> None:
     rows = ([csv_cell(file), rank, csv_cell(name), f"{p:.6f}"]
             for rank, (name, p) in enumerate(ranked, 1))
     csv.writer(sys.stdout).writerows(rows)
-
-
-def _classes(text: str) -> tuple[str, ...]:
-    """--classes: the lines of a text file of that name, else names with commas between them."""
-    if not text:
-        return ()
-    lines = read_text(text).splitlines() if Path(text).is_file() else text.split(",")
-    return tuple(name for line in lines if (name := line.strip()))
 
 
 def _files(words: list[str]) -> Iterator[Path]:

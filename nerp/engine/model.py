@@ -19,16 +19,19 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
+from nerp.base.log import on_terminal
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import build_clip, pick_device
+from nerp.base.wording import in_the_callers_words
 from nerp.correction.looked_at import TEST_IMAGES, TEST_LABELS
 from nerp.correction.running import Running
+from nerp.correction.wrapper import NeRP
 from nerp.data.decode import as_rgb, open_image
 from nerp.data.images import Normalise, eval_transform, worker_count
 from nerp.engine.calibrate import open_calibrator
+from nerp.engine.calibrators import Calibrator
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.correct import open_nerp
-from nerp.engine.tested import Tested
+from nerp.engine.tested import Tested, open_clip_model
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card, read_card
 from nerp.settings.options import options_of
@@ -147,8 +150,16 @@ class Finishing:
     request: Request
 
     def steps(self, trainer: Trainer) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """What is done to logits [N, C] of the trainer's classes, in order. Raises NerpError where
-        images that it looks at are not there, or a rule has to see all tested images at once."""
+        """What is done to logits [N, C] of the trainer's classes, in order. Raises NerpError as
+        `opened` does."""
+        nerp, calibrator = self.opened(trainer)
+        correct = [lambda logits: nerp.correct(logits).apply(logits)] if nerp else []
+        return (*correct, *([calibrator.apply] if calibrator else []))
+
+    def opened(self, trainer: Trainer) -> tuple[NeRP | None, Calibrator | None]:
+        """The correction and the calibration of the trainer's logits, None where there is none.
+        Raises NerpError where images that it looks at are not there, or a rule has to see all
+        tested images at once."""
         part = "base" if trainer.classes.seen else "new"
         opts = [*self.request.opts, "DATASET.SUBSAMPLE_CLASSES", part]
         tested = Tested(resolve(replace(self.request, opts=opts)))
@@ -157,8 +168,7 @@ class Finishing:
         if nerp and nerp.looked_at in (TEST_IMAGES, TEST_LABELS):
             raise NerpError(f"NERP.RULE {nerp.rule.name} looks at all tested images at once; for "
                             "one image after the other, nerp.load(...).predict(images, stream)")
-        correct = [lambda logits: nerp.correct(logits).apply(logits)] if nerp else []
-        return (*correct, *([calibrator.apply] if calibrator else []))
+        return nerp, calibrator
 
 
 class _Pictures(Dataset[Tensor | Failure]):
@@ -192,21 +202,26 @@ def _opened(picture: Picture, index: int) -> Image.Image:
         raise NerpError(f"image {index}: {error}") from None
 
 
+@in_the_callers_words()
 def load(
     model: str | Path, classes: Sequence[str] = (), *, trainer: str = "", dataset: str = "",
     root: str = "data", epoch: int | None = None, options: Mapping[str, object] | None = None,
+    precision: str = "",
 ) -> Model:
     """The model in a run's folder, a checkpoint's folder or a checkpoint file.
 
     Args:
+        model: the folder or file.
         classes: names of the classes to tell apart; by default those it was trained on, which
             published checkpoints do not say.
         trainer: a name that ends in _NeRP has the predictions for classes that were not trained
             on corrected, as `nerp test` does; TEST.CALIBRATION among the options calibrates them.
         dataset: the card whose prompts a published checkpoint was trained with, and whose images a
-            correction or a calibration looks at; root: the folder that holds its folder.
+            correction or a calibration looks at.
+        root: the folder that holds the dataset's folder.
         epoch: of the checkpoint; by default the best where there is one, else the newest.
         options: further configuration keys, such as {"MODEL.BACKBONE.PATH": "ViT-B-16.pt"}.
+        precision: fp32, amp, fp16 or bf16; by default the method's PREC.
 
     Raises NerpError for a checkpoint that cannot be read, or that does not say its classes where
     none are given.
@@ -220,9 +235,8 @@ def load(
                         "checkpoint does: give them (--classes, or a text file with a name per "
                         "line)")
     cfg = resolved.cfg
-    backbone, node = cfg.MODEL.BACKBONE, TRAINERS[resolved.method].node
-    clip, _ = build_clip(backbone.NAME, backbone.PATH, backbone.ACTIVATION, cfg.TRAINER[node].PREC,
-                         pick_device(cfg.USE_CUDA))
+    with on_terminal(False):  # whose lines are the images'
+        clip = open_clip_model(resolved, precision)
     if checkpoint.backbone not in ("", clip.digest):
         raise NerpError(f"{file}: it was trained on other weights than those of {clip.name}: give "
                         "its backbone, MODEL.BACKBONE.PATH FILE or MODEL.BACKBONE.NAME NAME")

@@ -30,7 +30,7 @@ from nerp.engine.record_file import run_digest
 from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE, forget_state
 from nerp.files.arrays import TEXTS, Kind, read_arrays
-from nerp.files.json_file import read_json
+from nerp.files.json_file import is_number, read_json
 from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE
 from nerp.settings.resolve import Resolved
 
@@ -104,17 +104,20 @@ def is_finished(
             (directory / name).unlink(missing_ok=True)
         return False
     try:
-        found = read_json(result).get("identity")
+        record = read_json(result)
     except NerpError as error:
         raise NerpError(f"{error}; --overwrite runs it again") from None
-    found = found if isinstance(found, dict) else {}
+    said = record.get("identity")
+    found = said if isinstance(said, dict) else {}
     if found != identity:
         raise OtherRunError(f"{directory} holds a finished run of something else "
                             f"({changes(directory, resolved.cfg, found, identity)}): give another "
                             "--output-dir, or --overwrite to replace it")
     if all(_is_of(directory / name, identity) for name in wants):
         forget_state(directory)  # of a run that was killed when all was done
-        say(f"finished already, skipped: {directory}")
+        accuracy = record.get("accuracy")
+        known = f" (accuracy: {accuracy:.2f}%)" if is_number(accuracy) else ""
+        say(f"finished already, skipped: {directory}{known}")
         return True
     return False
 

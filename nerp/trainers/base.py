@@ -13,6 +13,7 @@ from nerp.clip.device import in_float32
 from nerp.clip.model import PRECISIONS, Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import Key, choice, whole
+from nerp.trainers.linear import Linear
 from nerp.trainers.method import Method
 from nerp.trainers.tensors import tree
 from nerp.trainers.texts import Classes
@@ -151,6 +152,19 @@ class Trainer(Method):
         """`classifier` of image features f [B, D] instead of images."""
         text = self.class_features()
         return lambda features: self.similarity(features, text)
+
+    def linear(self) -> Linear | None:
+        """The classifier of frozen CLIP's normalised image features, where it is linear in them;
+        None where it is not, or the image encoder is another."""
+        plain = type(self).from_frozen is Method.from_frozen
+        if not (self.frozen_images and plain and self.is_cosine()):
+            return None
+        return Linear.cosine(self.class_features(), self.scale)
+
+    def folded(self) -> dict[str, Tensor] | None:
+        """The backbone's state dict changed so that plain CLIP with it is this model, for any
+        classes in the method's prompts; None where no such state dict exists."""
+        return None
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once. Those of

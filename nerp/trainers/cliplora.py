@@ -17,6 +17,7 @@ from nerp.trainers.lora import POSITIONS, Dropout, adapted_layers
 
 _SCALE = 100.0  # of the cosines, whatever the backbone learned
 _TEMPLATE = "a photo of a {}."  # of every dataset
+_BLOCKS = {"text": "transformer.resblocks", "vision": "visual.transformer.resblocks"}
 _NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}  # in a checkpoint
 # What the published file calls our settings, and the datasets.
 _METADATA = {
@@ -168,6 +169,19 @@ class CLIPLoRA(Trainer):
             return self.clip.image_features(images)
         state = self.clip.image_state(images, min(layers))
         return normalise(self.clip.image.features(state, LoRAEdit(self, layers)))
+
+    @torch.no_grad()
+    def folded(self):
+        """Its attention matrices with the terms in them, its logit scale this method's."""
+        state = self.clip.model.state_dict()
+        for kind, blocks in _BLOCKS.items():
+            for layer in self.layers[kind]:
+                place = f"{blocks}.{layer - 1}.attn."
+                low = LoRAEdit(self, self.layers[kind]).low_rank(layer)
+                for name, merged in (("in_proj_weight", low.merged),
+                                     ("out_proj.weight", low.merged_output)):
+                    state[place + name] = merged(state[place + name])
+        return {**state, "logit_scale": torch.tensor(self.scale).log()}
 
     def frozen_prompts(self):
         return [[_TEMPLATE.format(name)] for name in self.classes.names]

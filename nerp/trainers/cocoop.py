@@ -55,9 +55,10 @@ class CoCoOp(CoOp):
         at_once = max(1, _TOKENS_AT_ONCE // (classes * length))
 
         def logits(features):
+            traced = torch.compiler.is_compiling()  # as one graph for any number of images
             return torch.cat([
                 self.similarity(part, self.conditional_features(part))
-                for part in features.split(at_once)
+                for part in ([features] if traced else features.split(at_once))
             ])
 
         return logits

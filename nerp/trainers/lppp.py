@@ -1,6 +1,6 @@
 """LP++: a linear probe on frozen image features, each class's text feature blended in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,11 @@ from torch import Tensor
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
+from nerp.clip.device import in_float64
 from nerp.clip.model import normalise
 from nerp.settings.keys import choice, number, whole
 from nerp.trainers.base import precision
+from nerp.trainers.linear import Linear
 from nerp.trainers.on_features import Images
 from nerp.trainers.votes import columns_by_name
 from nerp.trainers.voting import FrozenText, validation_images
@@ -36,7 +38,8 @@ def start(
     features = normalise(features)
     weight = torch.zeros_like(text).index_add(0, labels, features)
     counts = torch.bincount(labels, minlength=len(text))
-    own = (features * text[labels]).sum(1, dtype=torch.float64)
+    own = in_float64(features * text[labels]).sum(1)
+    counts, labels = counts.to(own.device), labels.to(own.device)
     sums = own.new_zeros(len(text)).index_add(0, labels, own)
     there = counts > 0
     return weight, init * float((sums[there] / counts[there]).mean())
@@ -47,7 +50,7 @@ def step_sizes(features: Tensor, text: Tensor) -> tuple[float, float]:
 
     Args: as in `start`. (Section 3.2.)
     """
-    features, text = normalise(features).double(), text.double()
+    features, text = in_float64(normalise(features)), in_float64(text)
     count = len(features)
     largest = torch.linalg.eigvalsh(features.t() @ features)[-1]
     squares = (features @ text.t()).square().sum(0)
@@ -78,8 +81,8 @@ def fit(
     features, kind = normalise(features), bias.dtype
     first_weight, first = start(features, labels, text, init)
     rate, alpha_rate = step_sizes(features, text)
-    features, text = features.double(), text.double()
-    weight, bias = first_weight.double(), bias.double()
+    features, text = in_float64(features), in_float64(text)
+    weight, bias, labels = in_float64(first_weight), in_float64(bias), labels.to(features.device)
     alpha = torch.full_like(bias, first)
     blend, truth = features @ text.t(), F.one_hot(labels, len(text))
     held = val_features is not None and val_labels is not None and len(val_labels) > 0
@@ -97,8 +100,8 @@ def fit(
             alpha = alpha - alpha_rate * alpha_gradient
         right = 0
         if held:
-            found = logits(val_features.double(), text, weight, bias, alpha)
-            right = int((found.argmax(1) == val_labels).sum())
+            found = logits(in_float64(val_features), text, weight, bias, alpha)
+            right = int((found.argmax(1) == val_labels.to(found.device)).sum())
         if right >= most:
             best, most = (weight, bias, alpha, epoch), right
     return best[0].to(kind), best[1].to(kind), best[2].to(kind), best[3]
@@ -184,9 +187,9 @@ class LPpp(FrozenText):
         return "" if self.rows() is not None else \
             "no tested class was trained on; the logits are zero-shot CLIP's"
 
-    def of_features(self) -> Callable[[Tensor], Tensor]:
+    def linear(self) -> Linear:
         text, rows = self.class_features(), self.rows()
         if rows is None:
-            return lambda features: self.similarity(features, text)
+            return Linear.cosine(text, self.scale)
         weight, bias, alpha = (self.tensor(name)[rows] for name in self.signature)
-        return lambda features: logits(features, text, weight, bias, alpha)
+        return Linear(weight + alpha[:, None] * text, 1.0, bias)

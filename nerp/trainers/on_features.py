@@ -79,9 +79,13 @@ class OnFeatures(Trainer):
     def finish(self, images: Images) -> None:
         """What follows the last step."""
 
-    @abstractmethod
     def of_features(self) -> Callable[[Tensor], Tensor]:
-        """Logits [B, C] of image features f [B, D], the class features computed once."""
+        """Logits [B, C] of image features f [B, D], the class features computed once; of a method
+        whose classifier is `linear`, that."""
+        classifier = self.linear()
+        if classifier is None:
+            raise NotImplementedError("of_features, or linear")
+        return classifier.logits
 
     def feature_classifier(self) -> Callable[[Tensor], Tensor]:
         """`of_features` in float32, whatever the backbone's precision."""

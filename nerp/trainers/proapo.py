@@ -23,6 +23,7 @@ from nerp.trainers.evolution.templates import Trace as TemplateTrace
 from nerp.trainers.evolution.templates import evolve_templates, library
 from nerp.trainers.evolution.texts import Encode, Encoded, Pair
 from nerp.trainers.evolution.written import Written, read_written
+from nerp.trainers.linear import Linear
 from nerp.trainers.on_features import Images, OnFeatures
 
 __all__ = ["library", "measure", "search_descriptions", "search_templates"]
@@ -177,9 +178,8 @@ class ProAPO(OnFeatures):
     def tuned_neutral(self) -> Tensor:
         return normalise(self.clip.text_features([self.classes.neutral]))[0]
 
-    def of_features(self) -> Callable[[Tensor], Tensor]:
-        features = self.class_features()
-        return lambda images: self.similarity(images, features)
+    def linear(self) -> Linear:
+        return Linear.cosine(self.class_features(), self.scale)
 
     def plain_values(self) -> dict[str, object]:
         return self.written.plain()

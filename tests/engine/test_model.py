@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN
+from conftest import EUROSAT, GOLDEN
 from PIL import Image
 
 import nerp
@@ -86,7 +86,7 @@ def test_other_classes_are_told_apart_as_novel_ones(alone, tested):
 def test_a_published_checkpoint_is_told_its_classes(golden_weights):
     file = GOLDEN / "checkpoints" / "CoOp" / "prompt_learner"
     options = {"MODEL.BACKBONE.PATH": golden_weights}
-    with pytest.raises(NerpError, match="does not say the names of its classes.*--classes"):
+    with pytest.raises(NerpError, match=r"does not say the names of its classes.*them .classes,"):
         nerp.load(file, options=options)
     model = nerp.load(file, ["River", "Forest"], dataset="eurosat", options=options)
     assert model.trainer.classes.template == "a centered satellite photo of {}."
@@ -153,6 +153,21 @@ def test_the_command_takes_folders_and_a_file_of_names(nerp, alone, tested, tmp_
     assert status == 1 and "a folder without images" in err
     status, _, err = nerp("predict", tmp_path / "nothing", names, *pairs)
     assert status == 1 and "no such file or folder" in err
+
+
+def test_the_command_takes_a_part_of_a_datasets_classes(nerp, alone, tested):
+    folder, options = alone
+    arrays, images = tested
+    pairs = [word for pair in options.items() for word in pair]
+    root, picture = images.parents[1], images / arrays["paths"][0]
+    status, out, err = nerp("predict", folder, picture, *pairs, "--classes", "novel", "--dataset",
+                            "eurosat", "--root", root, "--top", "9", "--json")
+    assert status == 0, err
+    assert {p["class"] for p in json.loads(out)["predictions"]} == set(EUROSAT[5:])
+    status, _, err = nerp("predict", folder, picture, *pairs, "--classes", "new")
+    assert status == 1 and "--classes new: of which dataset?" in err
+    status, _, err = nerp("predict", folder, picture, "--backbone", "tiny")
+    assert status == 1 and "trained on other weights" in err
 
 
 NOVEL = "DATASET.SUBSAMPLE_CLASSES"

@@ -1,0 +1,154 @@
+"""A trained model for other programs: class weights, whole weights, a graph, and how to use them.
+
+What is written gives this model's logits, up to float32's rounding; a model that a form cannot
+hold is refused by the name of what stands in the way.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from nerp.base.errors import NerpError
+from nerp.base.paths import holding, write_bytes
+from nerp.clip.model import Clip
+from nerp.clip.open_clips import open_clips_files, own_arguments
+from nerp.correction.shifting import Shift, class_bias
+from nerp.correction.wrapper import values
+from nerp.engine.calibrators import Temperature
+from nerp.engine.export_page import page
+from nerp.engine.model import Model
+from nerp.settings.protocols import NERP_SUFFIX
+from nerp.trainers.base import Trainer
+from nerp.trainers.linear import Linear
+
+WEIGHTS_FILE, ARRAYS_FILE = "class_weights.safetensors", "class_weights.npz"
+GRAPH_FILE, PAGE_FILE = "model.onnx", "README.md"
+_INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+@torch.no_grad()
+def export(
+    model: Model, directory: Path, *, onnx: bool = False, overwrite: bool = False
+) -> list[Path]:
+    """Write a model, in float32, into a folder; the files.
+
+    Args:
+        model: of `nerp.load`, its precision fp32.
+        directory: an empty folder, or one that does not exist.
+        onnx: the whole model as a graph; otherwise class weights for CLIP's image features, and
+            CLIP's own weights where open_clip does not have them.
+        overwrite: replace what an earlier export left there.
+
+    Raises NerpError for a model that this form cannot hold, and a folder with other files.
+    """
+    if directory.exists() and not overwrite and (
+            not directory.is_dir() or any(directory.iterdir())):
+        raise NerpError(f"{directory} is there already, and not empty: give another folder, or "
+                        "--overwrite")
+    if model.resolved.cfg.INPUT.INTERPOLATION not in _INTERPOLATIONS:
+        raise NerpError(f"INPUT.INTERPOLATION {model.resolved.cfg.INPUT.INTERPOLATION}: open_clip, "
+                        f"by which images are prepared, has {' and '.join(_INTERPOLATIONS)}")
+    factor, bias = finishing(model)
+    if onnx:
+        from nerp.engine.export_onnx import graph
+
+        arguments = None
+        contents = {GRAPH_FILE: graph(model, factor, bias)}
+    else:
+        linear, folded = weights(model.trainer)
+        arguments = None if folded else own_arguments(model.resolved.cfg.MODEL.BACKBONE)
+        contents = _class_weights(model, linear.then(factor, bias))
+        if arguments is None:
+            contents |= _backbone(model, folded)
+            arguments = ["'local-dir:.'"]
+    contents[PAGE_FILE] = page(model, arguments).encode()
+    with holding(directory):
+        for name, content in contents.items():
+            write_bytes(directory / name, content, directory)
+    return [directory / name for name in contents]
+
+
+def weights(trainer: Trainer) -> tuple[Linear, Mapping[str, Tensor] | None]:
+    """The classifier of CLIP's normalised image features, and CLIP's state dict where that is not
+    the backbone's own. Raises NerpError for a model that is not of this form."""
+    linear = trainer.linear()
+    if linear is not None:
+        return linear, None
+    folded = trainer.folded()
+    if folded is None:
+        raise NerpError(f"{trainer.node}: {obstacle(trainer)}, so no class weights give its "
+                        "logits; --onnx writes the whole model")
+    return Linear.cosine(trainer.class_features(), trainer.scale), folded
+
+
+def obstacle(trainer: Trainer) -> str:
+    """Why a model is not class weights on CLIP's image features, in words."""
+    if trainer.text_by_image:
+        return "a class has another feature for each image"
+    if not trainer.frozen_images:
+        return "it changes the image encoder"
+    if trainer.is_cosine() or not trainer.on_features:
+        return "it changes the image features"
+    return "its logits are not linear in the image feature"
+
+
+def finishing(model: Model) -> tuple[float, Tensor]:
+    """Correction and calibration of a model's logits z as a z + b: a, and b [C].
+
+    Raises NerpError for those that are not of this form.
+    """
+    factor, bias = 1.0, torch.zeros(len(model.classes))
+    if model.finishing is None:
+        return factor, bias
+    nerp, calibrator = model.finishing.opened(model.trainer)
+    if nerp:
+        rule = nerp.rule
+        if not isinstance(rule, Shift) or rule.uses_pairs:
+            raise NerpError(f"NERP.RULE {rule.name}: what it does depends on the image, and an "
+                            "export holds one bias per class: NERP.RULE shift, with NERP.SCOPE all")
+        bias = bias - class_bias(values(nerp.priors), rule.strengths).float().cpu()
+    if calibrator and not isinstance(calibrator, Temperature):
+        raise NerpError(f"TEST.CALIBRATION {calibrator.name}: what it does depends on the image, "
+                        "and an export holds one factor: TEST.CALIBRATION temperature")
+    if calibrator:
+        factor = 1 / calibrator.value
+    return factor, factor * bias
+
+
+def _class_weights(model: Model, linear: Linear) -> dict[str, bytes]:
+    """The files' contents."""
+    tensors = {
+        "weight": linear.weight.float().cpu().contiguous(),
+        "scale": torch.tensor(linear.scale), "bias": linear.bias.float().cpu().contiguous(),
+    }
+    about = {"format": "pt", "classnames": json.dumps(model.classes), **_origin(model)}
+    arrays = io.BytesIO()
+    np.savez(arrays, classnames=np.array(model.classes),
+             **{name: tensor.numpy() for name, tensor in tensors.items()})
+    return {WEIGHTS_FILE: save(tensors, about), ARRAYS_FILE: arrays.getvalue()}
+
+
+def _backbone(model: Model, folded: Mapping[str, Tensor] | None) -> dict[str, bytes]:
+    """The same of the backbone, or of the state dict that stands for it."""
+    cfg, clip = model.resolved.cfg, model.trainer.clip
+    state = clip.model.state_dict() if folded is None else folded
+    return open_clips_files(clip, cfg.MODEL.BACKBONE.NAME, state, cfg.INPUT)
+
+
+def _origin(model: Model) -> dict[str, str]:
+    """Which model it is, for whoever finds the file by itself."""
+    from nerp import __version__
+
+    clip: Clip = model.trainer.clip
+    corrected = model.finishing is not None and model.finishing.request.trainer.endswith(
+        NERP_SUFFIX)
+    return {
+        "method": model.resolved.method + (NERP_SUFFIX if corrected else ""),
+        "backbone": clip.name, "backbone_digest": clip.digest, "nerp": __version__,
+    }

@@ -1,0 +1,75 @@
+"""A whole model as an ONNX graph, from normalised pixels to logits.
+
+The graph is for any number of images as long as what it is traced from asks `shape` for that
+number, and not `len`, which makes it a constant.
+"""
+
+import json
+import logging
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nerp.base.errors import NerpError
+from nerp.engine.export_page import OPSET
+from nerp.engine.model import Model
+
+_TOLERANCE = 1e-3  # logits; beyond it the graph is not the model
+_CHECKED = 3  # images that both are compared on, another number than it was traced with
+
+
+class _Graph(nn.Module):
+    """Logits [B, C] of normalised images [B, 3, S, S], the class features computed once."""
+
+    def __init__(self, model: Model, factor: float, bias: Tensor):
+        super().__init__()
+        with torch.no_grad():
+            self.classify = model.trainer.classifier()
+        self.factor = factor
+        self.bias = bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.factor * self.classify(images) + self.bias
+
+
+def graph(model: Model, factor: float, bias: Tensor) -> bytes:
+    """The content of an ONNX file of a model on the CPU, which onnxruntime has run on images.
+
+    Args: factor, bias: what is done to its logits z: factor z + bias [C].
+
+    Raises NerpError where the packages are missing, or the graph's logits are not the model's.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch.onnx needs it)
+    except ImportError as error:
+        raise NerpError(f"--onnx needs the package {error.name}: pip install 'nerp[onnx]'"
+                        ) from None
+    size, module = model.trainer.clip.size, _Graph(model, factor, bias).eval()
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            program = torch.onnx.export(
+                module, (images,), dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["images"], output_names=["logits"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+    proto = program.model_proto
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "classnames", json.dumps(model.classes)
+    content: bytes = proto.SerializeToString()
+    images = torch.randn(_CHECKED, 3, size, size, generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    off = float(np.abs(found - module(images).numpy()).max())
+    if not off <= _TOLERANCE:
+        raise NerpError(f"the graph's logits are off by {off:.2g}, more than {_TOLERANCE:g}: "
+                        "nothing is written")
+    return content
