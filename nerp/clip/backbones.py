@@ -13,6 +13,7 @@ from pathlib import Path
 from nerp.base.errors import NerpError
 from nerp.base.registry import unknown
 from nerp.clip.loading import PUBLISHED, SHIPPED
+from nerp.clip.reach import without_waiting
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.clip.wordpiece import VOCABULARY_FILE
 from nerp.files.json_file import read_json
@@ -143,7 +144,8 @@ def _weights(name: str) -> Path:
 
 def _fetched(name: str, where: str, download: Callable[[], str]) -> Path:
     try:
-        return Path(download())
+        with without_waiting():
+            return Path(download())
     except Exception as error:  # the network, two libraries' errors
         reason = " ".join(str(getattr(error, "reason", error)).split())[:200]
         raise NerpError(f"backbone {name} could not be fetched ({reason}). Fetch {where} where "

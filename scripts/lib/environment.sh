@@ -13,6 +13,7 @@
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 PINS="$REPO/scripts/lib/constraints.txt"
+BUILDS="https://download.pytorch.org/whl"  # of torch, a folder each
 
 # On standard error: lines, at a terminal broken between words.
 say() {
@@ -60,12 +61,18 @@ install() {
     else
         "${pip[@]}" | sed -unE -e '/\.metadata/d' -e 's/^Installing .*/    installing .../p' \
             -e 's#^ *(Downloading|Using cached) ([^ ]*/)?([^ ]*-[0-9][^- ]*)-[^ ]*whl#    \3#p' >&2
-    fi || die "the installation failed; the lines above say why. The same command tries again"
+    fi
+}
+
+# install_or_die WHY ARGUMENTS... : `install`; where it fails, an error that ends with WHY.
+install_or_die() {
+    install "${@:2}" ||
+        die "the installation failed; the lines above say why. ${1}The same command tries again"
 }
 
 # The pinned, tested packages in $VENV, with the build of torch that NERP_TORCH asks for.
 make_environment() {
-    local python build="${NERP_TORCH:-}" size="about 6 GB" pinned=()
+    local python build="${NERP_TORCH:-}" size="about 6 GB" why pinned=()
     [[ $build =~ ^([a-z]+[0-9.]*)?$ ]] || die "NERP_TORCH=$build: cpu, cu126 or the like"
     python="$(find_python)" || exit 1
     [ "$build" != cpu ] || size="about 1.5 GB"
@@ -81,16 +88,19 @@ make_environment() {
     if [ -n "$build" ]; then
         # The builds of one folder fit each other, as torch and torchvision must.
         mapfile -t pinned < <(sed -n "s/^torch\(vision\)\?==.*/&+$build/p" "$PINS")
-        install --extra-index-url "https://download.pytorch.org/whl/$build" "${pinned[@]}"
+        why="NERP_TORCH=$build asks for ${pinned[*]} from $BUILDS/$build: that build may not be"
+        why+=" there ($BUILDS lists them), or the address may be out of reach from here; without"
+        why+=" NERP_TORCH it is the build that pip finds by itself. "
+        install_or_die "$why" --extra-index-url "$BUILDS/$build" "${pinned[@]}"
     fi
-    install --constraint "$PINS" --editable "$NERP"
+    install_or_die "" --constraint "$PINS" --editable "$NERP"
 }
 
 # nerp, and what it lacks, in the active environment $VENV.
 use_environment() {
     say "Putting nerp into the active environment $VENV (once) ..."
     "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?==' >"$VENV/.nerp-keeps" || true
-    install --constraint "$VENV/.nerp-keeps" --editable "$NERP"
+    install_or_die "" --constraint "$VENV/.nerp-keeps" --editable "$NERP"
 }
 
 check_torch() {

@@ -1,6 +1,7 @@
 """Backbones by open_clip's names: the towers' features are open_clip's own, the rest is refused."""
 
 import json
+import socket
 from copy import deepcopy
 
 import open_clip
@@ -11,7 +12,7 @@ from open_clip.model import CLIP
 from open_clip.pretrained import get_pretrained_cfg
 
 from nerp.base.errors import NerpError
-from nerp.clip import backbones
+from nerp.clip import backbones, reach
 from nerp.clip.backbones import find_backbone, licence, model_config, reason_against, supported
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip, build_clip, normalise
@@ -244,3 +245,34 @@ def test_the_command_lists_sizes_methods_tags_and_licences(nerp):
     assert licence("unheard_of").startswith("unknown")
     status, _, error = nerp("backbones", "ViT-B-16-SigLIP")
     assert status == 1 and "timm's vit_base" in error
+
+
+@pytest.mark.parametrize(("reached", "proxy"), [(False, False), (True, False), (False, True)])
+def test_without_a_network_only_what_is_there_is_taken_and_nothing_is_tried_again(
+    reached, proxy, monkeypatch
+):
+    from huggingface_hub import constants
+
+    def connect(address, timeout):
+        assert address == ("huggingface.co", 443) and timeout <= 5
+        if not reached:
+            raise OSError("no network")
+        return socket.socket()
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "there"} if proxy else {})
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with reach.without_waiting():
+        assert (not reached and not proxy) == constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_weights_out_of_reach_are_one_line_at_once(monkeypatch, tmp_path, capfd):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(reach, "_reachable", lambda: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(NerpError, match="could not be fetched .*MODEL.BACKBONE.PATH"):
+        find_backbone("ViT-B-16:datacomp_xl_s13b_b90k").fetch()
+    assert capfd.readouterr() == ("", "")

@@ -124,6 +124,13 @@ def test_another_build_of_torch_comes_with_its_torchvision(setup):
     assert "NERP_TORCH=../x: cpu, cu126 or the like" in setup(1, NERP_TORCH="../x").stderr
 
 
+def test_a_build_of_torch_that_cannot_be_had_is_explained(setup):
+    said = setup(1, NERP_TORCH="cu999", PIP_STATUS="1").stderr
+    assert f"error: the installation failed; the lines above say why. NERP_TORCH=cu999 asks for " \
+           f"torch=={PINS['torch']}+cu999" in said
+    assert "out of reach from here" in said and len(setup.installed()) == 1
+
+
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
 def test_an_active_environment_with_torch_is_used_and_keeps_it(setup, variable):
     result = setup(**{variable: "{repo}/mine"})
