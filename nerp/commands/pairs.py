@@ -4,6 +4,13 @@ mine   writes the pairs that a source finds, in the published bundle format, wit
        looked at; the bundle is for NERP.PAIRS bundle NERP.PAIRS_FILE FILE
 audit  compares a bundle's pairs with what each source yields, and says which information they
        are closest to
+
+FILE is JSON, gzipped where its name ends in .gz: {"EuroSAT_sub": [["River", "Sea or Lake"]]}. An
+entry is called by DATASET.NAME, with _sub after it for base-to-novel (TASK B2N), and lists pairs of
+class names. docs/nerp.md says more.
+
+  nerp pairs mine pairs.json.gz --trainer MMRL --model-dir RUN \\
+    --dataset eurosat --classes new
 """
 
 import argparse
@@ -25,11 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    wanted = request(args)
     from tabulate import tabulate
 
     from nerp.base.log import say, say_on_terminal
     from nerp.correction.audit import audit, verdict
-    from nerp.correction.bundle import add_entry, bundle_key
+    from nerp.correction.bundle import add_entry, bundle_key, counted
     from nerp.correction.pairs import find_pairs, listed_scores, strongest_pairs
     from nerp.correction.wrapper import make_clues
     from nerp.data.benchmark import distinct
@@ -38,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     from nerp.settings.resolve import resolve
 
     say_on_terminal()
-    tested = Tested(resolve(request(args)))
+    tested = Tested(resolve(wanted))
     clues = make_clues(tested.trainer, tested.cfg, gather_material(tested))
     key = bundle_key(clues.dataset, clues.task)
     if args.action == "mine":
@@ -55,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
         if not m.missing else [m.source, *"–" * 6]
         for m in matches
     ]
-    say(f"\n{args.file}, entry {key}: {matches[0].given} pairs\n")
+    say(f"\n{args.file}, entry {key}: {counted(matches[0].given)}\n")
     headers = ["source", "looked at", "shared", "by\nchance", "proba-\nbility", "preci-\nsion",
                "recall"]
     say(tabulate(rows, headers=headers, disable_numparse=True,

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import write_bytes
-from nerp.base.registry import unknown
+from nerp.base.printable import brief
 from nerp.correction.looked_at import ORDER, UNKNOWN
 from nerp.data.benchmark import comparable, distinct
 from nerp.files.json_file import read_json
 
 PROVENANCE = "_provenance"
+_SHOWN = 20  # entries, in a message
 
 
 def bundle_key(dataset: str, task: str) -> str:
@@ -38,15 +39,38 @@ def read_bundle(file: str | Path) -> dict:
 def bundle_pairs(content: dict, key: str, file: str | Path) -> list[tuple[str, str]]:
     """The pairs of class names under `key`. Raises NerpError where there are none."""
     if key not in content:
-        known = [name for name in content if name != PROVENANCE]
-        raise NerpError(f"{file}: {unknown('bundle entry', key, known)}")
+        raise NerpError(f"{file}: no entry {key}, which TASK and the dataset ask for; "
+                        f"{entries(content)}")
     try:
-        pairs = [(a, b) for a, b in content[key]]
+        return _listed(content[key])
     except (TypeError, ValueError):
-        raise NerpError(f"{file}: {key} must be a list of [class name, class name]") from None
-    if not all(isinstance(a, str) and isinstance(b, str) for a, b in pairs):
-        raise NerpError(f"{file}: {key} must be a list of [class name, class name]")
+        raise NerpError(f"{file}: {key} must be a list of [class name, class name], such as "
+                        '[["River", "Lake"]]') from None
+
+
+def _listed(value: object) -> list[tuple[str, str]]:
+    """The pairs of an entry. Raises TypeError or ValueError where it is none."""
+    if not isinstance(value, list):
+        raise TypeError
+    pairs = [(a, b) for a, b in value]
+    if not all(isinstance(name, str) for pair in pairs for name in pair):
+        raise TypeError
     return pairs
+
+
+def entries(content: dict) -> str:
+    """Which entries a bundle has, with the number of pairs in each, in words."""
+    said = []
+    for key, value in content.items():
+        if key != PROVENANCE:
+            said.append(f"{brief(key)} ({counted(len(value) if isinstance(value, list) else 0)})")
+    shown = ", ".join(said[:_SHOWN]) + (f" and {len(said) - _SHOWN} more" * (len(said) > _SHOWN))
+    return f"it has {shown}" if said else "it has no entries"
+
+
+def counted(pairs: int) -> str:
+    """A number of pairs in words."""
+    return f"{pairs} pair{'' if pairs == 1 else 's'}"
 
 
 def looked_at(content: dict, key: str) -> str:

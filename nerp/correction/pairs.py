@@ -19,6 +19,8 @@ from nerp.base.registry import PAIR_SOURCES
 from nerp.correction.bundle import (
     bundle_key,
     bundle_pairs,
+    counted,
+    entries,
     looked_at,
     match_names,
     read_bundle,
@@ -119,7 +121,7 @@ def find_pairs(clues: Clues) -> Pairs:
         kept = [f"each class with its {count} strongest"] if count else []
         kept += [f"scores above the {quantile:g} quantile"] if quantile else []
         note += f" ({', '.join(kept)})"
-    return Pairs(index, settings.PAIRS, scores.looked_at, f"{len(index)} pairs, {note}")
+    return Pairs(index, settings.PAIRS, scores.looked_at, f"{counted(len(index))}, {note}")
 
 
 def strongest_pairs(scores: Tensor, neighbours: int, quantile: float = 0.0) -> Tensor:
@@ -229,10 +231,10 @@ def listed_scores(file: str, clues: Clues) -> Scores:
     note = f"from {file}, entry {key}"
     if matched.unknown:
         examples = ", ".join(matched.unknown[:3])
-        note += f"; {len(matched.unknown)} names match no class ({examples})"
+        note += f"; names that match no class: {len(matched.unknown)} ({examples})"
     if not matched.pairs:
         raise NerpError(f"{file}: entry {key} has no pair of these classes "
-                        f"({', '.join(clues.classnames[:3])}, ...)")
+                        f"({', '.join(clues.classnames[:3])}, ...); {entries(content)}")
     says = looked_at(content, key)
     first, second = torch.tensor(matched.pairs).t()
     matrix = _counts(first, second, len(clues.classnames))

@@ -102,7 +102,7 @@ def test_bundle(tmp_path, name):
                              "EuroSAT": [["River", "Pasture land"]]}, name)
     base_to_novel = find_pairs(clues(PAIRS="bundle", PAIRS_FILE=file))
     assert base_to_novel.index.tolist() == [[1, 2]]
-    assert "1 names match no class (Moon)" in base_to_novel.note
+    assert "names that match no class: 1 (Moon)" in base_to_novel.note
     cross = find_pairs(clues("CD", PAIRS="bundle", PAIRS_FILE=file))
     assert cross.index.tolist() == [[0, 1]]
 
@@ -122,7 +122,7 @@ def test_names_match_whatever_their_case_and_underscores():
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ({"Food101_sub": []}, "unknown bundle entry 'EuroSAT_sub'"),
+    ({"Food101_sub": []}, "no entry EuroSAT_sub, .*; it has 'Food101_sub' .0 pairs."),
     ({"EuroSAT_sub": [["River"]]}, "must be a list of"),
     ({"EuroSAT_sub": [[1, 2]]}, "must be a list of"),
     ({"EuroSAT_sub": 3}, "must be a list of"),
