@@ -1,0 +1,31 @@
+"""Run docs/tour.ipynb from top to bottom and keep its outputs in it.
+
+    python tools/making/run_tour.py
+"""
+
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "tour.ipynb"
+_OF_A_RUN = ("execution", "papermill")  # what a run leaves in a cell's metadata: times
+
+
+def run(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """The notebook with the outputs of a run that began in `folder`."""
+    NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
+    for cell in book.cells:
+        for name in _OF_A_RUN:
+            cell.metadata.pop(name, None)
+    book.metadata.pop("language_info", None)  # which Python it was
+    return book
+
+
+def main() -> None:
+    book = run(nbformat.read(NOTEBOOK, as_version=4), NOTEBOOK.parent)
+    nbformat.write(book, NOTEBOOK)
+
+
+if __name__ == "__main__":
+    main()
