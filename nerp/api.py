@@ -24,6 +24,7 @@ import numpy.typing as npt
 from nerp.base.log import on_terminal
 from nerp.base.progress import silence
 from nerp.base.registry import REFERENCES
+from nerp.base.wording import in_the_callers_words
 from nerp.engine.confidence import probabilities
 from nerp.engine.features import save_features
 from nerp.engine.record import PREDICTIONS_FILE
@@ -52,8 +53,9 @@ class Trained:
 
     Attributes:
         path: its folder, which `test` and `correct` take as `model`.
-        accuracy, macro_f1: in percent, on the test images of the classes trained on; None where
-            TEST.NO_TEST leaves that out.
+        accuracy: in percent, on the test images of the classes trained on; None where TEST.NO_TEST
+            leaves that out.
+        macro_f1: likewise.
         per_class: accuracy in percent by class name; None for a class without test images.
         record: all of result.json.
     """
@@ -70,9 +72,15 @@ class Tested:
     """A finished test.
 
     Attributes:
-        path: the run's folder. accuracy, macro_f1, per_class, record: see `Trained`.
-        logits: [N, C] of the N images and C classes, float32. labels: [N].
-        paths: [N], below the dataset's image folder. classnames: [C].
+        path: the run's folder.
+        accuracy: see `Trained`, like the next three.
+        macro_f1: in percent.
+        per_class: in percent by class name.
+        record: all of result.json.
+        logits: [N, C] of the N images and C classes, float32.
+        labels: [N].
+        paths: [N], below the dataset's image folder.
+        classnames: [C].
         calibrated_logits: [N, C], corrected and calibrated (TEST.CALIBRATION) where either was
             asked for; their softmax are the `probabilities`.
     """
@@ -106,11 +114,15 @@ class Corrected(Tested):
     """A finished test with NeRP; `accuracy` and the rest are those after the correction.
 
     Attributes:
-        corrected_logits: [N, C]. priors: by reference, [C] each. pairs: [P, 2] class indices.
+        corrected_logits: [N, C].
+        priors: by reference, [C] each.
+        pairs: [P, 2] class indices.
         flips: how many predictions changed, and of them helped, hurt, neutral.
-        uncorrected_accuracy: in percent. looked_at: what the correction has looked at.
-        Where nothing was to be corrected (classes that were trained on, NERP.ON_BASE) logits are
-        as they were, and there are no priors.
+        uncorrected_accuracy: in percent.
+        looked_at: what the correction has looked at.
+
+    Where nothing was to be corrected (classes that were trained on, NERP.ON_BASE) logits are as
+    they were, and there are no priors.
     """
 
     corrected_logits: Array = field(repr=False)
@@ -133,9 +145,13 @@ class Features:
 
     Attributes:
         path: the npz file with the same arrays.
-        image: [N, D]. text, frozen_text: [C, D] of the classes, tuned and frozen; of a method
-            whose text depends on the image, `text` is that for the reference image.
-        labels: [N]. paths: [N]. classnames: [C].
+        image: [N, D].
+        text: [C, D] of the classes, tuned; of a method whose text depends on the image, that for
+            the reference image.
+        frozen_text: [C, D] of the classes, frozen.
+        labels: [N].
+        paths: [N].
+        classnames: [C].
     """
 
     path: Path
@@ -194,8 +210,9 @@ class Settings:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Say what a run says, or nothing."""
-        with on_terminal(self.progress), contextlib.nullcontext() if self.progress else silence():
+        """Say what a run says, or nothing; errors speak of arguments."""
+        quiet = contextlib.nullcontext() if self.progress else silence()
+        with in_the_callers_words(), on_terminal(self.progress), quiet:
             yield
 
 
@@ -210,7 +227,8 @@ def train(
     Args:
         trainer: see `nerp methods`.
         dataset: a card's name, or the file of a card.
-        settings, changes: see `Settings`.
+        settings: see `Settings`.
+        changes: some of its attributes by name.
 
     Raises NerpError for whatever cannot be done.
     """
@@ -229,9 +247,11 @@ def test(
     """Test a model; one whose trainer's name ends in _NeRP is corrected (see `correct`).
 
     Args:
-        trainer, dataset: as in `train`.
+        trainer: see `nerp methods`; with _NeRP at its end.
+        dataset: a card's name, or the file of a card.
         model: what `train` returned, or its folder; "" for a method that learns nothing.
-        settings, changes: see `Settings`.
+        settings: see `Settings`.
+        changes: some of its attributes by name.
 
     Raises NerpError for whatever cannot be done.
     """
@@ -250,8 +270,10 @@ def correct(
 
     Args:
         trainer: with or without _NeRP.
-        dataset, model: as in `test`.
-        settings, changes: see `Settings`; options: NERP.RULE and the like.
+        dataset: a card's name, or the file of a card.
+        model: what `train` returned, or its folder; "" for a method that learns nothing.
+        settings: see `Settings`; its options may hold NERP.RULE and the like.
+        changes: some of its attributes by name.
 
     Raises NerpError for whatever cannot be done.
     """
@@ -270,8 +292,11 @@ def features(
 
     Args:
         file: the npz.
-        trainer, dataset, model: as in `test`.
-        settings, changes: see `Settings`; the option TEST.SPLIT names another split.
+        trainer: see `nerp methods`.
+        dataset: a card's name, or the file of a card.
+        model: what `train` returned, or its folder; "" for a method that learns nothing.
+        settings: see `Settings`; its option TEST.SPLIT names another split.
+        changes: some of its attributes by name.
 
     Raises NerpError for whatever cannot be done.
     """

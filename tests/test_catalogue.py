@@ -18,7 +18,7 @@ def asked(trainer, dataset, *opts, model_dir="", **flags):
                                    model_dir=str(model_dir), **flags))
         said = [record.getMessage() for record in log.buffer]
     return shipped_name(resolved.method_file) if resolved.method_file else "", \
-        [line for line in said if line.startswith("no --config-file")]
+        [line for line in said if "configs/experiments.yaml has" in line]
 
 
 @pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
@@ -31,7 +31,8 @@ def test_every_training_of_a_sweep_can_leave_its_configuration_out(method, proto
         argv = list(run.argv)
         file = argv[argv.index("--config-file") + 1]
         opts = argv[argv.index("TASK"):]
-        assert asked(method, run.card.stem, *opts) == (file, [f"no --config-file: {file}"])
+        assert asked(method, run.card.stem, *opts) == (
+            file, [f"configuration: {file}, which configs/experiments.yaml has for this run"])
         assert find_method_file(file).is_file()
 
 

@@ -57,7 +57,8 @@ def test_a_finished_run_is_skipped_and_another_one_does_not_replace_it(nerp, tra
                "DATASET.SUBSAMPLE_CLASSES", "base"]
     before = (out / "result.json").read_text()
     status, text, _ = nerp(*command)
-    assert status == 0 and "finished already, skipped" in text
+    accuracy = json.loads(before)["accuracy"]
+    assert status == 0 and f"finished already, skipped: {out} (accuracy: {accuracy:.2f}%)" in text
     status, _, error = nerp(*command, "OPTIM.LR", "0.5")
     assert status == 1 and "OPTIM.LR: 0.001 -> 0.5" in error and "--overwrite" in error
     assert (out / "result.json").read_text() == before

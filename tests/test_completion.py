@@ -17,12 +17,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
     """The bash script in a file."""
-    from shtab import complete
-
-    from nerp.commands.completion import whole_parser
+    from nerp.commands.completion import script
 
     file = tmp_path_factory.mktemp("completion") / "nerp.bash"
-    file.write_text(complete(whole_parser(), "bash"))
+    file.write_text(script("bash"))
     return file
 
 
@@ -34,6 +32,11 @@ def script(tmp_path_factory):
     ("train --trainer PromptS",
      {"PromptSRC", "PromptSRC_NeRP", "PromptSRC_SAR", "PromptSRC_SAR_NeRP"}),
     ("sweep --methods MMRL PromptSRC_N", {"PromptSRC_NeRP"}),
+    ("sweep --methods MMRL,PromptSRC_N", {"MMRL,PromptSRC_NeRP"}),
+    ("sweep --datasets dtd,demo_obj", {"dtd,demo_objects"}),
+    ("train --trainer MMRL OPTIM.LR_", {"OPTIM.LR_SCHEDULER", "OPTIM.LR_MIN"}),
+    ("train OPTIM.LR 0.1 DATASET.NUM_S", {"DATASET.NUM_SHOTS"}),
+    ("export output exported USE", {"USE_CUDA"}),
     ("test --dataset demo_", {"demo_landcover", "demo_objects", "demo_textures"}),
     ("data pre", {"prepare"}),
     ("data check euro", {"eurosat"}),

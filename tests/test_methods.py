@@ -10,6 +10,7 @@ import pytest
 from nerp.base.registry import TRAINERS
 from nerp.clip.loading import PUBLISHED
 from nerp.clip.model import normalise
+from nerp.commands import methods
 from nerp.trainers import summary
 from nerp.trainers.coop import CoOp
 from nerp.trainers.method import GROUPS
@@ -19,14 +20,14 @@ def test_counts_are_the_published_ones_and_nothing_warns(nerp, caplog):
     status, text, error = nerp("methods", "--backbone", "ViT-B/32")
     assert (status, error, caplog.text) == (0, "", "")
     # MMRL 4.992 M, PromptSRC 46,080 on a ViT-B.
-    assert re.search(r"MMRL +4,992,256 +MultiModalRepresentationLearner ", text)
-    assert re.search(r"PromptSRC +46,080 +VLPromptLearner ", text)
+    assert re.search(r"MMRL +4,992,256 +Guo and Gu, CVPR 2025\n", text)
+    assert re.search(r"PromptSRC +46,080 +Khattak et al., ICCV 2023\n", text)
 
 
 def test_a_method_that_does_not_fit_the_backbone_has_no_count(nerp):
     _, text, _ = nerp("methods", "--backbone", "RN50")
-    assert re.search(r"MMA +– +adapter_learner ", text)
-    assert re.search(r"CoOp +8,192 +prompt_learner ", text)
+    assert re.search(r"MMA +– +Yang et al., CVPR 2024\n", text)
+    assert re.search(r"CoOp +8,192 +Zhou et al., IJCV 2022\n", text)
 
 
 @pytest.mark.parametrize("backbone", ["ViT-B/16", "tiny"])
@@ -80,10 +81,23 @@ def test_the_table_fits_the_terminal(nerp, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     _, text, _ = nerp("methods")
     assert max(map(len, text.splitlines())) <= width
-    assert ("Language Models, CVPR 2022" in text) == (width > 100)
+    assert len(text.splitlines()) <= len(TRAINERS.names()) + len(GROUPS) + 7  # a line each
+    _, text, _ = nerp("methods", "CoCoOp", "MMRL")
+    assert max(map(len, text.splitlines())) <= width
+    assert "Conditional Prompt" in text and "CVPR 2022" in text
+    assert "prompt_learner" in text and "4,992,256" in text and "KgCoOp" not in text
 
 
 def test_the_closing_lines_name_both_suffixes(nerp):
     _, text, _ = nerp("methods", "--backbone", "tiny")
-    closing = text.rsplit("\n\n", 1)[1]
-    assert "append _NeRP to its name" in closing and "_SAR, before _NeRP" in closing
+    closing = " ".join(text.rsplit("\n\n", 1)[1].split())
+    assert "by _NeRP after its name" in closing and "by _SAR" in closing
+
+
+def test_a_publication_in_short_keeps_authors_place_and_year():
+    shown = {name: methods.in_short(TRAINERS[name].paper) for name in TRAINERS.names()}
+    assert shown["MoCoOp"] == "Du, Niu and Zhao, 2025"
+    assert shown["TFUP"] == "Long et al., arXiv 2404.16339, 2024"
+    assert shown["CLIPLoRA"] == "Zanella and Ben Ayed, CVPR Workshops 2024"
+    assert all(re.search(r"\d{4}$", text) and len(text) < 45 for text in shown.values())
+    assert methods.in_short("a talk") == "a talk"

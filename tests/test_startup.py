@@ -30,6 +30,14 @@ def test_a_plot_does_without_torch(tmp_path):
     assert imported("plot", tmp_path) == {"matplotlib"}
 
 
+@pytest.mark.parametrize("words", [
+    ["OPTIM.LRR", "0.1"], ["OPTIM.LR", "fast"], ["NERP.TAU"], ["TEST.FINAL_MODEL", "best_val"],
+])
+def test_a_mistake_in_a_key_is_said_before_torch_is_imported(words):
+    assert imported("train", "--trainer", "MMRL", "--dataset", "eurosat", *words) == set()
+    assert imported("test", "--trainer", "MMRL", "--dataset", "eurosat", *words) == set()
+
+
 def test_a_test_imports_torch_alone(eurosat_root, golden_weights, tmp_path):
     line = ["test", "--trainer", "ZeroshotCLIP", "--dataset", "eurosat", "--root", eurosat_root,
             "--output-dir", tmp_path, "MODEL.BACKBONE.PATH", golden_weights]

@@ -13,7 +13,8 @@ _OPTION = re.compile(r"-(?!\.?\d|$)")  # and no number, nor what stands for stan
 
 class HelpFormatter(argparse.HelpFormatter):
     """Fills a command's description paragraph by paragraph. Lines that list things, a name and
-    after two or more spaces its text, and indented ones, such as examples, stay apart."""
+    after two or more spaces its text, and indented ones stay apart; an indented command line stays
+    as it is, since one that is broken cannot be pasted."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(_filled(paragraph, width) for paragraph in text.strip().split("\n\n"))
@@ -28,7 +29,8 @@ def _filled(paragraph: str, width: int) -> str:
             lines[-1][0] += f" {line.strip()}"
         else:
             lines.append([line, listed.end() if listed else indented, bool(listed or not indented)])
-    return "\n".join(broken(text, width, hang) for text, hang, _ in lines)
+    return "\n".join(text if text.lstrip(" ")[:5] == "nerp " and text[hang:hang + 1] == "n"
+                     else broken(text, width, hang) for text, hang, _ in lines)
 
 
 def command_module(name: str) -> ModuleType:

@@ -13,6 +13,23 @@ from nerp import commands
 _TRAINERS = ("trainer", "methods")
 _DATASETS = ("dataset", "datasets", "source", "names")
 _FILES, _FOLDERS = ("FILE",), ("DIR", "RUN")
+_KEYS = "opts"
+# The shells' functions that complete a list with commas in it, and configuration keys; those of the
+# methods would take the import of every method, and so seconds in each new shell.
+_LISTS = {
+    "bash": """
+_nerp_{name}() {{
+  local before=""
+  [[ $1 != *,* ]] || before="${{1%,*}},"
+  compgen -P "$before" -W "{words}" -- "${{1##*,}}"
+}}
+""",
+    "zsh": """
+_nerp_{name}() {{
+  _values -s , {name} {words}
+}}
+""",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    print(script(args.shell))
+
+
+def script(shell: str) -> str:
+    """What teaches "bash" or "zsh" to complete."""
     import shtab
 
-    print(shtab.complete(whole_parser(), args.shell))
+    from nerp.settings.defaults import KEYS
+
+    words = {"trainers": _trainers(), "datasets": _datasets(), "keys": list(KEYS)}
+    functions = [_LISTS[shell].format(name=name, words=" ".join(known))
+                 for name, known in words.items()]
+    text: str = shtab.complete(whole_parser(), shell, preamble="".join(functions))
+    return text
 
 
 def whole_parser() -> argparse.ArgumentParser:
@@ -46,18 +74,37 @@ def whole_parser() -> argparse.ArgumentParser:
 def _say_what_completes(action: argparse.Action) -> None:
     import shtab
 
-    from nerp.settings.cards import shipped_cards
-    from nerp.settings.catalogue import methods
-    from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS, SAR_SUFFIX
+    from nerp.settings.protocols import PROTOCOLS
 
-    if action.dest in _TRAINERS:
-        action.choices = [name + sar + nerp for name in methods()
-                          for sar in ("", SAR_SUFFIX) for nerp in ("", NERP_SUFFIX)]
+    if action.dest == _KEYS:
+        _complete(action, "keys")
+    elif action.dest in _TRAINERS:
+        _complete(action, "trainers")
     elif action.dest in _DATASETS:
-        action.choices = list(shipped_cards())
+        _complete(action, "datasets")
     elif action.dest == "protocol":
         action.choices = [protocol.name for protocol in PROTOCOLS]
     elif action.metavar in _FILES:
         action.complete = shtab.FILE
     elif action.metavar in _FOLDERS:
         action.complete = shtab.DIRECTORY
+
+
+def _complete(action: argparse.Action, name: str) -> None:
+    """Have an argument completed by the function of `_LISTS` of that name."""
+    function = f"_nerp_{name}"
+    action.complete = {"bash": function, "zsh": function}  # type: ignore[attr-defined]
+
+
+def _trainers() -> list[str]:
+    from nerp.settings.catalogue import methods
+    from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX
+
+    return [name + sar + nerp for name in methods()
+            for sar in ("", SAR_SUFFIX) for nerp in ("", NERP_SUFFIX)]
+
+
+def _datasets() -> list[str]:
+    from nerp.settings.cards import shipped_cards
+
+    return list(shipped_cards())

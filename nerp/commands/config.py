@@ -30,11 +30,12 @@ def main(args: argparse.Namespace) -> None:
         return
     if not args.trainer:
         raise NerpError("show: which trainer? --trainer NAME; nerp methods lists them")
+    wanted = request(args)
     from nerp.base.log import say_on_terminal
     from nerp.settings.resolve import resolve
 
     say_on_terminal()
-    resolved = resolve(request(args), "test" if args.model_dir else "train")
+    resolved = resolve(wanted, "test" if args.model_dir else "train")
     tell(f"{resolved.said(everything=args.all)}\n\nthe run's folder: {resolved.directory}")
 
 

@@ -8,7 +8,7 @@ correct compared the rules on it, what each of them gains.
   nerp plot output/mine/seed1 output/mine/seed2
   nerp plot RUN"""
 
-from nerp.commands.common import SEED, argument
+from nerp.commands.common import SEED, argument, content, written
 
 
 def add_arguments(parser):
@@ -45,6 +45,8 @@ def main(args):
             drawn[stem.replace("reliability", "corrections")] = comparison_figure(folder)
     if others:
         drawn |= figures(split(collect(others), args.seeds, False))
+    directory = Path(args.output_dir)
     for stem, figure in drawn.items():
-        for path in save_figure(figure, Path(args.output_dir), stem):
-            print(path)
+        before = {kind: content(directory / f"{stem}.{kind}") for kind in ("png", "svg")}
+        for path in save_figure(figure, directory, stem):
+            print(written(path, before[path.suffix[1:]]))

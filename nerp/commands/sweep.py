@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 
-from nerp.commands.common import argument, name, terminal_width
+from nerp.commands.common import add_old_name, argument, name, terminal_width
 from nerp.settings.keys import whole
 from nerp.settings.options import begins_pair
 
@@ -44,7 +44,9 @@ def add_arguments(parser):
                         help="configs/trainers/<method>/NAME.yaml, or a file of your own such as "
                              "mine.yaml, instead of the published one; for every method, or one")
     parser.add_argument("--root", metavar="DIR", help="the data (default: data)")
-    parser.add_argument("--output", metavar="DIR", help="the runs (default: output)")
+    parser.add_argument("--output-dir", dest="output", metavar="DIR",
+                        help="the runs (default: output)")
+    add_old_name(parser, "--output", "output")
     parser.add_argument("--options", **several, metavar="KEY VALUE",
                         help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
     where = parser.add_mutually_exclusive_group()

@@ -5,7 +5,7 @@ runs of.
   nerp table output
   nerp table output --against published
   nerp table output --metric ece
-  nerp table output --format latex --write-to table.tex
+  nerp table output --format latex --output table.tex
 
 Folders of published log.txt files (Dassl's) are read, too, and marked as such.
 
@@ -14,7 +14,7 @@ A run that is missing is shown as missing; no average is taken over a set that l
 import argparse
 from pathlib import Path
 
-from nerp.commands.common import SEED, argument, terminal_width
+from nerp.commands.common import SEED, add_old_name, argument, terminal_width
 
 METRICS = ("accuracy", "macro_f1", "ece", "adaptive_ece", "mce", "nll", "brier")
 FORMATS = ("terminal", "markdown", "csv", "latex")
@@ -35,7 +35,8 @@ def add_arguments(parser):
     parser.add_argument("--against", choices=["published"],
                         help="put published numbers and the differences from them beside ours")
     parser.add_argument("--format", choices=FORMATS, default="terminal")
-    parser.add_argument("--write-to", metavar="FILE", help="instead of the terminal")
+    parser.add_argument("--output", metavar="FILE", help="instead of the terminal")
+    add_old_name(parser, "--write-to", "output")
 
 
 def _protocol(text: str) -> str:
@@ -69,8 +70,8 @@ def main(args):
         "csv": lambda: render.comma_separated(tables),
         "latex": lambda: render.latex(tables),
     }[args.format]()
-    if args.write_to:
-        write_text(args.write_to, text)
-        print(f"written: {Path(args.write_to)}")
+    if args.output:
+        write_text(args.output, text)
+        print(f"written: {Path(args.output)}")
     else:
         print(text, end="")

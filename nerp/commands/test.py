@@ -18,6 +18,7 @@ def add_arguments(parser):
 
 
 def main(args):
+    wanted = request(args)
     from nerp.base.distributed import processes
     from nerp.base.log import say_on_terminal
     from nerp.engine.run import run_test
@@ -25,6 +26,6 @@ def main(args):
     with processes():
         say_on_terminal()
         run_test(
-            request(args), save_logits=args.save_logits, save_confusion=args.save_confusion,
+            wanted, save_logits=args.save_logits, save_confusion=args.save_confusion,
             overwrite=args.overwrite,
         )

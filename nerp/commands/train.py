@@ -11,25 +11,26 @@ def add_arguments(parser):
 
 
 def main(args):
+    wanted = request(args)
+    if args.dry_run:
+        describe(wanted)
+        return
     from nerp.base.distributed import processes
     from nerp.base.log import say_on_terminal
     from nerp.engine.run import run_training
 
-    if args.dry_run:
-        describe(args)
-        return
     with processes():
         say_on_terminal()
-        run_training(request(args), overwrite=args.overwrite)
+        run_training(wanted, overwrite=args.overwrite)
 
 
-def describe(args):
+def describe(wanted):
     """Print what would be trained, on what and where; nothing is written."""
     from nerp.commands.common import tell
     from nerp.data.benchmark import open_benchmark
     from nerp.settings.resolve import resolve
 
-    resolved = resolve(request(args), "train")
+    resolved = resolve(wanted, "train")
     tell(resolved.said())
     bench = open_benchmark(resolved.cfg)
     tell(f"\n{bench.name}: {len(bench.classnames)} classes; {len(bench.train)} training, "

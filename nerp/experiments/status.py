@@ -37,7 +37,8 @@ def remembered(output: str, root: str, imports: tuple[str, ...]) -> list[Run]:
     as `read_selection` does."""
     files = sorted((Path(output) / FOLDER).glob("*.yaml"))
     if not files:
-        raise NerpError(f"no sweep has been started below {output}; --output names another folder")
+        raise NerpError(f"no sweep has been started below {output}; --output-dir names another "
+                        "folder")
     runs = {}
     for file in files:
         chosen = {"protocol": "", **read_selection(file, imports)}

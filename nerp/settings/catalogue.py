@@ -155,7 +155,7 @@ def shipped_config(
     if not config:
         return ""
     file = config_file(name, config)
-    say(f"no --config-file: {file}")
+    say(f"configuration: {file}, which configs/experiments.yaml has for this run")
     return file
 
 

@@ -1,17 +1,18 @@
 """A configuration as a tree of keys: reading one, setting one, putting a file's layer on top."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from yacs.config import CfgNode as CN
 
 from nerp.base.errors import NerpError
+from nerp.base.log import command_line
 from nerp.base.paths import shipped_name
 from nerp.base.printable import brief
 from nerp.base.registry import unknown
 from nerp.files.yaml_file import key_lines
-from nerp.settings.defaults import default_config, key
-from nerp.settings.options import RELEASE_NAMES, own_name
+from nerp.settings.defaults import common_config, default_config, key
+from nerp.settings.options import RELEASE_NAMES, options_of, own_name
 from nerp.settings.published import Reader, is_settled, own_setting
 
 
@@ -32,7 +33,8 @@ class Origin:
 
     def __str__(self) -> str:
         if not self.file:
-            return self.kind
+            asked_from_python = self.kind == COMMAND_LINE and not command_line.get()
+            return "options" if asked_from_python else self.kind
         name = shipped_name(self.file)
         if self.kind == CHECKPOINT:
             return f"{name} (checkpoint)"
@@ -120,6 +122,15 @@ def put(cfg: CN, name: str, value: object, source: object) -> None:
         raise NerpError(f"{source}: {name} is {brief(value)}; it takes "
                         f"{', '.join(node[leaf])} with a value each")
     node[leaf] = key(name).read(value, _Place(source, name))
+
+
+def check_options(opts: Sequence[str]) -> None:
+    """Raise NerpError, as `put` does, for what is wrong with KEY VALUE pairs whatever the method:
+    in no time, since no method is imported. What a method's own keys take, it says later."""
+    cfg, origin = common_config(), Origin(COMMAND_LINE)
+    for name, value in options_of(opts).items():
+        if not name.startswith("TRAINER.") and not is_settled(name, value, origin):
+            put(cfg, name, value, origin)
 
 
 @dataclass(frozen=True)

@@ -324,7 +324,7 @@ def test_the_command_prints_and_writes(output, nerp, tmp_path):
     status, out, _ = nerp("table", output)
     assert status == 0 and "Base-to-novel, 16 shots" in out
     file = tmp_path / "tables" / "main.tex"
-    status, out, _ = nerp("table", output, "--format", "latex", "--write-to", file)
+    status, out, _ = nerp("table", output, "--format", "latex", "--output", file)
     assert status == 0 and str(file) in out and r"\toprule" in file.read_text()
     status, _, err = nerp("table", tmp_path / "tables")
     assert status == 1 and "no finished run" in err

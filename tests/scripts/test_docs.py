@@ -148,7 +148,7 @@ def test_what_needs_a_download_runs_against_made_files(page, pretend):
 def test_the_readme_runs_on_the_shipped_world(mode, run, tmp_path):
     """Quick: one epoch."""
     printed = run(blocks("README.md", "bash", marked=False), mode)
-    assert "no --config-file: configs/trainers/MMRL/tiny.yaml" in printed
+    assert "configuration: configs/trainers/MMRL/tiny.yaml, which" in printed
     for file in ("mine/corrected/explain.html", "figures/training.png", "pairs.json.gz"):
         assert (tmp_path / file).is_file()
 
