@@ -39,7 +39,7 @@ selection() {
     for name in DATA OUTPUT; do
         [[ ${!name:-} != *[[:cntrl:]]* ]] || die "$name holds a line break or a control character"
     done
-    SELECTION=(--root "${DATA:-data}" --output "${OUTPUT:-output}")
+    SELECTION=(--root "${DATA:-data}" --output-dir "${OUTPUT:-output}")
     for name in SEEDS SHOTS DATASETS SOURCE CONFIG; do
         [ -n "${!name:-}" ] || continue
         read -rd "" -a words <<<"${!name//,/ }" || true  # words on several lines, too

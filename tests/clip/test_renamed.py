@@ -73,7 +73,7 @@ def test_the_configuration_beside_the_weights_is_part_of_what_they_are(saved, tm
 
 
 @pytest.mark.parametrize(("part", "change", "says"), [
-    ("text_config", {"hidden_act": "relu"}, "hidden_act is gelu, relu"),
+    ("text_config", {"hidden_act": "relu"}, "hidden_act is 'gelu, relu'"),
     ("vision_config", {"num_attention_heads": 4}, "vision_config has 4 heads in a width of 192"),
 ])
 def test_what_is_no_clip_is_refused_by_name(saved, part, change, says):

@@ -140,8 +140,8 @@ def test_the_runs_of_a_script_stay_at_the_terminal_and_its_exit_status_is_theirs
     result = run("base2new_train", "MMRL", "eurosat", DATA="my data", FAIL="train")
     assert result.returncode == 1
     (line,) = run.journal.read_text().splitlines()
-    assert line == ("nerp sweep --root 'my data' --output output --here --protocol base_to_novel "
-                    "--phase train --methods MMRL --datasets eurosat")
+    assert line == ("nerp sweep --root 'my data' --output-dir output --here --protocol "
+                    "base_to_novel --phase train --methods MMRL --datasets eurosat")
 
 
 def test_gpus_and_cluster_are_passed_on(run):
