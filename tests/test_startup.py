@@ -31,7 +31,7 @@ def test_a_plot_does_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize("words", [
-    ["OPTIM.LRR", "0.1"], ["OPTIM.LR", "fast"], ["NERP.TAU"], ["TEST.FINAL_MODEL", "best_val"],
+    ["OPTIM.LRR", "0.1"], ["OPTIM.LR", "fast"], ["NERP.TAU"], ["TEST.EVALUATOR", "Other"],
 ])
 def test_a_mistake_in_a_key_is_said_before_torch_is_imported(words):
     assert imported("train", "--trainer", "MMRL", "--dataset", "eurosat", *words) == set()
