@@ -15,8 +15,8 @@ import argparse
 from pathlib import Path
 
 from nerp.commands.common import SEED, add_old_name, argument, terminal_width
+from nerp.engine.measures import METRICS
 
-METRICS = ("accuracy", "macro_f1", "ece", "adaptive_ece", "mce", "nll", "brier")
 FORMATS = ("terminal", "markdown", "csv", "latex")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nerp.base.errors import NerpError
+from nerp.engine.measures import METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-MEASURES = ("ece", "adaptive_ece", "mce", "nll", "brier")
 BINS = 15  # M of every record
 _AT_ONCE = 2**22  # numbers worked on at once: bounds the memory beyond the inputs
 _SAME_EDGE = 1e-8  # quantiles no further apart are one edge
@@ -35,6 +35,20 @@ class Judged:
     right: npt.NDArray[np.bool_]
     nll: Floats
     brier: Floats
+
+    def equal_width(self, bins: int) -> "Bins":
+        """Bins of equal width on [0, 1]; an edge belongs to the bin above it, 1 to the last.
+        Raises NerpError for no bins."""
+        return _binned(self, np.linspace(0, 1, _checked(bins) + 1))
+
+    def equal_count(self, bins: int) -> "Bins":
+        """Bins with equally many images: their edges are the quantiles of the confidences, equal
+        ones merged. An edge belongs to the bin above it, the last to the last bin. Raises
+        NerpError for no bins."""
+        shares = np.linspace(0, 1, _checked(bins) + 1)
+        edges = np.quantile(self.confidence, shares, method="averaged_inverted_cdf")
+        apart = np.diff(edges, prepend=-np.inf) > _SAME_EDGE
+        return _binned(self, edges[apart])
 
 
 @dataclass(frozen=True)
@@ -120,20 +134,6 @@ def judge(logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tenso
     return judged
 
 
-def equal_width(judged: Judged, bins: int) -> Bins:
-    """Bins of equal width on [0, 1]; an edge belongs to the bin above it, 1 to the last."""
-    return _binned(judged, np.linspace(0, 1, _checked(bins) + 1))
-
-
-def equal_count(judged: Judged, bins: int) -> Bins:
-    """Bins with equally many images: their edges are the quantiles of the confidences, equal ones
-    merged. An edge belongs to the bin above it, the last to the last bin."""
-    shares = np.linspace(0, 1, _checked(bins) + 1)
-    edges = np.quantile(judged.confidence, shares, method="averaged_inverted_cdf")
-    apart = np.diff(edges, prepend=-np.inf) > _SAME_EDGE
-    return _binned(judged, edges[apart])
-
-
 def _binned(judged: Judged, edges: Floats) -> Bins:
     place = np.searchsorted(edges[1:-1], judged.confidence, side="right")
     count = max(1, len(edges) - 1)
@@ -150,8 +150,5 @@ def _checked(bins: int) -> int:
 
 
 def measures(judged: Judged, bins: int = BINS) -> dict[str, float]:
-    """`MEASURES` of judged predictions, as fractions; nll in nats."""
-    widths = equal_width(judged, bins)
-    values = (widths.error, equal_count(judged, bins).error, widths.largest,
-              judged.nll.mean(), judged.brier.mean())
-    return dict(zip(MEASURES, map(float, values), strict=True))
+    """The metrics of judged predictions' confidence, as fractions; nll in nats."""
+    return {name: metric.of(judged, bins) for name, metric in METRICS.items() if metric.of}

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Whole = npt.NDArray[np.integer]
-OPEN_WORLD = ("accuracy", "base", "novel", "h", "base_alone", "novel_alone", "auroc",
-              "openworld_auc")
-
 
 class Accuracy(TypedDict):
     """Counts of images, and percentages of them; a class without images has no accuracy."""
@@ -163,12 +160,12 @@ def open_world(
     """What a model trained on some classes does when all may be the answer (DeCoOp, Zhou et al.,
     ICML 2024; OpenworldAUC, Hua et al., ICML 2025).
 
-    Returns fractions, by `OPEN_WORLD`: `accuracy` over all classes, on the images of `base` classes
-    and of the others (`novel`), and `h`, the harmonic mean of these two; `base_alone` and
-    `novel_alone`, either kind of images with the classes of its kind alone as answers; `auroc` of
-    the largest probability of a base class, base images being positive; `openworld_auc`, the share
-    of pairs of a base and a novel image in which both are right among their kind and the base image
-    has the larger such probability, ties counting one half.
+    Returns fractions, by `measures.OPEN_WORLD`: `accuracy` over all classes; the same on images of
+    `base` classes and of the others (`novel`); `h`, the harmonic mean of these two; `base_alone`
+    and `novel_alone`, either kind of images with the classes of its kind alone as answers; `auroc`
+    of the largest probability of a base class, base images being positive; `openworld_auc`, the
+    share of pairs of a base and a novel image in which both are right among their kind and the base
+    image has the larger such probability, ties counting one half.
 
     Args:
         logits: [N, C]. labels: [N]. base: [C], whether a class was trained on.

@@ -5,10 +5,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from nerp.engine.calibrators import Calibrator
-from nerp.engine.confidence import BINS, MEASURES, judge, measures
-from nerp.engine.metrics import OPEN_WORLD, harmonic_mean, open_world
+from nerp.engine.confidence import BINS, judge, measures
+from nerp.engine.measures import METRICS, OPEN_WORLD
+from nerp.engine.metrics import harmonic_mean, open_world
 
-PERCENT = frozenset(("ece", "adaptive_ece", "mce"))  # of MEASURES; nll and brier are as they are
 HALVES = ("base", "novel")
 _OPEN = tuple(name for name in OPEN_WORLD if name != "accuracy")  # which every record has
 
@@ -17,9 +17,9 @@ def of_probabilities(
     logits: Tensor, labels: npt.NDArray[np.int64], base: npt.NDArray[np.bool_] | None,
     calibrator: Calibrator | None,
 ) -> dict[str, float]:
-    """`MEASURES` of logits [N, C], calibrated; in the open world, where `base` [C] says which
-    classes were trained on, also its numbers but for the accuracy. In percent, but nll and brier.
-    """
+    """The metrics of the confidence of logits [N, C], calibrated. In the open world, where `base`
+    [C] says which classes were trained on, also its numbers but for the accuracy. In percent, but
+    nll and brier."""
     logits = calibrated(logits, calibrator)
     record = confidence_record(logits, labels)
     if base is None:
@@ -38,8 +38,8 @@ def of_halves(
     logits: Tensor, labels: npt.NDArray[np.int64], base: npt.NDArray[np.bool_],
     calibrator: Calibrator | None,
 ) -> dict[str, dict[str, float]]:
-    """`MEASURES` of the images of base and of novel classes, either with the classes of its own
-    kind alone as answers."""
+    """The metrics of confidence for the images of base and of novel classes, either with the
+    classes of its own kind alone as answers."""
     found = {}
     for half, classes in zip(HALVES, (base, ~base), strict=True):
         columns = np.flatnonzero(classes)
@@ -52,9 +52,9 @@ def of_halves(
 
 
 def confidence_record(logits: Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """`MEASURES` as a record has them: in percent, but nll and brier."""
+    """The metrics of confidence as a record has them: in percent, but nll and brier."""
     found = measures(judge(logits, labels), BINS)
-    return {name: found[name] * (100 if name in PERCENT else 1) for name in MEASURES}
+    return {name: value * (100 if METRICS[name].percent else 1) for name, value in found.items()}
 
 
 def calibrated(logits: Tensor, calibrator: Calibrator | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TypedDict, cast
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import is_printable
+from nerp.engine.measures import METRICS, OPEN_WORLD
 from nerp.files.json_file import (
     check_fields,
     is_count,
@@ -121,13 +122,9 @@ _FLAG = (lambda value: isinstance(value, bool), "true or false")
 _TEXTS = (lambda value: is_node(value) and all(map(_is_line, value.values())), "names with texts")
 _EFFECT = dict.fromkeys(("flips", "helped", "hurt", "neutral"), _COUNT)
 
-_CONFIDENCE = {"ece": _PERCENT, "adaptive_ece": _PERCENT, "mce": _PERCENT, "nll": _AMOUNT,
-               "brier": _AMOUNT}
-_NUMBERS = {
-    "accuracy": _PERCENT, "macro_f1": _PERCENT, **_CONFIDENCE,
-    **dict.fromkeys(("base", "novel", "h", "base_alone", "novel_alone", "auroc", "openworld_auc"),
-                    _PERCENT),
-}
+_KINDS = {name: _PERCENT if metric.percent else _AMOUNT for name, metric in METRICS.items()}
+_CONFIDENCE = {name: _KINDS[name] for name, metric in METRICS.items() if metric.of}
+_NUMBERS = {**_KINDS, **dict.fromkeys(OPEN_WORLD, _PERCENT)}
 
 _FIELDS = {
     "kind": (lambda value: value in ("train", "test"), "train or test"),

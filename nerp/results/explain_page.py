@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nerp.correction.flipping import PROB_THRES
 from nerp.correction.looked_at import CAVEATS, SEEN_IMAGES, TEST_IMAGES, TEST_LABELS, UNKNOWN
-from nerp.engine.confidence import BINS, equal_width, judge
+from nerp.engine.confidence import BINS, judge
 from nerp.engine.metrics import Whole, confusion_matrix
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 from nerp.settings.protocols import protocol
@@ -187,7 +187,7 @@ def _reliability(logits: Tensor, labels: Whole) -> tuple[float, list[dict[str, f
     """The expected calibration error, and the bars of a reliability diagram in a box of 100 x 100:
     of each bin that has images its left edge and width, how often its predictions are right and
     how sure they are, from below; and its images."""
-    bins = equal_width(judge(logits, labels), BINS)
+    bins = judge(logits, labels).equal_width(BINS)
     widths = 100 * np.diff(bins.edges)
     bars = [
         {"left": 100 * left, "width": width, "right": 100 * right, "sure": 100 * sure,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nerp.engine.confidence import BINS, Bins, equal_width, judge
+from nerp.engine.confidence import BINS, Bins, judge
 from nerp.files.arrays import FLOATS, WHOLE, Kind, read_arrays
 from nerp.results.plots import SETTINGS
 
@@ -53,7 +53,7 @@ def panels(file: Path) -> list[Panel]:
 
 
 def _panel(title: str, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Panel:
-    return Panel(title, equal_width(judge(logits, labels), BINS))
+    return Panel(title, judge(logits, labels).equal_width(BINS))
 
 
 def reliability_diagram(file: Path) -> Figure:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
+from nerp.engine.measures import METRICS
 from nerp.engine.metrics import harmonic_mean
 from nerp.results.grid import (
     BASE,
@@ -32,7 +33,7 @@ from nerp.results.published import (
     rows_of,
     with_papers,
 )
-from nerp.results.readings import ACCURACY, ALONE, MEANS, METRICS, MORE_IS_BETTER
+from nerp.results.readings import ACCURACY, ALONE, MEANS
 from nerp.results.records import Record
 
 TITLES = {
@@ -141,7 +142,7 @@ def _table(part: Part) -> Table:
         columns=[_column(part, group, name) for group in groups for name in shown],
         rows=rows,
         notes=_notes(part, rows),
-        less_is_better=part.metric not in MORE_IS_BETTER,
+        less_is_better=not METRICS[part.metric].more_is_better,
     )
 
 
@@ -199,11 +200,11 @@ def _cell(series: Mapping[int, float], marks: str, grid: Grid) -> Cell:
 def _notes(part: Part, rows: list[Row]) -> list[str]:
     grid = part.grid
     seeds = ", ".join(map(str, grid.seeds))
-    what = METRICS[part.metric].format(bins=part.bins)
+    what = METRICS[part.metric].text.format(bins=part.bins)
     notes = [f"{what}, seed {seeds}."]
     if len(grid.seeds) > 1:
         notes = [f"{what}, mean ± population standard deviation over seeds {seeds}."]
-    if part.metric not in MORE_IS_BETTER:
+    if not METRICS[part.metric].more_is_better:
         notes.append("Less is better.")
     if any(part == H for row in rows for _, part in row.cells):
         notes.append("H: harmonic mean of base and novel of each seed, averaged; of Average: "
