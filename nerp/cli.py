@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
+from typing import NoReturn
 
 from nerp.base.errors import NerpError
 from nerp.base.log import command_line
@@ -147,7 +148,7 @@ def _forget_output() -> None:
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, as every other mistake is said."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise NerpError(f"{message}; {self.prog} --help says what there is")
 
 

@@ -21,14 +21,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def _filled(paragraph: str, width: int) -> str:
-    lines: list[list] = []  # text, how far its second line is set in, whether more may follow
+    lines: list[tuple[str, int, bool]] = []  # text, its second line's indent, whether more follows
     for line in paragraph.split("\n"):
         indented = len(line) - len(line.lstrip())
         listed = re.match(r" *\S+(?: \S+)*?  +(?=\S)", line)
-        if lines and lines[-1][1:] == [indented, True] and not listed:
-            lines[-1][0] += f" {line.strip()}"
+        if lines and lines[-1][1:] == (indented, True) and not listed:
+            lines[-1] = (f"{lines[-1][0]} {line.strip()}", indented, True)
         else:
-            lines.append([line, listed.end() if listed else indented, bool(listed or not indented)])
+            lines.append((line, listed.end() if listed else indented, bool(listed or not indented)))
     return "\n".join(text if text.lstrip(" ")[:5] == "nerp " and text[hang:hang + 1] == "n"
                      else broken(text, width, hang) for text, hang, _ in lines)
 
@@ -55,7 +55,9 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     option.
     """
     end = words.index("--") if "--" in words else len(words)
-    others, lists, taking = [], [], None
+    others: list[str] = []
+    lists: list[str] = []
+    taking: argparse.Action | None = None
     for word in words[:end]:
         if _OPTION.match(word):
             taking = _list_option(parser, word)
@@ -78,6 +80,6 @@ def _takes(action: argparse.Action, word: str) -> bool:
     if action.choices is not None:
         return word in action.choices
     try:
-        return action.type is None or action.type(word) is not None
+        return not callable(action.type) or action.type(word) is not None
     except argparse.ArgumentTypeError:
         return False

@@ -5,18 +5,20 @@ hf-hub:OWNER/NAME a repository of the Hugging Face hub in its format; both are f
 open_clip, into its cache. INPUT follows what they were trained with. With names, lists these alone.
 """
 
+import argparse
+
 from nerp.commands.common import draw, tell
 
 _LEAST = 24  # columns for the methods and the tags, however narrow the terminal
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME",
                         help="such as ViT-B-16, or hf-hub:OWNER/NAME; one that cannot be used is "
                              "refused with the reason (default: all that can)")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     from open_clip import list_pretrained_tags_by_model
 
     from nerp.base.registry import TRAINERS
@@ -25,12 +27,14 @@ def main(args):
     from nerp.trainers.summary import backbone_row
 
     default = [*SHIPPED, *(name for name in supported() if not name.endswith("-quickgelu"))]
-    rows, tagged, licences = [], [], {}
+    rows: list[list[str]] = []
+    tagged: list[list[str]] = []
+    licences: dict[str, set[str]] = {}
     for row in map(backbone_row, args.names or default):
         lacking = [name for name in TRAINERS.names() if name not in row.methods]
         methods = f"all but {', '.join(lacking)}" if lacking else "all"
         tags = list_pretrained_tags_by_model(PUBLISHED.get(row.name, row.name).partition(":")[0])
-        rows.append([row.name, row.patch or "–", row.pixels, row.embed_dim,
+        rows.append([row.name, str(row.patch or "–"), str(row.pixels), str(row.embed_dim),
                      f"{row.layers[0] or 'ResNet'}/{row.layers[1]}", methods])
         if tags:
             tagged.append([row.name, ", ".join(tags)])

@@ -3,17 +3,20 @@
 On a GPU this bounds every run; compare it with the model's own rate (docs/performance.md).
 """
 
+import argparse
+from pathlib import Path
+
 from nerp.commands.common import add_run_arguments, argument, request
 from nerp.settings.keys import number
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument("--seconds", type=argument(number(5.0, above=0)), default=5.0, metavar="S",
                         help="of each loader (default: 5)")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     from tabulate import tabulate
 
     from nerp.clip.model import pick_device
@@ -23,7 +26,7 @@ def main(args):
 
     cfg = resolve(request(args)).cfg
     device = pick_device(cfg.USE_CUDA)
-    bench = run_benchmark(cfg, cfg.OUTPUT_DIR or "output")
+    bench = run_benchmark(cfg, Path(cfg.OUTPUT_DIR or "output"))
     size = cfg.INPUT.SIZE[0]
     rows = [
         [rate.what, f"{rate.images / rate.seconds:,.0f}", rate.images, rate.batch, rate.workers]

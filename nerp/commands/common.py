@@ -195,14 +195,16 @@ def tell(text: str) -> None:
     print(fitted(text, sys.stdout), flush=True)
 
 
-def draw(rows: list[list[str]], headers: list[str], least: int, **options) -> str:
+def draw(rows: list[list[str]], headers: list[str], least: int, **options: object) -> str:
     """A table by tabulate, with its last column wrapped where it is too wide for the terminal, to
     `least` columns at least."""
     from tabulate import tabulate
 
     def drawn(most: int | None = None) -> str:
         widths = [*[None] * (len(headers) - 1), most]
-        return tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths, **options)
+        return str(
+            tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths, **options)
+        )
 
     text = drawn()
     excess = max(map(len, text.splitlines())) - terminal_width()

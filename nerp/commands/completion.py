@@ -62,7 +62,7 @@ def whole_parser() -> argparse.ArgumentParser:
              if hasattr(commands.command_module(module.name), "main")]
     for name in names:
         command = commands.command_module(name)
-        filled = parsers.add_parser(name, help=command.__doc__.splitlines()[0])
+        filled = parsers.add_parser(name, help=str(command.__doc__).splitlines()[0])
         commands.add_arguments(filled, command)
         for action in filled._actions:
             _say_what_completes(action)
@@ -85,15 +85,16 @@ def _say_what_completes(action: argparse.Action) -> None:
     elif action.dest == "protocol":
         action.choices = [protocol.name for protocol in PROTOCOLS]
     elif action.metavar in _FILES:
-        action.complete = shtab.FILE
+        action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
     elif action.metavar in _FOLDERS:
-        action.complete = shtab.DIRECTORY
+        action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # as above
 
 
 def _complete(action: argparse.Action, name: str) -> None:
     """Have an argument completed by the function of `_LISTS` of that name."""
     function = f"_nerp_{name}"
-    action.complete = {"bash": function, "zsh": function}  # type: ignore[attr-defined]
+    bash_and_zsh = {"bash": function, "zsh": function}
+    action.complete = bash_and_zsh  # type: ignore[attr-defined]  # where shtab looks for it
 
 
 def _trainers() -> list[str]:

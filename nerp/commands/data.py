@@ -15,14 +15,24 @@ of your own images:
   nerp data split DIR        write the split alone: which images are for training and for testing
 """
 
+import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nerp.commands.common import SEED as _SEED
 from nerp.commands.common import argument, tell
 from nerp.settings.keys import number
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def add_arguments(parser):
+    from nerp.data.split_file import Made
+
+Cards = dict[str, "CfgNode"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=[*_ACTIONS, *_OWN], metavar="ACTION",
                         help=", ".join([*_ACTIONS, *_OWN]))
     parser.add_argument("names", nargs="*", metavar="NAME",
@@ -40,7 +50,7 @@ def add_arguments(parser):
                         help="new, split: replace a card or split that differs")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> int:
     from nerp.base.errors import NerpError
     from nerp.data.hub import PREFIX
     from nerp.settings.cards import find_card, open_card, shipped_cards
@@ -59,15 +69,16 @@ def main(args):
             _fetch(args, name.removeprefix(PREFIX))
         else:
             cards[name] = open_card(find_card(name), args.root)
-    return _ACTIONS[args.action](args, cards)
+    action: Callable[[argparse.Namespace, Cards], int | None] = _ACTIONS[args.action]
+    return action(args, cards) or 0
 
 
-def _folder(name):
+def _folder(name: str) -> Path:
     path = Path(name).expanduser()
     return path if path.name not in ("", "..") else path.resolve()
 
 
-def _new(args, directory):
+def _new(args: argparse.Namespace, directory: Path) -> None:
     from nerp.base.log import say_on_terminal
     from nerp.data.own import make
 
@@ -76,7 +87,7 @@ def _new(args, directory):
     _write_card(args, directory, keys, "", made)
 
 
-def _split(args, directory):
+def _split(args: argparse.Namespace, directory: Path) -> None:
     import shlex
 
     from nerp.base.errors import NerpError
@@ -87,13 +98,14 @@ def _split(args, directory):
         raise NerpError(f"{directory}: its images have splits already; nerp data new "
                         f"{shlex.quote(str(directory))}")
     _, made = make(directory, args.fractions, args.seed, args.overwrite)
+    assert made is not None  # the images had no splits
     fractions = " ".join(f"{fraction:g}" for fraction in made.fractions)
     again = " --overwrite" if _card_file(directory).exists() else ""
     tell(f"{directory / SPLIT_FILE}: each class's images split {fractions} into train, val and "
          f"test, seed {made.seed}\nNext: nerp data new {shlex.quote(str(directory))}{again}")
 
 
-def _fetch(args, name):
+def _fetch(args: argparse.Namespace, name: str) -> None:
     from nerp.base.log import say_on_terminal
     from nerp.data.hub import fetch
     from nerp.data.own import FRACTIONS, SEED, look
@@ -107,11 +119,14 @@ def _fetch(args, name):
     _write_card(args, directory, look(directory)[0], licence, None)
 
 
-def _card_file(directory):
+def _card_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.yaml")
 
 
-def _write_card(args, directory, keys, licence, made):
+def _write_card(
+    args: argparse.Namespace, directory: Path, keys: Mapping[str, object], licence: str,
+    made: "Made | None",
+) -> None:
     from nerp.data.benchmark import open_benchmark
     from nerp.data.card_file import describe, write_card
     from nerp.settings.cards import card_config
@@ -124,7 +139,7 @@ def _write_card(args, directory, keys, licence, made):
     print("\n".join(describe(bench, card, cfg.DATASET, made)))
 
 
-def _list(args, cards):
+def _list(args: argparse.Namespace, cards: Cards) -> None:
     from tabulate import tabulate
 
     from nerp.settings.catalogue import by_benchmark
@@ -141,7 +156,7 @@ def _list(args, cards):
     tell(f"\nthere: in {args.root}; drawn: will be, on first use")
 
 
-def _state(cfg):
+def _state(cfg: "CfgNode") -> str:
     """found, missing, which part is missing, or that it will be drawn."""
     from nerp.data.benchmark import dataset_folder
     from nerp.demo.world import WORLDS
@@ -154,7 +169,7 @@ def _state(cfg):
     return f"no {lacking[0]}" if lacking else "found"
 
 
-def _check(args, cards):
+def _check(args: argparse.Namespace, cards: Cards) -> int:
     from nerp.base.errors import NerpError
     from nerp.base.log import say_on_terminal
     from nerp.data.benchmark import dataset_folder
@@ -171,7 +186,7 @@ def _check(args, cards):
     return int(any(report.problems for report in reports))
 
 
-def _prepare(args, cards):
+def _prepare(args: argparse.Namespace, cards: Cards) -> int:
     from nerp.base.log import say_on_terminal
     from nerp.data.benchmark import dataset_folder
     from nerp.data.prepare import plan, prepare
@@ -190,7 +205,7 @@ def _prepare(args, cards):
     return int(not complete)
 
 
-def _reference(args, cards):
+def _reference(args: argparse.Namespace, cards: Cards) -> None:
     from nerp.data.benchmark import open_benchmark
     from nerp.data.reference import SIZE, cached_mean_image
     from nerp.settings.cards import find_card, open_card

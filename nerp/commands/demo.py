@@ -2,10 +2,12 @@
 MMRL with 16 images a base class, test it on base and novel classes, and correct the novel ones
 with NeRP. Prints what it measured. See the README for what this world can and cannot tell."""
 
+import argparse
+
 from nerp.commands.common import add_drawn_arguments, tell
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawn_arguments(parser, [1, 2, 3], "output/demo")
     parser.add_argument("--all", action="store_true", help="every method, not MMRL alone")
     parser.add_argument("--dataset", default="demo_landcover",
@@ -16,7 +18,7 @@ def add_arguments(parser):
                         help="configuration values, such as NERP.TAU 1")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     import time
 
     from nerp.base.registry import unknown

@@ -5,11 +5,13 @@ nothing and can be sent as it is.
   nerp test --trainer MMRL_NeRP ... --save-logits --output-dir RUN
   nerp explain RUN"""
 
+import argparse
+
 from nerp.commands.common import argument, tell
 from nerp.settings.keys import whole
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a NeRP test with --save-logits")
     parser.add_argument("--output", default="", metavar="FILE",
                         help="the page (default: explain.html in the run's folder)")
@@ -20,7 +22,7 @@ def add_arguments(parser):
                         help="flipped images shown (default: 60)")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nerp.base.paths import write_text

@@ -7,6 +7,7 @@ import gc
 import importlib
 from collections.abc import Sequence
 from functools import cache
+from typing import NoReturn
 
 import nerp.cli  # (first: it decides what torch reads when it is imported)
 from nerp.base.python import module_command
@@ -74,5 +75,5 @@ def read_backbone(argv: Sequence[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise ValueError(message)

@@ -8,10 +8,12 @@ correct compared the rules on it, what each of them gains.
   nerp plot output/mine/seed1 output/mine/seed2
   nerp plot RUN"""
 
+import argparse
+
 from nerp.commands.common import SEED, argument, content, written
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
                         help="where the runs are, at any depth (default: output); or trainings")
     parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
@@ -19,7 +21,7 @@ def add_arguments(parser):
     parser.add_argument("--output-dir", default="figures", metavar="DIR", help="default: figures")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nerp.engine.history import METRICS_FILE

@@ -4,13 +4,15 @@ each rule gains of it, beside a shuffled control. Writes a page with tables and 
 call goes on where the first one stopped.
 """
 
+import argparse
+
 from nerp.commands.common import add_drawn_arguments, name
 
 SEEDS = [1, 2, 3, 4, 5]
 DATASETS = ["demo_landcover", "demo_textures", "demo_objects"]
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawn_arguments(parser, SEEDS, "output/study")
     parser.add_argument("--datasets", nargs="+", default=DATASETS, choices=DATASETS,
                         metavar="NAME", help=f"default: {' '.join(DATASETS)}")
@@ -25,7 +27,7 @@ def add_arguments(parser):
                         help="for the page and its figures (default: output/study/page)")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nerp.base.registry import TRAINERS, unknown

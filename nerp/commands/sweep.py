@@ -15,40 +15,49 @@ import shlex
 import signal
 import sys
 import time
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from nerp.commands.common import add_old_name, argument, name, terminal_width
 from nerp.settings.keys import whole
 from nerp.settings.options import begins_pair
 
+if TYPE_CHECKING:
+    from nerp.experiments.one_run import Run
+    from nerp.experiments.plan import Selection
+    from nerp.experiments.server import Program
+    from nerp.experiments.sweep import Sweep
+    from nerp.experiments.workers import Workers
 
-def add_arguments(parser):
+Place = TypeVar("Place")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "nerp sweep [status] [FILE] [options] [KEY VALUE ...]"
     parser.add_argument("what", nargs="*", metavar="FILE",
                         help="a selection as a YAML file; after the word status, or with that "
                              "alone: show what is done, running, failed and waiting. KEY VALUE "
                              "pairs at the end are --options")
     parser.add_argument("--protocol", help="base_to_novel, open_world, cross_dataset or few_shot")
-    several = {"nargs": "+", "action": "extend"}
-    parser.add_argument("--methods", **several, type=name, metavar="NAME",
-                        help="such as MMRL,MMRL_NeRP")
-    parser.add_argument("--datasets", **several, type=name, metavar="CARD",
-                        help="such as eurosat,dtd, or files of your own: mine.yaml")
-    parser.add_argument("--seeds", **several, type=_numbers, metavar="N", help="such as 1,2,3")
-    parser.add_argument("--shots", **several, type=_numbers, metavar="N",
-                        help="such as 1,2,4,8,16")
+    several = partial(parser.add_argument, nargs="+", action="extend")
+    several("--methods", type=name, metavar="NAME", help="such as MMRL,MMRL_NeRP")
+    several("--datasets", type=name, metavar="CARD",
+            help="such as eurosat,dtd, or files of your own: mine.yaml")
+    several("--seeds", type=_numbers, metavar="N", help="such as 1,2,3")
+    several("--shots", type=_numbers, metavar="N", help="such as 1,2,4,8,16")
     parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
                              "of the named methods")
-    parser.add_argument("--config", **several, type=name, metavar="[METHOD=]NAME",
-                        help="configs/trainers/<method>/NAME.yaml, or a file of your own such as "
-                             "mine.yaml, instead of the published one; for every method, or one")
+    several("--config", type=name, metavar="[METHOD=]NAME",
+            help="configs/trainers/<method>/NAME.yaml, or a file of your own such as mine.yaml, "
+                 "instead of the published one; for every method, or one")
     parser.add_argument("--root", metavar="DIR", help="the data (default: data)")
     parser.add_argument("--output-dir", dest="output", metavar="DIR",
                         help="the runs (default: output)")
     add_old_name(parser, "--output", "output")
-    parser.add_argument("--options", **several, metavar="KEY VALUE",
-                        help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
+    several("--options", metavar="KEY VALUE",
+            help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
                        help="a run on each of these (default: on whatever there is)")
@@ -67,7 +76,7 @@ def add_arguments(parser):
     parser.add_argument("--dry-run", action="store_true", help="print the command lines only")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> int:
     from nerp.experiments.plan import plan
 
     if looking := args.what[:1] == ["status"]:
@@ -96,7 +105,7 @@ def _numbers(text: str) -> str:
     return text
 
 
-def _selection(args, looking):
+def _selection(args: argparse.Namespace, looking: bool) -> "Selection":
     from dataclasses import fields
     from itertools import takewhile
 
@@ -119,36 +128,41 @@ def _selection(args, looking):
     return Selection(**{"protocol": "", **chosen})
 
 
-def _sweep(args, selection, runs):
+def _sweep(args: argparse.Namespace, selection: "Selection", runs: "list[Run]") -> bool:
     from pathlib import Path
 
-    from tqdm import tqdm
-
     from nerp.base.beside import make_folder
-    from nerp.base.printable import fitted
     from nerp.experiments.plan import check_data
-    from nerp.experiments.status import FOLDER, remember
-    from nerp.experiments.sweep import Sweep
+    from nerp.experiments.status import FOLDER
     from nerp.experiments.workers import Local, Slurm
 
     check_data(selection.root, runs)
     if args.slurm:
         folder = make_folder(Path(selection.output) / FOLDER / "slurm", selection.output)
-        workers = Slurm(_program(args), args.slurm, folder, args.runs_per_job)
-    else:
-        gpus = (gpu for gpu in args.gpus.split(",") if gpu)
-        workers = Local(_program(args), gpus, args.runs_at_once)
+        slurm = Slurm(_program(args), args.slurm, folder, args.runs_per_job)
+        return _drive(slurm, selection, runs)
+    gpus = (gpu for gpu in args.gpus.split(",") if gpu)
+    return _drive(Local(_program(args), gpus, args.runs_at_once), selection, runs)
+
+
+def _drive(workers: "Workers[Place]", selection: "Selection", runs: "list[Run]") -> bool:
+    from tqdm import tqdm
+
+    from nerp.base.printable import fitted
+    from nerp.experiments.status import remember
+    from nerp.experiments.sweep import Sweep
+
     remember(selection)
     _end_on_signals()
     # The bar says all in its description, which is made to fit.
     with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
         shown = [0.0]
 
-        def tell(line):
+        def tell(line: str) -> None:
             tqdm.write(fitted(line, sys.stdout))
             sys.stdout.flush()
 
-        def look():
+        def look() -> None:
             now = time.monotonic()
             if not bar.disable and now - shown[0] > 1:
                 shown[0] = now
@@ -158,7 +172,7 @@ def _sweep(args, selection, runs):
         return sweep.run()
 
 
-def _here(args, runs):
+def _here(args: argparse.Namespace, runs: "list[Run]") -> bool:
     from nerp.experiments.server import Server
     from nerp.experiments.sweep import at_terminal
 
@@ -166,13 +180,13 @@ def _here(args, runs):
     return at_terminal(runs, Server(_program(args)), lambda line: print(line, flush=True))
 
 
-def _program(args):
+def _program(args: argparse.Namespace) -> "Program":
     from nerp.commands import forked
 
     return forked.FRESH if args.fresh else forked.FORKED
 
 
-def _under_way(sweep):
+def _under_way(sweep: "Sweep[Place]") -> str:
     """One line: how many are through, the time left, the latest run and what it said last."""
     from nerp.base.printable import duration
     from nerp.experiments.sweep import current_epoch
@@ -187,7 +201,7 @@ def _under_way(sweep):
     return " | ".join(parts)
 
 
-def _end_on_signals():
+def _end_on_signals() -> None:
     """Let SIGTERM and SIGHUP end a sweep in order, as Ctrl-C does; once, so that a second one
     does not cut the ending short. SIGINT too: a shell that starts a sweep in the background has
     it ignored."""
@@ -195,7 +209,7 @@ def _end_on_signals():
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
         numbers.append(signal.SIGHUP)
 
-    def interrupt(*_):
+    def interrupt(*_: object) -> NoReturn:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt

@@ -20,7 +20,7 @@ from nerp.engine.measures import METRICS
 FORMATS = ("terminal", "markdown", "csv", "latex")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="*", default=["output"], metavar="DIR",
                         help="where the runs are, at any depth (default: output)")
     parser.add_argument("--protocol", nargs="+", type=_protocol, default=[], metavar="NAME",
@@ -48,7 +48,7 @@ def _protocol(text: str) -> str:
     return text
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     from nerp.base.errors import NerpError
     from nerp.base.paths import write_text
     from nerp.results import render

@@ -1,5 +1,7 @@
 """Test a checkpoint on a dataset; a trainer called <method>_NeRP also corrects the predictions."""
 
+import argparse
+
 from nerp.commands.common import (
     add_model_arguments,
     add_overwrite_argument,
@@ -8,7 +10,7 @@ from nerp.commands.common import (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--save-logits", action="store_true", help="write predictions.npz")
@@ -17,7 +19,7 @@ def add_arguments(parser):
     add_overwrite_argument(parser)
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     wanted = request(args)
     from nerp.base.distributed import processes
     from nerp.base.log import say_on_terminal

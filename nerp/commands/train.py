@@ -1,16 +1,19 @@
 """Train a method on a dataset, save its checkpoint, and test it on the same classes."""
 
+import argparse
+
 from nerp.commands.common import add_overwrite_argument, add_run_arguments, request
+from nerp.settings.resolve import Request
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_overwrite_argument(parser)
     parser.add_argument("--dry-run", action="store_true",
                         help="say what would be trained, each value with where it comes from")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     wanted = request(args)
     if args.dry_run:
         describe(wanted)
@@ -24,7 +27,7 @@ def main(args):
         run_training(wanted, overwrite=args.overwrite)
 
 
-def describe(wanted):
+def describe(wanted: Request) -> None:
     """Print what would be trained, on what and where; nothing is written."""
     from nerp.commands.common import tell
     from nerp.data.benchmark import open_benchmark

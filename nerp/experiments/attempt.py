@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TypedDict, cast
 
 from nerp.base.beside import lock, make_folder, open_appended
 from nerp.base.errors import NerpError
@@ -35,6 +36,14 @@ STATES = ("done", "running", "failed", "interrupted", "waiting")
 _INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM)
 # How long a process may take to end after each signal, in seconds.
 _PATIENCE = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+class Receipt(TypedDict, total=False):
+    """How an attempt ended. seconds: what it took."""
+
+    exit_status: int
+    fingerprint: str
+    seconds: float
 
 
 class TakenError(Exception):
@@ -64,14 +73,15 @@ def _images(card: Path, root: str) -> str:
     return images_state([*bench.train, *bench.val, *bench.test], bench.image_dir)
 
 
-def receipt(run: Run) -> dict:
-    """How the last attempt ended: exit_status, fingerprint, seconds; {} if none ended."""
+def receipt(run: Run) -> Receipt:
+    """How the last attempt ended; {} if none ended."""
     try:
         content = read_json(run.directory / RECEIPT_FILE)
     except NerpError:
         return {}
     status, seconds = content.get("exit_status"), content.get("seconds", 0)
-    return content if type(status) is int and is_number(seconds) else {}
+    # A fingerprint is only ever compared.
+    return cast(Receipt, content) if type(status) is int and is_number(seconds) else {}
 
 
 def is_finished(run: Run) -> bool:

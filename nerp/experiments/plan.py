@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import shipped
@@ -82,7 +83,7 @@ class Selection:
     options: tuple[str, ...] = ()
 
 
-def read_selection(path: str | Path, imports: Iterable[str] = ()) -> dict:
+def read_selection(path: str | Path, imports: Iterable[str] = ()) -> dict[str, Any]:
     """The attributes of a `Selection` that a YAML file sets.
 
     Raises NerpError as `parse` does, for a file that says where this machine has its files, and for
@@ -103,7 +104,7 @@ def read_selection(path: str | Path, imports: Iterable[str] = ()) -> dict:
     return chosen
 
 
-def parse(values: Mapping, where: str) -> dict:
+def parse(values: Mapping[str, object], where: str) -> dict[str, Any]:
     """Attributes of a `Selection`, from YAML or from the command line.
 
     A list may be written as [a, b], "a,b" or "a b", `options` as [KEY, VALUE] or {KEY: VALUE}. A
@@ -111,7 +112,7 @@ def parse(values: Mapping, where: str) -> dict:
     Raises NerpError, naming `where`, for an unknown attribute or a value of the wrong kind.
     """
     kinds = {field.name: field.type for field in fields(Selection)}
-    parsed = {}
+    parsed: dict[str, Any] = {}  # each of its field's type
     for name, value in values.items():
         if name not in kinds:
             raise NerpError(f"{where}: {unknown('key', name, kinds)}")
@@ -315,8 +316,9 @@ class _Setting:
         if once:
             argv += ["TEST.NO_TEST", True]
         if first:
-            setting = foundation(self.plain).setting
-            argv += [setting, first.directory, f"{setting}_EPOCH", 0]
+            below = foundation(self.plain)
+            assert below is not None  # `first` is what it builds on
+            argv += [below.setting, first.directory, f"{below.setting}_EPOCH", 0]
         if self.plain.endswith(SAR_SUFFIX):
             inputs.append(shipped("configs") / "sar.yaml")
         if trainer != self.plain:

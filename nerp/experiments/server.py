@@ -18,6 +18,7 @@ ends it with a killed client; and loky's processes carry out one task after anot
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import select
@@ -26,12 +27,33 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Generic, TypedDict, TypeVar
 
 from nerp.base.python import end_with_parent, module_command
 
 Program = str | Sequence[str]
 
 KILLED = -signal.SIGKILL
+
+
+class Request(TypedDict):
+    """What the client asks for: a run."""
+
+    program: Program
+    argv: list[str]
+    environment: dict[str, str]
+
+
+class Reply(TypedDict, total=False):
+    """What the server says: the process id of the run that has started, or that of one that has
+    ended, with its exit status."""
+
+    started: int
+    ended: int
+    status: int
+
+
+Received = TypeVar("Received", Request, Reply)
 
 
 class Server:
@@ -45,8 +67,8 @@ class Server:
 
     def __init__(self, program: Program):
         self.program = program
-        self._process: subprocess.Popen | None = None
-        self._lines: _Lines | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: _Lines[Reply] | None = None
         self._starting: Child | None = None
         self._running: dict[int, Child] = {}
 
@@ -61,7 +83,9 @@ class Server:
                 own standard output.
             environment: what differs from this process's.
         """
-        message = {"program": self.program, "argv": list(argv), "environment": dict(environment)}
+        message: Request = {
+            "program": self.program, "argv": list(argv), "environment": dict(environment),
+        }
         child = Child(self, message, (1, 2) if output is None else (output, output))
         self.begin(child)
         return child
@@ -125,6 +149,7 @@ class Server:
             return
         self._lines.socket.close()
         self._lines = None
+        assert self._process is not None
         self._process.wait()
         for child in self._running.values():
             child.status = KILLED
@@ -140,7 +165,7 @@ class Child:
             once. again: whether it has been, or is not to be.
     """
 
-    def __init__(self, server: Server, message: dict[str, object], descriptors: tuple[int, int]):
+    def __init__(self, server: Server, message: Request, descriptors: tuple[int, int]):
         """Args: message, descriptors: what the server is told."""
         self.pid = 0
         self.status: int | None = None
@@ -169,19 +194,19 @@ class Child:
             self._server.begin(self)
 
 
-class _Lines:
-    """JSON values, one a line, over a socket; with a message may come file descriptors."""
+class _Lines(Generic[Received]):
+    """Messages as lines of JSON over a socket; with one may come file descriptors."""
 
     def __init__(self, connection: socket.socket):
         self.socket = connection
         self._rest = b""
 
-    def send(self, message: dict, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: Request | Reply, descriptors: Sequence[int] = ()) -> None:
         data = json.dumps(message).encode() + b"\n"
         sent = socket.send_fds(self.socket, [data], descriptors) if descriptors else 0
         self.socket.sendall(data[sent:])
 
-    def receive(self, descriptors: list[int] | None = None) -> tuple[list[dict], bool]:
+    def receive(self, descriptors: list[int] | None = None) -> tuple[list[Received], bool]:
         """The messages that have come whole, and whether more can come. What came with them is
         put into `descriptors`."""
         data, found, _, _ = socket.recv_fds(self.socket, 2**16, 2)
@@ -194,13 +219,14 @@ class _Lines:
 # The server's side.
 
 
-def serve(connection: socket.socket) -> dict | None:
+def serve(connection: socket.socket) -> Request | None:
     """Fork a process for every request. Returns the request in such a process, and None in the
     server, after its client has gone."""
-    server, lines = os.getpid(), _Lines(connection)
+    server = os.getpid()
+    lines: _Lines[Request] = _Lines(connection)
     children: set[int] = set()
 
-    def end(*_) -> None:
+    def end(*_: object) -> None:
         if os.getpid() == server:
             _kill(children)
         os._exit(1)
@@ -211,13 +237,13 @@ def serve(connection: socket.socket) -> dict | None:
     with _child_ends() as ends:
         outputs: list[int] = []
         while True:
-            ready, _, _ = select.select([connection, ends], [], [])
+            ready, _, _ = select.select([connection.fileno(), ends], [], [])
             if ends in ready:
                 os.read(ends, 2**10)
                 for pid, status in _ended(children):
                     with contextlib.suppress(BrokenPipeError):
                         lines.send({"ended": pid, "status": status})
-            if connection not in ready:
+            if connection.fileno() not in ready:
                 continue
             try:
                 requests, open_ = lines.receive(outputs)
@@ -292,14 +318,16 @@ def _leave(
     os.environ.update(environment)
 
 
-def _become(request: dict) -> int:
+def _become(request: Request) -> int:
     """In a fork: what the run is. Returns its exit status."""
     program, argv = request["program"], request["argv"]
     if not isinstance(program, str):
         os.execvp(program[0], [*program, *argv])
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     sys.argv[1:] = argv
-    return importlib.import_module(program).run(argv)
+    status: int = importlib.import_module(program).run(argv)
+    return status
 
 
 if __name__ == "__main__":

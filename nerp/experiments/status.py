@@ -39,7 +39,7 @@ def remembered(output: str, root: str, imports: tuple[str, ...]) -> list[Run]:
     if not files:
         raise NerpError(f"no sweep has been started below {output}; --output-dir names another "
                         "folder")
-    runs = {}
+    runs: dict[Path, Run] = {}
     for file in files:
         chosen = {"protocol": "", **read_selection(file, imports)}
         selection = replace(Selection(**chosen), output=output, root=root, imports=imports)
@@ -49,7 +49,7 @@ def remembered(output: str, root: str, imports: tuple[str, ...]) -> list[Run]:
 
 def overview(runs: list[Run]) -> str:
     """Counts by method and state, and a line for each run that is running or has failed."""
-    counts: dict[str, Counter] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     lines = []
     for run in runs:
         found = state(run)

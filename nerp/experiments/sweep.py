@@ -8,13 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
+from typing import Generic
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import duration, printable
 from nerp.experiments.attempt import LOG_FILE, TakenError, is_finished, receipt
 from nerp.experiments.one_run import Run
 from nerp.experiments.server import Server
-from nerp.experiments.workers import Local, Slurm
+from nerp.experiments.workers import Place, Workers
 from nerp.files.json_file import is_percent, read_json
 from nerp.files.opening import read_end
 from nerp.settings.protocols import RESULT_FILE
@@ -23,7 +24,7 @@ DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
 _LAST_LINES = 2**16  # bytes of a log that are looked at for the last line
 
 
-class Sweep:
+class Sweep(Generic[Place]):
     """Carries out a plan.
 
     Args:
@@ -37,7 +38,7 @@ class Sweep:
     """
 
     def __init__(
-        self, runs: Iterable[Run], workers: Local | Slurm, tell: Callable[[str], None],
+        self, runs: Iterable[Run], workers: Workers[Place], tell: Callable[[str], None],
         look: Callable[[], None] = lambda: None, announce: bool = True,
     ):
         self.runs = list(runs)
@@ -46,7 +47,7 @@ class Sweep:
         self.look = look
         self.announce = announce
         self.state: dict[Path, str] = {}
-        self._active: dict[Path, object] = {}
+        self._active: dict[Path, Place] = {}
         self._began: dict[Path, float] = {}
         self._took: dict[object, list[float]] = defaultdict(list)  # seconds by kind; None: of all
         self._unfinished: set[Path] = set()

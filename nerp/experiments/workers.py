@@ -5,9 +5,11 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol, TypeVar
 
 from nerp.base.errors import NerpError
 from nerp.base.python import PYTHON
@@ -19,6 +21,30 @@ _QUEUE_INTERVAL = 20.0  # seconds between looks at SLURM's queue
 # Seconds after which a job that is no longer in the queue counts as lost; its result may take a
 # while through a shared file system.
 _GRACE = 60.0
+
+
+Place = TypeVar("Place")  # what a begun run is asked after by
+
+
+class Workers(Protocol[Place]):
+    """Where runs are carried out, and looked at every `interval` seconds."""
+
+    interval: float
+
+    def has_room(self) -> bool:
+        """Whether another run can begin."""
+
+    def start(self, run: Run, /) -> Place:
+        """Begin a run. Raises TakenError where another sweep is at it."""
+
+    def poll(self, place: Place, /) -> int | None:
+        """The exit status of a run, None while it is under way."""
+
+    def stop(self) -> None:
+        """End every run."""
+
+    def close(self) -> None:
+        """Let go of what starts runs; none is under way."""
 
 
 class Local:
@@ -33,7 +59,8 @@ class Local:
 
     def __init__(self, program: Program, gpus: Iterable[str] = (), at_once: int = 1):
         self.server = Server(program)
-        self.slots: list[str | None] = at_once * (list(gpus) or [None])
+        each: list[str | None] = [*gpus]
+        self.slots = at_once * (each or [None])
         self.active: dict[Attempt, str | None] = {}
 
     def has_room(self) -> bool:
@@ -62,6 +89,31 @@ class Local:
         self.server.close()
 
 
+class _Paths(Protocol):
+    result_pickle: Path
+
+
+class _Submitted(Protocol):
+    """What is asked of a job of submitit's."""
+
+    job_id: str
+    paths: _Paths
+
+    def done(self) -> bool: ...
+    def result(self) -> list[int]: ...
+    def cancel(self, check: bool = True) -> None: ...
+
+
+class _Executor(Protocol):
+    """What submits jobs."""
+
+    def submit(
+        self, function: Callable[[list[Run], Program], list[int]], runs: list[Run],
+        program: Program, /,
+    ) -> _Submitted: ...
+    def update_parameters(self, **parameters: object) -> None: ...
+
+
 @dataclass
 class _Job:
     """Runs that one job of a cluster carries out, one after the other.
@@ -71,7 +123,7 @@ class _Job:
     """
 
     runs: list[Run]
-    job: object = None
+    job: _Submitted | None = None
     statuses: list[int] | None = None
 
 
@@ -119,10 +171,11 @@ class Slurm:
     def _submit(self, job: _Job) -> None:
         self.gathering = None
         try:
-            job.job = self.executor.submit(runs_to_end, job.runs, self.program)
+            submitted = self.executor.submit(runs_to_end, job.runs, self.program)
         except (subprocess.CalledProcessError, RuntimeError) as error:
             raise NerpError(f"the job was refused: {' '.join(str(error).split())}") from None
-        self.last_seen[job.job.job_id] = time.monotonic()
+        job.job = submitted
+        self.last_seen[submitted.job_id] = time.monotonic()
 
     def poll(self, place: tuple[_Job, int]) -> int | None:
         """The exit status of a run, None while its job waits or is under way; where the job was
@@ -141,6 +194,7 @@ class Slurm:
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         theirs = job.job
+        assert theirs is not None  # `poll` has submitted it
         handed_over = theirs.done() if self.local else theirs.paths.result_pickle.exists()
         if not handed_over and not self._is_lost(theirs):
             return None
@@ -151,7 +205,7 @@ class Slurm:
             pass
         return [receipt(run).get("exit_status", 1) for run in job.runs]
 
-    def _is_lost(self, job) -> bool:
+    def _is_lost(self, job: _Submitted) -> bool:
         """Whether a job has left the queue and no result of it has come."""
         if self.local:
             return False
@@ -161,7 +215,7 @@ class Slurm:
             # squeue, since sacct needs an accounting database that not every cluster has.
             command = ["squeue", "--me", "--noheader", "--format", "%i"]
             listing = subprocess.run(command, capture_output=True, text=True)
-            there = listing.stdout.split() if listing.returncode == 0 else self.last_seen
+            there = listing.stdout.split() if listing.returncode == 0 else list(self.last_seen)
             self.last_seen.update(dict.fromkeys(there, now))
         return now - self.last_seen[job.job_id] > _GRACE
 
@@ -195,17 +249,17 @@ def _parse(settings: str) -> dict[str, str]:
     return options
 
 
-def _local(folder: Path):
+def _local(folder: Path) -> _Executor:
     submitit = _submitit()
-    executor = submitit.LocalExecutor(folder, python=_python())
+    executor: _Executor = submitit.LocalExecutor(folder, python=_python())
     executor.update_parameters(timeout_min=60 * 24 * 365)
     return executor
 
 
-def _cluster(folder: Path, options: dict[str, str]):
+def _cluster(folder: Path, options: dict[str, str]) -> _Executor:
     submitit = _submitit()
     try:
-        executor = submitit.SlurmExecutor(folder, python=_python())
+        executor: _Executor = submitit.SlurmExecutor(folder, python=_python())
     except RuntimeError:
         raise NerpError("--slurm: there is no srun here; run this on a machine that submits to "
                         "the cluster, or give cluster=local to try it without one") from None
@@ -227,10 +281,11 @@ def _python() -> str:
     return shlex.join((program, "-u", *rest))
 
 
-def _submitit():
+def _submitit() -> ModuleType:
     try:
         import submitit
     except ImportError:
         raise NerpError("--slurm needs submitit: pip install 'nerp[slurm]'") from None
     logging.getLogger("submitit").setLevel(logging.ERROR)
-    return submitit
+    module: ModuleType = submitit
+    return module
