@@ -26,6 +26,13 @@ def test_planning_and_looking_at_results_do_without_torch(line, tmp_path):
     assert imported(*line, tmp_path) == set()
 
 
+def test_help_does_without_what_looks_into_code():
+    code = ("import sys\nfrom nerp import cli\ncli.run(['--help'])\n"
+            "print(*(name for name in ('ast', 'difflib', 'inspect') if name in sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
 def test_a_plot_does_without_torch(tmp_path):
     assert imported("plot", tmp_path) == {"matplotlib"}
 

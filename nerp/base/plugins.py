@@ -17,7 +17,6 @@ from pathlib import Path
 from types import CodeType
 
 from nerp.base.errors import NerpError
-from nerp.base.own_code import with_imported
 
 VARIABLE = "NERP_IMPORT"
 _imported: set[str] = set()
@@ -61,6 +60,8 @@ def imported() -> set[str]:
 
 def named_files() -> list[Path]:
     """The files of the modules that have been imported by name, and of what they import."""
+    from nerp.base.own_code import with_imported  # not at every start: see nerp.base.registry
+
     files: set[str] = set()
     for name in _imported:
         module = Path(name).stem if name.endswith(".py") else name

@@ -1,12 +1,13 @@
-"""Name -> class, with errors that list what exists."""
+"""Name -> class, with errors that list what exists.
 
-import difflib
+Every start imports this: what few calls need, and takes a fifth of `nerp --help`, they import.
+"""
+
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from nerp.base.errors import NerpError
-from nerp.base.own_code import own_code
 from nerp.base.plugins import load_installed, load_named
 from nerp.base.printable import brief, printable
 
@@ -84,6 +85,8 @@ class Registry:
 
     def code(self, name: str) -> str:
         """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is."""
+        from nerp.base.own_code import own_code
+
         return own_code(self[name])
 
     def names(self) -> list[str]:
@@ -101,6 +104,8 @@ def _is_again(old: Any, new: Any) -> bool:
 def unknown(kind: str, name: str, known: Iterable[str], own: str = "") -> NerpError:
     """The error for a name that is not there: what was meant, what exists, and how to give one of
     one's `own`."""
+    import difflib
+
     known = sorted(known)
     lowered = {entry.lower(): entry for entry in known[:_COMPARED]}
     near = difflib.get_close_matches(name.lower()[:_COMPARED], list(lowered), n=1)
