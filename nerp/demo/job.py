@@ -16,7 +16,7 @@ from nerp.engine.metrics import harmonic_mean
 from nerp.engine.record_file import flips_of
 from nerp.engine.run import run_test, run_training
 from nerp.engine.saved import SavedRun, load_run
-from nerp.files.yaml_file import load_yaml
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.results.grid import BASE, NOVEL, Grid
 from nerp.results.records import collect
 from nerp.settings import catalogue
@@ -122,7 +122,8 @@ class Demo:
         """What the corrected rows of `rows` are, and what they have looked at."""
         runs = [of[NOVEL] for seeds in self.corrected.values() for of in seeds]
         rule, nodes = runs[-1].rule, [run.result["nerp"] for run in runs]
-        pairs = load_yaml(runs[-1].directory / CONFIG_FILE)["NERP"]["PAIRS"]
+        file = runs[-1].directory / CONFIG_FILE
+        pairs = mapping(load_yaml(file).get("NERP"), f"{file}: NERP")["PAIRS"]
         released = ("the published flip with the release's defaults, by the mean training image "
                     f"and pairs from {pairs}")
         rules = [f"{rule.name}: {released}"] if rule == Rule() else \

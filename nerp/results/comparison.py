@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import matplotlib
-import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from nerp.base.paths import write_text
@@ -14,7 +14,15 @@ from nerp.correction.comparison import Compared
 from nerp.correction.looked_at import MARKS, with_caveat
 from nerp.engine.metrics import asymmetry, confusion_matrix
 from nerp.engine.saved import SavedRun
-from nerp.files.json_file import read_json
+from nerp.files.json_file import (
+    Fields,
+    check_fields,
+    is_node,
+    is_number,
+    is_percent,
+    is_text,
+    read_json,
+)
 from nerp.results.plots import SETTINGS
 from nerp.settings.protocols import COMPARISON_FILE
 
@@ -24,12 +32,36 @@ LEAST_WIDTH = 16
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
+class _Gain(TypedDict):
+    rule: str
+    looked_at: str
+    gain: float
+
+
+class _Comparison(TypedDict):
+    trainer: str
+    dataset: str
+    accuracy: float
+    rules: list[dict[str, object]]
+
+
+_OF_FILE: Fields = {
+    "trainer": (is_text, "a name"), "dataset": (is_text, "a name"),
+    "accuracy": (is_percent, "a number from 0 to 100"),
+    "rules": (lambda value: isinstance(value, list) and all(map(is_node, value)),
+              "a list of objects"),
+}
+_OF_RULE: Fields = {
+    "rule": (is_text, "a name"), "looked_at": (is_text, "a text"), "gain": (is_number, "a number"),
+}
+
+
 def measured(run: SavedRun, compared: Sequence[Compared]) -> dict[str, Any]:
     """Everything as the file has it."""
     labels, logits = run.arrays["labels"], run.arrays["logits"]
     classes = logits.shape[1]
 
-    def one_sided(predictions: np.ndarray) -> float | None:
+    def one_sided(predictions: npt.NDArray[Any]) -> float | None:
         return asymmetry(confusion_matrix(labels, predictions, classes)).total
 
     before = logits.argmax(1)
@@ -83,8 +115,7 @@ def notes(content: Mapping[str, Any]) -> list[str]:
 def comparison_figure(directory: Path) -> Figure:
     """A bar a rule: what it gained, those without test images filled. Raises NerpError for a file
     that cannot be read."""
-    content = read_json(directory / COMPARISON_FILE)
-    done = [row for row in content["rules"] if "gain" in row]
+    content, done = _read(directory / COMPARISON_FILE)
     done.sort(key=lambda row: row["gain"])
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(5.2, 0.9 + 0.24 * len(done)), layout="constrained")
@@ -104,6 +135,17 @@ def comparison_figure(directory: Path) -> Figure:
         axes.set_xlabel("points gained; hollow: looked at test images, all († ), already seen (s), "
                         "or unknown (§)")
     return figure
+
+
+def _read(file: Path) -> tuple[_Comparison, list[_Gain]]:
+    """What the file says, and of the rules that were carried out what they gained."""
+    read, where = read_json(file), f"{file}: not what nerp correct writes"
+    check_fields(read, _OF_FILE, {}, where)
+    content = cast(_Comparison, read)  # its fields are as they must be
+    carried_out = [row for row in content["rules"] if "gain" in row]
+    for row in carried_out:
+        check_fields(row, _OF_RULE, {}, where)
+    return content, cast(list[_Gain], carried_out)  # and so are theirs
 
 
 def _number(value: float | None) -> str:
