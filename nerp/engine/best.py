@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class BestEpoch:
         """The best so far as plain values and tensors, which `restore` takes."""
         return dict(vars(self.best)) if self.best else None
 
-    def restore(self, content: Mapping[str, object], last: int) -> None:
+    def restore(self, content: Mapping[str, Any], last: int) -> None:
         """Go on from a `state` after epoch `last`, whose tensors are the trainer's. Raises
         ValueError, or what content of another form makes Python raise."""
         found = Best(**content)

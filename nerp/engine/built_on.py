@@ -36,7 +36,7 @@ def starting_tensors(cfg: CfgNode) -> dict[str, Tensor]:
     Raises NerpError, naming setting and file, for a checkpoint of another method.
     """
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for key, path in built_on_files(cfg).items():
         wanted = method.builds_on[key.rpartition(".")[2]]
         found = read_checkpoint(path, wanted)

@@ -105,6 +105,7 @@ def cached(
             say(f"{name} from {file}, computed by an earlier run (nerp test --no-cache "
                 "computes them again)", file_only=quietly)
             found = kept[number] if is_main() else read_kept(file, key, {name: shape})
+            assert found is not None  # the main process has just read it
             return found[name]
         computed = compute()
         if is_main():
@@ -130,7 +131,9 @@ def _alone(places: Sequence[Kept]) -> Iterator[None]:
         yield
 
 
-def read_kept(file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]) -> dict | None:
+def read_kept(
+    file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor] | None:
     """The float tensors of these shapes that `keep` wrote under `key`; None where that is not what
     the file holds, whole and undamaged."""
     kinds = {name: Kind(FLOATS, len(shape)) for name, shape in shapes.items()}
@@ -155,7 +158,8 @@ def keep(places: Sequence[Kept], key: str, tensors: Mapping[str, Tensor]) -> Non
     for file, within in places:
         try:
             with replacing(file, within) as partial, open(partial, "wb") as content:
-                np.savez(content, **arrays, key=key, digest=_digest(arrays))
+                kept = {**arrays, "key": np.array(key), "digest": np.array(_digest(arrays))}
+                np.savez(content, **kept)  # type: ignore[arg-type]  # none is called allow_pickle
             return
         except DiskError as error:
             reason = error

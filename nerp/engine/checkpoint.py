@@ -135,8 +135,9 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
 
     Raises NerpError for a file that is no checkpoint of a registered method.
     """
-    content, own_digest = read_digested(path, lambda path: _unpacked(load_inert(path), path))
-    state = content.get("state_dict") if isinstance(content, dict) else None
+    read, own_digest = read_digested(path, lambda path: _unpacked(load_inert(path), path))
+    content: dict[object, object] = read if isinstance(read, dict) else {}
+    state = content.get("state_dict")
     if not isinstance(state, dict):
         raise NerpError(f"{path}: not a checkpoint: there is no state_dict in it")
     state = {n: t for n, t in state.items()
@@ -338,7 +339,7 @@ def save_checkpoint(
     return path, digest
 
 
-def save_tensors(path: Path, content: dict, within: Path) -> str:
+def save_tensors(path: Path, content: Mapping[str, object], within: Path) -> str:
     """Write a torch file below the folder `within`, whole or not at all; the digest of its content.
     Raises DiskError where it cannot be written."""
     written = io.BytesIO()  # torch's own writer says of a full disk no more than that it failed

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache, partial
 from statistics import fmean, pstdev
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import with_caveat
+from nerp.correction.matched import FromTest
 from nerp.correction.pairs import Labelled
 from nerp.correction.references import Openness, Shown, image_for
 from nerp.correction.running import ordered
@@ -23,7 +25,7 @@ from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.extra import gather_extra
-from nerp.engine.metrics import asymmetry, confusion_matrix, flip_effect
+from nerp.engine.metrics import Whole, asymmetry, confusion_matrix, flip_effect
 from nerp.engine.open_world import is_open
 from nerp.engine.tested import Tested
 from nerp.settings.protocols import NERP_SUFFIX
@@ -193,12 +195,32 @@ def reference_image(tested: Tested) -> Image.Image:
     return image
 
 
-def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dict:
+class StreamNode(TypedDict):
+    """Accuracy in percent of a stream in several orders, with its mean and deviation, and what the
+    first images gained in the mean, in points."""
+
+    orders: int
+    accuracies: list[float]
+    mean: float
+    deviation: float
+    first_images: int
+    first_gain: float
+
+
+# What the flips of a pair did. It is no class, since "from" cannot name an attribute.
+PairFlips = TypedDict("PairFlips", {
+    "from": str, "to": str, "flips": int, "helped": int, "hurt": int, "neutral": int,
+})
+
+
+def correction_record(
+    nerp: NeRP, correction: Correction, tested: Tested
+) -> dict[str, object]:
     """The node "nerp" of result.json: where everything was from, and every flip accounted for."""
     labels, classnames = tested.labels, distinct(tested.bench.classnames)
     before, after = tested.logits.argmax(1).numpy(), correction.predictions.numpy()
     classes = len(classnames)
-    record = {
+    record: dict[str, object] = {
         "rule": {"name": nerp.rule.name, **vars(nerp.rule)},
         "references": {name: prior.looked_at for name, prior in nerp.priors.items()
                        if name in nerp.rule.references},
@@ -229,23 +251,22 @@ def correction_record(nerp: NeRP, correction: Correction, tested: Tested) -> dic
         say(f"NeRP: {correction.remark}")
     if correction.findings:
         record["findings"] = correction.findings
-    if getattr(nerp.rule, "stream", False):
-        record["stream"] = stream_record(nerp, tested)
+    if isinstance(nerp.rule, FromTest) and nerp.rule.stream:
+        record["stream"] = stream_record(nerp, nerp.rule, tested)
     return record
 
 
-def stream_record(nerp: NeRP, tested: Tested) -> dict:
+def stream_record(nerp: NeRP, rule: FromTest, tested: Tested) -> StreamNode:
     """Accuracy in percent of a stream in several orders, since it depends on them."""
     labels, logits = torch.from_numpy(tested.labels), tested.logits
     first = logits.argmax(1) == labels
     accuracies, starts = [], []
-    for order in range(nerp.rule.order, nerp.rule.order + _ORDERS):
-        right = replace(nerp, rule=replace(nerp.rule, order=order)).correct(logits).predictions
-        right = right == labels
+    for order in range(rule.order, rule.order + _ORDERS):
+        right = replace(nerp, rule=replace(rule, order=order)).correct(logits).predictions == labels
         accuracies.append(100 * float(right.double().mean()))
         start = ordered(len(labels), order)[:_FIRST]
         starts.append(100 * float(right[start].double().mean() - first[start].double().mean()))
-    record = {"orders": _ORDERS, "accuracies": accuracies, "mean": fmean(accuracies),
+    record: StreamNode = {"orders": _ORDERS, "accuracies": accuracies, "mean": fmean(accuracies),
               "deviation": pstdev(accuracies), "first_images": _FIRST,
               "first_gain": fmean(starts)}
     say(f"NeRP: {_ORDERS} orders of the stream: {record['mean']:.2f}% +- "
@@ -254,7 +275,9 @@ def stream_record(nerp: NeRP, tested: Tested) -> dict:
     return record
 
 
-def _by_pair(labels: np.ndarray, correction: Correction, classnames: list[str]) -> list[dict]:
+def _by_pair(
+    labels: Whole, correction: Correction, classnames: list[str]
+) -> list[PairFlips]:
     """What the flips of each (from, to) did, most flips first."""
     source, target = correction.source.numpy(), correction.target.numpy()
     truth = labels[correction.images.numpy()]
@@ -264,7 +287,7 @@ def _by_pair(labels: np.ndarray, correction: Correction, classnames: list[str]) 
         np.bincount(cells[of], minlength=size**2)
         for of in (slice(None), truth == target, truth == source)
     )
-    rows = []
+    rows: list[PairFlips] = []
     for cell in flips.nonzero()[0].tolist():
         count, good, bad = int(flips[cell]), int(helped[cell]), int(hurt[cell])
         rows.append({"from": classnames[cell // size], "to": classnames[cell % size],

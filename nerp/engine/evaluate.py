@@ -1,6 +1,8 @@
 """Evaluation: every image's logits, and the record made of them."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +21,19 @@ from nerp.engine.calibrators import Calibrator
 from nerp.engine.confidence import BINS
 from nerp.engine.metrics import accuracy_record, confusion_matrix, flip_effect
 from nerp.engine.probable import confidence_record, of_halves, of_probabilities
+from nerp.engine.record_file import RunRecord
 from nerp.trainers.base import Trainer
 
 # Images whose frozen features are computed at once, whatever a method's own batches are: the last
 # bits of a feature may depend on it, and all methods share the features.
 FEATURE_BATCH = 100
 
+Rows = TypeVar("Rows", list[Item], Tensor)
+
 
 @torch.inference_mode()
 def compute_logits(
-    trainer: Trainer, items: list[Item], image_dir, cfg: CfgNode,
+    trainer: Trainer, items: list[Item], image_dir: Path, cfg: CfgNode,
     keep: Callable[[Callable[[], Tensor]], Tensor] = lambda compute: compute(),
 ) -> Tensor:
     """Logits [N, C] in float32, on the CPU, of N images in the order of `items`.
@@ -47,8 +52,8 @@ def compute_logits(
         return torch.zeros(0, len(trainer.classes.names))
     if not trainer.frozen_images:
         with clip.autocast():
-            classify = trainer.classifier()
-        return _finite(encode_images(classify, clip, items, image_dir, cfg).cpu(), items)
+            of_images = trainer.classifier()
+        return _finite(encode_images(of_images, clip, items, image_dir, cfg).cpu(), items)
 
     def compute() -> Tensor:
         return encode_images(clip.image_output, clip, items, image_dir, cfg, FEATURE_BATCH).cpu()
@@ -76,8 +81,8 @@ def _finite(logits: Tensor, items: list[Item]) -> Tensor:
 
 @torch.inference_mode()
 def encode_images(
-    function: Callable[[Tensor], Tensor], clip: Clip, items: list[Item], image_dir, cfg: CfgNode,
-    batch: int = 0,
+    function: Callable[[Tensor], Tensor], clip: Clip, items: list[Item], image_dir: Path,
+    cfg: CfgNode, batch: int = 0,
 ) -> Tensor:
     """What `function` makes of images [B, 3, H, W], batch for batch: [N, ...] in float32, in the
     order of `items`, of which there is at least one.
@@ -101,7 +106,7 @@ def encode_set(
     return _apply(function, clip, (normalise(pixels) for pixels, _ in shown), total)
 
 
-def share(rows):
+def share(rows: Rows) -> Rows:
     """This process's share of what all work on; not empty, and left out again where it should
     be."""
     mine = rows[rank() :: world_size()]
@@ -118,9 +123,10 @@ def _apply(
 
 
 def result_record(
-    labels: np.ndarray, logits: Tensor, classnames: list[str], correction: Correction | None,
-    base: npt.NDArray[np.bool_] | None = None, calibrator: Calibrator | None = None,
-) -> dict:
+    labels: npt.NDArray[np.int64], logits: Tensor, classnames: list[str],
+    correction: Correction | None, base: npt.NDArray[np.bool_] | None = None,
+    calibrator: Calibrator | None = None,
+) -> RunRecord:
     """The measured part of result.json.
 
     Args:
@@ -129,12 +135,13 @@ def result_record(
     """
     before = logits.argmax(1).numpy()
     after = before if correction is None else correction.predictions.numpy()
-    record = accuracy_record(confusion_matrix(labels, after, len(classnames)))
-    per_class = record.pop("per_class_accuracy")
-    record["per_class_accuracy"] = dict(zip(distinct(classnames), per_class, strict=True))
+    numbers = accuracy_record(confusion_matrix(labels, after, len(classnames)))
+    per_class = dict(zip(distinct(classnames), numbers["per_class_accuracy"], strict=True))
+    record: dict[str, object] = {**numbers, "per_class_accuracy": per_class}
     if correction is not None:
         old = accuracy_record(confusion_matrix(labels, before, len(classnames)))
-        record |= {f"uncorrected_{name}": old[name] for name in ("accuracy", "macro_f1")}
+        record["uncorrected_accuracy"] = old["accuracy"]
+        record["uncorrected_macro_f1"] = old["macro_f1"]
         record.update(flip_effect(labels, before, after))
         uncorrected = of_probabilities(logits, labels, base, calibrator)
         record |= {f"uncorrected_{name}": value for name, value in uncorrected.items()}
@@ -148,10 +155,10 @@ def result_record(
             "name": calibrator.name, "looked_at": calibrator.looked_at, "note": calibrator.note,
             "uncalibrated": confidence_record(logits, labels),
         }
-    return record
+    return cast(RunRecord, record)  # under the names that a record has
 
 
-def result_block(record: dict) -> str:
+def result_block(record: RunRecord) -> str:
     """The lines that parsers of Dassl's logs read, and what NeRP did below them."""
     total, correct = record["total"], record["correct"]
     lines = [

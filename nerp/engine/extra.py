@@ -1,6 +1,7 @@
 """What few rules need beside logits, priors and pairs, from the model under test."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def _labelled(tested: Tested) -> dict[str, Tensor]:
                         "(NERP.ON_BASE True)")
     frozen, clip = trainer.frozen_class_features(), trainer.clip
 
-    def logits(of: list[Item], image_dir: object) -> Tensor:
+    def logits(of: list[Item], image_dir: Path) -> Tensor:
         features = encode_images(clip.image_features, clip, of, image_dir, cfg)
         return clip.scale * features @ frozen.t()
 

@@ -51,7 +51,7 @@ def save_features(file: Path, resolved: Resolved) -> Path:
         say(f"{cfg.TRAINER.NAME} does not predict by the cosine of image_features and "
             f"class_features alone: {file} has its logits beside them")
     with replacing(file) as unfinished, open(unfinished, "wb") as content:
-        np.savez_compressed(content, **arrays)
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # none is called allow_pickle
     say(f"{file}: {len(tested.items)} images, {len(tested.bench.classnames)} classes, "
         f"D = {images.shape[1]}")
     return file

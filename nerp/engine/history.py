@@ -11,6 +11,7 @@ import functools
 import io
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -74,7 +75,9 @@ class History:
     def __init__(self, directory: Path, cfg: CfgNode):
         self.file = directory / METRICS_FILE
         self.rows: list[Row] = []
-        asked = {_TensorBoard: cfg.TRAIN.TENSORBOARD, _WandB: cfg.TRAIN.WANDB}
+        asked: dict[type[_TensorBoard] | type[_WandB], object] = {
+            _TensorBoard: cfg.TRAIN.TENSORBOARD, _WandB: cfg.TRAIN.WANDB,
+        }
         self._asked = [writer(directory, cfg) for writer, on in asked.items() if on]
         self._writers: list[_TensorBoard | _WandB] = []  # those that have begun
 
@@ -170,7 +173,7 @@ class _WandB:
 
 
 @contextlib.contextmanager
-def _needed(key: str, extra: str):
+def _needed(key: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError:

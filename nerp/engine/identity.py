@@ -47,6 +47,7 @@ _VOLATILE = (
     "DATASET.LICENCE",
     "DATASET.SOURCES",
 )
+Config = Mapping[str, object]  # a CfgNode, or what a file has of one
 _INPUTS, _CODE, _IMAGES = "inputs", "code", "images"
 _MOST_NAMED = 3
 # What an entry of an identity is of, in words.
@@ -61,7 +62,7 @@ _WORDS = {
 }
 
 
-def training_identity(cfg: CfgNode, bench: Benchmark) -> dict:
+def training_identity(cfg: CfgNode, bench: Benchmark) -> dict[str, object]:
     """Of a training on `bench`, the selection that `cfg` asks for. Raises NerpError, naming it, for
     an image that is not there or a file that cannot be read."""
     images = {"train": images_digest(bench.train, bench.image_dir)}
@@ -79,7 +80,7 @@ def training_identity(cfg: CfgNode, bench: Benchmark) -> dict:
     }
 
 
-def test_identity(tested: Tested) -> dict:
+def test_identity(tested: Tested) -> dict[str, object]:
     """Of a test, and of its correction. Raises NerpError as `training_identity` does."""
     cfg, bench = tested.cfg, tested.bench
     datasets = [cfg.DATASET.NAME]
@@ -105,10 +106,10 @@ def test_identity(tested: Tested) -> dict:
     }
 
 
-def _calibrates_by_image(cfg: Mapping) -> bool:
+def _calibrates_by_image(cfg: Config) -> bool:
     """Whether the class features that a calibration needs are those for a reference image."""
     method = TRAINERS[plain_name(get(cfg, "TRAINER.NAME"))]
-    return method.text_by_image and get(cfg, "TEST.CALIBRATION") == "dac"
+    return bool(method.text_by_image and get(cfg, "TEST.CALIBRATION") == "dac")
 
 
 def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
@@ -145,7 +146,9 @@ def _code(cfg: CfgNode) -> dict[str, dict[str, str]]:
     return {_CODE: digests} if digests else {}
 
 
-def changes(directory: Path, cfg: CfgNode, old: Mapping, new: Mapping) -> str:
+def changes(
+    directory: Path, cfg: CfgNode, old: Mapping[str, object], new: Mapping[str, object]
+) -> str:
     """By what the identity of the run in `directory` differs from that of the run of `cfg`, in
     words."""
     lines = []
@@ -188,7 +191,7 @@ def _settings(directory: Path, cfg: CfgNode) -> list[str]:
     return []
 
 
-def _flat(identity: Mapping) -> dict[str, object]:
+def _flat(identity: Mapping[str, object]) -> dict[str, object]:
     """Its entries, those of a node with the node's name before theirs."""
     flat: dict[str, object] = {}
     for name, value in identity.items():
@@ -197,13 +200,13 @@ def _flat(identity: Mapping) -> dict[str, object]:
     return flat
 
 
-def digest(cfg: Mapping) -> str:
+def digest(cfg: Config) -> str:
     """16 hex digits that two configurations share when they ask for the same numbers."""
     text = json.dumps(_decisive(cfg), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _difference(old: Mapping, new: Mapping) -> list[str]:
+def _difference(old: Config, new: Config) -> list[str]:
     """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
     before, after = _decisive(old), _decisive(new)
     return [
@@ -213,12 +216,13 @@ def _difference(old: Mapping, new: Mapping) -> list[str]:
     ]
 
 
-def _input_files(cfg: Mapping) -> dict[str, str]:
+def _input_files(cfg: Config) -> dict[str, str]:
     """Key -> path, for every key that names a file whose content decides about the numbers."""
-    return {name: value for name, value in _decisive(cfg).items() if value and key(name).is_file}
+    return {name: str(value) for name, value in _decisive(cfg).items()
+            if value and key(name).is_file}
 
 
-def _decisive(cfg: Mapping) -> dict[str, object]:
+def _decisive(cfg: Config) -> dict[str, object]:
     """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
     about a run without them."""
     trainer = get(cfg, "TRAINER.NAME")

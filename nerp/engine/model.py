@@ -113,8 +113,11 @@ class Model:
     def logits(self, images: Picture | Iterable[Picture]) -> Iterator[Tensor | Failure]:
         """Of each image in turn its logits [C] in float32 on the CPU, corrected and calibrated
         where that is asked for, or why it cannot be read."""
-        single = isinstance(images, str | Path | Image.Image | np.ndarray)
-        pictures = [images] if single else list(images)
+        pictures: list[Picture]
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            pictures = [images]
+        else:
+            pictures = list(images)
         cfg, clip = self.resolved.cfg, self.trainer.clip
         normalise = Normalise(cfg, clip.device)
         loader = DataLoader(

@@ -34,7 +34,7 @@ def build_optimizer(
         fused = groups[0]["params"][0].device.type == "cuda"
     adams = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if optim.NAME in adams:
-        return adams[optim.NAME](
+        adam: torch.optim.Optimizer = adams[optim.NAME](
             groups,
             lr=optim.LR,
             betas=(optim.ADAM_BETA1, optim.ADAM_BETA2),
@@ -42,6 +42,7 @@ def build_optimizer(
             weight_decay=optim.WEIGHT_DECAY,
             fused=fused,
         )
+        return adam
     sgd = torch.optim.SGD(
         groups,
         lr=optim.LR,
@@ -83,7 +84,8 @@ def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
     parameter.grad = torch.zeros(1)
     optimizer = build_optimizer([parameter], optim)
     optimizer.step()
-    return optimizer.state[parameter]
+    left: dict[str, torch.Tensor | None] = optimizer.state[parameter]
+    return left
 
 
 def checked_steps(
@@ -117,6 +119,7 @@ def learning_rate(optim: CfgNode, epoch: int, factor: float = 1.0) -> float:
     """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH, down
     to LR_MIN; of tensors with a `factor` that many times OPTIM.LR, but not in the warm-up."""
     if epoch < optim.WARMUP_EPOCH:
-        return optim.WARMUP_CONS_LR
+        return float(optim.WARMUP_CONS_LR)
     turn = math.pi * (epoch - max(0, optim.WARMUP_EPOCH)) / optim.MAX_EPOCH
-    return optim.LR_MIN + 0.5 * (factor * optim.LR - optim.LR_MIN) * (1 + math.cos(turn))
+    low = float(optim.LR_MIN)
+    return low + 0.5 * (factor * float(optim.LR) - low) * (1 + math.cos(turn))

@@ -53,7 +53,7 @@ def save_predictions(
         "paths": np.array([item.path for item in tested.items]),
         "classnames": np.array(tested.bench.classnames),
     }
-    if nerp is not None:
+    if nerp is not None and correction is not None:
         arrays |= {
             "corrected_logits": correction.apply(tested.logits).numpy(),
             **{f"{name}_prior": prior.values.numpy() for name, prior in nerp.priors.items()},
@@ -67,7 +67,7 @@ def save_predictions(
     if tested.base is not None:
         arrays["base"] = tested.base.astype(np.int64)
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # none is called allow_pickle
     write_bytes(tested.directory / PREDICTIONS_FILE, content.getvalue())
 
 
@@ -86,7 +86,7 @@ def write_confusion(tested: Tested, correction: Correction | None) -> None:
 
 
 def is_finished(
-    resolved: Resolved, identity: dict, overwrite: bool, wants: Sequence[str] = ()
+    resolved: Resolved, identity: Mapping[str, object], overwrite: bool, wants: Sequence[str] = ()
 ) -> bool:
     """Whether the run's folder holds this very run, finished; with `overwrite` it is emptied of it.
 
@@ -145,7 +145,7 @@ def claiming(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def recording(log: RunLog, resolved: Resolved) -> Iterator[dict]:
+def recording(log: RunLog, resolved: Resolved) -> Iterator[dict[str, object]]:
     """Log to the run's folder, and write result.json if the work ends without an error.
 
     Of several processes the main one does.
@@ -163,7 +163,7 @@ def recording(log: RunLog, resolved: Resolved) -> Iterator[dict]:
     log.write_to(directory, f"** Configuration **\n{cfg.dump()}\n** Where it comes from **\n"
                             f"{resolved.said()}\n\n** Environment **\n{listing}\n")
     write_text(directory / CONFIG_FILE, cfg.dump())
-    record: dict = {
+    record: dict[str, object] = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
         "task": cfg.TASK,

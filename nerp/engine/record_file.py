@@ -11,6 +11,8 @@ from nerp.base.errors import NerpError
 from nerp.base.printable import is_printable
 from nerp.engine.measures import METRICS, OPEN_WORLD
 from nerp.files.json_file import (
+    Check,
+    Fields,
     check_fields,
     is_count,
     is_node,
@@ -72,6 +74,7 @@ class RunRecord(TypedDict, total=False):
     identity: RunIdentity
     substitute: str
     also_seen: str
+    contradiction: str
     accuracy: float
     macro_f1: float
     uncorrected_accuracy: float
@@ -79,6 +82,13 @@ class RunRecord(TypedDict, total=False):
     correct: int
     per_class_accuracy: dict[str, float | None]
     bins: int
+    base: float
+    novel: float
+    h: float
+    base_alone: float
+    novel_alone: float
+    auroc: float
+    openworld_auc: float
     alone: dict[str, dict[str, float]]
     nerp: NerpNode
     open_world: OpenWorldNode
@@ -88,6 +98,8 @@ class RunRecord(TypedDict, total=False):
     hurt: int
     neutral: int
 
+
+Wanted = tuple[Check, str]  # whether a value fits, and what fits in words
 
 _LONGEST_NAME = 200
 _MOST_SHOTS = 10**6
@@ -112,21 +124,24 @@ def _is_per_class(value: object) -> bool:
     return is_node(value) and all(rate is None or is_percent(rate) for rate in value.values())
 
 
-_NAME, _LINE = (_is_name, "a name"), (_is_line, "a text")
-_COUNT = (is_count, "a whole number of at least 0")
-_PERCENT = (is_percent, "a number from 0 to 100")
-_NODE = (is_node, "an object")
-_AMOUNT = (lambda value: is_number(value) and value >= 0, "a number of at least 0")
-_NAMES = (lambda value: isinstance(value, list) and all(map(_is_line, value)), "a list of names")
-_FLAG = (lambda value: isinstance(value, bool), "true or false")
-_TEXTS = (lambda value: is_node(value) and all(map(_is_line, value.values())), "names with texts")
+_NAME: Wanted = (_is_name, "a name")
+_LINE: Wanted = (_is_line, "a text")
+_COUNT: Wanted = (is_count, "a whole number of at least 0")
+_PERCENT: Wanted = (is_percent, "a number from 0 to 100")
+_NODE: Wanted = (is_node, "an object")
+_AMOUNT: Wanted = (lambda value: is_number(value) and value >= 0, "a number of at least 0")
+_NAMES: Wanted = (lambda value: isinstance(value, list) and all(map(_is_line, value)),
+                  "a list of names")
+_FLAG: Wanted = (lambda value: isinstance(value, bool), "true or false")
+_TEXTS: Wanted = (lambda value: is_node(value) and all(map(_is_line, value.values())),
+                  "names with texts")
 _EFFECT = dict.fromkeys(("flips", "helped", "hurt", "neutral"), _COUNT)
 
 _KINDS = {name: _PERCENT if metric.percent else _AMOUNT for name, metric in METRICS.items()}
 _CONFIDENCE = {name: _KINDS[name] for name, metric in METRICS.items() if metric.of}
 _NUMBERS = {**_KINDS, **dict.fromkeys(OPEN_WORLD, _PERCENT)}
 
-_FIELDS = {
+_FIELDS: Fields = {
     "kind": (lambda value: value in ("train", "test"), "train or test"),
     "task": (_is_task, "a protocol"),
     "trainer": _NAME,
@@ -135,7 +150,7 @@ _FIELDS = {
     "shots": (lambda value: type(value) is int and -1 <= value <= _MOST_SHOTS, "a whole number"),
     "seed": _COUNT,
 }
-_OPTIONAL = {
+_OPTIONAL: Fields = {
     **_NUMBERS, **{f"uncorrected_{name}": kind for name, kind in _NUMBERS.items()},
     "bins": _COUNT, "alone": _NODE, "open_world": _NODE, "calibration": _NODE,
     "per_class_accuracy": (_is_per_class, "an accuracy for each class"),
@@ -146,17 +161,16 @@ _OPTIONAL = {
 # As in `nerp.correction.looked_at`, which needs torch.
 _LOOKED_AT = ("nothing", "training images", "training labels", "test images already seen",
               "test images", "unknown", "test labels")
-_NERP = {
-    "looked_at": (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}"),
-}
+_KNOWN: Wanted = (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}")
+_NERP = {"looked_at": _KNOWN}
 _NERP_OPTIONAL = {
     "rule": _NODE, "on_base": _FLAG, "references": _TEXTS, "pairs": _LINE, "n_pairs": _COUNT,
     "thresholds": _LINE, "strength": _LINE, "calibration": _LINE, "findings": _NODE,
-    "pairs_looked_at": (lambda value: value in _LOOKED_AT, f"one of {', '.join(_LOOKED_AT)}"),
+    "pairs_looked_at": _KNOWN,
     "stream": _NODE,
 }
 _OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAMES}
-_CALIBRATION = {"name": _NAME, "looked_at": _NERP["looked_at"], "note": _LINE}
+_CALIBRATION = {"name": _NAME, "looked_at": _KNOWN, "note": _LINE}
 
 
 def read_record(path: str | Path) -> RunRecord:

@@ -5,7 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from nerp.base.distributed import agree, is_main
 from nerp.base.errors import NerpError
@@ -17,6 +19,7 @@ from nerp.data.digests import images_state
 from nerp.engine.built_on import starting_tensors
 from nerp.engine.cache import built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.calibrate import open_calibrator
+from nerp.engine.calibrators import Calibrator
 from nerp.engine.correct import correction_record, open_nerp
 from nerp.engine.doubtful import warn
 from nerp.engine.evaluate import compute_logits, result_block, result_record
@@ -32,6 +35,7 @@ from nerp.engine.record import (
     save_predictions,
     write_confusion,
 )
+from nerp.engine.record_file import RunRecord
 from nerp.engine.tested import (
     Tested,
     class_set,
@@ -44,6 +48,7 @@ from nerp.engine.tested import (
 from nerp.engine.train import TrainingRun, forget_state
 from nerp.settings.protocols import NERP_SUFFIX, trained_name
 from nerp.settings.resolve import Request, Resolved, resolve
+from nerp.trainers.on_features import OnFeatures
 
 
 def run_training(request: Request, overwrite: bool = False) -> Path:
@@ -74,7 +79,7 @@ def run_training(request: Request, overwrite: bool = False) -> Path:
     return directory
 
 
-def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) -> None:
+def _train(resolved: Resolved, bench: Benchmark, identity: dict[str, object], log: RunLog) -> None:
     cfg, directory = resolved.cfg, resolved.directory
     clip = open_clip_model(resolved)
     torch.manual_seed(cfg.SEED)
@@ -90,8 +95,11 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict, log: RunLog) ->
     if also_seen:
         say(f"{cfg.TRAINER.NAME} sees in training, beyond the labelled images: {also_seen}")
     doubtful = warn(trainer, bench, cfg)
-    kind = FeatureTraining if trainer.on_features else TrainingRun
-    training = kind(trainer, bench, cfg, directory, identity)
+    training: FeatureTraining | TrainingRun
+    if isinstance(trainer, OnFeatures):
+        training = FeatureTraining(trainer, bench, cfg, directory, identity)
+    else:
+        training = TrainingRun(trainer, bench, cfg, directory, identity)
     training.resume()
     with recording(log, resolved) as record:
         path = training.run()
@@ -156,7 +164,7 @@ def run_test(
                 ))
                 if tested.base is not None:
                     record["open_world"] = open_record(tested)
-                if nerp:
+                if nerp and correction:
                     record["nerp"] = correction_record(nerp, correction, tested)
                 record.update(
                     kind="test", identity=identity, epoch=checkpoint.epoch if checkpoint else 0
@@ -179,7 +187,11 @@ def run_test(
     return directory
 
 
-def _measured(labels, logits, classnames, correction, base=None, calibrator=None) -> dict:
+def _measured(
+    labels: npt.NDArray[np.int64], logits: Tensor, classnames: list[str],
+    correction: Correction | None, base: npt.NDArray[np.bool_] | None = None,
+    calibrator: Calibrator | None = None,
+) -> RunRecord:
     record = result_record(labels, logits, classnames, correction, base, calibrator)
     say(result_block(record))
     return record

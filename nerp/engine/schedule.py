@@ -60,8 +60,8 @@ class Schedule:
 def rate_by_step(optim: CfgNode, step: int, steps: int, factor: float = 1.0) -> float:
     """A half cosine over so many steps, from OPTIM.LR at step 0 down to OPTIM.LR_MIN; after them it
     climbs again."""
-    low = optim.LR_MIN
-    return low + 0.5 * (factor * optim.LR - low) * (1 + math.cos(math.pi * step / steps))
+    low = float(optim.LR_MIN)
+    return low + 0.5 * (factor * float(optim.LR) - low) * (1 + math.cos(math.pi * step / steps))
 
 
 def make_schedule(optim: CfgNode, epoch_steps: int, steps: int | None) -> Schedule:

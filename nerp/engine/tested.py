@@ -202,7 +202,7 @@ class Tested:
     @property
     def reference_name(self) -> str:
         """The dataset whose mean training image is the reference."""
-        return self.cfg.DATASET.REFERENCE or self.cfg.DATASET.NAME
+        return str(self.cfg.DATASET.REFERENCE or self.cfg.DATASET.NAME)
 
     @cached_property
     def reference_bench(self) -> Benchmark:
@@ -236,7 +236,7 @@ def open_checkpoint(resolved: Resolved) -> Checkpoint | None:
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
     """The items of TEST.SPLIT. Raises NerpError if there are none."""
-    items = getattr(bench, cfg.TEST.SPLIT)
+    items: list[Item] = getattr(bench, cfg.TEST.SPLIT)
     if not items:
         raise NerpError(f"{bench.name}: the split {cfg.TEST.SPLIT} is empty")
     return items
@@ -257,7 +257,7 @@ def run_benchmark(cfg: CfgNode, directory: Path) -> Benchmark:
 
 
 def seen_benchmark(
-    cfg: CfgNode, source: str, source_card: Mapping = MappingProxyType({}),
+    cfg: CfgNode, source: str, source_card: Mapping[str, object] = MappingProxyType({}),
     trained: Sequence[str] = (),
 ) -> tuple[CfgNode, Benchmark]:
     """The card and the few-shot selection of the classes that the model was trained on.
@@ -279,7 +279,7 @@ def seen_benchmark(
 
 
 def other_dataset(
-    cfg: CfgNode, name: str, card: Mapping = MappingProxyType({})
+    cfg: CfgNode, name: str, card: Mapping[str, object] = MappingProxyType({})
 ) -> CfgNode:
     """The configuration with the card of the dataset called `name`, below the same root.
 
@@ -332,7 +332,7 @@ def _interpolated_size(cfg: CfgNode) -> int:
     height, width = cfg.INPUT.SIZE
     if height != width:
         raise NerpError(f"INPUT.SIZE is {cfg.INPUT.SIZE}; images are square here")
-    return height
+    return int(height)
 
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
@@ -356,14 +356,15 @@ def is_seen(cfg: CfgNode, source: str) -> bool:
     if not TRAINERS[plain_name(cfg.TRAINER.NAME)].folder:
         return False
     if cfg.TASK == "CD":
-        return source == cfg.DATASET.NAME
-    return not is_open(cfg) and cfg.DATASET.SUBSAMPLE_CLASSES != "new"
+        return source == str(cfg.DATASET.NAME)
+    return not is_open(cfg) and str(cfg.DATASET.SUBSAMPLE_CLASSES) != "new"
 
 
 def open_record(tested: Tested) -> dict[str, object]:
     """The node "open_world" of result.json: which classes are base, how all are predicted, and
     which base-to-novel tests the numbers stand for."""
     names, cfg = tested.bench.classnames, tested.cfg
+    assert tested.base is not None  # as in every test of the open world
     return {
         "base_classes": [name for name, base in zip(names, tested.base, strict=True) if base],
         "predicted_as": "trained" if tested.as_trained else "novel",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from nerp.base.errors import NerpError, OtherRunError
 from nerp.base.log import say
 from nerp.base.printable import duration
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import Normalise, train_loader, train_set
+from nerp.data.images import EpochBatches, Normalise, train_loader, train_set
 from nerp.engine.best import BEST_VAL, BestEpoch
 from nerp.engine.checkpoint import (
     BEST_FILE,
@@ -100,7 +101,8 @@ class TrainingRun:
     """
 
     def __init__(
-        self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path, identity: Mapping
+        self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path,
+        identity: Mapping[str, object],
     ):
         self.trainer = trainer
         self.cfg = cfg
@@ -116,6 +118,7 @@ class TrainingRun:
         self.loader = train_loader(
             self.dataset, cfg, self.device, rank(), world_size(), keep_last=by_step
         )
+        assert isinstance(self.loader.batch_sampler, EpochBatches)
         self.batches = self.loader.batch_sampler
         self.schedule = make_schedule(cfg.OPTIM, len(self.batches), trainer.steps)
         self.stretches = list(self.schedule.stretches())
@@ -125,7 +128,7 @@ class TrainingRun:
             self.device.type, enabled=trainer.clip.precision.scaled
         )
         self.weights = trainer.epoch_weights(self.schedule.epochs)
-        self.step = _Step(trainer)
+        self.step: nn.Module = _Step(trainer)
         if world_size() > 1:
             self.step = DistributedDataParallel(self.step)
         self.history = History(directory, cfg)
@@ -229,8 +232,8 @@ class TrainingRun:
                     say(f"epoch [{epoch + 1}/{self.schedule.epochs}] batch [{before + step}/"
                         f"{self.schedule.epoch_steps}] loss {loss:.4f} lr {rate:.4e} eta "
                         f"{clock.left():.0f} s", file_only=True)
-        accuracy = "" if right is None else f"accuracy {right:.1f} %, "
-        say(f"{self._place(stretch)}: loss {mean:.4f}, {accuracy}rate {rate:.3g}, "
+        had = "" if right is None else f"accuracy {right:.1f} %, "
+        say(f"{self._place(stretch)}: loss {mean:.4f}, {had}rate {rate:.3g}, "
             f"{time.monotonic() - start:.1f} s, {duration(clock.left())} left")
 
     def _place(self, stretch: Stretch) -> str:
@@ -320,8 +323,9 @@ class TrainingRun:
         path = self.directory / STATE_FILE
         if not path.exists():
             return
-        content = load_inert(path)
-        found = content.get("identity") if isinstance(content, dict) else None
+        read = load_inert(path)
+        content: dict[str, Any] = read if isinstance(read, dict) else {}
+        found = content.get("identity")
         if found != self.identity:
             found = found if isinstance(found, dict) else {}
             raise OtherRunError(
@@ -333,7 +337,7 @@ class TrainingRun:
             self._restore(content, path)
         say(f"resuming after {self._place(self.stretches[self.done.stretches - 1])}")
 
-    def _restore(self, content: Mapping, path: Path) -> None:
+    def _restore(self, content: Mapping[str, Any], path: Path) -> None:
         """Raises NerpError, or whatever content of another form makes Python raise."""
         epoch, step = content["epoch"], content["step"]
         mean, learned = content["mean"], self.trainer.learned

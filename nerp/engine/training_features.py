@@ -42,7 +42,7 @@ class TrainingFeatures:
         return self._plain[split]
 
     def _encoded(self, split: str) -> Tensor:
-        items = getattr(self._bench, split)
+        items: list[Item] = getattr(self._bench, split)
         if not items:
             return torch.zeros(0, self._clip.embed_dim, device=self._clip.device)
         images = eval_set(share(items), self._bench.image_dir, self._cfg, self._clip.size)
