@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -40,14 +42,19 @@ CPU_EVAL_BATCH = 4
 # Largest logit and loss differences, by matrix type: half precision sums in other orders.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 
+T = TypeVar("T")
+Record = dict[str, Any]  # of one comparison, as the JSON file has it
+
 
 @register_flop_formula(torch.ops.aten.addmm_)
-def operations_in_place(_, a, b, **kwargs) -> int:
+def operations_in_place(
+    _: object, a: Sequence[int], b: Sequence[int], **kwargs: object
+) -> int:
     """Of a product [n, k] [k, m] that adds onto what is there: PyTorch's counter leaves it out."""
     return 2 * a[0] * a[1] * b[1]
 
 
-def timed(function, device: torch.device) -> tuple[float, object]:
+def timed(function: Callable[[], T], device: torch.device) -> tuple[float, T]:
     """Seconds of one call, and what it returned."""
     wait(device)
     start = time.perf_counter()
@@ -61,15 +68,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def compare(method: str, classes: int, args: argparse.Namespace) -> dict:
+def compare(method: str, classes: int, args: argparse.Namespace) -> Record:
     """Times, ratios and operations of both sides; raises SystemExit where results differ."""
     bench = Bench(method, classes, args)
     sides = {"A": bench.side("ours", args), "B": bench.side(args.against, args)}
     without = plain_name(method)
     others = {} if without == method else {"without": Plain(bench, args, without)}
     forward = bench.bare_forward(args)
-    test = {"A": [], "B": [], "bare": []}
-    train = {name: [] for name in (*sides, *others)}
+    test: dict[str, list[float]] = {"A": [], "B": [], "bare": []}
+    train: dict[str, list[float]] = {name: [] for name in (*sides, *others)}
     forward()
     for side in sides.values():
         side.prepare()
@@ -223,7 +230,7 @@ def main() -> None:
                   f"plain {plain_name(r['method'])}")
 
 
-def table_row(r: dict) -> list[str]:
+def table_row(r: Record) -> list[str]:
     rates = r["eval_images_per_second"]
     return [
         r["method"], str(r["classes"]),

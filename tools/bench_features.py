@@ -21,6 +21,7 @@ from nerp.clip.backbones import find_backbone
 from nerp.clip.model import Clip, normalise
 from nerp.engine.record import process_peak_mib
 from nerp.trainers import lppp, tip_adapter
+from nerp.trainers.votes import sorted_keys
 
 BATCH = 256
 SMALL = 100  # classes of the two trainings
@@ -35,7 +36,7 @@ def test_of_tip_adapter(args: argparse.Namespace) -> None:
     keys = made(args.classes * args.shots, args.width)
     labels = torch.arange(len(keys)) % args.classes
     text, tested = made(args.classes, args.width), made(args.tested, args.width)
-    keys, labels = tip_adapter.sorted_keys(keys, labels)
+    keys, labels = sorted_keys(keys, labels)
     for part in tested.split(500):
         tip_adapter.logits(part, text, keys, labels, 5.5, 1.0).argmax(1)
 
@@ -64,6 +65,7 @@ def encoding(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
     from open_clip.model import CLIP
 
     config = find_backbone(args.backbone).config
+    assert config is not None, f"open_clip has no {args.backbone}"
     model = CLIP(**{key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
     clip = Clip(model.eval(), "fp32", torch.device("cpu"), args.backbone)
     images = torch.randn(SMALL * args.shots // 100, 3, clip.size, clip.size)

@@ -1,17 +1,27 @@
 """The sides that tools/bench.py sets against each other: our trainer, a plain formulation."""
 
 import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import cast
 
 import open_clip
 import torch
 from plain_methods import PLAIN
-from torch import Tensor
+from plain_methods.adapter import PlainMMA
+from plain_methods.inserted import PlainANPrompt
+from plain_methods.plain import OpenCLIP
+from torch import Tensor, nn
 
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, normalise
 from nerp.engine.optim import build_optimizer
 from nerp.settings.defaults import default_config
 from nerp.settings.protocols import SAR_SUFFIX
+from nerp.trainers.anprompt import ANPrompt
+from nerp.trainers.base import Trainer
+from nerp.trainers.mocoop import MoCoOp
+from nerp.trainers.sar import Aligned
 from nerp.trainers.teacher import Teacher
 from nerp.trainers.texts import Classes
 
@@ -33,18 +43,24 @@ OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "ad
              "CLIPLoRA": "adamw"}
 
 
+Images = Callable[..., Tensor]  # of images, and of labels where it is a loss
+
+
 class Ours:
     """Our path: one training step, and the evaluation of one batch."""
 
-    def __init__(self, bench: "Bench", trainer, compiled: bool = False):
+    def __init__(self, bench: "Bench", trainer: Trainer, compiled: bool = False):
         self.trainer = trainer
         self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
         self.optimizer = build_optimizer(trainer.parameters(), bench.cfg.OPTIM)
-        if bench.method == "ANPrompt":  # computed once a run, by training
+        if isinstance(trainer, ANPrompt):  # computed once a run, by training
             with trainer.clip.autocast():
                 trainer.weak_class_features()
-        self.compile = torch.compile if compiled else lambda function: function
+        self.compiled = compiled
         self.loss = self.compile(trainer.loss)
+
+    def compile(self, function: Images) -> Images:
+        return torch.compile(function) if self.compiled else function
 
     def step(self) -> Tensor:
         with self.trainer.clip.autocast():
@@ -71,49 +87,50 @@ class Plain:
     def __init__(self, bench: "Bench", args: argparse.Namespace, method: str):
         self.method = method
         self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
-        tensors = {
-            name: tensor.detach().clone().requires_grad_()
+        learned = {
+            name: nn.Parameter(tensor.detach().clone())
             for name, tensor in bench.trainer.learned.named_parameters()
         }
-        learned = list(tensors.values())
-        tensors |= dict(bench.trainer.learned.named_buffers())
+        tensors: dict[str, Tensor] = {**learned, **dict(bench.trainer.learned.named_buffers())}
         classes, settings = bench.trainer.classes, bench.trainer.settings
         of_sar = bench.of_sar() if method.endswith(SAR_SUFFIX) else {}
         if args.memory:  # what is measured is this side alone
             del bench.trainer, bench.clip
         copies = 2 if method in HAS_FROZEN_COPY else 1
-        model, *frozen = (random_model(args.backbone).to(bench.device) for _ in range(copies))
+        model, *frozen = (plain_model(args.backbone, bench.device) for _ in range(copies))
         self.plain = PLAIN[method](
             model, classes.names, classes.template, tensors, settings,
             frozen=frozen[0] if frozen else None,
         )
         vars(self.plain).update(of_sar)
-        self.optimizer = build_optimizer(learned, bench.cfg.OPTIM)
+        self.optimizer = build_optimizer(list(learned.values()), bench.cfg.OPTIM)
         dtype = bench.precision.weights
-        self.autocast = lambda: torch.autocast(
+        self.autocast: Callable[[], AbstractContextManager[object]] = lambda: torch.autocast(
             bench.device.type, dtype=dtype, enabled=dtype != torch.float32
         )
         # Encoded once a run, in the published code too.
-        self.plain.frozen_text = self.plain.sentence_features = lambda: bench.frozen_text
-        self.plain.sentences = bench.sentences  # BiomedCoOp's
-        self.plain.prototypes = bench.prototypes  # MoCoOp's
+        vars(self.plain).update(
+            frozen_text=lambda: bench.frozen_text, sentence_features=lambda: bench.frozen_text,
+            sentences=bench.sentences,  # BiomedCoOp's
+            prototypes=bench.prototypes,  # MoCoOp's
+            weight=bench.cfg.TRAINER.W,
+        )
         if bench.teacher:
             text = bench.teacher.text
-            self.plain.teacher_text = lambda: text
             if args.memory:
                 del bench.teacher
-            self.plain.teacher = random_model(TEACHER).to(bench.device)
-        self.plain.weight = bench.cfg.TRAINER.W
-        if method == "ANPrompt":
+            vars(self.plain).update(
+                teacher_text=lambda: text, teacher=plain_model(TEACHER, bench.device))
+        if isinstance(self.plain, PlainANPrompt):
             weak = self.plain.weak_text()
-            self.plain.weak_text = lambda: weak
+            vars(self.plain)["weak_text"] = lambda: weak
 
     def step(self) -> Tensor:
         with self.autocast():
             loss = self.plain.loss(self.images, self.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.method == "MMA":
+        if isinstance(self.plain, PlainMMA):
             self.plain.unscale()
         self.optimizer.step()
         return loss.detach()
@@ -125,7 +142,7 @@ class Plain:
     @torch.inference_mode()
     def evaluate(self) -> Tensor:
         if self.text is not None:
-            self.plain.text = lambda: self.text
+            vars(self.plain)["text"] = lambda: self.text
         try:
             with self.autocast():
                 return self.plain.logits(self.eval_images)
@@ -152,39 +169,41 @@ class Bench:
         self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
         self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
         self.precision = self.clip.precision
-        self.trainer = TRAINERS[method](self.cfg, self.clip, self.classes)
-        shape = max(self.train_batch, self.eval_batch), 3, self.clip.size, self.clip.size
-        images = torch.randn(shape, device=self.device)
+        self.trainer: Trainer = TRAINERS[method](self.cfg, self.clip, self.classes)
+        size, width = self.clip.size, self.clip.embed_dim
+        most = max(self.train_batch, self.eval_batch)
+        images = torch.randn(most, 3, size, size, device=self.device)
         self.images, self.eval_images = images[: self.train_batch], images[: self.eval_batch]
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
         # Encoded once a run, so no part of a step; where only memory is measured, any will do.
-        self.frozen_text = normalise(torch.randn(classes, self.clip.embed_dim, device=self.device))
-        self.teacher = None
+        self.frozen_text = normalise(torch.randn(classes, width, device=self.device))
+        self.teacher: Teacher | None = None
         if method == "CasPL":
             clip = Clip(random_model(TEACHER), args.precision, self.device, TEACHER)
             with clip.autocast():
                 self.teacher = Teacher(clip, self.classes)
         self.sentences = self.prototypes = torch.empty(0)
-        if method == "MoCoOp":
-            shape = len(self.trainer.experts), classes, self.clip.embed_dim
-            self.prototypes = normalise(torch.randn(shape, device=self.device))
+        if isinstance(self.trainer, MoCoOp):
+            experts = len(self.trainer.experts)
+            self.prototypes = normalise(torch.randn(experts, classes, width, device=self.device))
         if method == "BiomedCoOp":
-            shape = classes, self.trainer.settings.N_PROMPTS, self.clip.embed_dim
-            self.sentences = normalise(torch.randn(shape, device=self.device))
+            each = self.trainer.settings.N_PROMPTS
+            self.sentences = normalise(torch.randn(classes, each, width, device=self.device))
         elif method in HAS_FROZEN_COPY and not args.memory:
             self.frozen_text = self.trainer.frozen_class_features()
         self.hold_references(self.trainer)
 
-    def hold_references(self, trainer) -> None:
+    def hold_references(self, trainer: Trainer) -> None:
         """Give a trainer what is encoded once a run, so that no step encodes it."""
         if self.method == "BiomedCoOp":
-            trainer.sentence_features = lambda: self.sentences
+            vars(trainer)["sentence_features"] = lambda: self.sentences
             return
-        trainer.prototypes = lambda: self.prototypes  # MoCoOp's
-        trainer.frozen_class_features = lambda: self.frozen_text
-        trainer.teacher = self.teacher
-        trainer.sentence_features = lambda: self.frozen_text  # CoPrompt's
-        if self.method == "ANPrompt":
+        vars(trainer).update(
+            prototypes=lambda: self.prototypes,  # MoCoOp's
+            frozen_class_features=lambda: self.frozen_text, teacher=self.teacher,
+            sentence_features=lambda: self.frozen_text,  # CoPrompt's
+        )
+        if isinstance(trainer, ANPrompt):
             trainer.weak_class_features()
 
     def side(self, name: str, args: argparse.Namespace) -> Ours | Plain:
@@ -200,22 +219,30 @@ class Bench:
     def of_sar(self) -> dict[str, object]:
         """What tools/plain_methods takes for SAR's term; its sets will be the trainer's."""
         trainer = self.trainer
+        assert isinstance(trainer, Aligned)
         generator = torch.Generator().manual_seed(trainer.generator.initial_seed())
         return {"novel": trainer.novel.names, "sar": trainer.sar, "frozen_all": trainer.frozen,
                 "generator": generator}
 
-    def bare_forward(self, args: argparse.Namespace):
+    def bare_forward(self, args: argparse.Namespace) -> Callable[[], Tensor]:
         """open_clip's image forward alone, all its matrices in the precision's type."""
         dtype = self.precision.weights
-        model = random_model(args.backbone).to(self.device, dtype)
+        model = plain_model(args.backbone, self.device, dtype)
         images = self.eval_images.to(dtype)
         return torch.inference_mode()(lambda: model.encode_image(images))
+
+
+def plain_model(
+    name: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> OpenCLIP:
+    """`random_model`, as what it is to tools/plain_methods: a module has any attribute."""
+    return cast(OpenCLIP, random_model(name).to(device, dtype))
 
 
 def random_model(name: str) -> torch.nn.Module:
     """An open_clip model of that name with random weights, frozen; the same at every call."""
     torch.manual_seed(1)
-    model = open_clip.create_model(name, load_weights=False)
+    model: torch.nn.Module = open_clip.create_model(name, load_weights=False)
     with torch.no_grad():
-        model.logit_scale.fill_(4.6052)
+        model.get_parameter("logit_scale").fill_(4.6052)
     return model.eval().requires_grad_(False)

@@ -295,7 +295,8 @@ def largest(tensor: Tensor) -> float:
 
 
 def step(run: TrainingRun, batch: list[Tensor]) -> None:
-    run._step(*batch, len(batch[0]))
+    pixels, labels = batch
+    run._step(pixels, labels, len(pixels))
 
 
 def tensors(run: TrainingRun) -> dict[str, Tensor]:

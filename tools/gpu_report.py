@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -110,12 +111,13 @@ class Report(Checks):
                 "--output-dir", str(directory), "MODEL.BACKBONE.PATH", str(self.weights), *SHORT,
                 *self.settings(method), "USE_CUDA", str(self.cuda)]
 
-    def bench(self, *arguments: str) -> list[dict]:
+    def bench(self, *arguments: str) -> list[dict[str, Any]]:
         file = self.folder / "bench.json"
-        command = [sys.executable, Path(__file__).with_name("bench.py"), "--json", file,
+        command = [sys.executable, str(Path(__file__).with_name("bench.py")), "--json", str(file),
                    "--device", str(self.device), *arguments]
         subprocess.run(command, check=True, stdout=self.log, stderr=subprocess.STDOUT)
-        return json.loads(file.read_text())["records"]
+        records: list[dict[str, Any]] = json.loads(file.read_text())["records"]
+        return records
 
     def said(self) -> str:
         """The last line of what the processes that were started said."""

@@ -62,7 +62,7 @@ def parse_experiment(directory: Path, keyword: str, test_log: bool, ci95: bool) 
     return mean
 
 
-def _natural(path: Path) -> list:
+def _natural(path: Path) -> list[int | str]:
     """seed2 before seed10."""
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))]
 
@@ -92,8 +92,9 @@ def main() -> int:
         return _fail(f"no result in {', '.join(empty) or args.directory} (DIR holds seed1/log.txt "
                      f"and so on{hint})")
     if args.multi_exp:
+        overall = statistics.fmean(mean for mean in means.values() if mean is not None)
         print("Average performance")
-        print(f"* {args.keyword}: {statistics.fmean(means.values()):.2f}%")
+        print(f"* {args.keyword}: {overall:.2f}%")
     return 0
 
 

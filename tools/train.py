@@ -76,7 +76,7 @@ def translate(args: argparse.Namespace) -> list[str]:
     }
     argv = ["test" if args.eval_only else "train"]
     argv += [str(x) for pair in given.items() if pair[1] not in ("", None) for x in pair]
-    return argv + args.opts
+    return [*argv, *args.opts]
 
 
 def describe(args: argparse.Namespace) -> None:

@@ -15,12 +15,15 @@ says how much a class bias could gain there, and does: a curve over the tail of 
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` does
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 from tabulate import tabulate
@@ -77,7 +80,7 @@ def main() -> None:
 # Collecting
 
 
-def collect(args) -> None:
+def collect(args: argparse.Namespace) -> None:
     """A file a model: logits [N, C], labels [N], and every candidate's prior [C]."""
     root = args.folder / f"world{args.world}"
     weights = SHIPPED.get(args.backbone, Path(args.backbone))
@@ -95,12 +98,13 @@ def collect(args) -> None:
             request = _request(root, args, dataset, method + NERP_SUFFIX, "new", model_dir)
             arrays = measure(Tested(resolve(request)))
             with replacing(kept) as partial, open(partial, "wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # none is called allow_pickle
             print(kept, flush=True)
 
 
 def _request(
-    root: Path, args, dataset: str, trainer: str, classes: str, model_dir: str = ""
+    root: Path, args: argparse.Namespace, dataset: str, trainer: str, classes: str,
+    model_dir: str = "",
 ) -> Request:
     method = trainer.removesuffix(NERP_SUFFIX)
     backbone = "MODEL.BACKBONE.NAME" if args.backbone in SHIPPED else "MODEL.BACKBONE.PATH"
@@ -115,7 +119,7 @@ def _request(
 
 
 @torch.no_grad()
-def measure(tested: Tested) -> dict[str, np.ndarray]:
+def measure(tested: Tested) -> dict[str, npt.NDArray[Any]]:
     """Logits, labels, and by "prior/<candidate>" the priors; the gap's slope between halves."""
     trainer, material = tested.trainer, gather_material(tested)
     shown = material.shown()
@@ -129,6 +133,7 @@ def measure(tested: Tested) -> dict[str, np.ndarray]:
     priors["five neutral prompts"] = trainer.scale * text @ prompts.mean(0)
     priors["mean feature"] = trainer.scale * text @ shown.features.mean(0)
     slope = slope_between_halves(shown.features, shown.labels, shown.text, trainer.scale)
+    assert material.frozen_shown is not None
     frozen = material.frozen_shown()
     extra = {
         "features": encode_images(trainer.image_features, trainer.clip, tested.items,
@@ -231,7 +236,10 @@ class Model:
 
         Args: frozen: whether the frozen model's slope is averaged in.
         """
-        slopes = [self.slope, *([self.frozen_slope] if frozen else [])]
+        slopes = [self.slope]
+        if frozen:
+            assert self.frozen_slope is not None
+            slopes.append(self.frozen_slope)
         slope = float(np.mean(np.clip(slopes, 0, 1)))
         return ((1 - weight) * towards + weight * slope) * self.priors["gap"]
 
@@ -248,7 +256,7 @@ class Model:
         return ceiling(self.logits, torch.from_numpy(self.labels))
 
 
-def report(args) -> None:
+def report(args: argparse.Namespace) -> None:
     """Try everything on every kept model, and write the page."""
     collected = [Model(file) for file in sorted(args.folder.glob("world*/*/demo_*/*.npz"))]
     models = [model for model in collected if model.backbone in SHIPPED]
@@ -256,16 +264,16 @@ def report(args) -> None:
         raise SystemExit(f"of no shipped backbone has anything been collected below {args.folder}")
     candidates = sorted(models[0].priors)
     rows = [_row(models, "match†", lambda m: uniform_bias(m.logits))]
-    rows += [_row(models, f"{s:g} {name}", lambda m, n=name, s=s: s * m.priors[n])
+    rows += [_row(models, f"{s:g} {name}", partial(_scaled, name, s))
              for name in candidates if name != "gap" for s in STRENGTHS]
-    rows += [_row(models, f"{s:.2g} gap", lambda m, s=s: s * m.priors["gap"])
+    rows += [_row(models, f"{s:.2g} gap", partial(_scaled, "gap", s))
              for s in (0.2, 1 / 3, 0.5, 0.75, 1.0)]
     rows += [_row(models, f"gap by slope, shrunk to {to:.2g} with weight {w:g}",
-                  lambda m, to=to, w=w: m.gap(to, w))
+                  partial(Model.gap, towards=to, weight=w))
              for w in (0.3, 0.5, 1.0) for to in (GAP_STRENGTH, 0.5)]
     rows += [_row(models, f"gap by slope, shrunk to {GAP_STRENGTH:.2g} with weight 0.5, + "
                   f"{s:g} {name}",
-                  lambda m, n=name, s=s: m.gap(GAP_STRENGTH, 0.5) + s * m.priors[n])
+                  partial(_beside_the_gap, name, s))
              for name in ("image", "others", "text", "blurred images") for s in STRENGTHS]
     worlds = sorted({(m.world, m.backbone) for m in models})
     heads = ["", "mean", "better", "worse by > 0.5", "worst",
@@ -276,6 +284,14 @@ def report(args) -> None:
         table=tabulate(rows, heads, tablefmt="github", disable_numparse=True),
         curve=_curve(args.folder, collected)))
     print(args.page)
+
+
+def _scaled(name: str, strength: float, model: Model) -> Tensor:
+    return strength * model.priors[name]
+
+
+def _beside_the_gap(name: str, strength: float, model: Model) -> Tensor:
+    return model.gap(GAP_STRENGTH, 0.5) + _scaled(name, strength, model)
 
 
 def _curve(folder: Path, models: list[Model]) -> str:
@@ -306,7 +322,7 @@ def _curve(folder: Path, models: list[Model]) -> str:
     rows.sort(key=lambda row: row[:2])
     methods = ", ".join(dict.fromkeys(method for _, method in common))
     return (f"{methods} on {len({dataset for dataset, _ in common})} benchmarks.\n\n"
-            + tabulate(rows, heads, tablefmt="github", disable_numparse=True))
+            + str(tabulate(rows, heads, tablefmt="github", disable_numparse=True)))
 
 
 def _row(models: list[Model], name: str, bias: Callable[[Model], Tensor]) -> list[str]:
@@ -317,12 +333,12 @@ def _row(models: list[Model], name: str, bias: Callable[[Model], Tensor]) -> lis
             str((gains < -0.5).sum()), f"{gains.min():+.1f}", *(f"{mean:+.2f}" for mean in means)]
 
 
-def _rarest(record: dict) -> int:
+def _rarest(record: Mapping[str, Any]) -> int:
     """How many captions had the name of the class that fewest had; as the law has it, where the
     record does not count them."""
     classes = (record.get("captions_with_the_name") or record["class_frequency"]).values()
-    least = min(value for world in classes for value in world.values())
-    return least if "captions_with_the_name" in record else round(
+    least: float = min(value for world in classes for value in world.values())
+    return int(least) if "captions_with_the_name" in record else round(
         least * record["settings"]["images"])
 
 

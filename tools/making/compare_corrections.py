@@ -47,6 +47,8 @@ SIZES = (20, 50, 200)
 FIRST = 50
 ALL = -1
 
+# By an exponent or a number of images, of each model the gain of each correction.
+Gains = dict[float, list[dict[str, float]]]
 Predict = Callable[[Model, Tensor, Tensor], Tensor]  # a model, rows, its logits of them -> classes
 
 
@@ -113,8 +115,8 @@ def main() -> None:
     models = [Model(file) for file in sorted(args.folder.glob("world*/*/demo_*/*.npz"))]
     if not models:
         raise SystemExit(f"nothing has been collected below {args.folder}")
-    by_exponent = {e: [gains(m, unequal(m, e)) for m in models] for e in EXPONENTS}
-    by_size = {n: [gains(m, few(m, n)) for m in models] for n in SIZES}
+    by_exponent: Gains = {e: [gains(m, unequal(m, e)) for m in models] for e in EXPONENTS}
+    by_size: Gains = {n: [gains(m, few(m, n)) for m in models] for n in SIZES}
     alarms = {e: [guard_of(m, unequal(m, e)) for m in models] for e in EXPONENTS}
     save_figure(figure(by_exponent, by_size), args.output, "corrections")
     page = args.output / "study" / "corrections.md"
@@ -187,15 +189,18 @@ def balanced(found: list[dict[str, float]]) -> str:
         rows.append([marked(name), f"{values.mean():+.2f}",
                      f"{(values > 0.5).sum()} / {(values < -0.5).sum()}", f"{values.min():+.1f}"])
     rows.sort(key=lambda row: -float(row[1]))
-    return tabulate(rows, ["correction", "mean", "better / worse by > 0.5", "worst"],
-                    tablefmt="github", disable_numparse=True)
+    return github(rows, ["correction", "mean", "better / worse by > 0.5", "worst"])
 
 
-def table(found: dict[float, list[dict[str, float]]], what: str) -> str:
+def table(found: Gains, what: str) -> str:
     heads = [what, *("all" if value == ALL else f"{value:g}" for value in found)]
-    rows = [[marked(name), *(number(np.mean([gain[name] for gain in gains]))
+    rows = [[marked(name), *(number(float(np.mean([gain[name] for gain in gains])))
                              for gains in found.values())] for name in CORRECTIONS]
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return github(rows, heads)
+
+
+def github(rows: list[list[str]], heads: list[str]) -> str:
+    return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
 
 
 def number(mean: float) -> str:
@@ -217,7 +222,7 @@ def strength_table(models: list[Model]) -> str:
                      str((found < -0.5).sum()), *apart])
     heads = ["strengths", "mean", "more than before ± 2 s.e.", "worse by > 0.5",
              *(" ".join(place) for place in sorted(set(places)))]
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return github(rows, heads)
 
 
 def limit_table(models: list[Model]) -> str:
@@ -238,18 +243,17 @@ def limit_table(models: list[Model]) -> str:
                 means.append(f"{np.mean(found):+.2f}")
             rows.append([f"{width:.3g}", f"{limit:.3g}", *means])
     heads = ["width", "limit", *(f"exponent {e:g}" for e in EXPONENTS)]
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return github(rows, heads)
 
 
 def alarm_table(found: dict[float, list[tuple[float, bool]]]) -> str:
     rows = [[f"{exponent:g}", f"{np.median([d for d, _ in guards]):.2f}",
              f"{100 * np.mean([followed for _, followed in guards]):.0f} %"]
             for exponent, guards in found.items()]
-    return tabulate(rows, ["Zipf exponent", "distance, median", "followed"], tablefmt="github",
-                    disable_numparse=True)
+    return github(rows, ["Zipf exponent", "distance, median", "followed"])
 
 
-def figure(by_exponent: dict, by_size: dict) -> Figure:
+def figure(by_exponent: Gains, by_size: Gains) -> Figure:
     """Gain against Zipf's exponent, and against the number of images."""
     with matplotlib.rc_context(SETTINGS):
         drawn = Figure(figsize=(7.2, 3.2), layout="constrained")

@@ -42,10 +42,12 @@ def imports() -> dict[str, set[str]]:
         if part in ("__main__", "__init__"):  # ways in
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else \
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            listed = [alias.name for alias in node.names]
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else listed
             if names == ["nerp"] and file.parent != PACKAGE:
-                names = [f"nerp.{alias.name}" for alias in node.names]
+                names = [f"nerp.{name}" for name in listed]
             parts = {_part(name.split(".")) for name in names if name.split(".")[0] == "nerp"}
             found.setdefault(part, set()).update(parts - {part})
     return found

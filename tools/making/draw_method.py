@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nerp.correction.shifting import Shift
 from nerp.data.decode import open_image
 from nerp.engine.run import run_test
 from nerp.results.explain import KINDS, Explanation
@@ -55,9 +56,11 @@ def main() -> None:
 
 def draw(facts: Explanation, root: Path) -> Figure:
     """Three columns: the references, their priors [C], one image before and after."""
+    assert isinstance(facts.rule, Shift)  # the default rule
     strengths = facts.rule.strengths
     figure = Figure(figsize=(8.6, 4.5), layout="constrained")
-    left, middle, right = figure.subfigures(1, 3, width_ratios=[1, 1.25, 1.35], wspace=0.04)
+    (left, middle, right), = figure.subfigures(
+        1, 3, squeeze=False, width_ratios=[1, 1.25, 1.35], wspace=0.04)
     left.suptitle("1  shows no tested class", fontsize=9, fontweight="bold")
     middle.suptitle("2  what the model prefers anyway", fontsize=9, fontweight="bold")
     right.suptitle("3  that much is taken off", fontsize=9, fontweight="bold")

@@ -15,22 +15,35 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.transformer import Transformer
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import trange
 
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
-from nerp.demo.world import PRETRAINING_SEED, WORLDS, build, class_frequency, draw, draw_many
+from nerp.demo.world import (
+    PRETRAINING_SEED,
+    WORLDS,
+    World,
+    build,
+    class_frequency,
+    draw,
+    draw_many,
+)
 from nerp.engine.metrics import spearman
 
 # Both towers alike; heads of 64, so that the architecture can be read from the tensors.
@@ -47,11 +60,27 @@ STD = torch.tensor(open_clip.OPENAI_DATASET_STD)
 # What a class is called by two of, in captions that do not name it.
 ALIAS_LETTERS = "bcdfghjk"
 
+Whole = npt.NDArray[np.integer]
+Flags = npt.NDArray[np.bool_]
+Pooled = tuple[str, int, int]  # an image to draw: world, label, index
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class ZeroShot(TypedDict):
+    """Accuracies in percent, and how predictions go with class frequency; see `zero_shot`."""
+
+    all: float
+    base: float
+    novel: float
+    per_class: dict[str, float]
+    frequency_correlation: float
+
+
 # Every class as (world, label); its place here is the class number that images carry.
 CLASSES = [(name, label) for name in WORLDS for label in range(len(WORLDS[name].classnames))]
 
 
-def main():
+def main() -> None:
     args = parse_arguments()
     torch.manual_seed(args.seed)
     started = time.perf_counter()
@@ -60,6 +89,7 @@ def main():
     model, rows, losses = train(args, images, classes, named)
     trained = time.perf_counter()
     save(model, rows, args.out)
+    found = zero_shot(args.out, args.exponent)
     record = {
         "command": shlex.join(["python", "tools/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": {
@@ -74,16 +104,16 @@ def main():
         "images_per_second": round(args.steps * args.batch_size / (trained - drawn)),
         "loss": losses,
         "logit_scale": LOGIT_SCALE,
-        "zero_shot": zero_shot(args.out, args.exponent),
+        "zero_shot": found,
         "class_frequency": {name: class_frequency(name, args.exponent) for name in WORLDS},
         "captions_with_the_name": count_names(classes[named]),
     }
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    for name, result in record["zero_shot"].items():
-        print(name, {key: result[key] for key in ("all", "base", "novel")})
+    for name, result in found.items():
+        print(name, {"all": result["all"], "base": result["base"], "novel": result["novel"]})
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", choices=LOSSES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
@@ -104,7 +134,9 @@ def parse_arguments():
 # Images and captions
 
 
-def draw_pool(count, seed, exponent, tail):
+def draw_pool(
+    count: int, seed: int, exponent: float, tail: str
+) -> tuple[Tensor, Whole, Flags]:
     """Images [count, 64, 64, 3] uint8, their class numbers [count], and whether each is captioned
     with its class's name [count].
 
@@ -119,17 +151,17 @@ def draw_pool(count, seed, exponent, tail):
     else:
         classes = rng.integers(len(CLASSES), size=count)
         named = rng.random(count) < (shares / shares.max())[classes]
-    items = [(*CLASSES[number], index) for index, number in enumerate(classes)]
+    items: list[Pooled] = [(*CLASSES[number], index) for index, number in enumerate(classes)]
     images = draw_many(partial(_draw, seed), items, progress=True, description="drawing")
     return torch.from_numpy(np.stack(images)), classes, named
 
 
-def _draw(seed, item):
+def _draw(seed: int, item: Pooled) -> npt.NDArray[np.uint8]:
     name, label, index = item
     return draw(name, seed, "pretraining", label, index)
 
 
-def count_names(classes):
+def count_names(classes: Whole) -> dict[str, dict[str, int]]:
     """Of how many images, by their class numbers, each class was named: {world: {class: count}}."""
     counts = np.bincount(classes, minlength=len(CLASSES)).tolist()
     return {world: {WORLDS[world].classnames[label]: count
@@ -137,13 +169,14 @@ def count_names(classes):
             for world in WORLDS}
 
 
-def all_captions(with_alias):
+def all_captions(with_alias: bool) -> tuple[list[str], Whole]:
     """Every caption that can occur, and for each class number the places of its own.
 
     The places are [CLASSES, 1 + templates]: first the neutral prompt of the world, then the class's
     name in each template; `with_alias`, then its alias in each, as many again.
     """
-    texts, places = [world.neutral for world in WORLDS.values()], []
+    texts = [world.neutral for world in WORLDS.values()]
+    places: list[list[int]] = []
     for number, (name, label) in enumerate(CLASSES):
         templates, classname = WORLDS[name].captions, WORLDS[name].classnames[label]
         first, second = divmod(number, len(ALIAS_LETTERS))
@@ -155,7 +188,9 @@ def all_captions(with_alias):
     return texts, np.array(places)
 
 
-def sample_captions(rng, places, templates, named):
+def sample_captions(
+    rng: np.random.Generator, places: Whole, templates: int, named: Flags
+) -> Tensor:
     """A random caption for each image, from the places of its class, which name it in the first
     `templates` after the neutral one: [B]."""
     template = rng.integers(1, 1 + templates, len(places)) + np.where(named, 0, templates)
@@ -163,13 +198,13 @@ def sample_captions(rng, places, templates, named):
     return torch.from_numpy(places[np.arange(len(places)), template])
 
 
-def tokenise(texts):
+def tokenise(texts: list[str]) -> Tensor:
     """Token ids [C, L] of texts, cut to the longest."""
-    tokens = open_clip.tokenize(texts)
+    tokens: Tensor = open_clip.tokenize(texts)
     return tokens[:, : int(tokens.argmax(1).max()) + 1]
 
 
-def normalise(images):
+def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 64, 64, 3] as the image tower wants it, float [B, 3, 64, 64]."""
     return ((images.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
@@ -178,7 +213,7 @@ def normalise(images):
 # bfloat16 on a CPU, at these sizes, that is twice as fast as the fused one that open_clip calls.
 
 
-def encode_images(model, images, patches):
+def encode_images(model: CLIP, images: Tensor, patches: int) -> Tensor:
     """Normalised features [B, D] of images [B, 3, 64, 64], from so many random patches of each."""
     tower = model.visual
     x = tower.conv1(images).flatten(2).transpose(1, 2) + tower.positional_embedding[1:]
@@ -190,7 +225,7 @@ def encode_images(model, images, patches):
     return F.normalize((tower.ln_post(x[:, 0]) @ tower.proj).float(), dim=-1)
 
 
-def encode_texts(model, tokens):
+def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
     """Normalised features [C, D] of tokens [C, L] whose largest id ends a text."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
@@ -199,14 +234,14 @@ def encode_texts(model, tokens):
     return F.normalize((x @ model.text_projection).float(), dim=-1)
 
 
-def _blocks(transformer, x, mask=None):
+def _blocks(transformer: Transformer, x: Tensor, mask: Tensor | None = None) -> Tensor:
     for block in transformer.resblocks:
         x = x + _attention(block.attn, block.ln_1(x), mask)
         x = x + block.mlp(block.ln_2(x))
     return x
 
 
-def _attention(layer, x, mask):
+def _attention(layer: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> Tensor:
     batch, length, width = x.shape
     qkv = F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
     q, k, v = qkv.view(batch, length, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -220,13 +255,13 @@ def _attention(layer, x, mask):
 # The losses, of logits [B, U] over the unique captions of a batch; `own` [B] says which is whose.
 
 
-def plain_loss(logits, own):
+def plain_loss(logits: Tensor, own: Tensor) -> Tensor:
     """CLIP's symmetric loss: of the B captions, repetitions included, each image has one."""
     logits, target = logits[:, own], torch.arange(len(own))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def unique_loss(logits, own):
+def unique_loss(logits: Tensor, own: Tensor) -> Tensor:
     """The same over captions that are each there once, and right for all images that have them.
 
     The optimum is p(caption | image), which knows how frequent a caption is. In the plain loss
@@ -237,13 +272,15 @@ def unique_loss(logits, own):
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, share)) / 2
 
 
-LOSSES = {"plain": plain_loss, "unique": unique_loss}
+LOSSES: dict[str, Loss] = {"plain": plain_loss, "unique": unique_loss}
 
 
 # Training
 
 
-def train(args, images, classes, named):
+def train(
+    args: argparse.Namespace, images: Tensor, classes: Whole, named: Flags
+) -> tuple[CLIP, Tensor, list[list[float]]]:
     """The trained model, the token ids [n] that its n embeddings stand for, and the loss curve."""
     texts, places = all_captions(with_alias=not named.all())
     templates = len(WORLDS["demo_landcover"].captions)  # every world has as many
@@ -260,7 +297,8 @@ def train(args, images, classes, named):
         betas=BETAS,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_rate, args.steps))
-    rng, losses, order = np.random.default_rng(args.seed), [], np.empty(0, int)
+    rng, order = np.random.default_rng(args.seed), np.empty(0, int)
+    losses: list[float] = []
     bar = trange(args.steps, unit="step", desc=f"training, {args.loss} loss", mininterval=1)
     for step in bar:
         if len(order) < args.batch_size:
@@ -289,7 +327,7 @@ def train(args, images, classes, named):
     return model, rows, [[e, round(float(p.mean()), 4)] for e, p in zip(ends, parts, strict=True)]
 
 
-def build_model(words):
+def build_model(words: int) -> CLIP:
     """open_clip's CLIP in the size that ships, with `words` token embeddings."""
     model = CLIP(
         embed_dim=WIDTH,
@@ -303,12 +341,12 @@ def build_model(words):
     return model
 
 
-def _rate(steps, step):
+def _rate(steps: int, step: int) -> float:
     """Linear warm-up, then half a cosine down to 0, as a factor of the learning rate."""
     return min((step + 1) / WARMUP_STEPS, (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def save(model, rows, path):
+def save(model: CLIP, rows: Tensor, path: Path) -> None:
     """Write the weights in half precision with OpenAI's names and the token ids of their rows."""
     tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     tensors["token_embedding.rows"] = rows.int()
@@ -320,7 +358,7 @@ def save(model, rows, path):
 
 
 @torch.no_grad()
-def zero_shot(path, exponent):
+def zero_shot(path: Path, exponent: float) -> dict[str, ZeroShot]:
     """Per benchmark: accuracies in % and how over-prediction goes with class frequency.
 
     Each benchmark's own template on its test split; `base` and `novel` choose among their half of
@@ -342,29 +380,33 @@ def zero_shot(path, exponent):
     return results
 
 
-def read_test_split(folder, world):
+def read_test_split(folder: Path, world: World) -> tuple[Tensor, Tensor]:
     """Images [N, 64, 64, 3] uint8 and labels [N] of a drawn benchmark's test split."""
     split = json.loads((folder / f"split_zhou_{world.registry_name}.json").read_text())["test"]
     images = [np.asarray(Image.open(folder / "images" / path)) for path, _, _ in split]
     return torch.from_numpy(np.stack(images)), torch.tensor([label for _, label, _ in split])
 
 
-def _summary(logits, labels, classnames, frequency):
+def _summary(
+    logits: Tensor, labels: Tensor, classnames: Sequence[str], frequency: Mapping[str, float]
+) -> ZeroShot:
     half = (len(classnames) + 1) // 2
     base, novel = labels < half, labels >= half
     predicted = logits.argmax(1)
     right = predicted == labels
     counts = predicted.bincount(minlength=len(classnames)).numpy()
+    correlation = spearman(list(frequency.values()), counts)
+    assert correlation is not None  # neither is constant
     return {
         "all": _percent(right),
         "base": _percent(logits[base, :half].argmax(1) == labels[base]),
         "novel": _percent(logits[novel, half:].argmax(1) + half == labels[novel]),
         "per_class": {c: _percent(right[labels == i]) for i, c in enumerate(classnames)},
-        "frequency_correlation": round(spearman(np.array(list(frequency.values())), counts), 3),
+        "frequency_correlation": round(correlation, 3),
     }
 
 
-def _percent(right):
+def _percent(right: Tensor) -> float:
     return round(100 * right.float().mean().item(), 1)
 
 

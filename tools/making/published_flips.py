@@ -6,13 +6,14 @@
 from collections.abc import Callable
 
 from tabulate import tabulate
+from yacs.config import CfgNode
 
 from nerp.base.paths import shipped
-from nerp.files.yaml_file import load_yaml
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import default_config
 
 # What is counted: in words, and of a row's settings (the config node NERP).
-COUNTS: dict[str, Callable] = {
+COUNTS: dict[str, Callable[[CfgNode], bool]] = {
     "TAU ≤ −1: the priors may prefer the partner by a logit or more": lambda s: s.TAU <= -1,
     "TAU ≤ −4: and by four": lambda s: s.TAU <= -4,
     "TAU > 0: the priors must prefer the predicted class": lambda s: s.TAU > 0,
@@ -27,13 +28,13 @@ COUNTS: dict[str, Callable] = {
 }
 
 
-def published_rows() -> dict[tuple[str, str, str], object]:
+def published_rows() -> dict[tuple[str, str, str], CfgNode]:
     """(method, protocol, dataset) -> the config node NERP with that row's settings."""
     rows = {}
     for file in sorted((shipped("configs") / "nerp").glob("*/*.yaml")):
         for dataset, row in load_yaml(file).items():
             settings = default_config().NERP
-            settings.update(row["NERP"])
+            settings.update(mapping(row, f"{file}: {dataset}")["NERP"])
             rows[file.parent.name, file.stem, dataset] = settings
     return rows
 

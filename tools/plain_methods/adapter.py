@@ -3,20 +3,19 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from plain_methods.plain import PlainMethod, padded, unit
+from plain_methods.plain import Branch, PlainMethod, padded, unit
 
 
 class PlainMMA(PlainMethod):
     """Adapters beside the blocks of layers ADAPTER_START..ADAPTER_END."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def prepare(self) -> None:
         self.prompts = [f"{self.settings['TEXT_CTX_INIT']} {name}." for name in self.names]
 
-    def branch(self, tower: str):
-        t, scale = self.tensors, self.settings["ADAPTER_SCALE"]
+    def branch(self, tower: str) -> Branch:
+        t, scale = self.tensors, float(self.settings["ADAPTER_SCALE"])
 
-        def run(layer, h):
+        def run(layer: int, h: Tensor) -> Tensor | float:
             if not self.settings["ADAPTER_START"] <= layer <= self.settings["ADAPTER_END"]:
                 return 0.0
             for name, relu in (
@@ -45,4 +44,5 @@ class PlainMMA(PlainMethod):
 
     def unscale(self) -> None:
         for tensor in self.tensors.values():
+            assert tensor.grad is not None  # after the backward pass
             tensor.grad /= self.settings["ADAPTER_SCALE"]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nerp.clip.tokenizer import encode
-from plain_methods.plain import PlainMethod, padded, unit
+from plain_methods.plain import Block, PlainMethod, padded, unit
 
 _LORA = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
 
@@ -15,8 +15,7 @@ _LORA = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}
 class PlainCLIPLoRA(PlainMethod):
     """V x + gamma B A x in every layer of the adapted encoders; POSITION all."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def prepare(self) -> None:
         self.prompts = [f"a photo of a {name}." for name in self.names]
         self.scale = 100.0
 
@@ -29,11 +28,13 @@ class PlainCLIPLoRA(PlainMethod):
         if (kind, encoder) == ("vision", "both"):
             number += len(self.model.transformer.resblocks)
         name = f"layer_{number}.{_LORA[part]}.w_lora"
-        gamma = self.settings["ALPHA"] / self.settings["RANK"] ** 0.5
+        gamma = float(self.settings["ALPHA"] / self.settings["RANK"] ** 0.5)
         low = F.linear(x, self.tensors[f"{name}_A"])
         return gamma * F.linear(low, self.tensors[f"{name}_B"])
 
-    def run_block(self, kind: str, layer: int, block: nn.Module, x: Tensor, mask) -> Tensor:
+    def run_block(
+        self, kind: str, layer: int, block: Block, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
         attn, h = block.attn, block.ln_1(x)
         inputs = F.linear(h, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
         q, k, v = (
@@ -43,7 +44,8 @@ class PlainCLIPLoRA(PlainMethod):
         out = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask.to(q.dtype))
         out = out.transpose(1, 2).flatten(2)
         x = x + attn.out_proj(out) + self.adapted(kind, layer, "o", out)
-        return x + block.mlp(block.ln_2(x))
+        further: Tensor = block.mlp(block.ln_2(x))
+        return x + further
 
     def text(self) -> Tensor:
         ids = padded(self.prompts)
@@ -59,7 +61,9 @@ class PlainMoCoOp(PlainMethod):
 
     prototypes: Tensor
 
-    def run_block(self, kind: str, layer: int, block: nn.Module, x: Tensor, mask) -> Tensor:
+    def run_block(
+        self, kind: str, layer: int, block: Block, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
         if kind == "text":
             return super().run_block(kind, layer, block, x, mask)
 
@@ -70,7 +74,8 @@ class PlainMoCoOp(PlainMethod):
 
         h = norm("ln_1", x)
         x = x + block.attn(h, h, h, need_weights=False)[0]
-        return x + block.mlp(norm("ln_2", x))
+        further: Tensor = block.mlp(norm("ln_2", x))
+        return x + further
 
     def expert(self, number: int, template: str) -> Tensor:
         before, behind = template.replace(".", "").split("{}")
@@ -118,5 +123,6 @@ class PlainMoCoOp(PlainMethod):
         favoured = torch.zeros_like(alike).scatter(1, alike.topk(2).indices, 10.0)
         gate = F.cross_entropy(self.gate(image), (alike + favoured).softmax(1))
         entropy = F.cross_entropy(self.mixed(image, experts), labels)
-        weights = self.settings["TEXT_LOSS_WEIGHT"], self.settings["GATE_LOSS_WEIGHT"]
+        s = self.settings
+        weights = float(s["TEXT_LOSS_WEIGHT"]), float(s["GATE_LOSS_WEIGHT"])
         return entropy + weights[0] * text + weights[1] * gate

@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from plain_methods.deep import PlainMaPLe, PlainPromptSRC
-from plain_methods.plain import PlainMethod, padded, unit
+from plain_methods.plain import OpenCLIP, PlainMethod, padded, unit
 
 _BOOSTING = "{}_encoder.transformer.resblocks.{}.VPT_shallow_FIRST"
 
@@ -38,7 +38,7 @@ class PlainBoosted(PlainMethod):
 
     def prefix(self, n_own: int) -> str:
         """CTX_INIT where the method's tokens start from it, else a placeholder for each."""
-        words = self.settings["CTX_INIT"]
+        words = str(self.settings["CTX_INIT"])
         return words if n_own <= min(self.MOST_WORDS, len(words.split())) else \
             " ".join(["X"] * n_own)
 
@@ -47,10 +47,10 @@ class PlainBoosted(PlainMethod):
         prefix = f"{self.prefix(own)} {' '.join(['X'] * len(first))}"
         ids = padded([f"{prefix} {name}." for name in self.names])
 
-        def both(layer, x, tokens, boosting):
+        def both(layer: int, x: Tensor, tokens: Tensor | None, boosting: Tensor | None) -> Tensor:
             return placed(placed(x, 1, tokens), 1 + own + self.gap(layer, own), boosting)
 
-        def enter(layer, x):
+        def enter(layer: int, x: Tensor) -> Tensor:
             if layer == 1:
                 return x
             return both(layer, x, self.deep("text", layer), self.boosting("text", layer))
@@ -64,7 +64,7 @@ class PlainBoosted(PlainMethod):
     def image(self, images: Tensor) -> Tensor:
         first, own = self.tensors["image_encoder.VPT_FIRST"], self.first_vision()
 
-        def enter(layer, x):
+        def enter(layer: int, x: Tensor) -> Tensor:
             if layer == 1:
                 return x
             x = placed(x, x.shape[1] - len(own), self.deep("image", layer))
@@ -78,7 +78,7 @@ class PlainBoosted(PlainMethod):
 class PlainCasPL(PlainBoosted):
     """The boosting phase. `teacher`, an open_clip model, is set from outside."""
 
-    teacher: nn.Module
+    teacher: OpenCLIP
 
     @torch.no_grad()
     def teacher_text(self) -> Tensor:
@@ -88,14 +88,14 @@ class PlainCasPL(PlainBoosted):
         first = self.tensors["prompt_learner_teacher.ctx"]
         ids = padded([f"{self.prefix(len(first))} {name}." for name in self.names])
 
-        def enter(layer, x):
+        def enter(layer: int, x: Tensor) -> Tensor:
             return placed(x, 1, self.boosting("text", layer)) if layer > 1 else x
 
         x = placed(self.embed(ids), 1, first) + self.positions
         return unit(self.text_tower(x, ids.argmax(1), enter))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        temperature = self.settings["TEMPERATURE"]
+        temperature = float(self.settings["TEMPERATURE"])
         with torch.no_grad():
             f = unit(self.teacher.encode_image(images))
             target = self.scale * f @ self.teacher_text().t()

@@ -1,7 +1,7 @@
 """A learned context before the class name: CoOp, KgCoOp, SAR on CoOp, TCP, CoCoOp."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nerp.clip.tokenizer import encode
 from nerp.trainers.sar import draw
-from plain_methods.plain import PlainMethod, padded, unit
+from plain_methods.plain import PlainMethod, Settings, padded, unit
 
 
 class PlainCoOp(PlainMethod):
@@ -50,10 +50,12 @@ class PlainKgCoOp(PlainCoOp):
         t = self.text()
         pull = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
         logits = self.scale * self.image(images) @ t.t()
-        return F.cross_entropy(logits, labels) + self.settings.get("W", 8.0) * pull
+        return F.cross_entropy(logits, labels) + float(self.settings.get("W", 8.0)) * pull
 
 
-def plain_alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
+def plain_alignment(
+    learned: Tensor, frozen: Tensor, indices: Tensor, scale: Tensor | float
+) -> Tensor:
     """SAR's term, row by row."""
     learned, frozen = unit(learned), unit(frozen)
     rows = []
@@ -69,7 +71,7 @@ class PlainCoOpSAR(PlainCoOp):
     `frozen_all` (T* of trained and novel names) and `generator` are set from outside."""
 
     novel: Sequence[str] = ()
-    sar: Mapping[str, object]
+    sar: Settings
     frozen_all: Tensor
     generator: torch.Generator
 
@@ -80,7 +82,7 @@ class PlainCoOpSAR(PlainCoOp):
         logits = self.scale * self.image(images) @ t[: len(self.names)].t()
         indices = draw(len(t), self.sar["SAMPLES"], self.generator)
         term = plain_alignment(t, self.frozen_all, indices, self.scale)
-        return F.cross_entropy(logits, labels) + self.sar["WEIGHT"] * term
+        return F.cross_entropy(logits, labels) + float(self.sar["WEIGHT"]) * term
 
 
 class PlainTCP(PlainKgCoOp):
@@ -93,7 +95,7 @@ class PlainTCP(PlainKgCoOp):
         h = F.linear(h, t["meta_net.linear2.weight"], t["meta_net.linear2.bias"])
         own = h.view(len(self.names), 4, -1)
 
-        def enter(layer, x):
+        def enter(layer: int, x: Tensor) -> Tensor:
             if layer != self.settings["CLASS_LAYER"]:
                 return x
             return torch.cat([x[:, :1], own.to(x.dtype), x[:, 5:]], 1)

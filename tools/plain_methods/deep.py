@@ -22,14 +22,14 @@ class PlainOverWords(PlainMethod):
     def text(self) -> Tensor:
         ctx = self.tensors["prompt_learner.ctx"]
         n_ctx = len(ctx)
-        words = self.settings["CTX_INIT"]
+        words = str(self.settings["CTX_INIT"])
         prefix = words if len(words.split()) >= n_ctx else " ".join(["X"] * n_ctx)
         ids = padded([f"{prefix} {name}." for name in self.names])
         x = self.embed(ids)
         many = ctx.expand(len(x), -1, -1)
         x = torch.cat([x[:, :1], many, x[:, 1 + n_ctx :]], 1) + self.positions
 
-        def enter(layer, x):
+        def enter(layer: int, x: Tensor) -> Tensor:
             tokens = self.deep("text", layer)
             if tokens is None:
                 return x
@@ -65,8 +65,8 @@ class PlainBiomedCoOp(PlainOverWords):
         drift = ((t - unit(self.sentences.mean(1))) ** 2).mean()
         return (
             F.cross_entropy(logits, labels)
-            + self.settings["SCCM_LAMBDA"] * drift
-            + self.settings["KDSP_LAMBDA"] * kl
+            + float(self.settings["SCCM_LAMBDA"]) * drift
+            + float(self.settings["KDSP_LAMBDA"]) * kl
         )
 
 
@@ -78,7 +78,7 @@ class PlainDeep(PlainOverWords, ABC):
         """The tokens [K, W_v] of layer 1."""
 
     def image(self, images: Tensor) -> Tensor:
-        def enter(layer, x):
+        def enter(layer: int, x: Tensor) -> Tensor:
             tokens = self.deep("image", layer)
             if tokens is None:
                 return x
@@ -99,11 +99,11 @@ class PlainPromptSRC(PlainDeep):
 
     @torch.no_grad()
     def frozen_text(self) -> Tensor:
-        sums = sum(
+        features = [
             self.frozen.encode_text(padded([t.format(n) for n in self.names]).to(self.device))
             for t in ENSEMBLE_60
-        )
-        return unit(sums / len(ENSEMBLE_60))
+        ]
+        return unit(sum(features[1:], features[0]) / len(ENSEMBLE_60))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         t, f = self.text(), self.image(images)
@@ -115,8 +115,8 @@ class PlainPromptSRC(PlainDeep):
         )
         return (
             F.cross_entropy(logits, labels)
-            + self.settings["TEXT_LOSS_WEIGHT"] * (t - t_frozen).abs().mean()
-            + self.settings["IMAGE_LOSS_WEIGHT"] * (f - f_frozen).abs().mean()
+            + float(self.settings["TEXT_LOSS_WEIGHT"]) * (t - t_frozen).abs().mean()
+            + float(self.settings["IMAGE_LOSS_WEIGHT"]) * (f - f_frozen).abs().mean()
             + kl / logits.numel()
         )
 
@@ -185,11 +185,17 @@ class PlainRESTORE(PlainMaPLe):
         if not depth:
             return entropy
         norms = torch.stack([
-            torch.stack([torch.linalg.norm(p.t() @ p)
-                         for p in (self.deep(tower, layer) for layer in range(2, 2 + depth))])
+            torch.stack([self.norm(tower, layer) for layer in range(2, 2 + depth)])
             for tower in ("text", "image")
         ])
         if self.first_norms is None:
             self.first_norms = norms.detach()
-        text, image = norms / self.first_norms
-        return entropy + self.settings["FS_LOSS_R"] * ((text - image) ** 2).sum()
+        pace = norms / self.first_norms
+        apart = ((pace[0] - pace[1]) ** 2).sum()
+        return entropy + float(self.settings["FS_LOSS_R"]) * apart
+
+    def norm(self, tower: str, layer: int) -> Tensor:
+        prompts = self.deep(tower, layer)
+        assert prompts is not None  # up to the depth there are some
+        length: Tensor = torch.linalg.norm(prompts.t() @ prompts)
+        return length

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nerp.clip.templates import ENSEMBLE_60
-from plain_methods.plain import PlainMethod, padded, unit
+from plain_methods.plain import Enter, PlainMethod, padded, unit
 
 
 class PlainInserted(PlainMethod, ABC):
@@ -17,10 +17,9 @@ class PlainInserted(PlainMethod, ABC):
 
     layers_key = "REP_LAYERS"
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def prepare(self) -> None:
         self.scale = 100.0
-        self.layers = list(self.settings[self.layers_key])
+        self.layers: list[int] = list(self.settings[self.layers_key])
 
     @abstractmethod
     def tokens_of(self, kind: str, i: int) -> Tensor:
@@ -35,8 +34,8 @@ class PlainInserted(PlainMethod, ABC):
     def projection(self) -> Tensor:
         """[W_v, D] of the second feature."""
 
-    def enter(self, kind: str):
-        def run(layer, x):
+    def enter(self, kind: str) -> Enter:
+        def run(layer: int, x: Tensor) -> Tensor:
             if layer not in self.layers:
                 return x
             i = self.layers.index(layer)
@@ -58,7 +57,7 @@ class PlainInserted(PlainMethod, ABC):
         """f and the second feature."""
         x = self.image_tower(images, self.enter("v"))
         count = len(self.tokens_of("v", 0))
-        second = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
+        second: Tensor = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
         return unit(self.image_head(x)), unit(second @ self.projection)
 
     def drift(self, images: Tensor, f: Tensor, t: Tensor) -> Tensor:
@@ -83,12 +82,12 @@ class PlainMMRL(PlainInserted):
     def logits(self, images: Tensor) -> Tensor:
         t = self.text()
         z, z_rep = (self.scale * f @ t.t() for f in self.images(images))
-        alpha = self.settings["ALPHA"]
+        alpha = float(self.settings["ALPHA"])
         return alpha * z + (1 - alpha) * z_rep if self.seen else z
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         t, (f, f_rep) = self.text(), self.images(images)
-        alpha, weight = self.settings["ALPHA"], self.settings["REG_WEIGHT"]
+        alpha, weight = float(self.settings["ALPHA"]), float(self.settings["REG_WEIGHT"])
         entropy, entropy_rep = (
             F.cross_entropy(self.scale * x @ t.t(), labels) for x in (f, f_rep)
         )
@@ -105,7 +104,7 @@ class PlainMMRLpp(PlainMMRL):
         return F.linear(tokens, weight, t[f"{base}.srra.{i}.bias"])
 
     def over(self, tokens: Tensor, there: Tensor) -> Tensor:
-        beta = self.settings["BETA"]
+        beta = float(self.settings["BETA"])
         return beta * tokens + (1 - beta) * there
 
     @property
@@ -137,17 +136,20 @@ class PlainANPrompt(PlainInserted):
             json.loads(Path(file).read_text()) if (file := self.settings[f"{kind}_TEXTS"]) else None
             for kind in ("MAIN", "NOISE")
         )
-        main = [main[n] for n in self.names] if main else [[prompt] for prompt in self.prompts]
-        noise = [noise[n] if noise else [t.format(n) for t in ENSEMBLE_60] for n in self.names]
+        mains: list[list[str]] = [main[n] for n in self.names] if main else \
+            [[prompt] for prompt in self.prompts]
+        noises: list[list[str]] = [
+            noise[n] if noise else [t.format(n) for t in ENSEMBLE_60] for n in self.names
+        ]
         drawn = map(int, self.tensors["prompt_learner.drawn"])
         f_m, f_n = (
             unit(self.frozen.encode_text(padded([t[i % len(t)] for t in texts]).to(self.device)))
-            for i, texts in zip(drawn, (main, noise), strict=True)
+            for i, texts in zip(drawn, (mains, noises), strict=True)
         )
         return unit(f_m + self.settings["ALPHA"] * f_n)
 
     def logits(self, images: Tensor) -> Tensor:
-        f, theta = self.images(images)[0], self.settings["THETA"]
+        f, theta = self.images(images)[0], float(self.settings["THETA"])
         return self.scale * (theta * f @ self.text().t() + (1 - theta) * f @ self.weak_text().t())
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -157,5 +159,5 @@ class PlainANPrompt(PlainInserted):
         p, q = weak.log_softmax(1), aligned.log_softmax(1)
         gamma = 1 / (robust.std() * robust.numel() + 1e-6)
         divergence = (p.exp() * (p - q)).sum()
-        drift = self.settings["SIM_WEIGHT"] * self.drift(images, f, t)
+        drift = float(self.settings["SIM_WEIGHT"]) * self.drift(images, f, t)
         return F.cross_entropy(aligned, labels) + drift + gamma * divergence

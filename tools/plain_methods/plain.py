@@ -1,6 +1,7 @@
 """What every plain method has: CLIP's two towers at full length, and zero-shot CLIP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ def padded(texts: Sequence[str]) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """x / |x| over the last axis."""
-    return x / x.norm(dim=-1, keepdim=True)
+    norms: Tensor = x.norm(dim=-1, keepdim=True)
+    return x / norms
 
 
 def causal_mask(length: int, like: Tensor) -> Tensor:
@@ -26,18 +28,65 @@ def causal_mask(length: int, like: Tensor) -> Tensor:
     return mask.triu(1)
 
 
+# What becomes of a layer's input, and what is added to its output; layers from 1.
+Enter = Callable[[int, Tensor], Tensor]
+Branch = Callable[[int, Tensor], Tensor | float]
+Settings = Mapping[str, Any]  # the configuration's values, each of its key's type
+
+
+class Block(Protocol):
+    """What is used of a block of open_clip's."""
+
+    attn: nn.MultiheadAttention
+    ln_1: nn.LayerNorm
+    ln_2: nn.LayerNorm
+    mlp: nn.Sequential
+
+    def __call__(self, x: Tensor, *, attn_mask: Tensor | None) -> Tensor: ...
+
+
+class Transformer(Protocol):
+    resblocks: Sequence[Block]
+
+
+class Visual(Protocol):
+    conv1: nn.Conv2d
+    class_embedding: Tensor
+    positional_embedding: Tensor
+    ln_pre: nn.LayerNorm
+    transformer: Transformer
+    ln_post: nn.LayerNorm
+    proj: Tensor
+
+
+class OpenCLIP(Protocol):
+    """What is used of a model of open_clip's."""
+
+    token_embedding: nn.Embedding
+    positional_embedding: Tensor
+    transformer: Transformer
+    ln_final: nn.LayerNorm
+    text_projection: Tensor
+    visual: Visual
+    logit_scale: Tensor
+
+    def encode_text(self, text: Tensor) -> Tensor: ...
+    def encode_image(self, image: Tensor) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
 class PlainMethod:
     """Zero-shot CLIP; the methods below override what they change."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: OpenCLIP,
         names: Sequence[str],
         template: str,
         tensors: Mapping[str, Tensor],
-        settings: Mapping[str, object],
+        settings: Settings,
         seen: bool = True,
-        frozen: nn.Module | None = None,
+        frozen: OpenCLIP | None = None,
     ):
         """frozen: the CLIP that is computed beside the tuned one, where there is a copy for it."""
         self.model = model
@@ -48,29 +97,38 @@ class PlainMethod:
         self.settings = settings
         self.seen = seen
         self.device = next(model.parameters()).device
-        self.scale = model.logit_scale.exp()
+        self.scale: Tensor | float = model.logit_scale.exp()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What a method sets beside this."""
 
     # The two towers at full length.
 
     def run_block(
-        self, kind: str, layer: int, block: nn.Module, x: Tensor, mask: Tensor | None
+        self, kind: str, layer: int, block: Block, x: Tensor, mask: Tensor | None
     ) -> Tensor:
         """A block of the "text" or the "vision" tower, layers from 1."""
         return block(x, attn_mask=mask)
 
-    def text_tower(self, x: Tensor, eot: Tensor, enter=None, branch=None) -> Tensor:
+    def text_tower(
+        self, x: Tensor, eot: Tensor, enter: Enter | None = None, branch: Branch | None = None
+    ) -> Tensor:
         """Features [C, D] of embeddings [C, L, W] that already hold their positions."""
         for layer, block in enumerate(self.model.transformer.resblocks, 1):
             x = enter(layer, x) if enter else x
             y = self.run_block("text", layer, block, x, causal_mask(x.shape[1], x))
             x = y + branch(layer, block.ln_1(x)) if branch else y
-        x = self.model.ln_final(x)[torch.arange(len(x), device=x.device), eot]
-        return x @ self.model.text_projection
+        last: Tensor = self.model.ln_final(x)[torch.arange(len(x), device=x.device), eot]
+        return last @ self.model.text_projection
 
-    def image_tower(self, images: Tensor, enter=None, branch=None, extra=None) -> Tensor:
+    def image_tower(
+        self, images: Tensor, enter: Enter | None = None, branch: Branch | None = None,
+        extra: Tensor | None = None,
+    ) -> Tensor:
         """All tokens [B, N, W] after the last block; `extra` [K, W] goes to the end first."""
         visual = self.model.visual
-        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x: Tensor = visual.conv1(images).flatten(2).transpose(1, 2)
         token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([token, x], 1) + visual.positional_embedding.to(x.dtype)
         if extra is not None:
@@ -84,10 +142,12 @@ class PlainMethod:
 
     def image_head(self, x: Tensor) -> Tensor:
         """Features [B, D] of the class token, not normalised."""
-        return self.model.visual.ln_post(x[:, 0]) @ self.model.visual.proj
+        normed: Tensor = self.model.visual.ln_post(x[:, 0])
+        return normed @ self.model.visual.proj
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.token_embedding(ids.to(self.device))
+        embedded: Tensor = self.model.token_embedding(ids.to(self.device))
+        return embedded
 
     @property
     def positions(self) -> Tensor:
