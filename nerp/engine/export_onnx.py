@@ -61,6 +61,7 @@ def graph(model: Model, factor: float, bias: Tensor) -> bytes:
             )
         finally:
             logging.disable(logging.NOTSET)
+    assert program is not None  # as it is where dynamo exports
     proto = program.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = "classnames", json.dumps(model.classes)

@@ -23,8 +23,9 @@ def run(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    book = run(nbformat.read(NOTEBOOK, as_version=4), NOTEBOOK.parent)
-    nbformat.write(book, NOTEBOOK)
+    book = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]  # untyped there
+    run(book, NOTEBOOK.parent)
+    nbformat.write(book, NOTEBOOK)  # type: ignore[no-untyped-call]  # as above
 
 
 if __name__ == "__main__":
