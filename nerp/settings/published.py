@@ -24,29 +24,52 @@ class Reader(Protocol):
     def published_values(cls, key: str, value: object) -> dict[str, object]: ...
 
 
-# Dassl's keys without a choice here: the values that ask for what is done anyway, as text.
+# Dassl's keys without a choice here: the values that ask for what is done anyway, as text without
+# spaces. Of what nothing here has (a second loader, other transforms and methods) the defaults.
+_NOTHING = ("()", "[]")
 _SETTLED: dict[str, Collection[str]] = {
+    "VERSION": ("1",),
+    "VERBOSE": ("True", "False"),
+    "RESUME": ("",),
     "TRAIN.COUNT_ITER": ("train_x",),
+    "DATALOADER.RETURN_IMG0": ("False",),
     "DATALOADER.TRAIN_X.SAMPLER": ("RandomSampler",),
+    "DATALOADER.TRAIN_X.N_DOMAIN": ("0",),
+    "DATALOADER.TRAIN_X.N_INS": ("16",),
+    "DATALOADER.TRAIN_U.SAME_AS_X": ("True",),
+    "DATALOADER.TRAIN_U.SAMPLER": ("RandomSampler",),
+    "DATALOADER.TRAIN_U.BATCH_SIZE": ("32",),
+    "DATALOADER.TRAIN_U.N_DOMAIN": ("0",),
+    "DATALOADER.TRAIN_U.N_INS": ("16",),
     "DATALOADER.TEST.SAMPLER": ("SequentialSampler",),
     "TEST.EVALUATOR": ("Classification",),
     "TEST.COMPUTE_CMAT": ("False",),
     "TEST.PER_CLASS_RESULT": ("False",),
-    "VERBOSE": ("True", "False"),
     "OPTIM.STAGED_LR": ("False",),
+    "OPTIM.NEW_LAYERS": _NOTHING,
+    "OPTIM.BASE_LR_MULT": ("0.1",),
+    "OPTIM.STEPSIZE": ("(-1,)", "[-1]"),
+    "OPTIM.GAMMA": ("0.1",),
+    "OPTIM.RMSPROP_ALPHA": ("0.99",),
     "OPTIM.SGD_DAMPNING": ("0", "0.0"),
     "OPTIM.SGD_NESTEROV": ("False",),
     "OPTIM.WARMUP_RECOUNT": ("True",),
     "OPTIM.WARMUP_MIN_LR": ("1e-05", "1e-5"),
     "INPUT.NO_TRANSFORM": ("False",),
+    "INPUT.CROP_PADDING": ("4",),
     "MODEL.INIT_WEIGHTS": ("",),
     "MODEL.BACKBONE.PRETRAINED": ("True",),
     "MODEL.HEAD.NAME": ("",),
-    "RESUME": ("",),
+    "MODEL.HEAD.ACTIVATION": ("relu",),
+    "MODEL.HEAD.BN": ("True",),
+    "MODEL.HEAD.DROPOUT": ("0.0",),
+    "MODEL.HEAD.HIDDEN_LAYERS": _NOTHING,
     # No validation split is drawn from the training images where a split file holds one.
     "DATASET.VAL_PERCENT": ("0.1",),
-    "DATASET.SOURCE_DOMAINS": ("()", "[]"),
-    "DATASET.TARGET_DOMAINS": ("()", "[]"),
+    "DATASET.SOURCE_DOMAINS": _NOTHING,
+    "DATASET.TARGET_DOMAINS": _NOTHING,
+    "DATASET.NUM_LABELED": ("-1",),
+    "DATASET.ALL_AS_UNLABELED": ("False",),
 }
 
 
@@ -55,7 +78,7 @@ def is_settled(name: str, value: object, source: object) -> bool:
     `source`, where it asks for something else than what is done."""
     if name not in _SETTLED:
         return False
-    if str(value) not in _SETTLED[name]:
+    if str(value).replace(" ", "") not in _SETTLED[name]:
         does = f"here it is always {' or '.join(map(brief, _SETTLED[name]))}"
         raise NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE.get(name, does)}")
     return True

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_eurosat
+from conftest import golden_config, write_eurosat
 
 from nerp.base.errors import NerpError
+from nerp.base.log import RunLog
 from nerp.base.own_code import own_code
 from nerp.data.benchmark import Item
 from nerp.data.digests import images_digest
 from nerp.engine import tested as module
+from nerp.engine.cache import method_inputs
 from nerp.engine.record_file import check_owner, run_digest
 from nerp.experiments.plan import Selection, plan
 from nerp.files.digest import read_digested
@@ -162,6 +164,27 @@ def test_a_sweep_knows_the_files_that_a_configuration_names(tmp_path):
     (run, *_) = plan(Selection("B2N", ("ANPrompt",), ("eurosat",), (1,), (4,),
                                config=(str(config),)))
     assert {config, texts, folder / "EuroSAT.json"} <= {*run.inputs}
+
+
+def test_sentences_edited_in_place_are_other_inputs_of_the_method(tmp_path):
+    texts, folder = tmp_path / "texts.json", tmp_path / "folder"
+    folder.mkdir()
+    cfg = golden_config()
+    cfg.TRAINER.NAME, cfg.DATASET.NAME = "ANPrompt", "EuroSAT"
+    cfg.TRAINER.ANPROMPT.update({"MAIN_TEXTS": str(texts), "NOISE_TEXTS": str(folder)})
+    found = []
+    for said in ("one", "two"):  # of one length
+        texts.write_text(said)
+        (folder / "EuroSAT.json").write_text(said)
+        found.append(method_inputs(cfg))
+    names = {"MAIN_TEXTS", "NOISE_TEXTS"}
+    assert all(found[0][name] != found[1][name] for name in names)
+
+
+def test_a_clock_set_back_gives_no_negative_seconds(monkeypatch):
+    with RunLog() as log:
+        monkeypatch.setattr(time, "time", lambda: log.start - 3600)
+        assert 0 <= log.seconds() < 3600
 
 
 def test_a_module_that_exits_is_a_line(tmp_path, nerp):

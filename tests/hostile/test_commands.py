@@ -337,6 +337,19 @@ def test_what_nobody_foresaw_is_a_line_that_names_the_last_file(monkeypatch, ner
         nerp("table", run, "--debug")
 
 
+@pytest.mark.parametrize("error", [
+    MemoryError("Unable to allocate 9 GiB"), RuntimeError("not enough memory: you tried"),
+])
+def test_memory_that_runs_out_is_no_files_fault(error, monkeypatch, nerp, run):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("nerp.results.tables.build_tables", fail)
+    status, _, said = nerp("table", run)
+    assert status == 1 and is_one_line(said)
+    assert "out of memory" in said and "BATCH_SIZE" in said and "result.json" not in said
+
+
 @pytest.mark.parametrize("name", ["x|y", "<script>", "=1+1", "@x", "+x", r"\input{/etc/passwd}",
                                   "$x$", "a_b", "`x`", "[x](y)", "&amp;", "~^%#{}"])
 def test_tables_escape_what_is_special_to_them(name, run, nerp):

@@ -225,6 +225,16 @@ def test_one_number_that_is_not_finite_names_its_tensor(value, weights, tmp_path
         load_model(tmp_path / "clip.pt")
 
 
+@pytest.mark.parametrize("name, rows, said", [
+    ("token_embedding.weight", 100, "100 token embeddings, for texts of 77 tokens"),
+    ("positional_embedding", 20, "49,408 token embeddings, for texts of 20 tokens"),
+])
+def test_a_backbone_that_knows_too_few_tokens_is_refused(name, rows, said, weights, tmp_path):
+    torch.save(weights | {name: weights[name][:rows].clone()}, tmp_path / "clip.pt")
+    with pytest.raises(NerpError, match=f"clip.pt: {said}; CLIP's tokenizer needs"):
+        load_model(tmp_path / "clip.pt")
+
+
 def test_rows_of_a_safetensors_backbone_that_do_not_exist(weights, tmp_path):
     from safetensors.torch import save_file
 
