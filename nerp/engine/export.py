@@ -113,11 +113,11 @@ def finishing(model: Model) -> tuple[float, Tensor]:
             raise NerpError(f"NERP.RULE {rule.name}: what it does depends on the image, and an "
                             "export holds one bias per class: NERP.RULE shift, with NERP.SCOPE all")
         bias = bias - class_bias(values(nerp.priors), rule.strengths).float().cpu()
-    if calibrator and not isinstance(calibrator, Temperature):
+    if isinstance(calibrator, Temperature):
+        factor = 1 / calibrator.value
+    elif calibrator:
         raise NerpError(f"TEST.CALIBRATION {calibrator.name}: what it does depends on the image, "
                         "and an export holds one factor: TEST.CALIBRATION temperature")
-    if calibrator:
-        factor = 1 / calibrator.value
     return factor, factor * bias
 
 
@@ -129,7 +129,7 @@ def _class_weights(model: Model, linear: Linear) -> dict[str, bytes]:
     }
     about = {"format": "pt", "classnames": json.dumps(model.classes), **_origin(model)}
     arrays = io.BytesIO()
-    np.savez(arrays, classnames=np.array(model.classes),
+    np.savez(arrays, allow_pickle=False, classnames=np.array(model.classes),
              **{name: tensor.numpy() for name, tensor in tensors.items()})
     return {WEIGHTS_FILE: save(tensors, about), ARRAYS_FILE: arrays.getvalue()}
 
