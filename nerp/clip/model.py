@@ -121,12 +121,22 @@ class Clip:
         return self._tokenizer or clip_tokenizer()
 
     @property
+    def activation(self) -> str:
+        """QuickGELU or GELU, of CLIP's own text encoder."""
+        return type(self.model.transformer.resblocks[0].mlp.gelu).__name__
+
+    @property
+    def patch(self) -> int:
+        """Pixels a side of a patch, of CLIP's vision transformer."""
+        return int(self.image.visual.conv1.kernel_size[0])
+
+    @property
     def description(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
         width = f"D = {self.embed_dim}"
         if self.text.depth:
-            kind = type(self.model.transformer.resblocks[0].mlp.gelu).__name__
-            what = f"{self.image.depth or 'ResNet'}/{self.text.depth} layers, {width}, {kind}"
+            layers = f"{self.image.depth or 'ResNet'}/{self.text.depth} layers"
+            what = f"{layers}, {width}, {self.activation}"
         else:
             what = f"{self.image.kind} and {self.text.kind}, {width}"
         return (f"backbone {self.name}: {count / 1e6:.1f} M parameters, {self.size} pixels, "
@@ -165,15 +175,17 @@ class Clip:
     def image_output(self, images: Tensor) -> Tensor:
         """`image_features` as the image encoder gives them: of any length."""
         with self.autocast():
+            if torch.compiler.is_compiling():  # one graph for any number of images
+                return self.image.features(self.image_state(images)).float()
             parts = images.split(self._images_at_once(images))
             return torch.cat([self.image.features(self.image_state(x)) for x in parts]).float()
 
     def _images_at_once(self, images: Tensor) -> int:
         """As many as are encoded together: on a CPU those whose widest activations its cache holds,
         which takes a sixth off a large batch."""
-        if self.device.type != "cpu" or not self.image.depth or torch.compiler.is_compiling():
-            return max(1, images.shape[0])
-        patches = (self.size // self.image.visual.conv1.kernel_size[0]) ** 2
+        if self.device.type != "cpu" or not self.image.depth:
+            return max(1, len(images))
+        patches = (self.size // self.patch) ** 2
         widest = 4 * self.image.width * patches * 4  # bytes an image: an MLP's, in float32
         return max(1, _CACHE // widest)
 

@@ -129,9 +129,8 @@ def _class_weights(model: Model, linear: Linear) -> dict[str, bytes]:
     }
     about = {"format": "pt", "classnames": json.dumps(model.classes), **_origin(model)}
     arrays = io.BytesIO()
-    kept = {"classnames": np.array(model.classes),
-            **{name: tensor.numpy() for name, tensor in tensors.items()}}
-    np.savez(arrays, **kept)  # type: ignore[arg-type]  # none is called allow_pickle
+    np.savez(arrays, allow_pickle=False, classnames=np.array(model.classes),
+             **{name: tensor.numpy() for name, tensor in tensors.items()})
     return {WEIGHTS_FILE: save(tensors, about), ARRAYS_FILE: arrays.getvalue()}
 
 

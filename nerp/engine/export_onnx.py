@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nerp.base.errors import NerpError
 from nerp.engine.export_page import OPSET
 from nerp.engine.model import Model
+from nerp.files.opening import reason
 
 _TOLERANCE = 1e-3  # logits; beyond it the graph is not the model
 _CHECKED = 3  # images that both are compared on, another number than it was traced with
@@ -48,7 +49,7 @@ def graph(model: Model, factor: float, bias: Tensor) -> bytes:
     except ImportError as error:
         raise NerpError(f"--onnx needs the package {error.name}: pip install 'nerp[onnx]'"
                         ) from None
-    size, module = model.trainer.clip.size, _Graph(model, factor, bias).eval()
+    size, module = int(model.trainer.clip.size), _Graph(model, factor, bias).eval()
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,7 +69,11 @@ def graph(model: Model, factor: float, bias: Tensor) -> bytes:
     content: bytes = proto.SerializeToString()
     images = torch.randn(_CHECKED, 3, size, size, generator=torch.Generator().manual_seed(1))
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"images": images.numpy()})
+    try:
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+    except Exception as error:  # onnxruntime's own: the number of images is a constant in it
+        raise NerpError(f"the graph is not for any number of images ({reason(error)}): nothing is "
+                        "written") from None
     off = float(np.abs(found - module(images).numpy()).max())
     if not off <= _TOLERANCE:
         raise NerpError(f"the graph's logits are off by {off:.2g}, more than {_TOLERANCE:g}: "
