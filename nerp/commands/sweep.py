@@ -36,6 +36,10 @@ def add_arguments(parser):
     parser.add_argument("--seeds", **several, type=_numbers, metavar="N", help="such as 1,2,3")
     parser.add_argument("--shots", **several, type=_numbers, metavar="N",
                         help="such as 1,2,4,8,16")
+    parser.add_argument("--backbones", **several, type=name, metavar="NAME",
+                        help="everything on each, such as ViT-B/16,ViT-B/32 (see `nerp "
+                             "backbones`); the configuration is that of the backbone where one "
+                             "ships")
     parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
@@ -49,6 +53,9 @@ def add_arguments(parser):
     add_old_name(parser, "--output", "output")
     parser.add_argument("--options", **several, metavar="KEY VALUE",
                         help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
+    parser.add_argument("--save-logits", action="store_true", default=None,
+                        help="each test leaves predictions.npz, which nerp explain and nerp "
+                             "sweep-nerp read")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
                        help="a run on each of these (default: on whatever there is)")
@@ -101,7 +108,7 @@ def _selection(args, looking):
     from itertools import takewhile
 
     from nerp.base.errors import NerpError
-    from nerp.experiments.plan import Selection, parse, read_selection
+    from nerp.experiments.selection import Selection, parse, read_selection
 
     files = list(takewhile(lambda word: not begins_pair(word), args.what))
     if pairs := args.what[len(files):]:

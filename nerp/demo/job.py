@@ -90,7 +90,9 @@ class Demo:
             seen = f"trained, too, with {record.also_seen}" if record.also_seen else ""
             if said := "; ".join(filter(None, (record.substitute, seen))):
                 self.remarks[plain_name(record.trainer)] = said
-        grid, dataset = Grid(records, self.settings.seeds, by_config=False), records[0].dataset
+        grid, dataset = Grid(
+            records, self.settings.seeds, {r.dataset for r in records}, by_config=False
+        ), records[0].dataset
         rows = []
         for trainer in grid.rows:
             base, novel = (grid.series(trainer, dataset, part) for part in (BASE, NOVEL))
