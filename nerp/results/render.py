@@ -130,11 +130,11 @@ def indented(row: Row, indent: str, label: str = "") -> str:
 
 
 def rows_of_block(table: Table, columns: list[Column]) -> Iterator[tuple[Row, bool]]:
-    """The rows that have something to say in some columns, the measured ones in any; and whether a
-    backbone begins with the row."""
+    """The rows that have a number in some columns, or lack one; and whether a backbone begins with
+    the row."""
     backbone = ""
     for row in table.rows:
-        if row.kind == "measured" or any(column in row.cells for column in columns):
+        if any(column in row.cells or is_missing(table, row, column) for column in columns):
             yield row, row.block != backbone
             backbone = row.block
 
