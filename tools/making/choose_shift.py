@@ -66,6 +66,7 @@ def main() -> None:
     collecting.add_argument("--world", type=int, required=True, help="the benchmarks' seed")
     collecting.add_argument("--backbone", required=True, help="one that ships, or a file")
     collecting.add_argument("--methods", nargs="+", default=METHODS)
+    collecting.add_argument("--benchmarks", nargs="+", default=list(WORLDS), choices=WORLDS)
     reporting = commands.add_parser("report", help="write the page")
     reporting.add_argument("page", type=Path)
     for command in (collecting, reporting):
@@ -86,7 +87,7 @@ def collect(args: argparse.Namespace) -> None:
     weights = SHIPPED.get(args.backbone, Path(args.backbone))
     record = weights.with_suffix(".json").read_text()
     write_text(root / Path(args.backbone).stem / "record.json", record)
-    for dataset in WORLDS:
+    for dataset in args.benchmarks:
         build(dataset, root / "data", seed=args.world)
         for method in args.methods:
             kept = root / Path(args.backbone).stem / dataset / f"{method}.npz"
@@ -138,8 +139,9 @@ def measure(tested: Tested) -> dict[str, npt.NDArray[Any]]:
     extra = {
         "features": encode_images(trainer.image_features, trainer.clip, tested.items,
                                   tested.bench.image_dir, tested.cfg),
-        "text": text, "shown_features": shown.features, "shown_labels": shown.labels,
-        "shown_logits": material.shown_logits(trainer),
+        "text": text, "scale": torch.tensor(trainer.scale),
+        "shown_features": shown.features, "shown_labels": shown.labels,
+        "shown_text": shown.text, "shown_logits": material.shown_logits(trainer),
         "frozen_shown_features": frozen.features, "frozen_shown_text": frozen.text,
         "frozen_scale": torch.tensor(trainer.clip.scale),
     }
@@ -200,7 +202,8 @@ class Model:
     """One model's kept arrays. `gain`: change of accuracy, in points, by a class bias [C].
 
     Attributes: spread: as `nerp.correction.correction.Run` has it. others: the match on the
-    training images of other classes.
+    training images of other classes. shown: features, labels and class texts of the training
+    images.
     """
 
     def __init__(self, file: Path):
@@ -210,15 +213,16 @@ class Model:
             self.logits, self.labels = torch.from_numpy(arrays["logits"]), arrays["labels"]
             self.slope = float(arrays["slope"])
             kept = {name: torch.from_numpy(arrays[name]) for name in (
-                "features", "text", "shown_features", "shown_labels", "shown_logits",
+                "features", "text", "shown_features", "shown_labels", "shown_text", "shown_logits",
                 "frozen_shown_features", "frozen_shown_text")}
-            scale = float(arrays["frozen_scale"])
+            self.scale, scale = float(arrays["scale"]), float(arrays["frozen_scale"])
             self.priors = {
                 name.removeprefix("prior/"): torch.from_numpy(arrays[name] - arrays[name].mean())
                 for name in arrays.files if name.startswith("prior/")
             }
         self.features, self.text = kept["features"], kept["text"]
         self.image_mean = kept["shown_features"].mean(0)
+        self.shown = kept["shown_features"], kept["shown_labels"], kept["shown_text"]
         self.spread = float(kept["shown_logits"].std(dim=1, correction=0).mean())
         self.others = uniform_bias(kept["shown_logits"])
         self.frozen_slope = slope_between_halves(

@@ -1,27 +1,44 @@
 """Which correction when: NeRP's rules beside their peers, where the assumptions hold and where not.
 
-    python tools/making/choose_shift.py collect --world 311 --backbone tiny   # once for each
-    python tools/making/compare_corrections.py output/choice docs
+    python tools/making/choose_shift.py collect --world 313 --backbone tiny   # once for each
+    python tools/making/compare_corrections.py measure corrections --worlds 313 314
+    python tools/making/compare_corrections.py measure untaken --worlds 313 314
+    python tools/making/compare_corrections.py report docs --worlds 313 314
+    python tools/making/compare_corrections.py measure constants --worlds 311 312
+    python tools/making/compare_corrections.py choice docs --worlds 311 312
 
-Of every model that `collect` kept it tries each correction on all novel test images, on test sets
-whose classes follow Zipf's law, on few images, and in streams. Writes study/corrections.md and
-corrections.png and .svg into the folder that is named.
+`measure corrections` tries each correction on every model that `collect` kept: on all novel test
+images, on test sets whose classes follow Zipf's law, on few images, in streams. `measure constants`
+tries the shift's strengths and the anchored match's width and limit. What either finds is kept
+beside the model, and not measured again while it is there. `report` writes study/corrections.md,
+the figure corrections.png and .svg, and the section of nerp.md that says which correction when.
+`choice` writes the section of study/choice.md on what was chosen on other worlds than are reported.
 """
 
 import argparse
-import math
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, median
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` does
 
-import matplotlib
-import numpy as np
+import not_taken
 import torch
 from choose_shift import Model
-from matplotlib.figure import Figure
-from tabulate import tabulate
+from corrections_pages import (
+    FIRST,
+    GUARDED,
+    KNOWN_SHARES,
+    MATCH,
+    SHIFT,
+    STREAM,
+    Measures,
+    write_choice,
+    write_report,
+)
+from not_taken import Floats
 from torch import Tensor
 
 from nerp.base.paths import write_text
@@ -36,19 +53,18 @@ from nerp.correction import (
     transport,
     uniform_bias,
 )
+from nerp.correction.gap import between_halves
 from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD
 from nerp.correction.matching import guard
 from nerp.correction.references import GAP_STRENGTH
-from nerp.correction.running import in_order, ordered
-from nerp.results.plots import SETTINGS, STYLES, save_figure
+from nerp.correction.running import ordered, run
 
 EXPONENTS = (0.0, 0.5, 1.0, 2.0)
-SIZES = (20, 50, 200)
-FIRST = 50
-ALL = -1
+SIZES = (20, FIRST, 200)
+DRAWS = 5  # of few images, and orders of a stream
+WIDTHS = (0.06, 0.125, 0.25)
+LIMITS = (0.08, 0.12, 0.16, 0.24)
 
-# By an exponent or a number of images, of each model the gain of each correction.
-Gains = dict[float, list[dict[str, float]]]
 Predict = Callable[[Model, Tensor, Tensor], Tensor]  # a model, rows, its logits of them -> classes
 
 
@@ -57,18 +73,20 @@ def less(bias: Callable[[Model, Tensor], Tensor]) -> Predict:
     return lambda model, rows, z: (z - bias(model, z)).argmax(1)
 
 
-def running(kind: str) -> Predict:
-    def predict(model: Model, rows: Tensor, z: Tensor) -> Tensor:
-        width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
-        stream = Running(kind, z.shape[1], model.automatic(), width, limit)
-        return in_order(stream, z, 1).predictions
-
-    return predict
+def anchored(model: Model, z: Tensor, width: float = WIDTH_OF_SPREAD) -> Tensor:
+    return anchored_bias(z, model.automatic(), width * model.spread)
 
 
 def guarded(model: Model, z: Tensor) -> Tensor:
     width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
     return guard(z, model.automatic(), width, limit).bias
+
+
+def known_shares(model: Model, rows: Tensor, z: Tensor) -> Tensor:
+    """Match to the shares that the test labels have."""
+    counts = torch.from_numpy(model.labels)[rows].bincount(minlength=z.shape[1])
+    shares = counts.double().clamp(min=0.5)
+    return (z - uniform_bias(z, shares / shares.sum())).argmax(1)
 
 
 def dn(model: Model, rows: Tensor, z: Tensor) -> Tensor:
@@ -77,258 +95,217 @@ def dn(model: Model, rows: Tensor, z: Tensor) -> Tensor:
     ).argmax(1)
 
 
-# A name, what it has looked at, and what it does.
-CORRECTIONS: dict[str, tuple[str, Predict]] = {
-    "match": ("†", less(lambda m, z: uniform_bias(z))),
-    "anchored match": ("†", less(lambda m, z: anchored_bias(
-        z, m.automatic(), WIDTH_OF_SPREAD * m.spread))),
-    "guarded anchored match": ("†", less(guarded)),
-    "Sinkhorn, uniform": ("†", lambda m, rows, z: sinkhorn(z).argmax(1)),
-    "transport (OTTER), uniform": ("†", lambda m, rows, z: transport(z)),
-    "batch calibration": ("†", less(lambda m, z: batch_bias(z))),
-    "stationary bias (Frolic)": ("†", less(lambda m, z: stationary_bias(z))),
-    "guarded anchored match, stream": ("s", running("guarded")),
-    "shift, automatic": ("", less(lambda m, z: m.automatic())),
-    "DN 0.25": ("", dn),
-    "contextual, neutral prompt": ("", less(lambda m, z: contextual_bias(m.priors["text"][None]))),
-    "contextual, mean image": ("", less(lambda m, z: contextual_bias(m.priors["image"][None]))),
+STREAMS = {STREAM: "guarded", "batch calibration, stream": "batch"}
+CORRECTIONS: dict[str, Predict] = {
+    MATCH: less(lambda m, z: uniform_bias(z)),
+    KNOWN_SHARES: known_shares,
+    "anchored match": less(anchored),
+    GUARDED: less(guarded),
+    "Sinkhorn, uniform": lambda m, rows, z: sinkhorn(z).argmax(1),
+    "transport (OTTER), uniform": lambda m, rows, z: transport(z),
+    "batch calibration": less(lambda m, z: batch_bias(z)),
+    "stationary bias (Frolic)": less(lambda m, z: stationary_bias(z)),
+    SHIFT: less(lambda m, z: m.automatic()),
+    "DN 0.25": dn,
+    "contextual, neutral prompt": less(lambda m, z: contextual_bias(m.priors["text"][None])),
+    "contextual, mean image": less(lambda m, z: contextual_bias(m.priors["image"][None])),
+}
+# Of logits, features of images and of classes, and the scale.
+NOT_TAKEN: dict[str, Callable[[Floats, Floats, Floats, float], Floats]] = {
+    "TDA": lambda z, f, t, scale: not_taken.tda(z, f),
+    "BCA": lambda z, f, t, scale: not_taken.bca(f, t, scale),
+    "DOTA": lambda z, f, t, scale: not_taken.dota(z, f),
+    "OnZeta": lambda z, f, t, scale: not_taken.onzeta(z, f, t),
+    "TransCLIP": lambda z, f, t, scale: not_taken.transclip(z, f, t),
+    "StatA": lambda z, f, t, scale: not_taken.stata(z, f, t),
+    "InMaP": lambda z, f, t, scale: f @ not_taken.inmap(
+        sinkhorn(torch.from_numpy(z)).numpy(), f, t).T,
 }
 STRENGTHS_TRIED: dict[str, Callable[[Model], Tensor]] = {
     "before: (⅓ + slope) / 2 gap + 0.05 image": Model.earlier,
-    "1.25 times that, + 0.1 match on other classes":
-        lambda m: 1.25 * m.earlier() + 0.1 * m.others,
+    "1.25 × that + 0.1 matched": lambda m: 1.25 * m.earlier() + 0.1 * m.others,
     "(0.7 · ⅔ + 0.3 slope) gap + 0.075 image":
         lambda m: m.gap(2 / 3, 0.3) + 0.075 * m.priors["image"],
-    "the frozen model's slope averaged in":
+    "before, the frozen model's slope averaged in":
         lambda m: m.gap(GAP_STRENGTH, 0.5, frozen=True) + 0.05 * m.priors["image"],
-    "the second and the fourth together (automatic)": Model.automatic,
+    "automatic: 1.25 × the last + 0.1 matched": Model.automatic,
 }
-FIGURED = ("shift, automatic", "guarded anchored match", "match", "transport (OTTER), uniform",
-           "batch calibration", "guarded anchored match, stream")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what choose_shift.py collect kept")
-    parser.add_argument("output", type=Path, help="the folder docs")
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure", help="try what there is to try on every model")
+    measuring.add_argument("what", choices=MEASURES)
+    writing = [commands.add_parser("report", help="write the study and which correction when"),
+               commands.add_parser("choice", help="write how the constants were chosen")]
+    for command in writing:
+        command.add_argument("docs", type=Path, help="the folder of the pages")
+    for command in (measuring, *writing):
+        command.add_argument("--worlds", type=int, nargs="+", required=True)
+        command.add_argument("--folder", type=Path, default=Path("output/choice"),
+                             help="what choose_shift.py collect kept")
     args = parser.parse_args()
-    models = [Model(file) for file in sorted(args.folder.glob("world*/*/demo_*/*.npz"))]
-    if not models:
-        raise SystemExit(f"nothing has been collected below {args.folder}")
-    by_exponent: Gains = {e: [gains(m, unequal(m, e)) for m in models] for e in EXPONENTS}
-    by_size: Gains = {n: [gains(m, few(m, n)) for m in models] for n in SIZES}
-    alarms = {e: [guard_of(m, unequal(m, e)) for m in models] for e in EXPONENTS}
-    save_figure(figure(by_exponent, by_size), args.output, "corrections")
-    page = args.output / "study" / "corrections.md"
-    worlds = sorted({(m.backbone, m.world.removeprefix("world")) for m in models})
-    write_text(page, PAGE.format(
-        count=len(models),
-        worlds=", ".join(f"`{name}` on the world of seed {world}" for name, world in worlds),
-        accuracy=f"{np.mean([m.plain for m in models]):.1f}",
-        ceiling=f"{np.mean([m.ceiling() for m in models]):+.2f}",
-        balanced=balanced(by_exponent[0.0]),
-        exponents=table(by_exponent, "Zipf exponent"),
-        sizes=table({**by_size, ALL: by_exponent[0.0]}, "images"),
-        strengths=strength_table(models), limits=limit_table(models),
-        alarm=alarm_table(alarms), start=f"{first(by_size):+.2f}",
-    ))
-    print(page)
+    files = [file for world in args.worlds
+             for file in sorted(args.folder.glob(f"world{world}/*/demo_*/*.npz"))]
+    if not files:
+        raise SystemExit(f"nothing has been collected of these worlds below {args.folder}")
+    if args.command == "measure":
+        for file in files:
+            beside = _beside(file, args.what)
+            if not beside.is_file():
+                write_text(beside, json.dumps(MEASURES[args.what](Model(file)), indent=1))
+                print(beside, flush=True)
+    elif args.command == "report":
+        write_report(_kept(files, "corrections"), _kept(files, "untaken"), args.docs)
+    else:
+        write_choice(_kept(files, "constants"), args.docs)
 
 
-def unequal(model: Model, exponent: float) -> Tensor:
-    """The rows of a test set whose classes, in a drawn order, follow Zipf's law."""
+def _kept(files: list[Path], what: str) -> list[Measures]:
+    """What has been measured of these models."""
+    beside = (_beside(file, what) for file in files)
+    return [json.loads(file.read_text()) for file in beside if file.is_file()]
+
+
+def _beside(file: Path, what: str) -> Path:
+    return file.with_suffix(f".{what}.json")
+
+
+def corrections(model: Model) -> Measures:
+    """What each correction gains on a model's test sets, in points."""
+    sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
+    exponents = {exponent: gains(model, draws) for exponent, draws in sets.items()}
+    sizes = {f"{n}": gains(model, [few(model, n, draw) for draw in range(1, DRAWS + 1)])
+             for n in SIZES}
+    orders = {name: [streamed(model, kind, order) for order in range(1, DRAWS + 1)]
+              for name, kind in STREAMS.items()}
+    for name, found in orders.items():
+        for n in SIZES:
+            sizes[f"{n}"][name] = fmean(gains_of_first[f"{n}"] for gains_of_first in found)
+    all_images = {**exponents["0"], **{name: fmean(each["all"] for each in found)
+                                       for name, found in orders.items()}}
+    guards = {exponent: [guard(model.logits[rows], model.automatic(),
+                               WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread)
+                         for rows in draws] for exponent, draws in sets.items()}
+    return {
+        **_named(model), "accuracy": model.plain, "ceiling": model.ceiling(),
+        "exponents": exponents, "sizes": {**sizes, "all": all_images},
+        "orders": {name: [gains_of_first["all"] for gains_of_first in found]
+                   for name, found in orders.items()},
+        "strengths": {name: model.gain(bias(model)) for name, bias in STRENGTHS_TRIED.items()},
+        "distances": {e: median(each.distance for each in found) for e, found in guards.items()},
+        "kept": {e: fmean(each.uneven for each in found) for e, found in guards.items()},
+    }
+
+
+def untaken(model: Model) -> Measures:
+    """What each correction that is not taken over gains on all test images, in points."""
+    return {**_named(model),
+            "not taken": {name: plain_gain(model, scores) for name, scores in NOT_TAKEN.items()}}
+
+
+def constants(model: Model) -> Measures:
+    """What each setting that was chosen from gains on a model, and what the settings' units are of
+    it, in logits: how far an image's logits lie apart, how far the trained classes' biases lie
+    from what the gap predicts, and how far the bias of the test labels lies from the shift's."""
+    sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
+    sizes = {**{f"{n}": [few(model, n, draw) for draw in range(1, DRAWS + 1)] for n in SIZES},
+             "all": sets["0"]}
+    counts = torch.from_numpy(model.labels).bincount(minlength=model.logits.shape[1]).double()
+    labelled = uniform_bias(model.logits, counts / counts.sum())
+    halves = torch.cat([bias - model.slope * prior
+                        for prior, bias in between_halves(*model.shown, model.scale)])
+    return {
+        **_named(model),
+        "strengths": {name: model.gain(bias(model)) for name, bias in STRENGTHS_TRIED.items()},
+        "widths": {f"{width:g}": {n: fmean(widened(model, rows, width) for rows in draws)
+                                  for n, draws in sizes.items()} for width in WIDTHS},
+        "limits": {f"{limit:g}": {e: limited(model, draws, limit) for e, draws in sets.items()}
+                   for limit in LIMITS},
+        "spread": model.spread, "between halves": _root_mean_square(halves),
+        "off": _root_mean_square(labelled - model.automatic()),
+    }
+
+
+def _named(model: Model) -> Measures:
+    return {"world": model.world.removeprefix("world"), "backbone": model.backbone,
+            "dataset": model.dataset.removeprefix("demo_"), "method": model.method}
+
+
+def unequal(model: Model, exponent: float) -> list[Tensor]:
+    """The rows of test sets whose classes follow Zipf's law: in an order that was drawn once, and
+    in each that begins with another class of it."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.from_numpy(model.labels)
-    kept = []
-    for rank, c in enumerate(torch.randperm(model.logits.shape[1], generator=generator).tolist()):
-        (mine,) = (labels == c).nonzero(as_tuple=True)
-        mine = mine[torch.randperm(len(mine), generator=generator)]
-        kept.append(mine[: max(1, round(len(mine) / (rank + 1) ** exponent))])
-    return torch.cat(kept)
+    classes, labels = model.logits.shape[1], torch.from_numpy(model.labels)
+    order = torch.randperm(classes, generator=generator)
+    images = [rows[torch.randperm(len(rows), generator=generator)]
+              for rows in ((labels == c).nonzero()[:, 0] for c in range(classes))]
+    return [torch.cat([images[c][: max(1, round(len(images[c]) / (rank + 1) ** exponent))]
+                       for rank, c in enumerate(order.roll(draw).tolist())])
+            for draw in range(classes if exponent else 1)]
 
 
-def few(model: Model, count: int) -> Tensor:
+def few(model: Model, count: int, draw: int) -> Tensor:
     """The rows of so many test images."""
-    return ordered(len(model.labels), count)[:count]
+    return ordered(len(model.labels), draw)[:count]
 
 
-def gains(model: Model, rows: Tensor) -> dict[str, float]:
-    """What each correction changes of the accuracy on these test images, in points; of a stream
-    only where the images are few, NaN else."""
-    z, labels = model.logits[rows], torch.from_numpy(model.labels)[rows]
-    plain = (z.argmax(1) == labels).double().mean()
-
-    def gain(mark: str, predict: Predict) -> float:
-        if mark == "s" and len(rows) > SIZES[-1]:
-            return math.nan
-        return 100 * float((predict(model, rows, z) == labels).double().mean() - plain)
-
-    return {name: gain(*correction) for name, correction in CORRECTIONS.items()}
+def gain_of(model: Model, rows: Tensor, predictions: Tensor) -> float:
+    """How much more of these test images are right, in points."""
+    labels = torch.from_numpy(model.labels)[rows]
+    before, after = ((each == labels).double().mean()
+                     for each in (model.logits[rows].argmax(1), predictions))
+    return 100 * float(after - before)
 
 
-def first(by_size: dict[float, list[dict[str, float]]]) -> float:
-    """What a guarded stream changes of its first images, in points."""
-    return float(np.mean([g["guarded anchored match, stream"] for g in by_size[FIRST]]))
+def gains(model: Model, draws: list[Tensor]) -> dict[str, float]:
+    """What each correction changes of the accuracy on test sets, in the mean."""
+    return {name: fmean(gain_of(model, rows, predict(model, rows, model.logits[rows]))
+                        for rows in draws)
+            for name, predict in CORRECTIONS.items()}
 
 
-def guard_of(model: Model, rows: Tensor) -> tuple[float, bool]:
-    """The distance from the shift, and whether it was followed."""
-    found = guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
-                  LIMIT_OF_SPREAD * model.spread)
-    return found.distance, found.followed
+def streamed(model: Model, kind: str, order: int) -> dict[str, float]:
+    """What a stream of all test images gains on its first ones, and on all."""
+    rows = ordered(len(model.labels), order)
+    z = model.logits[rows]
+    width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
+    stream = Running(kind, z.shape[1], model.automatic(), width, limit)
+    predictions = (z - run(stream, z)).argmax(1)
+    return {f"{n}" if n < len(rows) else "all": gain_of(model, rows[:n], predictions[:n])
+            for n in (*SIZES, len(rows))}
 
 
-def marked(name: str) -> str:
-    return name + CORRECTIONS[name][0]
+def widened(model: Model, rows: Tensor, width: float) -> float:
+    """What the anchored match, not guarded, gains with a width."""
+    z = model.logits[rows]
+    return gain_of(model, rows, (z - anchored(model, z, width)).argmax(1))
 
 
-def balanced(found: list[dict[str, float]]) -> str:
-    rows = []
-    for name in (name for name, (mark, _) in CORRECTIONS.items() if mark != "s"):
-        values = np.array([gain[name] for gain in found])
-        rows.append([marked(name), f"{values.mean():+.2f}",
-                     f"{(values > 0.5).sum()} / {(values < -0.5).sum()}", f"{values.min():+.1f}"])
-    rows.sort(key=lambda row: -float(row[1]))
-    return github(rows, ["correction", "mean", "better / worse by > 0.5", "worst"])
+def limited(model: Model, draws: list[Tensor], limit: float) -> tuple[float, float]:
+    """What the guarded match gains with a limit, and how often it keeps the shift."""
+    found = [guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
+                   limit * model.spread) for rows in draws]
+    return (fmean(gain_of(model, rows, (model.logits[rows] - each.bias).argmax(1))
+                  for rows, each in zip(draws, found, strict=True)),
+            fmean(each.uneven for each in found))
 
 
-def table(found: Gains, what: str) -> str:
-    heads = [what, *("all" if value == ALL else f"{value:g}" for value in found)]
-    rows = [[marked(name), *(number(float(np.mean([gain[name] for gain in gains])))
-                             for gains in found.values())] for name in CORRECTIONS]
-    return github(rows, heads)
+def plain_gain(model: Model, scores: Callable[[Floats, Floats, Floats, float], Floats]) -> float:
+    """What a correction that is not taken over gains on all test images, in a random order."""
+    rows = ordered(len(model.labels), 1)
+    z, f, t = (each.double().numpy() for each in (
+        model.logits[rows], model.features[rows], model.text))
+    found = scores(z, not_taken.unit(f), not_taken.unit(t), model.scale)
+    return gain_of(model, rows, torch.from_numpy(found).argmax(1))
 
 
-def github(rows: list[list[str]], heads: list[str]) -> str:
-    return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
 
 
-def number(mean: float) -> str:
-    return "" if math.isnan(mean) else f"{mean:+.2f}"
-
-
-def strength_table(models: list[Model]) -> str:
-    """Automatic strengths that were tried: each one's gain, and its difference from the first."""
-    rows, first = [], np.zeros(0)
-    for name, bias in STRENGTHS_TRIED.items():
-        found = np.array([model.gain(bias(model)) for model in models])
-        first = found if not len(first) else first
-        more = found - first
-        error = more.std(ddof=1) / len(more) ** 0.5
-        places = [(m.world.removeprefix("world"), m.dataset.removeprefix("demo_")) for m in models]
-        apart = [f"{found[[p == place for p in places]].mean():+.2f}"
-                 for place in sorted(set(places))]
-        rows.append([name, f"{found.mean():+.2f}", f"{more.mean():+.2f} ± {2 * error:.2f}",
-                     str((found < -0.5).sum()), *apart])
-    heads = ["strengths", "mean", "more than before ± 2 s.e.", "worse by > 0.5",
-             *(" ".join(place) for place in sorted(set(places)))]
-    return github(rows, heads)
-
-
-def limit_table(models: list[Model]) -> str:
-    """The guarded anchored match by its width and limit, in multiples of the logits' spread."""
-    rows = []
-    for width in (WIDTH_OF_SPREAD / 2, WIDTH_OF_SPREAD, 2 * WIDTH_OF_SPREAD):
-        for limit in (0.12, LIMIT_OF_SPREAD, 0.2):
-            means = []
-            for exponent in EXPONENTS:
-                found = []
-                for model in models:
-                    kept = unequal(model, exponent)
-                    z, labels = model.logits[kept], torch.from_numpy(model.labels)[kept]
-                    bias = guard(z, model.automatic(), width * model.spread,
-                                 limit * model.spread).bias
-                    right = [(each.argmax(1) == labels).double().mean() for each in (z, z - bias)]
-                    found.append(100 * float(right[1] - right[0]))
-                means.append(f"{np.mean(found):+.2f}")
-            rows.append([f"{width:.3g}", f"{limit:.3g}", *means])
-    heads = ["width", "limit", *(f"exponent {e:g}" for e in EXPONENTS)]
-    return github(rows, heads)
-
-
-def alarm_table(found: dict[float, list[tuple[float, bool]]]) -> str:
-    rows = [[f"{exponent:g}", f"{np.median([d for d, _ in guards]):.2f}",
-             f"{100 * np.mean([followed for _, followed in guards]):.0f} %"]
-            for exponent, guards in found.items()]
-    return github(rows, ["Zipf exponent", "distance, median", "followed"])
-
-
-def figure(by_exponent: Gains, by_size: Gains) -> Figure:
-    """Gain against Zipf's exponent, and against the number of images."""
-    with matplotlib.rc_context(SETTINGS):
-        drawn = Figure(figsize=(7.2, 3.2), layout="constrained")
-        left, right = drawn.subplots(1, 2, sharey=True)
-        sizes = {**by_size, ALL: by_exponent[0.0]}
-        for name, (colour, marker) in zip(FIGURED, STYLES, strict=False):
-            for axes, found in ((left, by_exponent), (right, sizes)):
-                axes.plot(range(len(found)), [np.mean([g[name] for g in gains])
-                                              for gains in found.values()],
-                          color=colour, marker=marker, label=marked(name))
-        for axes, found, label in ((left, by_exponent, "Zipf exponent of the test labels"),
-                                   (right, sizes, "test images, classes equally frequent")):
-            axes.set_xticks(range(len(found)),
-                            ["all" if v == ALL else f"{v:g}" for v in found])
-            axes.set_xlabel(label)
-            axes.axhline(0, color="black", linewidth=0.8)
-        left.set_ylabel("points gained")
-        left.set_ylim(-12, 7)
-        drawn.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return drawn
-
-
-PAGE = """\
-# NeRP's rules beside their peers
-
-Made by `python tools/making/compare_corrections.py`, from what `choose_shift.py collect` keeps: \
-{count} models ({worlds}), seed 1, 16 shots, novel classes; accuracy {accuracy}, the most that any \
-class bias gains {ceiling}‡. The shift's strengths and the anchored match's width and limit were \
-chosen with models of these worlds ([choice.md](choice.md)); the figures of the study are of others.
-
-Mean change of accuracy in points. † looked at the test images, s at those already seen, ‡ at the \
-test labels; the rest at training data alone.
-
-## All test images, classes equally frequent
-
-{balanced}
-
-## Classes by Zipf's law
-
-{exponents}
-
-## Few test images
-
-{sizes}
-
-In the first 50 images of a stream the guarded anchored match gains {start} points in the mean.
-
-## The alarm
-
-How far the bias that the test images ask for lies from the shift's, in logits, and how often the \
-guarded anchored match followed them:
-
-{alarm}
-
-## How the constants were chosen
-
-The automatic strengths of the shift, with the mean by benchmark:
-
-{strengths}
-
-The guarded anchored match; width and limit are multiples of how far an image's logits lie apart:
-
-{limits}
-
-The spread of the labelled bias between halves of the trained classes was to be their unit. It \
-does not say how far a model's own bias lies from the shift's: over these models the two do not \
-rise together, and of few classes it is mostly noise. An image's logits scale as biases do, and \
-their spread is nearly the same for all methods of a backbone.
-
-## Also tried
-
-On 45 drawn models TDA, BCA, DOTA, OnZeta, TransCLIP, StatA and InMaP lay between −11 and +0.7 \
-points or answer another question than class preference, so none is a rule here.
-"""
-
+MEASURES = {"corrections": corrections, "untaken": untaken, "constants": constants}
 
 if __name__ == "__main__":
     main()
