@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, normalise
+from nerp.data.published import published
 from nerp.engine.optim import build_optimizer
 from nerp.settings.defaults import default_config
 from nerp.settings.protocols import SAR_SUFFIX
@@ -27,15 +28,16 @@ from nerp.trainers.texts import Classes
 
 # Published batch sizes: training, evaluation.
 BATCHES = {
-    "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 250), "MMA": (16, 100),
+    "CoOp": (32, 100), "CoCoOp": (1, 100), "PromptSRC": (4, 100), "MMA": (16, 100),
     "MMRL": (4, 250), "MMRLpp": (4, 250), "ANPrompt": (4, 250), "KgCoOp": (128, 100),
     "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
     "BiomedCoOp": (4, 100), "RESTORE": (4, 100), "CLIPLoRA": (32, 256), "MoCoOp": (32, 32),
     "CasPL": (4, 100), "CasPL_CoOp": (32, 100), "CasPL_CoCoOp": (1, 100), "CasPL_MaPLe": (4, 100),
     "CasPL_PromptSRC": (4, 100),
 }
-# These keep their class features for the whole evaluation; the others' code encodes text per batch.
-KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt"}
+# The published code of these keeps class features for the whole evaluation; the others' encodes
+# text per batch.
+KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt", "MMA"}
 HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp",
                    "CasPL_PromptSRC"}
 TEACHER = "ViT-L-14-quickgelu"  # CasPL's
@@ -157,15 +159,16 @@ class Bench:
         torch.manual_seed(0)
         self.method = method
         self.device = torch.device(args.device)
-        published, eval_batch = BATCHES[method]
-        self.train_batch = args.train_images or published
+        train_batch, eval_batch = BATCHES[method]
+        self.train_batch = args.train_images or train_batch
         self.eval_batch = min(eval_batch, args.eval_images)
         self.cfg = default_config()
         self.cfg.OPTIM.NAME = OPTIMISER.get(method, "sgd")
         self.cfg.TRAINER.NAME = method
         if method.endswith(SAR_SUFFIX):
             self.cfg.DATASET.NAME = "ImageNet"  # whose list has more names than are used
-        names = tuple(f"kind of thing {i}" for i in range(classes))
+        # A real benchmark's: made-up ones would share more words, or fewer.
+        names = tuple(published()["ImageNet"]["classnames"][:classes])
         self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
         self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
         self.precision = self.clip.precision

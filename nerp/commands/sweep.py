@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from nerp.experiments.plan import plan
+    from nerp.experiments.plan import plan, shared_epochs
 
     if looking := args.what[:1] == ["status"]:
         del args.what[0]
@@ -98,6 +98,8 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         for run in runs:
             print(run.command)
+        if said := shared_epochs(runs):
+            print(said, file=sys.stderr)  # the output is commands alone
         return 0
     done = _here(args, runs) if args.here else _sweep(args, selection, runs)
     if done and not args.here:

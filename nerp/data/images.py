@@ -229,6 +229,14 @@ class EpochBatches(Sampler):
             yield [(self.epoch, index) for index in batch[self.rank :: self.processes]]
 
 
+def epoch_batches(
+    count: int, cfg: CfgNode, rank: int = 0, processes: int = 1, keep_last: bool = False
+) -> EpochBatches:
+    """The training batches of so many images, this process's part of each."""
+    size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    return EpochBatches(count, size, cfg.SEED, rank, processes, keep_last)
+
+
 class Batches(DataLoader):
     """A DataLoader of an ImageSet, with as many workers as suit the device.
 
@@ -274,9 +282,7 @@ def train_loader(
 ) -> DataLoader:
     """Shuffled training batches, this process's part of each, of the steps that are chosen of
     `loader.batch_sampler`, an `EpochBatches`."""
-    batches = EpochBatches(
-        len(dataset), cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.SEED, rank, processes, keep_last
-    )
+    batches = epoch_batches(len(dataset), cfg, rank, processes, keep_last)
     persistent = worker_count(cfg, device) > 0
     return Batches(
         dataset, cfg, device, batch_sampler=batches, persistent_workers=persistent

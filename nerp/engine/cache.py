@@ -82,9 +82,8 @@ def cached_features(
     matrices = str(clip.precision.weights).removeprefix("torch.")
     name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, part or cfg.TEST.SPLIT,
                      clip.name.replace("/", "-"), matrices))
-    runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
     places = [Kept(folder / FEATURES_FOLDER / f"{name}.npz", folder)
-              for folder in (bench.directory, runs)]
+              for folder in feature_folders(bench, directory)]
     return cached(places, key, "features", (len(items), clip.embed_dim), compute, quietly)
 
 
@@ -148,13 +147,15 @@ def read_kept(
     fits = {name: array.shape for name, array in arrays.items()} == {**shapes}
     if says != key or not fits or digest != _digest(arrays):
         return None
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    with contextlib.suppress(OSError):  # a folder that is read only
+        os.utime(file, follow_symlinks=False)  # `trim` keeps what was used
+    return {name: torch.from_numpy(array).float() for name, array in arrays.items()}
 
 
 def keep(places: Sequence[Kept], key: str, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors for `read_kept` to the first of `places` that can be written. Where none can,
     it says so and goes on."""
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays = {name: _compact(tensor).numpy() for name, tensor in tensors.items()}
     for file, within in places:
         try:
             with replacing(file, within) as partial, open(partial, "wb") as content:
@@ -164,6 +165,35 @@ def keep(places: Sequence[Kept], key: str, tensors: Mapping[str, Tensor]) -> Non
         except DiskError as error:
             reason = error
     say(f"not kept for later runs: {reason}")
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """Numbers that half precision holds, as what was computed in it, in half precision."""
+    half = tensor.half()
+    return half if torch.equal(half.float(), tensor) else tensor
+
+
+def feature_folders(bench: Benchmark, directory: Path) -> list[Path]:
+    """Where frozen features are kept, in the order in which they are tried: in the dataset's
+    folder, or beside the runs on this dataset. Args: directory: the run's folder."""
+    runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
+    return [bench.directory, runs]
+
+
+def trim(folder: Path, names: str, most: int) -> None:
+    """Remove those of the entries whose file names match a pattern that were used longest ago,
+    until they take at most `most` bytes in the folder `folder`."""
+    left, found = most, []
+    for file in (folder / FEATURES_FOLDER).glob(names):
+        with contextlib.suppress(OSError):
+            state = file.lstat()
+            found.append((state.st_mtime, state.st_size, file))
+    for _, size, file in sorted(found, reverse=True):
+        left -= size
+        if left < 0:
+            for gone in (file, file.with_suffix(".lock")):
+                with contextlib.suppress(OSError):  # another process has removed it
+                    gone.unlink()
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -41,7 +41,7 @@ class FeatureTraining:
         self.cfg = cfg
         self.directory = directory
         trainer.prepare_training()
-        self.images = TrainingFeatures(bench, cfg, trainer.clip, directory)
+        self.features = TrainingFeatures(bench, cfg, trainer.clip, directory)
         self.history = History(directory, cfg)
 
     @property
@@ -59,10 +59,10 @@ class FeatureTraining:
         """
         trainer = self.trainer
         with torch.autocast(trainer.clip.device.type, enabled=False):
-            trainer.build(self.images)
+            trainer.build(self.features)
             if trainer.rate_steps:
                 self._descend()
-            trainer.finish(self.images)
+            trainer.finish(self.features)
         tensors = trainer.learned.state_dict()
         for name, tensor in tensors.items():
             check_finite(name, tensor, "training stopped; lower OPTIM.LR")
@@ -72,7 +72,7 @@ class FeatureTraining:
                 _, digest = save_checkpoint(
                     self.directory, trainer, tensors, trainer.epochs, self.cfg)
         self.digest = agree(digest)
-        self.images.done()
+        self.features.done()
         path = checkpoint_file(self.directory, trainer.folder, trainer.epochs)
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
@@ -87,7 +87,7 @@ class FeatureTraining:
         with closing(self.history):
             for epoch in progress(range(trainer.epochs), "train", trainer.epochs, "epoch"):
                 losses = []
-                for batch in trainer.batches(self.images, epoch):
+                for batch in trainer.batches(self.features, epoch):
                     rate = rate_by_step(optim, step, trainer.rate_steps)
                     for group in optimizer.param_groups:
                         group["lr"] = rate

@@ -57,6 +57,11 @@ class CalibrationNode(TypedDict):
     note: str
 
 
+class FeaturesNode(TypedDict):
+    read: int
+    encoded: int
+
+
 class RunRecord(TypedDict, total=False):
     """What `read_record` has checked of result.json. Besides, a record has the numbers in
     `_NUMBERS` and their uncorrected ones (`number`), and what the method itself accounts for.
@@ -96,6 +101,7 @@ class RunRecord(TypedDict, total=False):
     nerp: NerpNode
     open_world: OpenWorldNode
     calibration: CalibrationNode
+    features: FeaturesNode
     flips: int
     helped: int
     hurt: int
@@ -156,6 +162,7 @@ _FIELDS: Fields = {
 _OPTIONAL: Fields = {
     **_NUMBERS, **{f"uncorrected_{name}": kind for name, kind in _NUMBERS.items()},
     "bins": _COUNT, "alone": _NODE, "open_world": _NODE, "calibration": _NODE,
+    "features": _NODE,
     "per_class_accuracy": (_is_per_class, "an accuracy for each class"),
     "total": _COUNT, "correct": _COUNT, **_EFFECT,
     "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
@@ -172,6 +179,7 @@ _NERP_OPTIONAL = {
     "pairs_looked_at": _KNOWN,
     "stream": _NODE,
 }
+_FEATURES = {"read": _COUNT, "encoded": _COUNT}
 _OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAMES}
 _CALIBRATION = {"name": _NAME, "looked_at": _KNOWN, "note": _LINE}
 
@@ -192,6 +200,8 @@ def read_record(path: str | Path) -> RunRecord:
         check_fields(record["open_world"], _OPEN_WORLD, {}, f"{where}: open_world")
     if "calibration" in record:
         check_fields(record["calibration"], _CALIBRATION, {}, f"{where}: calibration")
+    if "features" in record:
+        check_fields(record["features"], _FEATURES, {}, f"{where}: features")
     for half, numbers in record.get("alone", {}).items():
         check_fields({half: numbers}, {half: _NODE}, {}, f"{where}: alone")
         check_fields(numbers, {}, _CONFIDENCE, f"{where}: alone: {half}")

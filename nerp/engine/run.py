@@ -117,6 +117,10 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict[str, object], lo
             record.update(_measured(labels, logits, bench.classnames, None))
         record.update(kind="train", identity=identity, **training.record,
                       checkpoint=str(path.relative_to(directory)), **doubtful)
+        if features := training.features:
+            record["features"] = {"read": features.read, "encoded": features.encoded}
+            say(f"frozen features of training images: {features.read} sets read, "
+                f"{features.encoded} encoded", file_only=True)
         if trainer.substitute:
             record["substitute"] = trainer.substitute
         if also_seen:

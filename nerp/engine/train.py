@@ -37,10 +37,12 @@ from nerp.engine.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from nerp.engine.epoch_features import EpochFeatures
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, checked_steps, take_step
 from nerp.engine.schedule import Stretch, make_schedule
+from nerp.engine.training_features import TrainingFeatures
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
 from nerp.trainers.base import Trainer
@@ -113,10 +115,14 @@ class TrainingRun:
             raise NerpError(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; "
                             f"{cfg.TRAINER.NAME} learns from {trainer.views} views of an image")
         trainer.prepare_training()
-        self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
+        self.dataset = (
+            EpochFeatures(bench, cfg, trainer.clip, directory) if trainer.learns_on_outputs
+            else train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
+        )
         by_step = trainer.steps is not None
-        self.loader = train_loader(
-            self.dataset, cfg, self.device, rank(), world_size(), keep_last=by_step
+        self.loader = (
+            self.dataset if isinstance(self.dataset, EpochFeatures) else
+            train_loader(self.dataset, cfg, self.device, rank(), world_size(), keep_last=by_step)
         )
         assert isinstance(self.loader.batch_sampler, EpochBatches)
         self.batches = self.loader.batch_sampler
@@ -146,6 +152,11 @@ class TrainingRun:
             return {"epoch": epochs}
         chosen = self.best.record(epochs)
         return {"epoch": chosen["epoch"], "final_model": chosen}
+
+    @property
+    def features(self) -> TrainingFeatures | None:
+        """The frozen features that it has learned from; None: from images."""
+        return self.dataset.images if isinstance(self.dataset, EpochFeatures) else None
 
     def run(self) -> Path:
         """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
@@ -213,9 +224,9 @@ class TrainingRun:
         start = time.monotonic()
         self.batches.choose(epoch, stretch.first, stretch.last)
         self.trainer.start_epoch(self.done.stretches)
-        for step, (pixels, labels) in enumerate(self.loader, 1):
+        for step, (shown, labels) in enumerate(self.loader, 1):
             rate = self._set_rates(epoch, before + step - 1)
-            measured[step - 1] = self._step(pixels, labels, self.batches.size(before + step - 1))
+            measured[step - 1] = self._step(shown, labels, self.batches.size(before + step - 1))
             bar.update()
             clock.done += 1
             if step % every == 0 or step == steps:
@@ -247,12 +258,16 @@ class TrainingRun:
             group["lr"] = self.schedule.rate(epoch, step, group["factor"])
         return self.schedule.rate(epoch, step)
 
-    def _step(self, pixels: Tensor, labels: Tensor, batch: int) -> Tensor:
-        """Args: batch: how many images all processes have in this step.
+    def _step(self, shown: Tensor, labels: Tensor, batch: int) -> Tensor:
+        """Args: shown: pixels [B, K, 3, S, S], or the frozen image encoder's outputs [B, D].
+        batch: how many images all processes have in this step.
 
         Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
         say), each by the process's share of the batch."""
-        images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
+        if shown.dim() == 2:
+            images, others = shown, []
+        else:
+            images, *others = self.normalise(shown[:, : self.trainer.views]).unbind(1)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
             loss = self.step(images, labels, *others)

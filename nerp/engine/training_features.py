@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from nerp.base.distributed import is_main
 from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item
 from nerp.data.digests import images_state
 from nerp.data.images import ImageSet, eval_set, train_transform
-from nerp.engine.cache import cached_features
+from nerp.engine.cache import cached_features, feature_folders, trim
 from nerp.engine.evaluate import FEATURE_BATCH, encode_set, share
 from nerp.engine.kept_texts import KeptTexts
 
@@ -33,6 +34,7 @@ class TrainingFeatures:
         self._clip = clip
         self._directory = directory
         self._texts = KeptTexts(clip, directory)
+        self.read = self.encoded = 0  # sets of features that were there, and that were not
         self._plain: dict[str, Tensor] = {}
         self._sets: dict[str, ImageSet] = {}
 
@@ -50,8 +52,10 @@ class TrainingFeatures:
         return self._kept(items, images, part, {}, 0, _WHAT[split])
 
     def drawn(
-        self, number: int, which: Sequence[int] | None = None, split: str = "train"
+        self, number: int, which: Sequence[int] | None = None, split: str = "train",
+        keep: bool = True,
     ) -> Tensor:
+        """As `Images.drawn`. Args: keep: whether for other runs."""
         cfg, items = self._cfg, getattr(self._bench, split)
         part = f"{self._name(split)}-drawn{number}"
         if which is None:
@@ -62,7 +66,11 @@ class TrainingFeatures:
         by = {"transforms": list(cfg.INPUT.TRANSFORMS), "scale": list(cfg.INPUT.RRCROP_SCALE),
               "seed": cfg.SEED, "number": number}
         what = f"{_WHAT[split]}, pass {number + 1}"
-        return self._kept(items, images, part, by, number, what)
+        features = self._kept(items, images, part, by, number, what, keep)
+        if keep and is_main():
+            for folder in feature_folders(self._bench, self._directory):
+                trim(folder, "*-drawn*.npz", cfg.DATALOADER.FEATURES_MB * 2**20)
+        return features
 
     def texts(self, texts: list[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
         return self._texts.encode(texts, encode)
@@ -95,15 +103,20 @@ class TrainingFeatures:
 
     def _kept(
         self, items: list[Item], images: ImageSet, part: str, drawn: dict[str, object],
-        epoch: int, what: str,
+        epoch: int, what: str, keep: bool = True,
     ) -> Tensor:
-        clip, cfg = self._clip, self._cfg
+        clip, cfg, before = self._clip, self._cfg, self.encoded
 
         def compute() -> Tensor:
+            self.encoded += 1
             images.decode(cfg.DATALOADER.CACHE_MB)
             return encode_set(clip.image_output, clip, images, len(items), cfg, FEATURE_BATCH,
                               epoch, what).cpu()
 
+        if not keep:
+            return compute().to(clip.device)
         state = images_state(items, self._bench.image_dir)
-        return cached_features(self._bench, items, state, cfg, clip, self._directory, compute,
-                               part, drawn, quietly=True).to(clip.device)
+        found = cached_features(self._bench, items, state, cfg, clip, self._directory, compute,
+                                part, drawn, quietly=True)
+        self.read += self.encoded == before
+        return found.to(clip.device)

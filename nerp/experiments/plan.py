@@ -29,6 +29,7 @@ from nerp.settings.catalogue import (
     foundation,
     is_drawn,
     learns,
+    learns_on_outputs,
     published_methods,
     trains_without_labels,
 )
@@ -49,6 +50,8 @@ from nerp.settings.resolve import backbone_said_by
 PHASES = ("all", "train", "test")
 _MOST_FILES = 1000  # of a folder
 _EVERY_IMAGE = -1  # DATASET.NUM_SHOTS
+# What decides, in a command line, which images a training draws.
+_DRAWN_BY = ("--seed", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
 
 
 def plan(selection: Selection) -> list[Run]:
@@ -82,6 +85,18 @@ def check_data(root: str, runs: Iterable[Run]) -> None:
         raise NerpError(f"{len(missing)} of {len(folders)} datasets are not there: "
                         f"{', '.join(missing)}. DATASETS.md says how to get them; --root (DATA in "
                         "the scripts) names the folder that holds them, --datasets a choice")
+
+
+def shared_epochs(runs: Iterable[Run]) -> str:
+    """What trainings have of one another's augmented images, in words; "" for nothing."""
+    trained = [run for run in runs if run.argv[0] == "train" and learns_on_outputs(run.trainer)]
+    sets = {(run.card, *(run.argv[run.argv.index(word) + 1] for word in _DRAWN_BY))
+            for run in trained}
+    if len(sets) == len(trained):
+        return ""
+    return (f"{len(trained)} of the trainings learn on frozen features of augmented images; each "
+            f"of {len(sets)} sets of images is encoded by the first of them that trains on it, "
+            "and read by the others as far as the transform is the same (DATALOADER.FEATURES_MB)")
 
 
 def _complete(selection: Selection) -> Selection:
@@ -313,10 +328,12 @@ def _files_of(texts: Iterable[str]) -> list[Path]:
 def _settings(selection: Selection) -> Iterator[_Setting]:
     crossing = selection.protocol == "cross_dataset"
     sources = (selection.source,) if crossing else selection.datasets
-    for plain in dict.fromkeys(map(trained_name, selection.methods)):
-        for trained_on in sources:
-            for shots in selection.shots:
-                # What learns nothing draws nothing: one run counts for every seed.
-                for seed in selection.seeds if learns(plain) else selection.seeds[:1]:
-                    for backbone in selection.backbones or ("",):
-                        yield _Setting(selection, plain, trained_on, shots, seed, backbone)
+    # Method after method on the same images, whose features are then still kept.
+    for trained_on in sources:
+        for shots in selection.shots:
+            for seed in selection.seeds:
+                for backbone in selection.backbones or ("",):
+                    for plain in dict.fromkeys(map(trained_name, selection.methods)):
+                        # What learns nothing draws nothing: one run counts for every seed.
+                        if learns(plain) or seed == selection.seeds[0]:
+                            yield _Setting(selection, plain, trained_on, shots, seed, backbone)

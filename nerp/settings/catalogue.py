@@ -66,6 +66,12 @@ def trains_without_labels(name: str) -> bool:
     return plain_name(name) in catalogue()["without_labels"]
 
 
+def learns_on_outputs(name: str) -> bool:
+    """Whether a method, with or without SAR, trains on the frozen image encoder's outputs of
+    augmented images, which all such methods share."""
+    return plain_name(name).removesuffix(SAR_SUFFIX) in catalogue()["on_outputs"]
+
+
 @dataclass(frozen=True)
 class Foundation:
     """The method whose training another one starts from, and the setting that names its folder."""

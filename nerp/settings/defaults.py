@@ -76,6 +76,8 @@ KEYS: dict[str, Key] = {
     "DATALOADER.K_TRANSFORMS": whole(1, 1, 64),  # views of a training image; most methods see one
     "DATALOADER.NUM_WORKERS": whole(8, 0, 1024),  # no more than the machine has cores
     "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
+    # MiB of frozen features of augmented training images, kept in a dataset's folder; 0: none
+    "DATALOADER.FEATURES_MB": whole(2048, 0, 2**30),
     BACKBONE_KEY: text(DEFAULT_BACKBONE),
     "MODEL.BACKBONE.PATH": file(""),  # weights instead of the published ones
     "MODEL.BACKBONE.INTERPOLATE": flag(False),  # position embeddings, to INPUT.SIZE; else that

@@ -42,6 +42,7 @@ class Trainer(Method):
     """
 
     right: Tensor | None = None
+    loss_by_features = True
 
     def __init__(
         self,
@@ -93,7 +94,8 @@ class Trainer(Method):
             self.prepare()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]."""
+        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]. Where
+        `learns_on_outputs`, of the frozen image encoder's outputs [B, D] as well."""
         return self.cross_entropy(self.logits(images), labels)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -113,6 +115,14 @@ class Trainer(Method):
         method = type(self)
         own = method.image_features, method.classifier
         return own == (Trainer.image_features, Trainer.classifier)
+
+    @property
+    def learns_on_outputs(self) -> bool:
+        """Whether `loss` takes what frozen CLIP's image encoder made of images [B, D] in their
+        place: then an epoch's images are encoded once for all such methods."""
+        losses = [vars(kind) for kind in type(self).__mro__ if "loss" in vars(kind)]
+        by_features = all(of.get("loss_by_features") for of in losses)
+        return self.frozen_images and self.views == 1 and by_features
 
     @classmethod
     def is_cosine(cls) -> bool:

@@ -37,6 +37,7 @@ class BiomedCoOp(ContextOverWords):
 
     node = "BIOMEDCOOP"
     folder = "prompt_learner"
+    loss_by_features = True
     paper = "Koleilat et al., BiomedCoOp, CVPR 2025"
     group = "context"
     defaults = {

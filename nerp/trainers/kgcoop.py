@@ -26,6 +26,7 @@ class KgCoOp(CoOp):
     marks = ("bias_vectors",)
     shape_settings = ("N_CTX", "CTX_INIT", "CSC")
     position = "end"
+    loss_by_features = True
     # Dataset -> the template of t*, where it is not the one in the dataset's card.
     templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
 

@@ -51,6 +51,8 @@ class Method(ABC):
         learns_names: whether training on base classes makes use of the novel classes' names
             (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.
+        loss_by_features: said by a class beside a `loss` that looks at images through
+            `image_features` and `logits` alone.
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
             than others.
@@ -80,6 +82,7 @@ class Method(ABC):
     reads_labels: bool = True
     learns_names: bool = False
     views: int = 1
+    loss_by_features: bool = False
     independent: bool = True
     two_heads: bool = False
 
@@ -156,8 +159,9 @@ class Method(ABC):
         """t [C, D]; for a method whose text depends on the image, those of `images` [B, C, D]."""
 
     def image_features(self, images: Tensor) -> Tensor:
-        """f [B, D] of images [B, 3, H, W]."""
-        return self.from_frozen(self.clip.image_output(images))
+        """f [B, D] of images [B, 3, H, W], or of what frozen CLIP's image encoder made of them
+        [B, D]."""
+        return self.from_frozen(images if images.dim() == 2 else self.clip.image_output(images))
 
     def from_frozen(self, output: Tensor) -> Tensor:
         """f [B, D] of what frozen CLIP's image encoder gives [B, D], where `image_features` is not

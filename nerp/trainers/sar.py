@@ -131,6 +131,7 @@ class Aligned(Trainer):
     Learned tensors and checkpoint are the method's.
     """
 
+    loss_by_features = True  # but for what the method's own does
     shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
 
     def __init__(self, cfg, clip, classes, *tensors, **start):

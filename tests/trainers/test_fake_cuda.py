@@ -129,6 +129,8 @@ def steps(trainer, watch, folder):
         size = trainer.clip.size
         pixels = torch.zeros(4, trainer.views, 3, size, size, dtype=torch.uint8).pin_memory()
         labels = torch.zeros(4, dtype=torch.long).pin_memory()
+        if trainer.learns_on_outputs:
+            pixels = torch.zeros(4, trainer.clip.embed_dim, device=CUDA)
         watch.seen.clear()
         measured = run._step(pixels, labels, 4)
     assert watch.seen == []
