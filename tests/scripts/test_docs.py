@@ -151,8 +151,7 @@ def test_the_readme_runs_on_the_shipped_world(mode, run, tmp_path):
     """Quick: one epoch."""
     printed = run(blocks("README.md", "bash", marked=False), mode)
     assert "configuration: configs/trainers/MMRL/tiny.yaml, which" in printed
-    for file in ("mine/corrected/explain.html", "figures/training.png", "pairs.json.gz"):
-        assert (tmp_path / file).is_file()
+    assert (tmp_path / "mine/corrected/explain.html").is_file()
 
 
 @pytest.mark.slow
@@ -169,10 +168,9 @@ def test_the_library_example_prints_what_the_readme_says(capsys):
 
 
 def test_the_readme_begins_with_its_title_and_the_two_commands():
-    text = (REPO / "README.md").read_text()
-    assert text.startswith("# nerp\n\n```sh\nbash scripts/demo.sh ")
-    for line in (REPO / "docs" / "nerp.md").read_text().split("```text\n")[1].split("\n")[:3]:
-        assert line.split() and " ".join(line.split()) in " ".join(text.split())
+    title, said, fence = (REPO / "README.md").read_text().split("\n\n")[:3]
+    assert title == "# nerp" and fence.startswith("```sh\nbash scripts/demo.sh ")
+    assert said.count(". ") == 0  # one sentence: what it is, and for whom
 
 
 def test_every_link_of_a_page_leads_somewhere():
@@ -183,7 +181,7 @@ def test_every_link_of_a_page_leads_somewhere():
 
 
 def test_the_citations_agree():
-    (entry,) = blocks("README.md", "bibtex")
+    (entry,) = blocks("docs/nerp.md", "bibtex")
     cited = yaml.safe_load((REPO / "CITATION.cff").read_text())["preferred-citation"]
     people = " and ".join(f"{p['given-names']} {p['family-names']}" for p in cited["authors"])
     for part in (cited["title"], people, str(cited["year"]), cited["url"].rsplit("/", 1)[-1]):

@@ -1,0 +1,52 @@
+"""What keeps the pages readable: replaced words stay replaced, and what a page names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nerp.cli import COMMANDS
+
+REPO = Path(__file__).parents[2]
+PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md"))]
+COUNTED = "images?|sentences|templates?|prompts?|tokens|rows?|columns?|lines?|hours|bytes|GB|MB|KB|one"
+UNITS = "class|file|step|dataset|seed|method|image|epoch|batch|layer|run|second|model"
+# A pattern that prose does not match, and what to write instead.
+REPLACED = {
+    r"(?<!water )\b[Tt]owers?\b": "image encoder, text encoder",
+    rf"\b(?:{COUNTED}) an? (?:{UNITS})s?\b(?! of\b)": "per class, per file",
+    r"\b[Tt]he ceilings?\b": "oracle, upper bound",
+    r"\bare left aside\b|\bis left aside\b": "ignored",
+}
+WORDS = 900  # of README.md, the bars of its tables left out
+
+
+def prose(page):
+    """A page's text without blocks and spans of code, and without the targets of links."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)|\S+\.py\b", "]", text)
+    return re.sub(r"`[^`]*`", "`", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_replaced_words_stay_replaced(page):
+    for number, line in enumerate(prose(page).splitlines(), 1):
+        for pattern, instead in REPLACED.items():
+            found = re.search(pattern, line)
+            assert not found, f"{number}: {found.group()!r}; write: {instead}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
+def test_paths_and_commands_of_a_page_exist(page):
+    text = page.read_text()
+    ours = re.sub(r"^\| `(?:bash|python) [^|]*\|", "", text, flags=re.MULTILINE)  # not others' paths
+    for name in re.findall(r"\b(?:tools|scripts|tests)/[\w/.-]+\.(?:py|sh)\b", ours):
+        assert (REPO / name).exists(), name
+    code = "\n".join(re.findall(r"^```.*?^```$|`[^`]+`", text, re.MULTILINE | re.DOTALL))
+    for name in re.findall(r"(?:^|`|\$ )nerp ([a-z][a-z-]*)", code, re.MULTILINE):
+        assert name in COMMANDS, f"nerp {name}"
+
+
+def test_readme_and_glossary_stay_short():
+    assert len((REPO / "README.md").read_text().replace("|", " ").split()) <= WORDS
+    assert len((REPO / "docs" / "glossary.md").read_text().splitlines()) <= 25
