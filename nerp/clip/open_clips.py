@@ -45,7 +45,7 @@ def open_clips_files(
         clip: the backbone. name: MODEL.BACKBONE.NAME. tensors: its state dict, or a changed one.
         inputs: the configuration's node INPUT.
     """
-    quick = type(clip.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    quick = clip.activation == "QuickGELU"
     vision, text, embed = stated_sizes(dict(tensors), Path(WEIGHTS_FILE))
     stated = find_backbone(name).config if ":" in name else None
     if stated:
@@ -74,7 +74,7 @@ def other_architecture(name: str, clip: Clip) -> str:
     layers, width = config["vision_cfg"]["layers"], config["embed_dim"]
     patch, text_layers = config["vision_cfg"].get("patch_size"), config["text_cfg"]["layers"]
     stated = layers, patch, text_layers, width
-    size = clip.model.visual.conv1.kernel_size[0]
+    size = clip.vision.visual.conv1.kernel_size[0]
     if stated == (clip.image.depth, size, clip.text.depth, clip.embed_dim):
         return ""
     kind = f"{layers}/{text_layers} layers, patches of {patch} pixels" if patch else "a ResNet"
