@@ -62,6 +62,13 @@ def test_a_mistake_is_said_with_file_and_line(tmp_path, text, line):
         resolve(Request("CoOp", "eurosat", config_file=str(file)))
 
 
+def test_a_card_s_name_that_is_no_text_is_an_unknown_dataset(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("DATASET: {NAME: 5}")
+    with pytest.raises(NerpError, match="unknown dataset '5'"):
+        resolve(Request("CoOp", dataset_config_file=str(file)))
+
+
 def test_a_checkpoint_s_value_is_known_as_its(tmp_path):
     resolved = resolve(Request("CoOp", "eurosat"))
     loaded = resolved.with_checkpoint({"TRAINER.COOP.N_CTX": 3}, tmp_path / "model.pth.tar-2")

@@ -6,13 +6,15 @@ through open_clip's loader and stay in its caches. What the towers do not comput
 by name, with the reason; a setting of a model that is not known here is one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import unknown
 from nerp.clip.loading import PUBLISHED, SHIPPED
+from nerp.clip.modules import Config
 from nerp.clip.reach import without_waiting
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.clip.wordpiece import VOCABULARY_FILE
@@ -41,7 +43,7 @@ _LICENCES = {
 BIOMEDCLIP = HUB + "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 _BERT = {"hf_pooler_type": "cls_last_hidden_state_pooler", "hf_proj_type": "mlp"}
 _TIMM = {"timm_pool": "", "timm_proj": "linear"}
-_BIOMEDCLIP = {
+_BIOMEDCLIP: Config = {
     "embed_dim": 512,
     "vision_cfg": {"timm_model_name": "vit_base_patch16_224", **_TIMM, "image_size": 224},
     "text_cfg": {"hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
@@ -54,17 +56,17 @@ class Backbone:
     """A named backbone.
 
     Attributes:
+        fetch: the file of the weights, downloaded if it must be.
         config: open_clip's configuration of the model; None: it is read from the weights.
         activation: "quick_gelu" or "gelu" as it was trained with, "auto": what the weights say.
         preprocess: what open_clip says of the images: mean, std, interpolation, resize_mode.
-        fetch: the file of the weights, downloaded if it must be.
     """
 
     name: str
-    config: Mapping | None = None
+    fetch: Callable[[], Path]
+    config: Config | None = None
     activation: str = "auto"
-    preprocess: Mapping = field(default_factory=dict)
-    fetch: Callable[[], Path] | None = None
+    preprocess: Config = field(default_factory=dict)
 
     @property
     def inputs(self) -> dict[str, object]:
@@ -81,7 +83,7 @@ def find_backbone(name: str) -> Backbone:
     Raises NerpError for a name that does not exist, or of a model that the towers cannot run.
     """
     if name == BIOMEDCLIP:
-        return Backbone(name, _BIOMEDCLIP, fetch=lambda: _weights(name))
+        return Backbone(name, lambda: _weights(name), _BIOMEDCLIP)
     return _from_hub(name) if name.startswith(HUB) else _tagged(name)
 
 
@@ -104,7 +106,7 @@ def _tagged(name: str) -> Backbone:
         return _fetched(name, where, lambda: download_pretrained(weights))
 
     activation = "quick_gelu" if weights.get("quick_gelu") else "gelu"
-    return Backbone(name, config, activation, weights, fetch)
+    return Backbone(name, fetch, config, activation, weights)
 
 
 def _from_hub(name: str) -> Backbone:
@@ -114,7 +116,7 @@ def _from_hub(name: str) -> Backbone:
     where = f"https://huggingface.co/{repository}"
     file = _fetched(name, where, lambda: download_pretrained_from_hf(
         repository, filename="open_clip_config.json"))
-    content = read_json(file)
+    content: dict[str, Any] = {**read_json(file)}  # what is in it is checked here
     try:
         config, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
         preprocess = {**preprocess}
@@ -124,8 +126,8 @@ def _from_hub(name: str) -> Backbone:
     if reason:
         raise NerpError(f"backbone {name} cannot be used: {reason}")
     return Backbone(
-        name, config, "quick_gelu" if config.get("quick_gelu") else "gelu", preprocess,
-        lambda: _weights(name),
+        name, lambda: _weights(name), config, "quick_gelu" if config.get("quick_gelu") else "gelu",
+        preprocess,
     )
 
 
@@ -153,14 +155,14 @@ def _fetched(name: str, where: str, download: Callable[[], str]) -> Path:
                         "name") from None
 
 
-def model_config(model: str) -> dict:
+def model_config(model: str) -> Config:
     """open_clip's configuration of a model by name.
 
     Raises NerpError for one that does not exist, or that the towers cannot run.
     """
     from open_clip.factory import get_model_config
 
-    config = get_model_config(PUBLISHED.get(model, model))
+    config: Config | None = get_model_config(PUBLISHED.get(model, model))
     if config is None:
         raise unknown("backbone", model, [*PUBLISHED, *SHIPPED, *supported()])
     if reason := reason_against(config):
@@ -183,7 +185,7 @@ def licence(tag: str) -> str:
     return next(known, "unknown, see the model card")
 
 
-def reason_against(config: Mapping) -> str:
+def reason_against(config: Config) -> str:
     """Why the towers do not run a model exactly, in words; "" where they do.
 
     Args: config: open_clip's configuration of it.

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
+from nerp.clip.state import fill
 from nerp.clip.tokenizer import Prompts, Tokenizer
-from nerp.clip.towers import FROZEN, Edit, fill
+from nerp.clip.towers import FROZEN, Edit
 from nerp.clip.wordpiece import require_transformers
 
 # What tells the form: these tensors, as `loading` names them.
@@ -71,11 +72,13 @@ class BertCLIP(nn.Module):
     """Both encoders, under the names of open_clip's files without their prefix text."""
 
     tokenizer: Tokenizer | None = None
+    stated_in: Path | None = None
 
     def __init__(self, sizes: Sizes):
         from transformers import BertConfig, BertModel
 
         super().__init__()
+        self.sizes = sizes
         config = BertConfig(
             vocab_size=sizes.vocabulary, hidden_size=sizes.width, num_hidden_layers=sizes.layers,
             num_attention_heads=sizes.width // _HEAD_WIDTH, intermediate_size=sizes.inner,
@@ -163,7 +166,7 @@ class BertEncoder:
 
     def __init__(self, model: BertCLIP):
         self.model = model
-        self.width = model.proj[0].in_features
+        self.width = model.sizes.width
 
     def token_embedding(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., W] of ids [...], before positions and types are added."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def in_float32(device: torch.device) -> contextlib.AbstractContextManager[object
 def float32_convolutions() -> Iterator[None]:
     """Convolutions of float32 in float32: a GPU computes them in TF32 unless it is told, products
     of matrices only if it is."""
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn  # it has either of the two flags
     # PyTorch 2.9 has another flag for this, and refuses the older one where both were used.
     newer = hasattr(cudnn, "conv")
     owner, flag, exact = (cudnn.conv, "fp32_precision", "ieee") if newer else (

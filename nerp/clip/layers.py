@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nerp.clip.modules import Block, Hidden
+
 Affine = tuple[Tensor, Tensor]  # a norm's weight and bias, [W] each
 Norms = tuple[Affine, Affine]  # of a block's `ln_1` and `ln_2`
 
@@ -16,7 +18,7 @@ def layer_norm(ln: nn.LayerNorm, x: Tensor, own: Affine | None = None) -> Tensor
     return y.to(x.dtype)
 
 
-def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
+def hidden_layer(mlp: Hidden, x: Tensor) -> tuple[Tensor, float]:
     """A block's first linear layer and activation of x [T, W], [T, 4 W], and what its second
     layer's product is to be multiplied by.
 
@@ -24,7 +26,8 @@ def hidden_layer(mlp: nn.Sequential, x: Tensor) -> tuple[Tensor, float]:
     products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
     """
     if type(mlp.gelu).__name__ != "QuickGELU":  # ours, or open_clip's
-        return mlp[:-1](x), 1.0
+        activated: Tensor = mlp.gelu(mlp.c_fc(x))
+        return activated, 1.0
     weight, bias = mlp.c_fc.weight.t(), mlp.c_fc.bias
     # beta=0: addmm fills its output with the bias far slower than add_ adds it.
     hidden = torch.addmm(bias, x, weight, beta=0, alpha=1.702).add_(bias, alpha=1.702)
@@ -52,6 +55,6 @@ def add_linear(
     return x + (y if gamma is None else y * gamma.to(y.dtype))
 
 
-def layer_scale(block: nn.Module, name: str) -> Tensor | None:
+def layer_scale(block: Block, name: str) -> Tensor | None:
     """gamma [W] of a block's LayerScale, which some of open_clip's have."""
     return getattr(getattr(block, name, None), "gamma", None)

@@ -7,8 +7,9 @@ architecture is read from the tensors.
 """
 
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import unknown
 from nerp.clip import bert
-from nerp.clip.modules import CLIP, HEAD_WIDTH, HEAD_WIDTHS
+from nerp.clip.modules import CLIP, HEAD_WIDTH, HEAD_WIDTHS, Config, Sizes
 from nerp.clip.renamed import (
     config_beside,
     has_transformers_names,
@@ -28,6 +29,9 @@ from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
 from nerp.clip.wordpiece import read_tokenizer
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
+
+Model = CLIP | bert.BertCLIP  # the first may be open_clip's, of the same names
+M = TypeVar("M", bound=nn.Module)
 
 # NAME in a configuration -> open_clip's name for the published weights.
 PUBLISHED = {
@@ -90,8 +94,8 @@ def _download(name: str) -> Path:
 
 
 def load_model(
-    file: Path, activation: str = "auto", config: Mapping | None = None, size: int = 0
-) -> nn.Module:
+    file: Path, activation: str = "auto", config: Config | None = None, size: int = 0
+) -> Model:
     """A CLIP in float32 on the CPU, in evaluation mode, frozen. Where it is no plain one (a ResNet,
     by open_clip's name, with other heads, for another size) it is open_clip's.
 
@@ -106,7 +110,7 @@ def load_model(
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
     tensors, says = _read(file)
-    stated_in = None
+    stated_in: Path | None = None
     if has_transformers_names(tensors):
         stated_in = config_beside(file)
         tensors, says = with_openai_names(tensors, file), stated_activation(stated_in)
@@ -123,21 +127,23 @@ def load_model(
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     """The named float tensors in a file, and the activation it was trained with."""
     activation = "quick_gelu"
+    content: object
     if file.suffix == ".safetensors":
         tensors, metadata = load_safetensors(file)
         activation = metadata.get("activation", activation)
         if "token_embedding.rows" in tensors:
             tensors["token_embedding.weight"] = _all_rows(tensors, file)
+        content = tensors
     else:
-        tensors = load_inert(file)
-        if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
-            tensors, activation = tensors["state_dict"], UNSAID
-        if not isinstance(tensors, dict):
-            raise NerpError(f"{file}: holds a {type(tensors).__name__}, expected named tensors")
+        content = load_inert(file)
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content, activation = content["state_dict"], UNSAID
+    if not isinstance(content, dict):
+        raise NerpError(f"{file}: holds a {type(content).__name__}, expected named tensors")
     # DistributedDataParallel prefixes names with module., open_clip's custom-text models with text.
     return {
         name.removeprefix("module.").removeprefix("text."): tensor.detach()
-        for name, tensor in tensors.items()
+        for name, tensor in content.items()
         if isinstance(name, str) and isinstance(tensor, Tensor) and tensor.is_floating_point()
     }, activation
 
@@ -154,9 +160,9 @@ def _all_rows(tensors: dict[str, Tensor], file: Path) -> Tensor:
 
 
 def _build(
-    tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Mapping | None, size: int
-) -> nn.Module:
-    build = _open_clips
+    tensors: dict[str, Tensor], quick_gelu: bool, file: Path, config: Config | None, size: int
+) -> Model:
+    build: Callable[[int, Sizes, Sizes, bool], CLIP] = _open_clips
     if bert.is_bert(tensors):
         return _build_bert(tensors, file, size)
     if config is not None:
@@ -182,20 +188,17 @@ def _build(
     return _filled(model, tensors, file, named=config is not None)
 
 
-def _build_bert(tensors: dict[str, Tensor], file: Path, size: int) -> nn.Module:
+def _build_bert(tensors: dict[str, Tensor], file: Path, size: int) -> bert.BertCLIP:
     """BiomedCLIP's form; its architecture is read from the tensors, under a name too."""
     if size:
         raise NerpError(f"{file}: MODEL.BACKBONE.INTERPOLATE: only CLIP's own vision transformer "
                         "takes images of another size than its own; this is timm's")
-    model = bert.build(tensors, file)
-    model = _filled(model, bert.without_idle(tensors), file, named=False)
+    model = _filled(bert.build(tensors, file), bert.without_idle(tensors), file, named=False)
     model.tokenizer = read_tokenizer(file, model.transformer.config.vocab_size)
     return model
 
 
-def _filled(
-    model: nn.Module, tensors: dict[str, Tensor], file: Path, named: bool
-) -> nn.Module:
+def _filled(model: M, tensors: dict[str, Tensor], file: Path, named: bool) -> M:
     """A module with the tensors of a file, in float32, frozen; `named`: its sizes are those of a
     backbone's name. Raises NerpError where they are not the module's."""
     wanted = model.state_dict()
@@ -230,18 +233,20 @@ def _filled(
     return model.eval().requires_grad_(False)
 
 
-def _open_clips(embed: int, vision: dict, text: dict, quick_gelu: bool) -> nn.Module:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+def _open_clips(embed: int, vision: Sizes, text: Sizes, quick_gelu: bool) -> CLIP:
+    from open_clip.model import CLIP as Theirs
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
     text = {**_heads(text), **text}
-    model = CLIP(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
+    model: CLIP = Theirs(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
     del model.attn_mask  # on the meta device, and the towers have their own
     return model
 
 
-def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
+def _unusual(tensors: Mapping[str, Tensor], vision: Sizes) -> Sizes:
     """What of a vision transformer's blocks is not as OpenAI's are, as open_clip calls it."""
-    width, found = vision["width"], {}
+    width: int = vision["width"]
+    found: Sizes = {}
     if "patch_size" not in vision:
         return found
     if width in HEAD_WIDTHS:
@@ -253,7 +258,7 @@ def _unusual(tensors: Mapping[str, Tensor], vision: Mapping) -> dict:
     return found
 
 
-def _check_stated(vision: Mapping, text: Mapping, embed: object, file: Path) -> None:
+def _check_stated(vision: Sizes, text: Sizes, embed: object, file: Path) -> None:
     """Raise NerpError where a configuration states a size of no model: what it makes of modules
     and position embeddings would fill the memory before a tensor could be compared."""
     depth, pixels = vision.get("layers", 1), vision.get("image_size", 224)
@@ -268,7 +273,7 @@ def _check_stated(vision: Mapping, text: Mapping, embed: object, file: Path) -> 
         raise NerpError(f"{file}: its configuration is of a model larger than any, or of none")
 
 
-def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
+def _fitting(size: int, vision: Sizes, tensors: Mapping[str, Tensor], file: Path) -> int:
     """`size`, if position embeddings can be interpolated to it."""
     if "visual.layer1.0.conv1.weight" in tensors:
         raise NerpError(f"{file}: only a vision transformer takes images of another size than its "
@@ -280,7 +285,7 @@ def _fitting(size: int, vision: Mapping, tensors: Mapping, file: Path) -> int:
     return size
 
 
-def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
+def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[Sizes, Sizes, int]:
     """The sizes of both towers and the joint width, from the tensors' shapes."""
     try:
         text_width = tensors["ln_final.weight"].shape[0]
@@ -292,7 +297,7 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
         }
         if "visual.layer1.0.conv1.weight" in tensors:
             tokens = tensors["visual.attnpool.positional_embedding"].shape[0] - 1
-            vision = {
+            vision: Sizes = {
                 "layers": tuple(_count(tensors, f"visual.layer{i}.") for i in range(1, 5)),
                 "width": tensors["visual.layer1.0.conv1.weight"].shape[0],
                 "image_size": 32 * round(tokens**0.5),
@@ -325,14 +330,14 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, i
     return vision, text, embed
 
 
-def stated_sizes(tensors: dict[str, Tensor], file: Path) -> tuple[dict, dict, int]:
+def stated_sizes(tensors: dict[str, Tensor], file: Path) -> tuple[Sizes, Sizes, int]:
     """The vision_cfg and text_cfg, as open_clip calls them, and the joint width of a whole model.
     Raises NerpError, naming the file, where its tensors are of none."""
     vision, text, embed = _architecture(tensors, file)
     return vision | _unusual(tensors, vision), {**text, **_heads(text)}, embed
 
 
-def _heads(text: Mapping) -> dict[str, int]:
+def _heads(text: Sizes) -> dict[str, int]:
     return {"heads": text.get("width", 512) // HEAD_WIDTH}
 
 

@@ -1,7 +1,7 @@
 """A frozen CLIP, ready for a method to edit: two towers, a logit scale, a precision."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.bert import BertCLIP, BertEncoder
 from nerp.clip.device import float32_convolutions, place
-from nerp.clip.loading import load_model, weights_file
+from nerp.clip.encoders import ImageEncoder, Opaque, TextEncoder
+from nerp.clip.loading import Model, load_model, weights_file
+from nerp.clip.modules import Config
 from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
-from nerp.clip.towers import FROZEN, Edit, State, TextTower, VisionTower
+from nerp.clip.towers import FROZEN, Edit, TextTower, VisionTower
 from nerp.clip.wordpiece import vocabulary_beside
 from nerp.files.digest import content_digest, read_digested
 
@@ -56,7 +58,7 @@ class WholeEncoder:
     Args: kind: what it is, in words.
     """
 
-    width = None
+    width = 0
     depth = 0
 
     def __init__(self, visual: nn.Module, kind: str):
@@ -66,7 +68,8 @@ class WholeEncoder:
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         with float32_convolutions():
-            return self.visual(images)
+            features: Tensor = self.visual(images)
+            return features
 
     def advance(self, state: Tensor, layer: int) -> Tensor:
         return state
@@ -85,7 +88,7 @@ class Clip:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         precision: str,
         device: torch.device,
         name: str,
@@ -101,11 +104,13 @@ class Clip:
         self.precision = PRECISIONS[precision]
         self.scale = float(model.logit_scale.detach().float().exp())
         self.model = _cast(model, self.precision.weights).to(device)
-        self._tokenizer = getattr(model, "tokenizer", None)
+        self._tokenizer: Tokenizer | None = getattr(model, "tokenizer", None)
+        self.text: TextEncoder
+        self.image: ImageEncoder
         if isinstance(model, BertCLIP):
             self.text = BertEncoder(model)
             self.image = WholeEncoder(model.visual, "timm's vision transformer")
-            self.embed_dim = model.proj[-1].out_features
+            self.embed_dim = model.sizes.embed
         else:
             self.text = TextTower(model)
             transformer = hasattr(model.visual, "transformer")
@@ -116,39 +121,46 @@ class Clip:
         self.size = size if isinstance(size, int) else size[0]
 
     @property
+    def vision(self) -> VisionTower:
+        """`image`, for methods that reach into its layers (`Method.edits`)."""
+        assert isinstance(self.image, VisionTower)
+        return self.image
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """Of the text encoder."""
         return self._tokenizer or clip_tokenizer()
 
     @property
     def activation(self) -> str:
-        """QuickGELU or GELU, of CLIP's own text encoder."""
-        return type(self.model.transformer.resblocks[0].mlp.gelu).__name__
+        """The activation in a block of the text encoder, by its class (QuickGELU, GELU); "" where
+        no method reaches into one."""
+        return type(self.text.blocks[0].mlp.gelu).__name__ if isinstance(
+            self.text, TextTower) else ""
 
     @property
     def patch(self) -> int:
         """Pixels a side of a patch, of CLIP's vision transformer."""
-        return int(self.image.visual.conv1.kernel_size[0])
+        return int(self.vision.visual.conv1.kernel_size[0])
 
     @property
     def description(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
         width = f"D = {self.embed_dim}"
-        if self.text.depth:
-            layers = f"{self.image.depth or 'ResNet'}/{self.text.depth} layers"
-            what = f"{layers}, {width}, {self.activation}"
+        if kind := self.activation:
+            what = f"{self.image.depth or 'ResNet'}/{self.text.depth} layers, {width}, {kind}"
         else:
             what = f"{self.image.kind} and {self.text.kind}, {width}"
         return (f"backbone {self.name}: {count / 1e6:.1f} M parameters, {self.size} pixels, "
                 f"{what}, matrices in {str(self.precision.weights).removeprefix('torch.')}")
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in the precision's type; a method's own layers need no casts."""
         if self.precision.weights == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.precision.weights)
 
-    def text_state(self, prompts: Prompts, ctx: Tensor | None = None, layer: int = 1) -> State:
+    def text_state(self, prompts: Prompts, ctx: Tensor | None = None, layer: int = 1) -> Opaque:
         """The input of `layer` for `prompts`, with context vectors in their slots if given.
 
         With `layer` > 1 it is a constant (no gradient): the frozen layers before it are applied.
@@ -156,7 +168,7 @@ class Clip:
         state = self.text.embed(prompts.to(self.device), self.precision.stream, ctx)
         return self.text.advance(state, layer)
 
-    def image_state(self, images: Tensor, layer: int = 1) -> State:
+    def image_state(self, images: Tensor, layer: int = 1) -> Opaque:
         """The input of `layer` for images [B, 3, H, W], the frozen layers before it applied."""
         return self.image.advance(self.image.embed(images), layer)
 
@@ -183,14 +195,15 @@ class Clip:
     def _images_at_once(self, images: Tensor) -> int:
         """As many as are encoded together: on a CPU those whose widest activations its cache holds,
         which takes a sixth off a large batch."""
-        if self.device.type != "cpu" or not self.image.depth:
-            return max(1, len(images))
+        if self.device.type != "cpu" or not isinstance(self.image, VisionTower) or (
+                torch.compiler.is_compiling()):
+            return max(1, images.shape[0])
         patches = (self.size // self.patch) ** 2
         widest = 4 * self.image.width * patches * 4  # bytes an image: an MLP's, in float32
         return max(1, _CACHE // widest)
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _cast(model: Model, dtype: torch.dtype) -> Model:
     """Matrices to `dtype`, in place; norms, embeddings and the scale stay in float32."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -221,7 +234,7 @@ def usable_precision(precision: str, device: torch.device) -> str:
 
 
 # Backbones read ahead: (file, its state, activation) -> model, digest.
-_ahead: dict[tuple, tuple[nn.Module, str]] = {}
+_ahead: dict[tuple[str | int, ...], tuple[Model, str]] = {}
 
 
 def read_ahead(name: str, path: str, activation: str) -> None:
@@ -236,7 +249,7 @@ def read_ahead(name: str, path: str, activation: str) -> None:
         _ahead[key] = _read(file, lambda file: load_model(file, activation, config))
 
 
-def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Mapping | None]:
+def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Config | None]:
     """The file of a backbone's weights, its activation, and open_clip's configuration of it."""
     if ":" not in name:
         return weights_file(name, path), activation, None
@@ -245,13 +258,13 @@ def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Mapping 
     return file, backbone.activation if activation == "auto" else activation, backbone.config
 
 
-def _state(file: Path, activation: str, name: str) -> tuple:
+def _state(file: Path, activation: str, name: str) -> tuple[str | int, ...]:
     """What is the same for two readings of a file that give the same model."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, activation, name
 
 
-def _read(file: Path, load: Callable[[Path], nn.Module]) -> tuple[nn.Module, str]:
+def _read(file: Path, load: Callable[[Path], Model]) -> tuple[Model, str]:
     """A backbone, and the digest of the weights, and of the vocabulary or configuration beside
     them, that it was read from. Raises NerpError as `load` does, and where one of them changes
     meanwhile."""

@@ -1,9 +1,13 @@
 """CLIP's parameters as modules, under OpenAI's names. The towers run them, so none has a forward.
 
 open_clip's own CLIP has the same names; importing it takes longer than a test of a small model.
+Where its modules are run, they are typed as those here.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +16,9 @@ HEAD_WIDTH = 64
 # The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
 # file's tensors do not tell, its width does: none of these widths has been published with 64.
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+# In open_clip's words, checked where they are read: a model's configuration, one encoder's sizes.
+Config = Mapping[str, Any]
+Sizes = dict[str, Any]
 
 
 class QuickGELU(nn.Module):
@@ -23,6 +30,14 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+class Hidden(nn.Sequential):
+    """A block's two linear layers, and the activation between them."""
+
+    c_fc: nn.Linear
+    gelu: nn.Module
+    c_proj: nn.Linear
+
+
 class Block(nn.Module):
     """A residual block of width W: attention and two linear layers, each after a LayerNorm."""
 
@@ -31,7 +46,7 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, width // HEAD_WIDTH)
         self.ln_2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(OrderedDict(
+        self.mlp = Hidden(OrderedDict(
             c_fc=nn.Linear(width, 4 * width),
             gelu=QuickGELU() if quick_gelu else nn.GELU(),
             c_proj=nn.Linear(4 * width, width),
@@ -52,12 +67,12 @@ class VisionTransformer(nn.Module):
         quick_gelu: bool,
     ):
         super().__init__()
-        self.image_size = image_size
+        self.image_size: int | tuple[int, int] = image_size  # open_clip has both sides
         self.conv1 = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         tokens = (image_size // patch_size) ** 2 + 1
         self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
-        self.ln_pre = nn.LayerNorm(width)
+        self.ln_pre: nn.LayerNorm | nn.Identity = nn.LayerNorm(width)  # open_clip may leave it out
         self.transformer = Transformer(width, layers, quick_gelu)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed))
@@ -68,9 +83,12 @@ class CLIP(nn.Module):
 
     Args:
         embed: the joint width. vision, text: sizes, as `loading` reads them from tensors.
+    Attributes: stated_in: another file that decided about it, None for none.
     """
 
-    def __init__(self, embed: int, vision: dict, text: dict, quick_gelu: bool):
+    stated_in: Path | None = None
+
+    def __init__(self, embed: int, vision: Sizes, text: Sizes, quick_gelu: bool):
         super().__init__()
         width = text["width"]
         self.visual = VisionTransformer(**vision, embed=embed, quick_gelu=quick_gelu)

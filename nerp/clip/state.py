@@ -23,6 +23,12 @@ class State:
     layer: int = 1
     eot: Tensor | None = None
 
+    @property
+    def text_ends(self) -> Tensor:
+        """`eot` of text."""
+        assert self.eot is not None
+        return self.eot
+
     def starts(self) -> Tensor:
         groups, start, _, _ = self.sizes
         return self.x[: groups * start].view(groups, start, -1)
@@ -54,5 +60,21 @@ class State:
         starts = self.starts()[:, None].expand(-1, ends, -1, -1)
         own = self.x[groups * start :].view(groups, ends, length, -1)
         x = torch.cat([starts, own], dim=2).flatten(0, 2)
-        eot = self.eot.expand(groups, -1).reshape(-1, 1)
+        eot = self.text_ends.expand(groups, -1).reshape(-1, 1)
         return replace(self, x=x, sizes=(groups * ends, start + length, 0, 0), eot=eot)
+
+
+def fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
+    """x [..., W] with ctx[slots] where slots >= 0."""
+    vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
+    return torch.where((slots >= 0)[..., None], vectors, x)
+
+
+def join(start: Tensor, end: Tensor, ends: int) -> Tensor:
+    """Keys or values of each whole sequence: a group's start before each of its ends."""
+    return torch.cat([start.repeat_interleave(ends, 0), end], dim=2)
+
+
+def ends_mask(start: int, length: int, device: torch.device) -> Tensor:
+    """[S, P + S]: the end's i-th token sees the whole start and the end up to itself."""
+    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)

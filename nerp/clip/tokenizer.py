@@ -39,10 +39,13 @@ class Tokenizer:
 @functools.cache
 def open_clips() -> ModuleType:
     """open_clip's tokenizers, from their own file: importing the package takes seconds."""
-    (folder,) = importlib.util.find_spec("open_clip").submodule_search_locations
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None and package.submodule_search_locations  # it is a dependency
+    (folder,) = package.submodule_search_locations
     spec = importlib.util.spec_from_file_location(
         f"{__name__}.open_clip", Path(folder) / "tokenizer.py"
     )
+    assert spec is not None and spec.loader is not None  # as of every file that ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -14,6 +14,7 @@ computed only at the positions whose output is used, without keys and values.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ from nerp.clip.layers import (
     weighed,
 )
 from nerp.clip.low_rank import LowRank
-from nerp.clip.state import State
+from nerp.clip.modules import CLIP, Block
+from nerp.clip.state import State, ends_mask, fill, join
 from nerp.clip.tokenizer import Prompts
 
 
@@ -116,8 +118,11 @@ class PromptTokens(Edit):
         self.keep_share = keep_share
         self.keep = keep
         self.shift = shift
-        self.output = output or super().output
+        self._output = output
         self.first_layer = min((layer for group in groups for layer in group.tokens), default=1)
+
+    def output(self, u: Tensor) -> Tensor:
+        return self._output(u) if self._output else u
 
     def enter(self, layer: int, x: Tensor) -> Tensor:
         entering = [(g.place, g.tokens[layer]) for g in self.groups if layer in g.tokens]
@@ -159,11 +164,11 @@ class Tower:
     """A frozen transformer. `stem` and `head` differ between vision and text."""
 
     def __init__(self, blocks: nn.ModuleList, causal: bool):
-        self.blocks = blocks
+        self.blocks = cast(Sequence[Block], blocks)  # a ModuleList does not say of what
         self.depth = len(blocks)
         self.causal = causal
-        self.heads = blocks[0].attn.num_heads
-        self.width = blocks[0].attn.embed_dim
+        self.heads: int = self.blocks[0].attn.num_heads
+        self.width: int = self.blocks[0].attn.embed_dim
 
     def advance(self, state: State, layer: int) -> State:
         """The input of `layer`, the frozen layers before it applied. Those have no gradient."""
@@ -183,13 +188,13 @@ class Tower:
         block = self.blocks[state.layer - 1]
         h = layer_norm(block.ln_1, state.x, _norm(edit, state.layer, 0))
         low = edit.low_rank(state.layer)
-        out = self._attend(block.attn, state, h, low)
+        out = self._attend(block, state, h, low)
         x = self._finish(block, state.layer, state.x, out, h, edit, low)
         return replace(state, x=x, layer=state.layer + 1)
 
-    def _attend(self, attn: nn.Module, state: State, h: Tensor, low: LowRank | None) -> Tensor:
+    def _attend(self, block: Block, state: State, h: Tensor, low: LowRank | None) -> Tensor:
         """The heads' joined outputs [T, W] of all rows, `h` their inputs."""
-        qkv = F.linear(h, attn.in_proj_weight, attn.in_proj_bias)
+        qkv = F.linear(h, block.attn.in_proj_weight, block.attn.in_proj_bias)
         if low:
             qkv = low.add_to_inputs(qkv, h)
         groups, start, ends, length = state.sizes
@@ -199,9 +204,9 @@ class Tower:
         out = out.transpose(1, 2).reshape(cut, -1)
         if not ends:
             return out
-        mask = _ends_mask(start, length, h.device)
+        mask = ends_mask(start, length, h.device)
         q2, k2, v2 = self._split(qkv[cut:].view(groups * ends, length, -1))
-        k2, v2 = _join(k, k2, ends), _join(v, v2, ends)
+        k2, v2 = join(k, k2, ends), join(v, v2, ends)
         tail = F.scaled_dot_product_attention(q2, k2, v2, attn_mask=mask)
         return torch.cat([out, tail.transpose(1, 2).reshape(qkv.shape[0] - cut, -1)])
 
@@ -214,7 +219,7 @@ class Tower:
         h_rows, x_rows = h[rows.flatten()], state.x[rows.flatten()]
         low = edit.low_rank(state.layer)
         if low and low.drop:  # then no one matrix makes a part of all positions
-            out = self._attend(block.attn, state, h, low)[rows.flatten()]
+            out = self._attend(block, state, h, low)[rows.flatten()]
         else:
             weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
             seen, mask = self._seen(state, h, edit)
@@ -234,7 +239,7 @@ class Tower:
         if not self.causal:
             return seen, None
         reach = torch.arange(seen.shape[1], device=h.device)
-        mask = reach <= (state.eot + edit.shift)[..., None]
+        mask = reach <= (state.text_ends + edit.shift)[..., None]
         return seen, mask.expand(groups, -1, -1).flatten(0, 1)[:, None]
 
     def _read(
@@ -249,12 +254,13 @@ class Tower:
         sum_s p_s (B s + c) = B (sum_s p_s s) + c. What is left is the attention of R rows a head
         to `seen` itself.
         """
-        query, key, value = weight.unflatten(0, (3, self.heads, -1))  # each [heads, W / heads, W]
+        parts = torch.unflatten(weight, 0, (3, self.heads, -1))
+        query, key, value = parts.unbind(0)  # each [heads, W / heads, W]
         q = F.linear(rows, query.flatten(0, 1), bias[: self.width])
         q = q.view(-1, self.heads, key.shape[1]).transpose(0, 1) @ key  # [heads, N * R, W]
-        q = q.unflatten(1, (seen.shape[0], -1)).transpose(0, 1).flatten(1, 2)
-        sums = weighed(q, seen, mask, key.shape[1] ** -0.5).unflatten(1, (self.heads, -1))
-        sums = sums.transpose(0, 1).flatten(1, 2)
+        q = torch.unflatten(q, 1, (seen.shape[0], -1)).transpose(0, 1).flatten(1, 2)
+        sums = weighed(q, seen, mask, key.shape[1] ** -0.5)
+        sums = torch.unflatten(sums, 1, (self.heads, -1)).transpose(0, 1).flatten(1, 2)
         return (sums @ value.mT).transpose(0, 1).flatten(1) + bias[-self.width :]
 
     def _enter(self, state: State, edit: Edit) -> State:
@@ -271,7 +277,7 @@ class Tower:
         group = torch.arange(groups, device=device)[:, None]
         if not self.causal:
             return group * start + torch.arange(edit.keep, device=device)
-        position = state.eot + edit.shift
+        position = state.text_ends + edit.shift
         if not ends:
             return group * start + position
         end = torch.arange(ends, device=device)
@@ -279,7 +285,7 @@ class Tower:
 
     def _finish(
         self,
-        block: nn.Module,
+        block: Block,
         layer: int,
         x: Tensor,
         out: Tensor,
@@ -298,7 +304,7 @@ class Tower:
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         """[N, L, n * W] -> n times [N, heads, L, W / heads]."""
-        parts = x.unflatten(2, (-1, self.heads, self.width // self.heads))
+        parts = torch.unflatten(x, 2, (-1, self.heads, self.width // self.heads))
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
@@ -307,28 +313,19 @@ def _norm(edit: Edit, layer: int, which: int) -> Affine | None:
     return norms[which] if norms else None
 
 
-def _join(start: Tensor, end: Tensor, ends: int) -> Tensor:
-    """Keys or values of each whole sequence: a group's start before each of its ends."""
-    return torch.cat([start.repeat_interleave(ends, 0), end], dim=2)
-
-
-def _ends_mask(start: int, length: int, device: torch.device) -> Tensor:
-    """[S, P + S]: the end's i-th token sees the whole start and the end up to itself."""
-    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-
-
 class TextTower(Tower):
     """CLIP's text transformer."""
 
     kind = "CLIP's transformer"
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: CLIP):
         super().__init__(model.transformer.resblocks, causal=True)
         self.model = model
 
     def token_embedding(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., W] of ids [...], without positions."""
-        return self.model.token_embedding(ids)
+        embeddings: Tensor = self.model.token_embedding(ids)
+        return embeddings
 
     def embed(self, prompts: Prompts, dtype: torch.dtype, ctx: Tensor | None = None) -> State:
         """The input of layer 1, with context vectors in their slots.
@@ -361,18 +358,12 @@ class TextTower(Tower):
         return edit.output(x @ self.model.text_projection)
 
 
-def fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
-    """x [..., W] with ctx[slots] where slots >= 0."""
-    vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
-    return torch.where((slots >= 0)[..., None], vectors, x)
-
-
 class VisionTower(Tower):
     """CLIP's vision transformer."""
 
     kind = "CLIP's vision transformer"
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: CLIP):
         self.visual = model.visual
         super().__init__(self.visual.transformer.resblocks, causal=False)
 
@@ -387,9 +378,13 @@ class VisionTower(Tower):
         patches = F.linear(patches, visual.conv1.weight.flatten(1))
         token = visual.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1)
         x = torch.cat([token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-        if not isinstance(visual.ln_pre, nn.Identity):
-            x = layer_norm(visual.ln_pre, x)
+        x = self.entering(x)
         return State(x.flatten(0, 1), (*x.shape[:2], 0, 0))
+
+    def entering(self, x: Tensor) -> Tensor:
+        """Tokens [..., W] as they enter layer 1: after `ln_pre`, where there is one."""
+        ln = self.visual.ln_pre
+        return x if isinstance(ln, nn.Identity) else layer_norm(ln, x)
 
     def tokens(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """The leading `edit.keep` tokens [B, keep, W] after `ln_post`; the first is the class."""

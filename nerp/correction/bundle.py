@@ -8,7 +8,7 @@ the published format never ask for it.
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def bundle_key(dataset: str, task: str) -> str:
     return f"{dataset}_sub" if task == "B2N" else dataset
 
 
-def read_bundle(file: str | Path) -> dict:
+def read_bundle(file: str | Path) -> dict[str, object]:
     """A bundle's whole content. Raises NerpError, naming the file, if it cannot be read."""
     file = Path(file).expanduser()
     if not file.exists():
@@ -36,7 +36,9 @@ def read_bundle(file: str | Path) -> dict:
     return read_json(file)
 
 
-def bundle_pairs(content: dict, key: str, file: str | Path) -> list[tuple[str, str]]:
+def bundle_pairs(
+    content: Mapping[str, object], key: str, file: str | Path
+) -> list[tuple[str, str]]:
     """The pairs of class names under `key`. Raises NerpError where there are none."""
     if key not in content:
         raise NerpError(f"{file}: no entry {key}, which TASK and the dataset ask for; "
@@ -58,7 +60,7 @@ def _listed(value: object) -> list[tuple[str, str]]:
     return pairs
 
 
-def entries(content: dict) -> str:
+def entries(content: Mapping[str, object]) -> str:
     """Which entries a bundle has, with the number of pairs in each, in words."""
     said = []
     for key, value in content.items():
@@ -73,21 +75,21 @@ def counted(pairs: int) -> str:
     return f"{pairs} pair{'' if pairs == 1 else 's'}"
 
 
-def looked_at(content: dict, key: str) -> str:
+def looked_at(content: Mapping[str, object], key: str) -> str:
     """What the pairs under `key` were found with, by what the bundle says of them."""
     origin = _origins(content).get(key)
     said = origin.get("looked_at") if isinstance(origin, dict) else None
-    return said if said in ORDER else UNKNOWN
+    return said if isinstance(said, str) and said in ORDER else UNKNOWN
 
 
-def _origins(content: dict) -> dict:
+def _origins(content: Mapping[str, object]) -> dict[str, object]:
     origins = content.get(PROVENANCE)
     return origins if isinstance(origins, dict) else {}
 
 
-def write_bundle(file: str | Path, content: dict) -> None:
+def write_bundle(file: str | Path, content: Mapping[str, object]) -> None:
     """Write a bundle, gzipped where the name ends in .gz; the bytes depend on the content alone."""
-    data = json.dumps(content, indent=1).encode()
+    data = json.dumps(dict(content), indent=1).encode()
     write_bytes(file, gzip.compress(data, mtime=0) if str(file).endswith(".gz") else data)
 
 
@@ -118,10 +120,12 @@ def match_names(pairs: Sequence[tuple[str, str]], classnames: Sequence[str]) -> 
     """
     index = {comparable(name): i
              for names in (classnames, distinct(classnames)) for i, name in enumerate(names)}
-    matched, missing = [], {}
+    matched: list[tuple[int, int]] = []
+    missing: dict[str, None] = {}
     for pair in pairs:
         found = [index.get(comparable(name)) for name in pair]
         missing.update((name, None) for name, i in zip(pair, found, strict=True) if i is None)
-        if None not in found:
-            matched.append(tuple(found))
+        first, second = found
+        if first is not None and second is not None:
+            matched.append((first, second))
     return MatchedPairs(matched, list(missing))

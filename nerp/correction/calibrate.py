@@ -64,7 +64,8 @@ def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
     sweep = Sweep(saved)
     start, settings = adjustable(rule)
     before = sweep.correct(start).predictions
-    best, found = (0, 0), None
+    best = (0, 0)
+    found: CorrectionRule | None = None
     for setting in settings:
         after = sweep.correct(setting).predictions
         changed = after != before
@@ -74,8 +75,8 @@ def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
         if helped > hurt and sign_test(helped, hurt) < BEYOND_CHANCE and score > best:
             best, found = score, setting
     chosen = found or start
-    accuracy = (sweep.outcome(each).accuracy for each in (start, chosen))
-    return Calibration(chosen, len(saved.labels), *accuracy, changed=found is not None)
+    plain, reached = (sweep.outcome(each).accuracy for each in (start, chosen))
+    return Calibration(chosen, len(saved.labels), plain, reached, changed=found is not None)
 
 
 def adjustable(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[CorrectionRule]]:

@@ -9,7 +9,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import RULES
 from nerp.correction.correction import CorrectionRule
 from nerp.correction.looked_at import MARKS, UNKNOWN, most
-from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD, Anchored
+from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD, Anchored, FromTest
 from nerp.correction.published import Contextual
 from nerp.correction.shifting import Shift
 from nerp.correction.significance import sign_test
@@ -98,12 +98,13 @@ def _forms(
     if name != own.name:
         rule = kind()
         if kind.weighs:
-            shared = kind in _SAME_REFERENCES and type(own) in _SAME_REFERENCES
-            missing = "" if shared else f"the run kept no references for it: NERP.RULE {name} does"
-            rule = replace(rule, strengths=own.strengths) if shared else rule
+            missing = f"the run kept no references for it: NERP.RULE {name} does"
+            if isinstance(rule, Shift) and isinstance(own, Shift) and (
+                    {kind, type(own)} <= {*_SAME_REFERENCES}):
+                rule, missing = replace(rule, strengths=own.strengths), ""
         if isinstance(rule, Anchored):
             spread = float(torch.from_numpy(saved.logits).std(dim=1, correction=0).mean())
             rule = replace(rule, width=WIDTH_OF_SPREAD * spread, limit=LIMIT_OF_SPREAD * spread)
     yield name, rule, missing
-    if getattr(rule, "streams", False) and not rule.stream:
+    if isinstance(rule, FromTest) and rule.streams and not rule.stream:
         yield name + STREAM, replace(rule, stream=True), missing

@@ -54,8 +54,9 @@ class Correction:
     @classmethod
     def none(cls, logits: Tensor) -> "Correction":
         """The correction of logits [B, C] that changes nothing."""
-        top, empty = logits.argmax(dim=1), logits.new_zeros(0)
-        return cls(top, *(empty.long() for _ in range(4)), empty, empty)
+        empty = logits.new_zeros(0)
+        images, source, target, reason = (empty.long() for _ in range(4))
+        return cls(logits.argmax(dim=1), images, source, target, reason, empty, empty)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Corrected logits [B, C]: a copy in which the old and the new class of each changed
@@ -152,9 +153,18 @@ class CorrectionRule(ABC):
     looked_at: ClassVar[str] = NOTHING
     weighs: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
-    references: tuple[str, ...] = ()
-    uses_pairs: bool = False
-    note: str
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def uses_pairs(self) -> bool:
+        return False
+
+    @property
+    def note(self) -> str:
+        raise NotImplementedError(f"{self.name}: a rule needs a note")
 
     @property
     def effect(self) -> str:

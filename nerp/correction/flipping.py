@@ -16,9 +16,9 @@ Only m depends on the partner, so the best candidate is the admissible partner w
 logit, or there is none: one gather and one maximum an image decide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def _truth(text: str) -> bool:
 
 
 # Configuration key -> field, and how a grid's text becomes a value.
-_SETTINGS = {
+_SETTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
     "TAU": ("tau", float),
     "THRES": ("thres", float),
     "FLIP_RULE": ("flip_rule", str),
@@ -63,11 +63,11 @@ _SETTINGS = {
 class Rule(CorrectionRule):
     """When evidence is weak and a preference strong; the keys of the config node NERP."""
 
-    name: ClassVar = "flip"
-    references: ClassVar = ("text", "image")
-    uses_pairs: ClassVar = True
-    effect: ClassVar = ("where the priors prefer the predicted class over a partner and the "
-                        "evidence is weak, the partner is predicted")
+    name: ClassVar[str] = "flip"
+    references: ClassVar[tuple[str, ...]] = ("text", "image")
+    uses_pairs: ClassVar[bool] = True
+    effect: ClassVar[str] = ("where the priors prefer the predicted class over a partner and the "
+                             "evidence is weak, the partner is predicted")
 
     tau: float = 0.0
     thres: float = 2.0
@@ -76,7 +76,7 @@ class Rule(CorrectionRule):
     by_prob: bool = False
     entropy_thres: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.flip_rule not in ("OR", "AND"):
             raise NerpError(f"FLIP_RULE is {self.flip_rule!r}; it is OR or AND")
 
@@ -85,19 +85,20 @@ class Rule(CorrectionRule):
         """The rule in a config's NERP node."""
         return cls(**{field: node[key] for key, (field, _) in _SETTINGS.items()})
 
-    def correct(self, logits, priors, pairs):
+    def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
         return flip(logits, priors["text"], priors["image"], pairs, self)
 
     @classmethod
-    def keys(cls):
+    def keys(cls) -> tuple[str, ...]:
         return tuple(_SETTINGS)
 
-    def changed(self, key, text):
+    def changed(self, key: str, text: str) -> "Rule":
         field, convert = _SETTINGS[key]
-        return replace(self, **{field: convert(text)})
+        setting: dict[str, Any] = {field: convert(text)}
+        return replace(self, **setting)
 
     @property
-    def note(self):
+    def note(self) -> str:
         tests = [name for name, on in (("entropy", self.by_entropy), ("probability", self.by_prob))
                  if on]
         more = f", {self.flip_rule} by {' and '.join(tests)}" if tests else ""
@@ -198,14 +199,15 @@ class Evidence:
         tested = rule.by_entropy or rule.by_prob
         undecided = margin.isfinite() if tested and rule.flip_rule == "OR" else near
         (rows,) = undecided.nonzero(as_tuple=True)
-        near, tests = near[rows], {}
+        near = near[rows]
+        tests: dict[int, Tensor] = {}
         if rule.by_entropy:
             tests[ENTROPY] = self.entropy(rows) >= rule.entropy_thres
         if rule.by_prob:
             tests[PROB] = self.probability(rows) < PROB_THRES
         flips = near
         if tests and rule.flip_rule == "AND":
-            flips = near & tests.get(ENTROPY, tests.get(PROB))
+            flips = near & (tests[ENTROPY] if rule.by_entropy else tests[PROB])
         elif tests:
             flips = near | torch.stack(list(tests.values())).all(dim=0)
         bits = near * MARGIN + sum(held * bit for bit, held in tests.items())

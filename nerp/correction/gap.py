@@ -34,7 +34,9 @@ def gap_direction(features: Tensor, labels: Tensor, text: Tensor) -> Tensor:
     return means.mean(0) - share * text.mean(0)
 
 
-def gap_prior(features: Tensor, labels: Tensor, text: Tensor, tested: Tensor, scale: float):
+def gap_prior(
+    features: Tensor, labels: Tensor, text: Tensor, tested: Tensor, scale: float
+) -> Tensor:
     """The logits [C] of the gap against the tested classes' text features [C, D].
 
     Args: as `gap_direction`; scale: what cosines are multiplied by.
@@ -84,7 +86,9 @@ def between_halves(
             yield prior - prior.mean(), uniform_bias(scale * images @ names.t(), shares)
 
 
-def _only(classes: Tensor, features: Tensor, labels: Tensor, text: Tensor):
+def _only(
+    classes: Tensor, features: Tensor, labels: Tensor, text: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The images of some classes, relabelled in their order, and the classes' text features."""
     place = torch.full((len(text),), -1, device=text.device)
     place[classes] = torch.arange(len(classes), device=text.device)

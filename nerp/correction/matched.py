@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import RULES
-from nerp.correction.correction import Correction, CorrectionRule, Rescored, Run
+from nerp.correction.correction import Correction, Rescored, Run
 from nerp.correction.looked_at import SEEN_IMAGES, TEST_IMAGES, UNKNOWN, most
 from nerp.correction.matching import LIMIT, WIDTH, Guarded, guard, uniform_bias
 from nerp.correction.peers import batch_bias, sinkhorn_bias, stationary_bias
@@ -31,6 +31,9 @@ from nerp.correction.transport import transport_plan
 # any that is reported (docs/study/choice.md).
 WIDTH_OF_SPREAD = 0.125
 LIMIT_OF_SPREAD = 0.12
+
+R = TypeVar("R", bound="FromTest")
+Balanced = TypeVar("Balanced", bound="ToShares")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class FromTest(Additive):
     def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "FromTest":
         return cls(scope=node.SCOPE, stream=node.STREAM)
 
-    def settled(self, run: Run) -> CorrectionRule:
+    def settled(self: R, run: Run) -> R:
         return replace(self, order=run.seed)
 
     @property
@@ -100,7 +103,7 @@ class ToShares(FromTest):
 
     shares: Mapping[str, float] = field(default_factory=dict)
 
-    def settled(self, run: Run) -> CorrectionRule:
+    def settled(self: Balanced, run: Run) -> Balanced:
         rule = super().settled(run)
         shares = read_shares(run.settings.SHARES, run.classnames)
         return replace(rule, shares=shares) if shares else rule
@@ -247,6 +250,9 @@ class Anchored(FromTest, Shift):
     """
 
     name: ClassVar[str] = "anchored"
+    effect: ClassVar[str] = (
+        "each class's logits are lowered by what neutral references say the model prefers it "
+        "anyway, corrected by the test images as far as they are many and look balanced")
     weighs: ClassVar[bool] = True
     streams: ClassVar[bool] = True
 
@@ -263,7 +269,7 @@ class Anchored(FromTest, Shift):
         return cls(scope=node.SCOPE, stream=node.STREAM, strengths=dict(strengths),
                    guard=node.GUARD)
 
-    def settled(self, run: Run) -> CorrectionRule:
+    def settled(self, run: Run) -> "Anchored":
         def logits(value: float | str, multiple: float) -> float:
             return multiple * run.spread() if value == "auto" else float(value)
 
@@ -300,8 +306,12 @@ class Anchored(FromTest, Shift):
     def keys(cls) -> tuple[str, ...]:
         return ("WIDTH", "LIMIT")
 
-    def changed(self, key: str, text: str) -> CorrectionRule:
-        return replace(self, **{key.lower(): float(text)})
+    def changed(self, key: str, text: str) -> "Anchored":
+        if key == "WIDTH":
+            return replace(self, width=float(text))
+        if key == "LIMIT":
+            return replace(self, limit=float(text))
+        raise ValueError(key)
 
     @property
     def how(self) -> str:
@@ -309,8 +319,3 @@ class Anchored(FromTest, Shift):
         guarded = f", unless they part by {self.limit:.2g}" if self.guard else ""
         return (f"from the bias of {parts} the test images are followed as far as they are many, "
                 f"width {self.width:.2g}{guarded}")
-
-    @property
-    def effect(self) -> str:
-        return ("each class's logits are lowered by what neutral references say the model prefers "
-                "it anyway, corrected by the test images as far as they are many and look balanced")

@@ -352,8 +352,8 @@ class _Problem:
             matrix.diagonal().fill_(1.0)
             # Without a pull H says nothing of the bias's mean, which stays.
             matrix += torch.outer(unit, unit) / diagonal.sum()
-            found = torch.linalg.solve(matrix, target / unit) / unit
-            return found - found.mean()
+            solved: Tensor = torch.linalg.solve(matrix, target / unit) / unit
+            return solved - solved.mean()
 
         def product(x: Tensor) -> Tensor:
             inner = kept.t() @ (kept @ x.to(kept.dtype))

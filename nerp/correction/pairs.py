@@ -8,6 +8,8 @@ takes. A bundle lists pairs instead, and all of them are taken.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -76,7 +78,7 @@ class Labelled:
     classnames: list[str]
 
 
-def not_at_hand():
+def not_at_hand() -> NoReturn:
     """Stands for images where there are none to look at."""
     raise NerpError("this needs images, and none are at hand here")
 
@@ -161,12 +163,12 @@ def reference_scores(clues: Clues) -> Scores:
     two classes score the size of their exchange, |gap_tuned| + |gap_frozen|, where the gaps have
     opposite signs, summed over the probes. The reference image is a mean of training images.
     """
-    total = 0.0
+    exchanged = []
     for probe in clues.orders():
         tuned, frozen = ((x - x.mean()) / x.std().clamp(min=1e-12) for x in probe)
         gap, frozen_gap = (x[:, None] - x[None, :] for x in (tuned, frozen))
-        total = total + (gap.abs() + frozen_gap.abs()) * (gap * frozen_gap < 0)
-    return Scores(_positive(total), TRAINING_IMAGES,
+        exchanged.append((gap.abs() + frozen_gap.abs()) * (gap * frozen_gap < 0))
+    return Scores(_positive(reduce(torch.add, exchanged)), TRAINING_IMAGES,
                   "put in opposite order by the tuned and the frozen model")
 
 

@@ -12,10 +12,12 @@ Over all classes, or only between the predicted class and its partners in a list
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import REFERENCES, RULES
@@ -48,8 +50,11 @@ class Shifted(Correction):
 
 
 def class_bias(priors: Mapping[str, Tensor], strengths: Mapping[str, float]) -> Tensor:
-    """sum_k s_k (π_k - mean π_k), [C], over the references in `strengths`."""
-    return sum(s * (priors[name] - priors[name].mean()) for name, s in strengths.items())
+    """sum_k s_k (π_k - mean π_k), [C], over the references in `strengths`. Raises NerpError for
+    none."""
+    if not strengths:
+        raise NerpError("a shift needs the strength of at least one neutral reference")
+    return reduce(torch.add, (s * (priors[k] - priors[k].mean()) for k, s in strengths.items()))
 
 
 SCOPES = ("all", "pairs")
@@ -61,12 +66,12 @@ class Additive(CorrectionRule):
 
     scope: str = "all"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise NerpError(f"SCOPE is {self.scope!r}; it is {' or '.join(SCOPES)}")
 
     @classmethod
-    def from_config(cls, node, strengths):
+    def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "Additive":
         return cls(node.SCOPE)
 
     @abstractmethod
@@ -74,17 +79,17 @@ class Additive(CorrectionRule):
         """What is subtracted, [C]."""
 
     @property
-    def uses_pairs(self):
+    def uses_pairs(self) -> bool:
         return self.scope == "pairs"
 
-    def correct(self, logits, priors, pairs):
+    def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
         return shift(logits, self.bias(logits, priors), pairs if self.uses_pairs else None)
 
     @classmethod
-    def keys(cls):
+    def keys(cls) -> tuple[str, ...]:
         return ("SCOPE",)
 
-    def changed(self, key, text):
+    def changed(self, key: str, text: str) -> CorrectionRule:
         if text not in SCOPES:
             raise ValueError(text)
         return replace(self, scope=text)
@@ -108,27 +113,27 @@ class Shift(Additive):
     strengths: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, node, strengths):
+    def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "Shift":
         return cls(node.SCOPE, dict(strengths))
 
     @property
-    def references(self):
+    def references(self) -> tuple[str, ...]:
         return tuple(self.strengths)
 
-    def bias(self, logits, priors):
+    def bias(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Tensor:
         return class_bias(priors, self.strengths)
 
     @classmethod
-    def keys(cls):
+    def keys(cls) -> tuple[str, ...]:
         return (*super().keys(), *REFERENCES.names())
 
-    def changed(self, key, text):
+    def changed(self, key: str, text: str) -> CorrectionRule:
         if key == "SCOPE":
             return super().changed(key, text)
         return replace(self, strengths={**self.strengths, key: float(text)})
 
     @property
-    def note(self):
+    def note(self) -> str:
         parts = " + ".join(f"{s:.2g} {name}" for name, s in self.strengths.items())
         return f"shift by {parts}{self.confined}"
 

@@ -50,7 +50,8 @@ def rule_of_grid(grid: Grid, base: CorrectionRule) -> CorrectionRule:
     Raises NerpError, naming the keys of every rule, where none has them all, and for a value that
     a key does not take.
     """
-    for rule in (base, *(RULES[name]() for name in RULES.names())):
+    rules: list[CorrectionRule] = [base, *(RULES[name]() for name in RULES.names())]
+    for rule in rules:
         if set(grid) <= set(rule.keys()):
             for key, values in grid.items():
                 for value in values:

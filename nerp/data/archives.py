@@ -8,6 +8,7 @@ data than a set of images can plausibly have been packed from is refused.
 import bz2
 import errno
 import gzip
+import io
 import lzma
 import os
 import posixpath
@@ -19,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
@@ -35,7 +36,9 @@ _MAX_DEPTH = 50  # far below what recursion can remove again
 _BLOCK = 2**20
 _MOST_PADDING = 2**26  # bytes; a tar is filled up to a whole block of a tape
 
-_DECOMPRESSORS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_DECOMPRESSORS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile,
+}
 
 
 class _Member(NamedTuple):
@@ -45,7 +48,7 @@ class _Member(NamedTuple):
     name: str
     kind: int
     size: int
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
     link: str = ""
 
 
@@ -131,11 +134,12 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 def _tar_members(archive: Path, limit: int) -> Iterator[_Member]:
     with open(archive, "rb") as file:
         start = file.read(6)
-    decompress = next((f for magic, f in _DECOMPRESSORS.items() if start.startswith(magic)), open)
-    with decompress(archive, "rb") as content:
+    fitting = (f for magic, f in _DECOMPRESSORS.items() if start.startswith(magic))
+    with next(fitting, _plain)(archive) as content:
         stream = _Metered(content, limit)
-        with tarfile.open(fileobj=stream, mode="r|") as file:
-            for info in file:
+        tape: tarfile.TarFile
+        with tarfile.open(fileobj=stream, mode="r|") as tape:  # type: ignore[call-overload]  # only read
+            for info in tape:
                 kind, link = stat.S_IFCHR, ""
                 if info.isreg():
                     kind = stat.S_IFREG
@@ -144,7 +148,7 @@ def _tar_members(archive: Path, limit: int) -> Iterator[_Member]:
                 elif info.issym() or info.islnk():
                     kind = stat.S_IFLNK
                     link = _target(info.name, info.linkname) if info.issym() else info.linkname
-                yield _Member(info.name, kind, info.size, partial(file.extractfile, info), link)
+                yield _Member(info.name, kind, info.size, partial(_content, tape, info), link)
         # tarfile stops at the first damaged header as if the archive ended there. What follows
         # the end is zeros, and a compressed stream's checksum.
         padding = 0
@@ -156,6 +160,16 @@ def _tar_members(archive: Path, limit: int) -> Iterator[_Member]:
                 raise NerpError("it ends in more zeros than an archive does")
 
 
+def _plain(archive: Path) -> io.BufferedIOBase:
+    return open(archive, "rb")
+
+
+def _content(tape: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = tape.extractfile(info)
+    assert content is not None  # it is asked for that of files alone
+    return content
+
+
 def _target(name: str, link: str) -> str:
     """The name in the archive that the symbolic link `name` leads to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
@@ -164,7 +178,7 @@ def _target(name: str, link: str) -> str:
 class _Metered:
     """A stream that gives up after `limit` bytes: headers can be bombs as well as files."""
 
-    def __init__(self, stream: BinaryIO, limit: int):
+    def __init__(self, stream: io.BufferedIOBase, limit: int):
         self.stream = stream
         self.left = limit
 

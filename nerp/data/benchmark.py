@@ -60,20 +60,17 @@ class Benchmark:
         """Only these classes, relabelled from 0 in ascending order of their labels."""
         labels = sorted(labels)
         new = {label: i for i, label in enumerate(labels)}
-        splits = {
-            split: [
-                item._replace(label=new[item.label])
-                for item in getattr(self, split)
-                if item.label in new
-            ]
-            for split in SPLITS
-        }
-        return replace(self, **splits, classnames=[self.classnames[label] for label in labels])
+
+        def kept(items: list[Item]) -> list[Item]:
+            return [item._replace(label=new[item.label]) for item in items if item.label in new]
+
+        return replace(self, train=kept(self.train), val=kept(self.val), test=kept(self.test),
+                       classnames=[self.classnames[label] for label in labels])
 
 
 def dataset_folder(cfg: CfgNode) -> Path:
     """Where the dataset's folder belongs, there or not."""
-    return Path(cfg.DATASET.ROOT).expanduser() / cfg.DATASET.DIRECTORY
+    return Path(cfg.DATASET.ROOT).expanduser() / str(cfg.DATASET.DIRECTORY)
 
 
 def data_directory(cfg: CfgNode) -> Path:
@@ -85,7 +82,8 @@ def data_directory(cfg: CfgNode) -> Path:
     if directory.is_dir():
         return directory
     if cfg.DATASET.DIRECTORY in DRAWN.names():
-        return DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
+        drawn: Path = DRAWN[cfg.DATASET.DIRECTORY](directory.parent, sys.stderr.isatty())
+        return drawn
     what = "a link that leads nowhere:" if directory.is_symlink() else "no folder"
     card = cfg.DATASET
     by_hand = any("STEP" in source for source in card.SOURCES)

@@ -52,7 +52,8 @@ def write_card(
 
 def _scalar(value: object) -> str:
     """A value as YAML on one line."""
-    return yaml.safe_dump(value, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+    text: str = yaml.safe_dump(value, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def describe(bench: Benchmark, card: Path, node: CfgNode, made: Made | None) -> list[str]:

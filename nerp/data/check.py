@@ -62,9 +62,9 @@ def check(cfg: CfgNode) -> Report:
             )
     if not bench.test:
         report.problems["splits without images"].append(f"test: {REMEDY}")
-    for kind, found in left_over(cfg.DATASET, bench).items():
+    for kind, texts in left_over(cfg.DATASET, bench).items():
         (report.problems[kind] if kind in WRONG else report.facts).extend(
-            found if kind in WRONG else [f"{kind}: {text}" for text in found])
+            texts if kind in WRONG else [f"{kind}: {text}" for text in texts])
     report.facts += name_doubts(bench.classnames)
     names, lists = differences(cfg.DATASET, bench)
     if names:

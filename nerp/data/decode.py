@@ -25,8 +25,10 @@ _OTHER_SUFFIXES = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".y
                    ".html", ".py", ".mat", ".npy", ".npz", ".zip", ".tar", ".gz", ".db", ".ini")
 
 # Pillow warns of images from this size on, in several lines; here they are refused in one.
-_MOST_PIXELS = Image.MAX_IMAGE_PIXELS
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**30 // 12
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Before = Callable[[Image.Image], object]
 
 
 def open_image(path: str | Path, side: int = 0) -> Image.Image:
@@ -66,7 +68,7 @@ def verify_image(path: str | Path) -> None:
     _decode(path, lambda image: image.draft("RGB", (1, 1)))
 
 
-def decode(content: BinaryIO, name: str, before: Callable = lambda image: None) -> Image.Image:
+def decode(content: BinaryIO, name: str, before: Before = lambda image: None) -> Image.Image:
     """The image in an open file as RGB; `before` is called with it when its size is known.
 
     Raises NerpError, beginning with `name`, for one that cannot be decoded, or is as large as
@@ -100,6 +102,6 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decode(path: str | Path, before: Callable) -> Image.Image:
+def _decode(path: str | Path, before: Before) -> Image.Image:
     with opened(path) as file:
         return decode(file, str(path), before)

@@ -153,8 +153,8 @@ def _fetch(url: str, part: Path) -> None:
         except HTTPError as error:
             raise NerpError(f"{host} answers {error.code} {error.reason}") from None
         except URLError as error:
-            reason = getattr(error.reason, "strerror", None) or error.reason
-            reason = f"cannot be reached from here ({reason})"
+            why = getattr(error.reason, "strerror", None) or error.reason
+            reason = f"cannot be reached from here ({why})"
         except (OSError, HTTPException) as error:
             if getattr(error, "errno", None) in _OF_THE_DISK:
                 raise

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from nerp.base.log import say
 from nerp.base.progress import progress
 from nerp.data.benchmark import Item
 from nerp.data.decode import FORMATS
-from nerp.data.own import SPLIT_FILE, stratified
+from nerp.data.own import stratified
+from nerp.data.split_file import SPLIT_FILE
 from nerp.data.splits import split_named
 from nerp.files.opening import MIB, read_bytes, reading
 
@@ -101,7 +102,7 @@ def _image_column(part: Any) -> str:
     write them."""
     import datasets
 
-    def holds_images(feature):
+    def holds_images(feature: object) -> bool:
         content = feature.get("bytes") if isinstance(feature, dict) else feature
         return isinstance(feature, datasets.Image) or \
             getattr(content, "dtype", "") in ("binary", "large_binary")
@@ -175,7 +176,7 @@ def _one(part: Any, kind: str, found: list[str], preferred: Sequence[str]) -> st
                     f"{', '.join(part.column_names)}")
 
 
-def _content(image: dict | None, places: list[Path], where: str) -> bytes:
+def _content(image: Mapping[str, Any] | None, places: list[Path], where: str) -> bytes:
     if image and image["bytes"]:
         content: bytes = image["bytes"]
         return content

@@ -29,6 +29,7 @@ _DECODING_THREADS = 8
 START_METHOD = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 Transform = Callable[[Image.Image], Tensor]
+Place = tuple[int, int]  # an epoch, and where an item stands in the list
 
 
 def train_transform(cfg: CfgNode, size: int) -> Transform:
@@ -48,7 +49,8 @@ def train_transform(cfg: CfgNode, size: int) -> Transform:
         "normalize": None,
     }
     steps = [known[name] for name in cfg.INPUT.TRANSFORMS if known[name] is not None]
-    return T.Compose([*steps, T.PILToTensor()])
+    transform: Transform = T.Compose([*steps, T.PILToTensor()])
+    return transform
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def eval_transform(cfg: CfgNode, size: int) -> Transform:
     return Whole(size, cfg.INPUT.RESIZE_MODE == "squash", mode)
 
 
-def eval_identity(cfg: CfgNode) -> dict:
+def eval_identity(cfg: CfgNode) -> dict[str, object]:
     """What decides about the pixels of a test image, besides the backbone's size."""
     normalised = "normalize" in cfg.INPUT.TRANSFORMS
     names = ["INTERPOLATION", "RESIZE_MODE", "EXACT_JPEG",
@@ -99,7 +101,7 @@ class Normalise:
         return (pixels.to(self.mean.device, non_blocking=True) / 255 - self.mean) / self.std
 
 
-class ImageSet(Dataset):
+class ImageSet(Dataset[tuple[Tensor, int]]):
     """Items as (what `transform` makes of the image, label), asked for by (epoch, index).
 
     A random transform depends on the run's seed, the epoch and the index alone, so a resumed run,
@@ -145,13 +147,13 @@ class ImageSet(Dataset):
                 self._decoded[index] = image
         return len(self._decoded)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Place) -> tuple[Tensor, int]:
         epoch, index = key
         # Python's hash of a tuple of integers is the same in every process.
         torch.default_generator.manual_seed(hash((self.seed, epoch, index)) % 2**63)
         return self.transform(self.image(index)), self.items[index].label
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, int]] | NerpError:
+    def __getitems__(self, keys: list[Place]) -> list[tuple[Tensor, int]] | NerpError:
         """A batch, or the error of an image in it: raised in a worker process, it would reach the
         other one as the text of a traceback."""
         try:
@@ -183,7 +185,7 @@ def train_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) -
     return ImageSet(items, image_dir, views, cfg.SEED)
 
 
-class EpochBatches(Sampler):
+class EpochBatches(Sampler[list[Place]]):
     """Batches of (epoch, index) of the chosen steps of an epoch, by default all of them: shuffled
     by the seed and the epoch. The last batch is dropped where it is incomplete and not the only
     one, unless it is to be kept.
@@ -222,7 +224,7 @@ class EpochBatches(Sampler):
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
         for step in range(self.first, self.last):
             batch = order[step * self.batch_size :][: self.size(step)]
@@ -237,15 +239,25 @@ def epoch_batches(
     return EpochBatches(count, size, cfg.SEED, rank, processes, keep_last)
 
 
-class Batches(DataLoader):
+class Batches(DataLoader[tuple[Tensor, int]]):
     """A DataLoader of an ImageSet, with as many workers as suit the device.
 
     Yields pixels [B, ...] and labels [B], in pinned memory for a GPU. Raises NerpError for an image
     that cannot be decoded, whichever process reads it.
     """
 
-    def __init__(self, dataset: ImageSet, cfg: CfgNode, device: torch.device, **batches: object):
-        """Args: batches: what is drawn, in DataLoader's words."""
+    def __init__(
+        self,
+        dataset: ImageSet,
+        cfg: CfgNode,
+        device: torch.device,
+        *,
+        sampler: Sequence[Place] | None = None,
+        batch_size: int = 1,
+        batch_sampler: EpochBatches | None = None,
+        persistent_workers: bool = False,
+    ):
+        """The rest is what is drawn, in DataLoader's words."""
         workers = worker_count(cfg, device)
         super().__init__(
             dataset,
@@ -253,14 +265,23 @@ class Batches(DataLoader):
             multiprocessing_context=START_METHOD if workers else None,
             pin_memory=device.type == "cuda",
             collate_fn=_collate,
-            **batches,
+            sampler=sampler,
+            batch_size=batch_size,
+            batch_sampler=batch_sampler,
+            persistent_workers=persistent_workers,
         )
 
-    def __iter__(self) -> Iterator[list[Tensor]]:
+    def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # it is iterated over
         for batch in super().__iter__():
             if isinstance(batch, NerpError):
                 raise batch
             yield batch
+
+
+class TrainingBatches(Batches):
+    """`Batches` of the steps that are chosen of its `batch_sampler`."""
+
+    batch_sampler: EpochBatches
 
 
 def _collate(batch: list[tuple[Tensor, int]] | NerpError) -> list[Tensor] | NerpError:
@@ -279,19 +300,19 @@ def train_loader(
     rank: int = 0,
     processes: int = 1,
     keep_last: bool = False,
-) -> DataLoader:
+) -> TrainingBatches:
     """Shuffled training batches, this process's part of each, of the steps that are chosen of
     `loader.batch_sampler`, an `EpochBatches`."""
     batches = epoch_batches(len(dataset), cfg, rank, processes, keep_last)
     persistent = worker_count(cfg, device) > 0
-    return Batches(
+    return TrainingBatches(
         dataset, cfg, device, batch_sampler=batches, persistent_workers=persistent
     )
 
 
 def eval_loader(
     dataset: ImageSet, cfg: CfgNode, device: torch.device, batch: int = 0, epoch: int = 0
-) -> DataLoader:
+) -> Batches:
     """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE unless `batch` says; what a
     random transform makes of them in `epoch`."""
     return Batches(

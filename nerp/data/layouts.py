@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -40,13 +41,16 @@ def json_split(card: CfgNode, directory: Path) -> Listing:
                    {split: _json_items(content, split, file, image_dir) for split in SPLITS})
 
 
-def _json_items(content, split: str, file: Path, image_dir: Path) -> list[Item]:
-    if isinstance(content, Mapping) and isinstance(content.get(split), Mapping):
+def _json_items(
+    content: Mapping[str, object], split: str, file: Path, image_dir: Path
+) -> list[Item]:
+    listed: Any = content.get(split)  # checked here
+    if isinstance(listed, Mapping):
         raise NerpError(f"{file}: {split!r} is a mapping; it takes a list of [path, label, class "
                         "name], or write the paths and classes as a table path,label,split (CSV)")
     try:
-        items = [Item(path, label, classname) for path, label, classname in content[split]]
-    except (KeyError, TypeError, ValueError):
+        items = [Item(path, label, classname) for path, label, classname in listed]
+    except (TypeError, ValueError):
         items = None
     if items is None or not all(
         isinstance(i.path, str) and type(i.label) is int and isinstance(i.classname, str)
@@ -102,7 +106,7 @@ def imagenet(card: CfgNode, directory: Path) -> Listing:
     folder may be missing: ImageNet is often only tested on.
     """
     image_dir = directory / card.IMAGE_FOLDER
-    train, val, wnids = _class_folders(image_dir, ("train", "val"), _WNID)
+    (train, val), wnids = _class_folders(image_dir, ("train", "val"), _WNID)
     names = _names_of(wnids, card, directory)
     held_out = _items(image_dir, val, names)
     splits = {"train": _items(image_dir, train, names), "val": held_out, "test": held_out}
@@ -142,7 +146,7 @@ def folders(card: CfgNode, directory: Path) -> Listing:
     """
     image_dir = directory / card.IMAGE_FOLDER
     places = split_places(image_dir)
-    *found, names = _class_folders(image_dir, [places.get(s, s) for s in SPLITS], VISIBLE)
+    found, names = _class_folders(image_dir, [places.get(s, s) for s in SPLITS], VISIBLE)
     splits = {
         split: _items(image_dir, labels, names)
         for split, labels in zip(SPLITS, found, strict=True)
@@ -216,20 +220,22 @@ def _only_test(items: list[Item]) -> dict[str, list[Item]]:
     return {"train": [], "val": [], "test": items}
 
 
-def _class_folders(image_dir: Path, splits: Sequence[str], pattern: re.Pattern) -> tuple:
-    """For each split {<split>/<folder>: label}, and then the folders of all splits together,
-    sorted; a folder's label is its place among these."""
+def _class_folders(
+    image_dir: Path, splits: Sequence[str], pattern: re.Pattern[str]
+) -> tuple[list[dict[str, int]], list[str]]:
+    """For each split {<split>/<folder>: label}, and the folders of all splits together, sorted; a
+    folder's label is its place among these."""
     found = [subfolders(image_dir / split, pattern) if os.path.lexists(image_dir / split) else []
              for split in splits]
     if not any(found):
         raise NerpError(f"{image_dir}: no class folders in {' or '.join(f'{s}/' for s in splits)}")
     classes = sorted(set().union(*found))
     places = {folder: label for label, folder in enumerate(classes)}
-    return *({f"{split}/{folder}": places[folder] for folder in folders}
-             for split, folders in zip(splits, found, strict=True)), classes
+    return [{f"{split}/{folder}": places[folder] for folder in folders}
+            for split, folders in zip(splits, found, strict=True)], classes
 
 
-def subfolders(parent: Path, pattern: re.Pattern = VISIBLE) -> list[str]:
+def subfolders(parent: Path, pattern: re.Pattern[str] = VISIBLE) -> list[str]:
     """The names of the folders in `parent` that match, by default those not hidden, sorted."""
     try:
         with os.scandir(parent) as entries:
@@ -295,7 +301,7 @@ def _names_file(card: CfgNode, directory: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _imagenet_names(card: CfgNode, directory: Path) -> Path:
-    return directory.parent / "imagenet" / card.CLASS_FILE
+    return directory.parent / "imagenet" / str(card.CLASS_FILE)
 
 
 def _wnid_lines(file: Path, card: CfgNode) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ _SPLIT = ("split", "subset", "set")
 # Twice ImageNet; and characters of a line. A file's size is bounded, yet rows of four letters, or
 # a line of commas, would fill many times as much memory.
 _MOST, _LONGEST = 2_000_000, 2**16
+
+Line = tuple[int, Mapping[str, object]]  # its number, column -> what stands there
 
 
 class Row(NamedTuple):
@@ -59,7 +61,7 @@ def _lines(text: str, file: Path) -> Iterator[str]:
         yield line
 
 
-def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict]]:
+def _csv_lines(text: str, file: Path) -> Iterator[Line]:
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     columns = {name.strip(' "').lower() for name in header.split(delimiter)}
@@ -74,7 +76,7 @@ def _csv_lines(text: str, file: Path) -> Iterator[tuple[int, dict]]:
         raise NerpError(f"{_where(file, reader.line_num)}: {error}") from None
 
 
-def _json_lines(text: str, file: Path) -> Iterator[tuple[int, dict]]:
+def _json_lines(text: str, file: Path) -> Iterator[Line]:
     for number, line in enumerate(_lines(text, file), 1):
         if line.strip():
             try:
@@ -87,7 +89,7 @@ def _where(file: Path, line: int) -> str:
     return f"{file}, line {line}"
 
 
-def _row(values: dict, file: Path, line: int) -> Row:
+def _row(values: Mapping[str, object], file: Path, line: int) -> Row:
     where = _where(file, line)
     named = {str(name).strip().lower(): value for name, value in values.items() if name}
     path, label = (_text(named, names, where) for names in (_PATH, _LABEL))
@@ -100,7 +102,7 @@ def _row(values: dict, file: Path, line: int) -> Row:
     return Row(path, label, split_of(split) or split.lower(), file, line)
 
 
-def _text(named: dict, names: tuple[str, ...], where: str) -> str:
+def _text(named: Mapping[str, object], names: tuple[str, ...], where: str) -> str:
     for name in names:
         value = named.get(name)
         if isinstance(value, str | int):

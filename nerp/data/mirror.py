@@ -110,7 +110,9 @@ def download_hosted(file: Hosted, directory: Path) -> Path:
     """
     def fetch() -> str:
         import huggingface_hub
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented there
+            disable_progress_bars,
+        )
 
         if not sys.stderr.isatty():
             disable_progress_bars()
@@ -128,7 +130,9 @@ def _list(repository: str) -> list[Hosted]:
     cannot be listed."""
     def fetch() -> object:
         import huggingface_hub
-        from huggingface_hub.utils import RepositoryNotFoundError
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented there
+            RepositoryNotFoundError,
+        )
 
         for kind in _KINDS:
             try:
@@ -138,7 +142,7 @@ def _list(repository: str) -> list[Hosted]:
             except RepositoryNotFoundError:
                 continue
             return [(kind, file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else "")
-                    for file in info.siblings or ()]
+                    for file in getattr(info, "siblings", None) or ()]
         return None
 
     with _of_the_hub():

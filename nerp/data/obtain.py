@@ -138,8 +138,10 @@ def _found(source: Source, tree: Path) -> dict[Path, str]:
     """{path: its place} of all that a source gives, wherever in the tree of an archive that
     somebody packed it is, or in the archive in it that the card describes; {} if not all is."""
     wanted = source.unpack or {result: result for result in source.results}
-    found = {_find(tree, place) or _find(tree, member): place for member, place in wanted.items()}
-    if None not in found:
+    pairs = [(_find(tree, place) or _find(tree, member), place)
+             for member, place in wanted.items()]
+    found = {path: place for path, place in pairs if path}
+    if all(path for path, _ in pairs):
         return found
     inner = source.unpack and _find(tree, PurePosixPath(source.within or source.file).name)
     if not inner:

@@ -4,12 +4,13 @@ import os
 import random
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import LAYOUTS
-from nerp.data.benchmark import SPLITS, Item
+from nerp.data.benchmark import SPLITS, Item, Listing
 from nerp.data.check import damaged
 from nerp.data.decode import is_image
 from nerp.data.layouts import images_below, listed_rows, subfolders, with_slashes
@@ -46,8 +47,9 @@ def look(directory: Path) -> tuple[dict[str, str], bool]:
 
 def _split_json(file: Path) -> dict[str, str]:
     content = read_json(file)
+    lists: dict[str, Any] = content  # what is in it is checked here
     try:
-        paths = [str(entry[0]) for split in SPLITS for entry in content[split]]
+        paths = [str(entry[0]) for split in SPLITS for entry in lists[split]]
     except (LookupError, TypeError):
         raise NerpError(f"{file}: not a split, {{train, val, test: [[path, label, class name], "
                         "...]}") from None
@@ -151,7 +153,8 @@ _SOURCE = {"listing": "listing", "json_split": "folders"}
 def _listed(directory: Path, keys: Mapping[str, str]) -> dict[str, list[Item]]:
     """The items of each split of a folder whose images have splits."""
     card = CfgNode({"NAME": directory.name, "CLASS_FILE": "", "SPLIT_FILE": "", **keys})
-    return LAYOUTS[card.LAYOUT](card, directory).splits
+    found: Listing = LAYOUTS[card.LAYOUT](card, directory)
+    return found.splits
 
 
 def _without(listed: Mapping[str, list[Item]], paths: Collection[str]) -> dict[str, list[Item]]:

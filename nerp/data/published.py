@@ -8,6 +8,7 @@ lines "<path below the image folder><tab><label>", in order.
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import TypedDict, cast
 
 from yacs.config import CfgNode
 
@@ -37,10 +38,19 @@ def differences(card: CfgNode, bench: Benchmark) -> tuple[list[str], list[str]]:
     return names, lists
 
 
-def published() -> dict[str, dict]:
+class _Draws(TypedDict, total=False):
+    draws: dict[str, list[str]]  # shot_1-seed_1 -> the digests of its training and validation list
+
+
+class Published(_Draws):
+    """What is published of one benchmark."""
+
+    classnames: list[str]
+
+
+def published() -> dict[str, Published]:
     """The content of the file."""
-    content: dict[str, dict] = read_json(shipped("datasets") / FILE)
-    return content
+    return cast(dict[str, Published], read_json(shipped("datasets") / FILE))  # which ships
 
 
 def _digests(draw: Benchmark) -> list[str]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 _COUNT = 2  # operations an image
 _FACTOR = 0.7  # of colour, contrast, brightness and sharpness: 0.1 to 1.9
-_SOLARISE = 256 / 3
+_SOLARISE = 86  # 256 / 3: the first whole number that is inverted
 _ADD = 110 / 3
 _SQUARE = 40 / 3  # pixels a side
 _GREY = (125, 123, 114)

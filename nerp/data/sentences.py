@@ -6,6 +6,7 @@ names of its own (`gpt_file/dtd_prompt.json`); a folder may hold those, or `<Dat
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief
@@ -65,7 +66,7 @@ def read_sentences(
     return found
 
 
-def read_named(file: Path, what: str) -> dict:
+def read_named(file: Path, what: str) -> dict[str, object]:
     """The JSON object in the file that the key `what` names. Raises NerpError where it is none."""
     try:
         return read_json(file)
@@ -112,7 +113,7 @@ def _names(dataset: str) -> list[str]:
     return [f"{dataset}.json", *([f"{released}_prompt.json"] if released else [])]
 
 
-def _are_sentences(value: object) -> bool:
+def _are_sentences(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and len(value) > 0 and all(
         isinstance(sentence, str) and sentence.strip() for sentence in value
     )

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -61,7 +62,7 @@ def read_sources(cfg: CfgNode) -> list[Source]:
     return [_source(entry, cfg.DATASET.NAME) for entry in cfg.DATASET.SOURCES]
 
 
-def _source(entry: dict, name: str) -> Source:
+def _source(entry: dict[str, Any], name: str) -> Source:
     keys = {f.name.upper(): f for f in fields(Source)}
     empty = Source()
     where = f"{name}: DATASET.SOURCES"

@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from itertools import count
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import (
+    Batches,
+    TrainingBatches,
     eval_loader,
     eval_set,
     train_loader,
@@ -52,16 +52,19 @@ def measure(
     loader = train_loader(training, cfg, device)
     batch = loader.batch_sampler.batch_size
     yield Rate("training batches", *_drain(loader, seconds), batch, workers)
-    loader = eval_loader(eval_set(bench.test, bench.image_dir, cfg, size), cfg, device)
-    yield Rate("evaluation batches", *_drain(loader, seconds), loader.batch_size, workers)
+    tested = eval_loader(eval_set(bench.test, bench.image_dir, cfg, size), cfg, device)
+    yield Rate("evaluation batches", *_drain(tested, seconds), cfg.DATALOADER.TEST.BATCH_SIZE,
+               workers)
 
 
-def _drain(loader: DataLoader, seconds: float) -> tuple[int, float]:
+def _drain(loader: Batches, seconds: float) -> tuple[int, float]:
     """Images that came, from the first batch's arrival on, and in how many seconds."""
-    images, start = 0, None
-    for epoch in count():
-        if hasattr(loader.batch_sampler, "epoch"):
+    images, epoch = 0, 0
+    start: float | None = None
+    while True:
+        if isinstance(loader, TrainingBatches):
             loader.batch_sampler.epoch = epoch
+        epoch += 1
         for pixels, _ in loader:
             now = time.perf_counter()
             if start is None:

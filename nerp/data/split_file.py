@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import write_text
@@ -48,7 +49,7 @@ def replace_text(file: Path, text: str, overwrite: bool, loss: str) -> None:
 def made_by(file: Path) -> Made | None:
     """How a split file came about; None where it does not say, so that it is somebody else's."""
     try:
-        note = read_json(file)[_NOTE]
+        note: Any = read_json(file)[_NOTE]  # of another type it raises one of the below
         left_out = {str(path): str(why) for path, why in note["left_out"].items()}
         return Made(str(note["layout"]), tuple(map(float, note["fractions"])), int(note["seed"]),
                     left_out)

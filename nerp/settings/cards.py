@@ -38,9 +38,14 @@ def _find_shipped(name: str) -> Path:
         return path
     cards = shipped_cards()
     for path in cards.values():
-        if load_yaml(path)["DATASET"]["NAME"] == name:
+        if card_name(path) == name:
             return path
     raise unknown("dataset", name, cards, own="give the file of its card, such as mine.yaml")
+
+
+def card_name(card: Path) -> str:
+    """The registry name (EuroSAT) that a card which ships gives its dataset."""
+    return str(mapping(load_yaml(card).get("DATASET"), str(card)).get("NAME"))
 
 
 def find_card_file(file: str) -> Path:
@@ -58,7 +63,7 @@ def find_card_file(file: str) -> Path:
     node = load_yaml(path).get("DATASET")
     if not isinstance(node, Mapping) or "NAME" not in node:
         raise NerpError(f"{file}: a dataset card needs DATASET.NAME")
-    return _find_shipped(node["NAME"]) if set(node) == {"NAME"} else path
+    return _find_shipped(str(node["NAME"])) if set(node) == {"NAME"} else path
 
 
 def open_card(file: Path, root: str) -> CN:
@@ -85,7 +90,7 @@ def check_card(cfg: CN, source: str) -> None:
         raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
 
 
-def read_card(file: Path) -> dict:
+def read_card(file: Path) -> dict[str, object]:
     """A card's content. Raises NerpError as `refuse_places` does."""
     content = load_yaml(file)
     refuse_places(keys(content), str(file))
@@ -116,7 +121,7 @@ def find_method_file(file: str) -> Path:
     raise NerpError(f"{file}: no such method configuration.{listing}")
 
 
-def read_method(file: Path, dataset: str) -> list[tuple[Mapping, str]]:
+def read_method(file: Path, dataset: str) -> list[tuple[Mapping[str, object], str]]:
     """What a method configuration says: (layer, the entry that it stands below in the file), first
     for every dataset, then its PER_DATASET row. Raises NerpError for a file that is none."""
     layer, row = load_yaml(file), f"PER_DATASET.{dataset}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypedDict, cast
 
 from nerp.base.errors import NerpError
 from nerp.base.log import say
@@ -12,7 +13,7 @@ from nerp.base.paths import shipped
 from nerp.base.registry import REGISTERED, TRAINERS, unknown
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.backbones import BACKBONE_KEY, for_backbone
-from nerp.settings.cards import find_card
+from nerp.settings.cards import card_name, find_card
 from nerp.settings.protocols import (
     CONFIG_FILE,
     NERP_SUFFIX,
@@ -24,10 +25,55 @@ from nerp.settings.protocols import (
 )
 
 
+# Protocol -> the dataset trained on, shots_<k> or default -> a configuration's name.
+_Configs = dict[str, dict[str, str]]
+
+
+class _Source(TypedDict, total=False):
+    source: str  # the dataset trained on, where others are tested
+
+
+class ProtocolRow(_Source):
+    """What of a protocol is published."""
+
+    shots: list[int]
+    datasets: list[str]
+
+
+class _Drawn(TypedDict):
+    datasets: list[str]
+    backbones: list[str]
+    config: str
+
+
+class _OtherConfigs(TypedDict, total=False):
+    configs: _Configs  # where it runs otherwise than by itself
+
+
+class _Foundation(_OtherConfigs):
+    method: str
+    setting: str
+
+
+class Catalogue(TypedDict):
+    """configs/experiments.yaml, which says itself what each part is."""
+
+    seeds: list[int]
+    protocols: dict[str, ProtocolRow]
+    benchmarks: dict[str, list[str]]
+    drawn: _Drawn
+    with_sar: dict[str, _Configs]
+    without_labels: list[str]
+    on_outputs: list[str]
+    builds_on: dict[str, _Foundation]
+    methods: dict[str, _Configs]
+
+
 @cache
-def catalogue() -> dict:
+def catalogue() -> Catalogue:
     """The content of configs/experiments.yaml."""
-    return load_yaml(shipped("configs") / "experiments.yaml")
+    # A file that ships, every row of which the tests read.
+    return cast(Catalogue, load_yaml(shipped("configs") / "experiments.yaml"))
 
 
 def methods() -> list[str]:
@@ -103,8 +149,7 @@ def by_benchmark(cards: Iterable[str]) -> dict[str, list[str]]:
 
 def drawn_names() -> set[str]:
     """The registry names (DemoObjects) of the drawn datasets."""
-    return {load_yaml(find_card(name))["DATASET"]["NAME"]
-            for name in catalogue()["drawn"]["datasets"]}
+    return {card_name(find_card(name)) for name in catalogue()["drawn"]["datasets"]}
 
 
 def config_name(
@@ -130,7 +175,8 @@ def config_name(
         raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
                         f"{name}=FILE.yaml")
     own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
-    wanted = catalogue()["builds_on"].get(plain_name(below), {}).get("configs", {})
+    built = catalogue()["builds_on"].get(plain_name(below))
+    wanted = built.get("configs", {}) if built else {}
     protocols = {
         **catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {}), **wanted
     }

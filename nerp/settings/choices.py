@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.paths import shipped
-from nerp.files.yaml_file import load_yaml
+from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import key
 from nerp.settings.options import RELEASE_NAMES
 from nerp.settings.protocols import plain_name, protocol
@@ -53,7 +53,8 @@ def settle_rule(draft: Draft, trainer: str) -> None:
     if nerp.RULE == "flip" and published:
         if row:
             say(f"NeRP: the published settings for {where}")
-            _take_row(draft, row, Origin(PUBLISHED, str(file), cfg.DATASET.NAME))
+            origin = Origin(PUBLISHED, str(file), cfg.DATASET.NAME)
+            _take_row(draft, mapping(row, str(file)), origin)
         else:
             draft.put("NERP.THRESHOLDS", "default", Origin(AUTOMATIC))
             say(f"NeRP: no published settings for {where}; the defaults apply")
@@ -86,7 +87,7 @@ def _looking(draft: Draft) -> str:
     return "anchored" if allowed else ""
 
 
-def _take_row(draft: Draft, row: Mapping, origin: Origin) -> None:
+def _take_row(draft: Draft, row: Mapping[str, object], origin: Origin) -> None:
     """Put a published row on top of all but the command line, and say what it replaces."""
     for name, value in leaves(row):
         if draft.origin(name).kind == COMMAND_LINE:
@@ -106,7 +107,7 @@ def settle_weight(draft: Draft, trainer: str) -> None:
     file, cfg = shipped("configs") / _SAR_FILE, draft.cfg
     tables = load_yaml(file)
     entry = plain_name(trainer) if plain_name(trainer) in tables else "default"
-    row = tables[entry]
+    row = mapping(tables[entry], f"{file}, {entry}")
     few = "fewer_shots" if 0 < cfg.DATASET.NUM_SHOTS < _SAR_SHOTS and row.get("fewer_shots") else ""
     name = few or cfg.DATASET.NAME
     if row.get(name):

@@ -3,6 +3,8 @@
 A method's own keys stand in its class (`Trainer.defaults`), below TRAINER.<node>.
 """
 
+from typing import Any
+
 from yacs.config import CfgNode as CN
 
 from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
@@ -58,7 +60,7 @@ KEYS: dict[str, Key] = {
     "OUTPUT_DIR": path(""),
     "SEED": whole(1, -1, 2**63 - 1),  # -1: none is fixed, so one is drawn
     "USE_CUDA": flag(True),  # CUDA, else Apple's GPU; ignored where there is neither
-    "TASK": Key("B2N", "B2N, CD, FS or OW", task),  # see nerp/settings/protocols.py
+    "TASK": Key("B2N", "B2N, CD, FS or OW", lambda value: task(str(value))),  # see protocols.py
     **_DATASET,
     "INPUT.SIZE": listing((224, 224), _PIXELS, 2, 2),
     "INPUT.INTERPOLATION": choice("bicubic", "bilinear", "nearest"),
@@ -181,7 +183,7 @@ def _method_keys() -> dict[str, Key]:
 
 def _tree(keys: dict[str, Key]) -> CN:
     """Full names and their defaults as nested nodes."""
-    tree: dict = {}
+    tree: dict[str, Any] = {}  # of trees and of the keys' values
     for full_name, key in keys.items():
         node = tree
         *parents, leaf = full_name.split(".")

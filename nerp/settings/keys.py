@@ -10,7 +10,7 @@ checkpoint, goes through `Key.read`.
 import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nerp.base.errors import NerpError
@@ -57,15 +57,23 @@ def as_key(value: object) -> Key:
     """The key that a plain default stands for: its type, and no range."""
     if isinstance(value, Key):
         return value
-    makers = {bool: flag, int: whole, float: number, str: text}
-    maker = makers.get(type(value), lambda value: listing(value, ANYTHING))
-    return maker(value)
+    if isinstance(value, bool):
+        return flag(value)
+    if isinstance(value, int):
+        return whole(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, tuple | list):
+        return listing(value, ANYTHING)
+    return replace(ANYTHING, default=value)
 
 
 def flag(default: bool) -> Key:
     """True or False."""
 
-    def accept(value):
+    def accept(value: object) -> object:
         return _require(value, isinstance(value, bool))
 
     return Key(default, "True or False", accept)
@@ -74,7 +82,7 @@ def flag(default: bool) -> Key:
 def whole(default: int, least: int | None = None, most: int | None = None) -> Key:
     """A whole number, from `least` to `most`."""
 
-    def accept(value):
+    def accept(value: object) -> object:
         return _require(value, type(value) is int and _within(value, least, most))
 
     return Key(default, "a whole number" + _range(least, most), accept)
@@ -90,15 +98,16 @@ def number(
 ) -> Key:
     """A finite number, from `least` (or above `above`) to `most` (or below `below`)."""
 
-    def accept(value):
-        _require(value, type(value) in (int, float))
+    def accept(value: object) -> object:
+        if type(value) is not int and type(value) is not float:
+            raise ValueError
         try:
-            value = float(value)
+            read = float(value)
         except OverflowError:
             raise ValueError from None
-        fits = math.isfinite(value) and _within(value, least, most)
-        fits = fits and (above is None or value > above) and (below is None or value < below)
-        return _require(value, fits)
+        fits = math.isfinite(read) and _within(read, least, most)
+        fits = fits and (above is None or read > above) and (below is None or read < below)
+        return _require(read, fits)
 
     return Key(default, "a number" + _range(least, most, above, below), accept)
 
@@ -106,8 +115,9 @@ def number(
 def text(default: str, takes: str = "a text", fits: Callable[[str], object] | None = None) -> Key:
     """A text, without control codes but line breaks, that `fits`."""
 
-    def accept(value):
-        _require(value, isinstance(value, str) and is_printable(value.replace("\n", "")))
+    def accept(value: object) -> object:
+        if not isinstance(value, str) or not is_printable(value.replace("\n", "")):
+            raise ValueError
         return _require(value, fits is None or fits(value))
 
     return Key(default, takes, accept)
@@ -117,7 +127,7 @@ def choice(default: str, *others: str) -> Key:
     """One of several words."""
     words = (default, *others)
 
-    def accept(value):
+    def accept(value: object) -> object:
         return _require(value, value in words)
 
     takes = f"one of {', '.join(words)}" if others else f"{default} alone"
@@ -128,21 +138,23 @@ def registered(default: str, registry: Registry, *others: str) -> Key:
     """The name of an entry of a registry, by its own name where it has others; or one of
     `others`."""
 
-    def accept(value):
-        _require(value, isinstance(value, str))
+    def accept(value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError
         return value if value in others else registry.canonical(value)
 
     return Key(default, " or ".join([*others, f"a {registry.kind}"]), accept)
 
 
-def listing(default: tuple | list, each: Key, least: int = 0, most: int | None = None) -> Key:
+def listing(default: Sequence[object], each: Key, least: int = 0, most: int | None = None) -> Key:
     """`least` to `most` entries, each as `each` takes it; kept as a tuple or list as `default`."""
 
-    def accept(value):
+    def accept(value: object) -> object:
         if isinstance(value, str):  # gap,image: a list of words as it is typed
             value = [part.strip(" '\"") for part in value.strip("[]() ").split(",")]
-        _require(value, isinstance(value, tuple | list) and _within(len(value), least, most))
-        return type(default)(map(each.accept, value))
+        if not isinstance(value, tuple | list) or not _within(len(value), least, most):
+            raise ValueError
+        return (tuple if isinstance(default, tuple) else list)(map(each.accept, value))
 
     count = f" of {least}" if least == most else _range(least, most)
     return Key(default, f"a list{count} such as {brief(default)}, each {each.takes}", accept)
@@ -152,12 +164,14 @@ def strength(default: str) -> Key:
     """How much of priors counts: auto, one number for all of them, or a list with one for each."""
     each = number(0.0)
 
-    def accept(value):
+    def accept(value: object) -> object:
         if value == "auto":
             return value
         parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
         parts = parts if isinstance(parts, tuple | list) else [parts]
-        return ", ".join(f"{each.accept(_literal(part)):g}" for part in _require(parts, parts))
+        if not parts:
+            raise ValueError
+        return ", ".join(f"{each.accept(_literal(part)):g}" for part in parts)
 
     return Key(default, "auto, a number, or one for each reference such as 0.5,0.1", accept)
 
@@ -182,10 +196,10 @@ def shares() -> Key:
     return Key("", "uniform, or a JSON file with a share for each class", accept, is_file=True)
 
 
-def mapping(default: dict) -> Key:
+def mapping(default: Mapping[str, object]) -> Key:
     """Names with values."""
 
-    def accept(value):
+    def accept(value: object) -> object:
         return _require(value, isinstance(value, Mapping))
 
     return Key(default, "KEY: value lines", accept)
@@ -197,7 +211,7 @@ ANYTHING = Key(None, "any value", lambda value: value)
 def template(default: str) -> Key:
     """A prompt with one {} for the class name."""
 
-    def fits(value):
+    def fits(value: str) -> bool:
         return value.count("{}") == 1 and _is_plain(value.replace("{}", ""))
 
     return text(default, "a text with one {} for the class name", fits)
@@ -215,7 +229,7 @@ def name(default: str) -> Key:
 def inside(default: str) -> Key:
     """A path that stays in the folder it is joined to; {} may stand for a split in it."""
 
-    def fits(value):
+    def fits(value: str) -> bool:
         return is_inside(value) and _is_plain(value.replace("{}", "", 1))
 
     return text(default, "a path inside its folder: no .., no / at its beginning", fits)
@@ -224,7 +238,7 @@ def inside(default: str) -> Key:
 def path(default: str) -> Key:
     """A file or folder anywhere."""
 
-    def accept(value):
+    def accept(value: object) -> object:
         return _require(value, isinstance(value, str) and not has_control_codes(value))
 
     return Key(default, "a path", accept)
@@ -235,15 +249,18 @@ def file(default: str) -> Key:
     return replace(path(default), is_file=True)
 
 
-def _literal(value: str) -> object:
-    """What a text stands for: a number, True, a list ...; the text itself where it is none."""
+def _literal(value: object) -> object:
+    """What a text stands for: a number, True, a list ...; the text itself where it is none, and
+    another value as it is."""
+    if not isinstance(value, str):
+        return value
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 
 
-def _require(value, fits: bool):
+def _require(value: object, fits: object) -> object:
     if not fits:
         raise ValueError
     return value

@@ -239,6 +239,7 @@ def _method_file(
         KEYS[name].read(options.get(name, KEYS[name].default), f"command line: {name}")
         for name in ("TASK", "DATASET.NUM_SHOTS")
     )
+    assert isinstance(task, str) and isinstance(shots, int)  # as these two keys keep them
     file = shipped_config(trainer, task, shots, options, card, request.model_dir)
     return find_method_file(file) if file else None
 
@@ -306,9 +307,10 @@ def _draw_seed(draft: Draft, anew: bool) -> None:
 def _kept_seed(file: Path) -> int | None:
     try:
         seed = load_yaml(file).get("SEED") if file.is_file() else None
-        return None if seed is None else key("SEED").read(seed, file)
+        kept = None if seed is None else key("SEED").read(seed, file)
     except NerpError:
         return None
+    return kept if isinstance(kept, int) else None
 
 
 def _directory(cfg: CN, card: Path, method_file: Path | None, phase: str) -> Path:

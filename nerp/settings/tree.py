@@ -76,7 +76,7 @@ class Draft:
             put(self.cfg, *means, origin)
             self.origins[own_name(means[0])] = origin
 
-    def merge(self, layer: Mapping, origin: Origin) -> None:
+    def merge(self, layer: Mapping[str, object], origin: Origin) -> None:
         """Put every leaf of the nested mapping `layer` on top. Raises NerpError as `put` does."""
         for name, value in leaves(layer):
             self.put(name, value, origin)
@@ -86,7 +86,7 @@ class Draft:
         return self.origins.get(name, Origin(DEFAULT))
 
 
-def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
+def keys(node: Mapping[str, object], prefix: str = "") -> Iterable[str]:
     """The full name of every key of a configuration, in order."""
     for name, value in node.items():
         if isinstance(value, Mapping):
@@ -95,7 +95,7 @@ def keys(node: Mapping, prefix: str = "") -> Iterable[str]:
             yield prefix + name
 
 
-def get(cfg: CN, name: str):
+def get(cfg: CN, name: str) -> object:
     """The value at a key's full name."""
     node = cfg
     for part in name.split("."):
@@ -145,13 +145,13 @@ class _Place:
         return f"{self.source}: {self.name}"
 
 
-def merge(cfg: CN, layer: Mapping, source: str) -> None:
+def merge(cfg: CN, layer: Mapping[str, object], source: str) -> None:
     """Put every leaf of the nested mapping `layer` into `cfg`. Raises NerpError as `put` does."""
     for name, value in leaves(layer):
         put(cfg, name, value, source)
 
 
-def leaves(layer: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(layer: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """(full name, value) of every leaf of a nested mapping."""
     for name, value in layer.items():
         if isinstance(value, Mapping):

@@ -2,19 +2,21 @@
 enter the prediction."""
 
 import random
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.registry import TRAINERS
 from nerp.clip.device import in_float64
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.data.sentences import read_sentences, substitute_sentences
 from nerp.settings.keys import file, listing, number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
-from nerp.trainers.tensors import EMBEDDING_STD
+from nerp.trainers.tensors import EMBEDDING_STD, Tensors
 
 _TOKENS = "prompt_learner.tokens"
 _PROJ = "image_encoder.proj_prompt"
@@ -84,23 +86,23 @@ class ANPrompt(InsertedTokens):
     layers_key = "LAYERS"
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         one_a_layer = _MAPS["v"].format(r"\d+") + ".weight"
         layers = last_layers(settings.LAYERS, tensors, one_a_layer, clip)
         return {"N_TOKENS": len(tensors[_TOKENS]), "LAYERS": layers}
 
     @property
-    def substitute(self):
+    def substitute(self) -> str:
         keys = [key for key in ("MAIN_TEXTS", "NOISE_TEXTS") if not self.settings[key]]
         if not keys:
             return ""
         return f"templates stand in for the sentences of {' and '.join(keys)}; no file was given"
 
     @property
-    def test_substitute(self):
+    def test_substitute(self) -> str:
         return self.substitute
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         width, dim, settings = self.clip.image.width, self.clip.embed_dim, self.settings
         source = random.Random(self.cfg.SEED)
         drawn = [source.randrange(min(map(len, texts))) for texts in self.sentences()]
@@ -123,7 +125,7 @@ class ANPrompt(InsertedTokens):
                 where = f"TRAINER.{self.node}.{key}"
                 texts = read_sentences(settings[key], names, where, self.classes.dataset)
             found.append(texts)
-        return tuple(found)
+        return found[0], found[1]
 
     def weak_features(self, main: int, noise: int) -> Tensor:
         """f_w [C, D] of the sentences of these numbers, counted round in each class."""
@@ -131,11 +133,11 @@ class ANPrompt(InsertedTokens):
             normalise(self.clip.text_features([t[i % len(t)] for t in texts], cut=True))
             for i, texts in zip((main, noise), self.sentences(), strict=True)
         )
-        return f_m + self.settings.ALPHA * f_n
+        return f_m + float(self.settings.ALPHA) * f_n
 
-    def prepare(self):
+    def prepare(self) -> None:
         super().prepare()
-        self._weak = None
+        self._weak: Tensor | None = None
 
     def weak_class_features(self) -> Tensor:
         """f_w normalised [C, D], of the checkpoint's sentences, computed once."""
@@ -144,28 +146,29 @@ class ANPrompt(InsertedTokens):
             self._weak = normalise(self.weak_features(*drawn))
         return self._weak
 
-    def mapped(self, kind):
+    def mapped(self, kind: str) -> list[Tensor]:
         tokens = self.parameter(_TOKENS)
         tokens = tokens + self.settings.EPSILON * self.learned.get_buffer(_NOISE)
         return [self.apply_linear(_map_name(kind, i), tokens) for i in range(len(self.layers))]
 
-    def project_mean(self, mean):
+    def project_mean(self, mean: Tensor) -> Tensor:
         return mean @ self.parameter(_PROJ)
 
-    def classifier(self):
+    def classifier(self) -> Callable[[Tensor], Tensor]:
         text, weak = self.class_features(), self.weak_class_features()
 
-        def logits(images):
+        def logits(images: Tensor) -> Tensor:
             image = self.image_features(images)
             return self.mixed(self.similarity(image, text), self.similarity(image, weak))
 
         return logits
 
-    def mixed(self, aligned, robust):
+    def mixed(self, aligned: Tensor, robust: Tensor) -> Tensor:
         """The logits that a class is predicted from."""
-        return self.settings.THETA * aligned + (1 - self.settings.THETA) * robust
+        theta: float = self.settings.THETA
+        return theta * aligned + (1 - theta) * robust
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         text, weak_text = self.class_features(), self.weak_class_features()
         state = self.image_state(images)
         image, prototype = self.both_features(state)
@@ -175,7 +178,7 @@ class ANPrompt(InsertedTokens):
         divergence = F.kl_div(
             aligned.log_softmax(1), weak.log_softmax(1), reduction="sum", log_target=True
         )
-        drift = self.settings.SIM_WEIGHT * self.drift(state, image, text)
+        drift = float(self.settings.SIM_WEIGHT) * self.drift(state, image, text)
         gamma = 1 / (robust.std() * robust.numel() + _TINY)
         self.count_right(self.mixed(aligned, robust), labels)
         return F.cross_entropy(aligned, labels) + drift + gamma * divergence

@@ -1,8 +1,8 @@
 """A method over a frozen CLIP: how it is built, and what training, testing and NeRP ask of it."""
 
 import copy
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import Key, choice, whole
 from nerp.trainers.linear import Linear
 from nerp.trainers.method import Method
-from nerp.trainers.tensors import tree
+from nerp.trainers.tensors import NO_TENSORS, Tensors, tree
 from nerp.trainers.texts import Classes
 
 
@@ -49,8 +49,8 @@ class Trainer(Method):
         cfg: CfgNode,
         clip: Clip,
         classes: Classes,
-        tensors: Mapping[str, Tensor] | None = None,
-        start: Mapping[str, Tensor] = MappingProxyType({}),
+        tensors: Tensors | None = None,
+        start: Tensors = NO_TENSORS,
     ):
         """Args:
         cfg: the whole configuration. clip: the backbone. classes: what to tell apart.
@@ -66,7 +66,7 @@ class Trainer(Method):
         self._check_layers()
         self.check()
         tensors = self.initial() if tensors is None else tensors
-        self.start = MappingProxyType({})  # it may be large
+        self.start = NO_TENSORS  # it may be large
         self.learn(tensors)
         self._prepare()
 
@@ -84,12 +84,12 @@ class Trainer(Method):
         other._prepare()
         return other
 
-    def learn(self, tensors: Mapping[str, Tensor]) -> None:
+    def learn(self, tensors: Tensors) -> None:
         """Have these learned tensors, of whatever shapes."""
         self.learned = tree(tensors, self.fixed).to(self.clip.device).eval()
 
     def _prepare(self) -> None:
-        self._frozen_class_features = None
+        self._frozen_class_features: Tensor | None = None
         with self.clip.autocast():
             self.prepare()
 
@@ -181,8 +181,8 @@ class Trainer(Method):
         a method that mixes them by the image are of `images` [1, 3, H, W]."""
         if self._frozen_class_features is None:
             columns = zip(*self.frozen_prompts(), strict=True)
-            sums = sum(self.clip.text_features(list(texts)) for texts in columns)
-            self._frozen_class_features = normalise(sums)
+            parts = (self.clip.text_features(list(texts)) for texts in columns)
+            self._frozen_class_features = normalise(reduce(torch.add, parts))
         return self._frozen_class_features
 
     @torch.no_grad()

@@ -138,14 +138,15 @@ class BiomedCoOp(ContextOverWords):
         """a [P]: how well each sentence's number fits images f [B, D]; the mean over them of the
         largest logit over the classes."""
         similarity = self.similarity(image, self.sentence_features().flatten(0, 1))
-        return similarity.unflatten(1, (len(self.classes.names), -1)).amax(1).mean(0)
+        by_class = torch.unflatten(similarity, 1, (len(self.classes.names), -1))
+        return by_class.amax(1).mean(0)
 
     def kept(self, scores: Tensor) -> Tensor:
         """Which of the P sentences are no outliers: within TAU standard deviations of the mean. All
         are kept where none would be, where they are equal, and where there is one."""
         centred = scores - scores.mean()
         deviation = (centred.square().sum() / (len(scores) - 1)).sqrt()
-        within = centred.abs() / deviation <= self.settings.TAU
+        within = centred.abs() / deviation <= float(self.settings.TAU)
         return within | ~within.any()
 
     @torch.no_grad()
@@ -167,8 +168,8 @@ class BiomedCoOp(ContextOverWords):
         )
         return (
             self.cross_entropy(logits, labels)
-            + self.settings.SCCM_LAMBDA * F.mse_loss(text, self.frozen_class_features())
-            + self.settings.KDSP_LAMBDA * divergence / logits.numel()
+            + float(self.settings.SCCM_LAMBDA) * F.mse_loss(text, self.frozen_class_features())
+            + float(self.settings.KDSP_LAMBDA) * divergence / logits.numel()
         )
 
     def tuned_neutral(self) -> Tensor:

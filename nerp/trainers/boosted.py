@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.clip.model import Clip, normalise
+from nerp.clip.tokenizer import Prompts
 from nerp.clip.towers import PromptTokens, TokenGroup
 from nerp.trainers.base import Trainer
 from nerp.trainers.caspl import (
@@ -25,7 +27,21 @@ from nerp.trainers.deep import DeepPrompts, entering
 _SPLIT, _WORDS = 2, 4  # that many adapting tokens leave that many words before the boosting ones
 
 
-class Boosted(Trainer):
+if TYPE_CHECKING:
+
+    class _Behind(Trainer):
+        """What the method that stands behind `Boosted` among a class's bases has."""
+
+        @property
+        def n_ctx(self) -> int: ...
+
+        @property
+        def prefix(self) -> str: ...
+else:
+    _Behind = Trainer
+
+
+class Boosted(_Behind):
     """A method beside n frozen boosting tokens of a `CasPL` checkpoint.
 
     It stands before the method among a class's bases. Text: the method's m tokens, the boosting
@@ -132,7 +148,7 @@ class BoostedContext(Boosted):
 
     def check(self) -> None:
         super().check()
-        if self.class_specific:
+        if getattr(self, "class_specific", False):
             raise NerpError(f"TRAINER.{self.node}.CSC: the context stands beside the boosting "
                             "tokens, which all classes share; leave it False")
 
@@ -140,7 +156,7 @@ class BoostedContext(Boosted):
     def slots(self) -> int:
         return self.n_ctx + len(self.boosting_context)
 
-    def text_features(self, prompts, ctx):
+    def text_features(self, prompts: Prompts, ctx: Tensor) -> Tensor:
         boosting = self.boosting_context.expand(*ctx.shape[:-2], -1, -1)
         state = self.clip.text_state(prompts, torch.cat([ctx, boosting], -2))
         edit = PromptTokens({}, beside=self.text_beside(), insert=False)

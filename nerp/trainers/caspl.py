@@ -139,7 +139,7 @@ class CasPL(DeepPrompts):
         return self.similarity(self.teacher.clip.image_features(images), self.teacher.text)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        temperature = self.settings.TEMPERATURE
+        temperature = float(self.settings.TEMPERATURE)
         logits = self.similarity(self.image_features(images), self.class_features())
         own, target = (
             (z / temperature).log_softmax(1) for z in (logits, self.teacher_logits(images))

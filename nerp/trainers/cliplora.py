@@ -4,16 +4,18 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from nerp.base.registry import TRAINERS
 from nerp.clip.low_rank import LowRank
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.state import State
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import Edit
 from nerp.settings.keys import choice, listing, number, whole
 from nerp.trainers.base import Trainer, precision
 from nerp.trainers.lora import POSITIONS, Dropout, adapted_layers
+from nerp.trainers.tensors import Tensors
 
 _SCALE = 100.0  # of the cosines, whatever the backbone learned
 _TEMPLATE = "a photo of a {}."  # of every dataset
@@ -42,7 +44,7 @@ class LoRAEdit(Edit):
         self.layers = layers
         self.first_layer = min(layers)
 
-    def low_rank(self, layer):
+    def low_rank(self, layer: int) -> LowRank | None:
         if layer not in self.layers:
             return None
         trainer, place = self.trainer, f"layer_{self.layers[layer]}."
@@ -84,12 +86,10 @@ class CLIPLoRA(Trainer):
     signature = tuple(rf"layer_\d+\.(?:q_|k_|v_|)proj\.w_lora_{leaf}" for leaf in "AB")
     shape_settings = tuple(_METADATA)
 
-    def __init__(self, cfg, clip, classes, *tensors, **start):
-        self.dropout = Dropout(cfg.TRAINER[self.node].DROPOUT, cfg.SEED)
-        super().__init__(cfg, clip, classes, *tensors, **start)
-
     @classmethod
-    def unpack(cls, content):
+    def unpack(
+        cls, content: Mapping[str, object]
+    ) -> tuple[dict[str, Tensor], dict[str, object]] | None:
         said, weights = content.get("metadata"), content.get("weights")
         if not (isinstance(said, Mapping) and isinstance(weights, Mapping)):
             return None
@@ -100,36 +100,37 @@ class CLIPLoRA(Trainer):
         return tensors, {key: said[name] for key, name in _METADATA.items()}
 
     @classmethod
-    def published_file(cls, cfg):
+    def published_file(cls, cfg: CfgNode) -> str:
         backbone = cfg.MODEL.BACKBONE.NAME.lower().replace("/", "").replace("-", "")
         trained_on = "ImageNet" if cfg.TASK == "CD" else cfg.DATASET.NAME
         dataset, shots = _DATASETS.get(trained_on, trained_on), cfg.DATASET.NUM_SHOTS
         return f"{backbone}/{dataset}/{shots}shots/seed{cfg.SEED}/lora_weights.pt"
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         ranks = {len(t) for name, t in tensors.items() if name.endswith(".w_lora_A")}
         found = [part for part, name in _NAMES.items() if f"layer_0.{name}.w_lora_A" in tensors]
         return {"RANK": min(ranks), "PARAMS": found}
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         return _SCALE
 
     @property
-    def steps(self):
-        return self.settings.N_ITERS * max(1, self.cfg.DATASET.NUM_SHOTS)
+    def steps(self) -> int:
+        return int(self.settings.N_ITERS) * max(1, int(self.cfg.DATASET.NUM_SHOTS))
 
     @property
     def dropping(self) -> bool:
         return bool(self.learned.training and self.settings.DROPOUT)
 
-    def check(self):
-        """Also settles which layers of each encoder are adapted."""
+    def check(self) -> None:
+        """Also settles which layers of each encoder are adapted, and what dropout draws."""
+        self.dropout = Dropout(self.settings.DROPOUT, self.cfg.SEED)
         self.layers = adapted_layers(self.clip, self.settings.ENCODER, self.settings.POSITION,
                                      f"TRAINER.{self.node}.POSITION")
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         rank, tensors = self.settings.RANK, {}
         widths = {"text": self.clip.text.width, "vision": self.clip.image.width}
         for kind, layers in self.layers.items():
@@ -141,7 +142,7 @@ class CLIPLoRA(Trainer):
                     tensors[f"{name}_B"] = torch.zeros(width, rank)
         return tensors
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.text_state = self.constant_text([_TEMPLATE.format(n) for n in self.classes.names])
 
     def constant_text(self, texts: list[str]) -> State | None:
@@ -149,7 +150,7 @@ class CLIPLoRA(Trainer):
         layers = self.layers["text"]
         return self.clip.text_state(build_prompts(texts), layer=min(layers)) if layers else None
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         self.dropout.start(epoch)
 
     def text_features(self, state: State) -> Tensor:
@@ -158,12 +159,12 @@ class CLIPLoRA(Trainer):
         edit = LoRAEdit(self, self.layers["text"])
         return normalise(self.clip.text.features(state, edit)).flatten(0, 1)
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         if self.text_state is None:
             return self.frozen_class_features()
         return self.text_features(self.text_state)
 
-    def image_features(self, images):
+    def image_features(self, images: Tensor) -> Tensor:
         layers = self.layers["vision"]
         if not layers:
             return self.clip.image_features(images)
@@ -171,22 +172,23 @@ class CLIPLoRA(Trainer):
         return normalise(self.clip.image.features(state, LoRAEdit(self, layers)))
 
     @torch.no_grad()
-    def folded(self):
+    def folded(self) -> dict[str, Tensor]:
         """Its attention matrices with the terms in them, its logit scale this method's."""
         state = self.clip.model.state_dict()
         for kind, blocks in _BLOCKS.items():
             for layer in self.layers[kind]:
                 place = f"{blocks}.{layer - 1}.attn."
                 low = LoRAEdit(self, self.layers[kind]).low_rank(layer)
+                assert low is not None  # the layer is one of these
                 for name, merged in (("in_proj_weight", low.merged),
                                      ("out_proj.weight", low.merged_output)):
                     state[place + name] = merged(state[place + name])
         return {**state, "logit_scale": torch.tensor(self.scale).log()}
 
-    def frozen_prompts(self):
+    def frozen_prompts(self) -> list[list[str]]:
         return [[_TEMPLATE.format(name)] for name in self.classes.names]
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         state = self.constant_text([self.classes.neutral])
         if state is None:
             return normalise(self.clip.text_features([self.classes.neutral]))[0]

@@ -1,15 +1,17 @@
 """CoOp: a learned context in front of the class name."""
 
 import torch
+from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.templates import ENSEMBLE_60
-from nerp.clip.tokenizer import CONTEXT_POSITIONS, build_prompts
+from nerp.clip.tokenizer import CONTEXT_POSITIONS, Prompts, build_prompts
 from nerp.settings.keys import choice
 from nerp.trainers.base import Trainer, context_settings
-from nerp.trainers.tensors import EMBEDDING_STD
+from nerp.trainers.tensors import EMBEDDING_STD, Tensors
 from nerp.trainers.texts import context_prompts, context_start, context_words, mean_templates
 
 
@@ -29,15 +31,15 @@ class CoOp(Trainer):
         "CSC": False,
         "CLASS_TOKEN_POSITION": choice(*CONTEXT_POSITIONS),
     }
-    signature = ("ctx",)
-    shape_settings = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
+    signature: tuple[str, ...] = ("ctx",)
+    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
 
     @classmethod
-    def fits(cls, tensors):
+    def fits(cls, tensors: Tensors) -> bool:
         return not any(name.startswith("ZS_image_encoder.") for name in tensors)  # BiomedCoOp's
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         n_ctx = tensors["ctx"].shape[-2]
         fits = len(context_words(settings.CTX_INIT).split()) == n_ctx
         inferred = {"N_CTX": n_ctx, "CTX_INIT": settings.CTX_INIT if fits else ""}
@@ -47,11 +49,11 @@ class CoOp(Trainer):
 
     @property
     def class_specific(self) -> bool:
-        return self.settings.CSC
+        return bool(self.settings.CSC)
 
     @property
     def position(self) -> str:
-        return self.settings.CLASS_TOKEN_POSITION
+        return str(self.settings.CLASS_TOKEN_POSITION)
 
     @property
     def words(self) -> str:
@@ -59,7 +61,7 @@ class CoOp(Trainer):
 
     @property
     def n_ctx(self) -> int:
-        return len(self.words.split()) if self.words else self.settings.N_CTX
+        return len(self.words.split()) if self.words else int(self.settings.N_CTX)
 
     @property
     def prefix(self) -> str:
@@ -71,14 +73,14 @@ class CoOp(Trainer):
         """How many vectors stand in a prompt."""
         return self.n_ctx
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         copies = (len(self.classes.names),) if self.class_specific else ()
         if self.words:
             ctx = context_start(self.clip, self.words, self.n_ctx)
             return {"ctx": ctx.expand(*copies, -1, -1)}
         return {"ctx": EMBEDDING_STD * torch.randn(*copies, self.n_ctx, self.clip.text.width)}
 
-    def prepare(self):
+    def prepare(self) -> None:
         ctx = self.parameter("ctx")
         if ctx.dim() == 3 and len(ctx) != len(self.classes.names):
             raise NerpError(f"the contexts are class-specific (CSC) and belong to {len(ctx)} "
@@ -92,17 +94,17 @@ class CoOp(Trainer):
             tokenizer=self.clip.tokenizer,
         ).to(self.clip.device)
 
-    def text_features(self, prompts, ctx):
+    def text_features(self, prompts: Prompts, ctx: Tensor) -> Tensor:
         """Normalised features of `prompts` with `ctx` in their slots: [G, C, D]."""
         return normalise(self.clip.text.features(self.clip.text_state(prompts, ctx)))
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         return self.text_features(self.prompts, self.parameter("ctx").flatten(0, -2))[0]
 
-    def frozen_prompts(self):
+    def frozen_prompts(self) -> list[list[str]]:
         return mean_templates(self.classes, ENSEMBLE_60)
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         """The context stands over the neutral prompt's first K tokens."""
         ctx = self.parameter("ctx")
         prompts = build_prompts(

@@ -2,9 +2,10 @@
 features of another view of the image and of sentences about the class."""
 
 import random
+from collections.abc import Callable
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
@@ -18,7 +19,9 @@ from nerp.trainers.tensors import cosine_distance
 # How much of a feature is the adapter's, in training and in testing.
 _SHARE = {"image": 0.1, "text": 0.2}
 _ADAPTER = "adapter_{}.fc.{}.weight"
-_DISTANCE = {"cosine": cosine_distance, "mse": F.mse_loss}
+_DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": cosine_distance, "mse": F.mse_loss,
+}
 
 
 @TRAINERS.register("CoPrompt")
@@ -37,10 +40,10 @@ class CoPrompt(MaPLe):
     views = 2
 
     @property
-    def substitute(self):
+    def substitute(self) -> str:
         return "" if self.settings.TEXTS else SUBSTITUTE
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 4
         tensors = super().initial()
         for kind in _SHARE:
@@ -48,27 +51,27 @@ class CoPrompt(MaPLe):
             tensors[_ADAPTER.format(kind, 2)] = nn.Linear(bottleneck, width, bias=False).weight
         return tensors
 
-    def prepare(self):
+    def prepare(self) -> None:
         super().prepare()
-        self.sentences = None
-        self.encoded = {}
+        self.sentences: list[list[str]] | None = None
+        self.encoded: dict[int, Tensor] = {}
         self.start_epoch(0)
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         self.draws = random.Random(1_000_003 * self.cfg.SEED + epoch)
 
-    def adapted(self, kind, u):
+    def adapted(self, kind: str, u: Tensor) -> Tensor:
         hidden = F.relu(F.linear(u, self.parameter(_ADAPTER.format(kind, 0))))
         adapter = F.relu(F.linear(hidden, self.parameter(_ADAPTER.format(kind, 2))))
         return _SHARE[kind] * adapter + (1 - _SHARE[kind]) * u
 
-    def text_output(self, u):
+    def text_output(self, u: Tensor) -> Tensor:
         return self.adapted("text", u)
 
-    def image_output(self, u):
+    def image_output(self, u: Tensor) -> Tensor:
         return self.adapted("image", u)
 
-    def prepare_training(self):
+    def prepare_training(self) -> None:
         """Reads the sentences: S a class, the same number for all. Raises NerpError."""
         names, path = self.classes.names, self.settings.TEXTS
         key = f"TRAINER.{self.node}.TEXTS"
@@ -84,24 +87,25 @@ class CoPrompt(MaPLe):
                 tokenize(sentence)
         self.sentences = sentences
 
-    def sentence_features(self):
+    def sentence_features(self) -> Tensor:
         """g [C, D] of the sentences of this step; each set is encoded once a run."""
         if self.sentences is None:
             self.prepare_training()
+        assert self.sentences is not None
         index = self.draws.randrange(len(self.sentences[0]))
         if index not in self.encoded:
             texts = [own[index] for own in self.sentences]
             self.encoded[index] = normalise(self.clip.text_features(texts))
         return self.encoded[index]
 
-    def loss(self, images, labels, second=None):
+    def loss(self, images: Tensor, labels: Tensor, second: Tensor | None = None) -> Tensor:
         """second: another view of the images [B, 3, H, W]; the same one where there is none."""
         text, image = self.class_features(), self.image_features(images)
         frozen = self.clip.image_features(images if second is None else second)
         distance = _DISTANCE[self.cfg.TRAINER.DISTILL]
         consistency = distance(text, self.sentence_features()) + distance(image, frozen)
         entropy = self.cross_entropy(self.similarity(image, text), labels)
-        return entropy + self.cfg.TRAINER.W * consistency
+        return entropy + float(self.cfg.TRAINER.W) * consistency
 
-    def frozen_prompts(self):
+    def frozen_prompts(self) -> list[list[str]]:
         return [[prompt] for prompt in self.classes.prompts]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from nerp.clip.layers import layer_norm
 from nerp.clip.model import Clip, normalise
+from nerp.clip.state import State
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens, TokenGroup
@@ -48,26 +48,26 @@ class DeepPrompts(ContextOverWords):
 
     # What follows.
 
-    def text_edit(self):
+    def text_edit(self) -> PromptTokens:
         return PromptTokens(
             self.text_tokens(), beside=self.text_beside(), insert=False, output=self.text_output
         )
 
-    def vision_edit(self, tokens=None):
+    def vision_edit(self, tokens: Mapping[int, Tensor] | None = None) -> PromptTokens:
         """tokens: what `vision_tokens` returned, where they are computed already."""
         return PromptTokens(
             entering(self.clip, tokens or self.vision_tokens()), at_end=True,
             beside=self.vision_beside(), output=self.image_output,
         )
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         state = self.clip.text_state(self.prompts, self.context)
         return normalise(self.clip.text.features(state, self.text_edit()))[0]
 
-    def image_features(self, images):
+    def image_features(self, images: Tensor) -> Tensor:
         return self.tuned_image(self.clip.image_state(images))
 
-    def tuned_image(self, state, tokens=None):
+    def tuned_image(self, state: State, tokens: Mapping[int, Tensor] | None = None) -> Tensor:
         """f [B, D] of images whose input of layer 1 is `state`; tokens: as in `vision_edit`."""
         return normalise(self.clip.image.features(state, self.vision_edit(tokens)))
 
@@ -76,10 +76,10 @@ class DeepPrompts(ContextOverWords):
         """How long a text is at least, so that the deeper prompts have their places."""
         return 1 + self.n_ctx
 
-    def frozen_prompts(self):
+    def frozen_prompts(self) -> list[list[str]]:
         return mean_templates(self.classes, ENSEMBLE_60)
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
         prompts = build_prompts([self.classes.neutral], min_length=self.least_length)
         state = self.clip.text_state(prompts)
@@ -88,4 +88,4 @@ class DeepPrompts(ContextOverWords):
 
 def entering(clip: Clip, tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Vision tokens as they enter their layers: those of layer 1 stand before `ln_pre`."""
-    return {**tokens, 1: layer_norm(clip.image.visual.ln_pre, tokens[1])}
+    return {**tokens, 1: clip.vision.entering(tokens[1])}

@@ -2,13 +2,14 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from nerp.base.errors import NerpError
 from nerp.clip.model import Clip, normalise
+from nerp.clip.state import State
 from nerp.clip.tokenizer import build_prompts
 from nerp.clip.towers import PromptTokens
 from nerp.trainers.base import Trainer
@@ -29,7 +30,11 @@ class InsertedTokens(Trainer):
 
     layers_key: str
     edits = ("text", "image")
-    keep_share = 0.0  # of what a later layer finds in the tokens' place; see PromptTokens
+
+    @property
+    def keep_share(self) -> float:
+        """Of what a later layer finds in the tokens' place; see PromptTokens."""
+        return 0.0
 
     # What a method defines besides.
 
@@ -48,24 +53,25 @@ class InsertedTokens(Trainer):
         return list(self.settings[self.layers_key])
 
     @property
-    def scale(self):
+    def scale(self) -> float:
         return SCALE
 
-    def check(self):
+    def check(self) -> None:
         layers = self.layers
         depth = min(self.clip.image.depth, self.clip.text.depth)
         if not layers or layers != sorted(set(layers)) or not 1 <= layers[0] <= layers[-1] <= depth:
             raise NerpError(f"TRAINER.{self.node}.{self.layers_key} is {layers}; it takes "
                             f"ascending layers within this backbone's {depth}")
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.text_state = self.constant_text(self.classes.prompts)
 
-    def constant_text(self, texts):
+    def constant_text(self, texts: list[str]) -> State:
         """The input of the first of the layers, which no learned tensor can change."""
-        return self.clip.text_state(build_prompts(texts), layer=self.layers[0])
+        state: State = self.clip.text_state(build_prompts(texts), layer=self.layers[0])
+        return state
 
-    def edit(self, kind):
+    def edit(self, kind: str) -> PromptTokens:
         tokens = self.mapped(kind)
         count = len(tokens[0])
         return PromptTokens(
@@ -75,22 +81,23 @@ class InsertedTokens(Trainer):
             keep_share=self.keep_share,
         )
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         return normalise(self.clip.text.features(self.text_state, self.edit("t")))[0]
 
-    def image_state(self, images):
-        return self.clip.image_state(images, self.layers[0])
+    def image_state(self, images: Tensor) -> State:
+        state: State = self.clip.image_state(images, self.layers[0])
+        return state
 
-    def both_features(self, state):
+    def both_features(self, state: State) -> tuple[Tensor, Tensor]:
         """f and the second feature, [B, D] each: the class token's, the mean vision token's."""
-        tokens = self.clip.image.tokens(state, self.edit("v"))
-        image = normalise(tokens[:, 0] @ self.clip.image.visual.proj)
+        tokens = self.clip.vision.tokens(state, self.edit("v"))
+        image = normalise(tokens[:, 0] @ self.clip.vision.visual.proj)
         return image, normalise(self.project_mean(tokens[:, 1:].mean(1)))
 
-    def image_features(self, images):
+    def image_features(self, images: Tensor) -> Tensor:
         return self.both_features(self.image_state(images))[0]
 
-    def drift(self, state, image, text):
+    def drift(self, state: State, image: Tensor, text: Tensor) -> Tensor:
         """(1 - mean cos(f, f*)) + (1 - mean cos(t, t*)): how far f [B, D] and t [C, D] are from
         frozen CLIP's features of the same images and of the dataset's template."""
         with torch.no_grad():
@@ -98,7 +105,7 @@ class InsertedTokens(Trainer):
         frozen_text = self.frozen_class_features()
         return 2 - (image * frozen_image).sum(1).mean() - (text * frozen_text).sum(1).mean()
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         state = self.constant_text([self.classes.neutral])
         return normalise(self.clip.text.features(state, self.edit("t")))[0, 0]
 
@@ -110,7 +117,7 @@ def equal_maps(
 
     Args: name: of a map, by tower (v or t) and number.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for kind, tower in (("v", clip.image), ("t", clip.text)):
         first = linear(tower.width, dim, "")
         for i in range(count):
@@ -119,7 +126,7 @@ def equal_maps(
 
 
 def last_layers(
-    configured: Sequence[int], names: Sequence[str], pattern: str, clip: Clip
+    configured: Sequence[int], names: Iterable[str], pattern: str, clip: Clip
 ) -> list[int]:
     """The layers of a checkpoint: the configured ones, where it has as many tensors whose names
     match `pattern` and the backbone is deep enough; else the last ones, as published."""

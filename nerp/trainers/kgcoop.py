@@ -1,11 +1,15 @@
 """KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
 
+from torch import Tensor
+from yacs.config import CfgNode
+
 from nerp.base.registry import TRAINERS
+from nerp.clip.model import Clip
 from nerp.settings.keys import number
 from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
 from nerp.trainers.method import SWITCHED_ON
-from nerp.trainers.tensors import cosine_distance
+from nerp.trainers.tensors import Tensors, cosine_distance
 
 
 @TRAINERS.register("KgCoOp")
@@ -23,42 +27,42 @@ class KgCoOp(CoOp):
         "CSC": False,
         "W": number(8.0, least=0),
     }
-    marks = ("bias_vectors",)
-    shape_settings = ("N_CTX", "CTX_INIT", "CSC")
+    marks: tuple[str, ...] = ("bias_vectors",)
+    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC")
     position = "end"
     loss_by_features = True
     # Dataset -> the template of t*, where it is not the one in the dataset's card.
     templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
     @classmethod
-    def published_values(cls, key, value):
+    def published_values(cls, key: str, value: object) -> dict[str, object]:
         """The class name always stands at the end there."""
         if key == "CLASS_TOKEN_POSITION" and value == cls.position:
             return {"": None}
         return super().published_values(key, value)
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         inferred = super().infer(tensors, settings, clip)
         return {**inferred, "CTX_INIT": ""} if inferred["CSC"] else inferred
 
     @property
-    def class_specific(self):
-        return self.settings.CSC and not self.words
+    def class_specific(self) -> bool:
+        return bool(self.settings.CSC and not self.words)
 
     @property
     def pull_weight(self) -> float:
-        return self.settings.W
+        return float(self.settings.W)
 
-    def pull(self, text):
+    def pull(self, text: Tensor) -> Tensor:
         """1 - the mean cosine of class features [C, D] and t*."""
         return cosine_distance(text, self.frozen_class_features())
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         text = self.class_features()
         logits = self.similarity(self.image_features(images), text)
         return self.cross_entropy(logits, labels) + self.pull_weight * self.pull(text)
 
-    def frozen_prompts(self):
+    def frozen_prompts(self) -> list[list[str]]:
         template = self.templates.get(self.classes.dataset, self.classes.template)
         return [[template.format(name)] for name in self.classes.names]

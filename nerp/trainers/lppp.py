@@ -85,7 +85,9 @@ def fit(
     weight, bias, labels = in_float64(first_weight), in_float64(bias), labels.to(features.device)
     alpha = torch.full_like(bias, first)
     blend, truth = features @ text.t(), F.one_hot(labels, len(text))
-    held = val_features is not None and val_labels is not None and len(val_labels) > 0
+    held = None
+    if val_features is not None and val_labels is not None and len(val_labels):
+        held = in_float64(val_features), val_labels.to(features.device)
     weight_speed, bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
     alpha_gradient = torch.zeros_like(alpha)
     best, most = (weight, bias, alpha, -1), -1
@@ -100,8 +102,8 @@ def fit(
             alpha = alpha - alpha_rate * alpha_gradient
         right = 0
         if held:
-            found = logits(in_float64(val_features), text, weight, bias, alpha)
-            right = int((found.argmax(1) == val_labels.to(found.device)).sum())
+            found = logits(held[0], text, weight, bias, alpha)
+            right = int((found.argmax(1) == held[1]).sum())
         if right >= most:
             best, most = (weight, bias, alpha, epoch), right
     return best[0].to(kind), best[1].to(kind), best[2].to(kind), best[3]

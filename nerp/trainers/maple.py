@@ -1,12 +1,17 @@
 """MaPLe: deep prompts in the text tower, and linear maps of them in the vision tower."""
 
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.registry import TRAINERS
+from nerp.clip.model import Clip
 from nerp.settings.keys import whole
 from nerp.trainers.base import context_settings
 from nerp.trainers.deep import DeepPrompts
-from nerp.trainers.tensors import linear, random_tokens
+from nerp.trainers.tensors import Tensors, linear, random_tokens
 
 _CTX, _PROJ = "prompt_learner.ctx", "prompt_learner.proj"
 _TEXT = "prompt_learner.compound_prompts_text.{}"
@@ -30,11 +35,11 @@ class MaPLe(DeepPrompts):
         **context_settings(2, "a photo of a"),
         "PROMPT_DEPTH": whole(9, 1, 512),
     }
-    signature = (re.escape(_CTX), re.escape(_PROJ) + r"\.weight")
+    signature: tuple[str, ...] = (re.escape(_CTX), re.escape(_PROJ) + r"\.weight")
     shape_settings = ("N_CTX", "CTX_INIT", "PROMPT_DEPTH")
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         deep = re.compile(re.escape(_TEXT.format("")) + r"\d+")
         return {
             "N_CTX": len(tensors[_CTX]),
@@ -46,7 +51,7 @@ class MaPLe(DeepPrompts):
         """2..J; those that a tower does not have are nothing to it."""
         return range(2, self.settings.PROMPT_DEPTH + 1)
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         text, image = self.clip.text.width, self.clip.image.width
         tensors = {_CTX: self.first_context(), **linear(image, text, _PROJ)}
         for layer in self.deep_layers:
@@ -56,7 +61,7 @@ class MaPLe(DeepPrompts):
             tensors |= {_MAP.format(layer - 2) + name: t for name, t in first.items()}
         return tensors
 
-    def prepare(self):
+    def prepare(self) -> None:
         super().prepare()
         # What no tower reads has no gradient, for which several processes would wait.
         text, image = self.clip.text.depth, self.clip.image.depth
@@ -64,10 +69,10 @@ class MaPLe(DeepPrompts):
             self.parameter(_TEXT.format(layer - 2)).requires_grad_(layer <= max(text, image))
             self.learned.get_submodule(_MAP.format(layer - 2)).requires_grad_(layer <= image)
 
-    def text_tokens(self):
+    def text_tokens(self) -> Mapping[int, Tensor]:
         return {layer: self.parameter(_TEXT.format(layer - 2)) for layer in self.deep_layers}
 
-    def vision_tokens(self):
+    def vision_tokens(self) -> Mapping[int, Tensor]:
         deep = {
             layer: self.apply_linear(_MAP.format(layer - 2), tokens)
             for layer, tokens in self.text_tokens().items()

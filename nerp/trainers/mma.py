@@ -1,30 +1,42 @@
 """MMA: adapters beside the upper layers of both towers, joined by a shared projection."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
-from nerp.clip.tokenizer import build_prompts
+from nerp.clip.model import Clip, normalise
+from nerp.clip.state import State
+from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import Edit
 from nerp.settings.keys import number, whole
 from nerp.trainers.base import Trainer, precision
+from nerp.trainers.tensors import Tensors
 from nerp.trainers.texts import context_prompts, context_words
 
 
 class _Scale(torch.autograd.Function):
-    """x times one factor forwards, the gradient times another backwards."""
+    """x times one factor forwards, the gradient times another backwards. Args: ctx: torch's; it
+    keeps whatever is set on it."""
 
     @staticmethod
-    def forward(ctx, x, forwards, backwards):
+    def forward(ctx: Any, x: Tensor, forwards: float, backwards: float) -> Tensor:
         ctx.backwards = backwards
         return x * forwards
 
     @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.backwards, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        backwards: float = ctx.backwards
+        return gradient * backwards, None, None
+
+
+def _scaled(x: Tensor, forwards: float, backwards: float) -> Tensor:
+    scaled: Tensor = _Scale.apply(x, forwards, backwards)
+    return scaled
 
 
 class AdapterEdit(Edit):
@@ -41,13 +53,13 @@ class AdapterEdit(Edit):
         self.last_layer = trainer.settings.ADAPTER_END
         self.scale = trainer.settings.ADAPTER_SCALE
 
-    def branch(self, layer, h):
+    def branch(self, layer: int, h: Tensor) -> Tensor | None:
         if not self.first_layer <= layer <= self.last_layer:
             return None
-        h = _Scale.apply(h, 1.0, self.scale)
+        h = _scaled(h, 1.0, self.scale)
         h = F.relu(self.linear(f"{self.tower}_adapter.{layer}.down.0", h))
         h = F.relu(self.linear(f"shared_adapter.{layer}.0", h))
-        return _Scale.apply(self.linear(f"{self.tower}_adapter.{layer}.up", h), self.scale, 1.0)
+        return _scaled(self.linear(f"{self.tower}_adapter.{layer}.up", h), self.scale, 1.0)
 
 
 @TRAINERS.register("MMA", "MultiModalAdapter")
@@ -76,21 +88,21 @@ class MMA(Trainer):
     shape_settings = tuple(key for key in defaults if key != "PREC")
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         layers = {int(n.split(".")[1]) for n in tensors if n.startswith("shared_adapter.")}
         width = tensors[f"shared_adapter.{min(layers)}.0.weight"].shape[0]
         return {
             "ADAPTER_START": min(layers), "ADAPTER_END": max(layers), "ADAPTER_DIM": width
         }
 
-    def check(self):
+    def check(self) -> None:
         first, last = self.settings.ADAPTER_START, self.settings.ADAPTER_END
         depth = min(self.clip.image.depth, self.clip.text.depth)
         if not 1 <= first <= last <= depth:
             raise NerpError(f"TRAINER.MMADAPTER: ADAPTER_START {first} to ADAPTER_END {last} do "
                             f"not lie within this backbone's {depth} layers")
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         dim = self.settings.ADAPTER_DIM
         towers = {"text": self.clip.text.width, "visual": self.clip.image.width}
         shapes = {}
@@ -107,27 +119,28 @@ class MMA(Trainer):
             tensors[f"{name}.bias"] = torch.zeros(shape[0])
         return tensors
 
-    def prepare(self):
+    def prepare(self) -> None:
         prefix = context_words(self.settings.TEXT_CTX_INIT)
         self.text_state = self.constant_text(context_prompts(self.classes, prefix))
 
-    def constant_text(self, prompts):
+    def constant_text(self, prompts: Prompts) -> State:
         """The input of the first adapted layer, which no learned tensor can change."""
-        return self.clip.text_state(prompts, layer=self.settings.ADAPTER_START)
+        state: State = self.clip.text_state(prompts, layer=self.settings.ADAPTER_START)
+        return state
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         edit = AdapterEdit(self, "text")
         return normalise(self.clip.text.features(self.text_state, edit))[0]
 
-    def image_features(self, images):
+    def image_features(self, images: Tensor) -> Tensor:
         edit = AdapterEdit(self, "visual")
         state = self.clip.image_state(images, edit.first_layer)
         return normalise(self.clip.image.features(state, edit))
 
-    def frozen_prompts(self):
+    def frozen_prompts(self) -> list[list[str]]:
         prefix = context_words(self.settings.TEXT_CTX_INIT)
         return [[f"{prefix} {name}."] for name in self.classes.names]
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         state = self.constant_text(build_prompts([self.classes.neutral]))
         return normalise(self.clip.text.features(state, AdapterEdit(self, "text")))[0, 0]

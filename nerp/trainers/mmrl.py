@@ -1,13 +1,19 @@
 """MMRL: a representation space shared by both towers' upper layers."""
 
+from collections.abc import Callable
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.registry import TRAINERS
+from nerp.clip.model import Clip
 from nerp.settings.keys import listing, number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.inserted import InsertedTokens, equal_maps, last_layers
-from nerp.trainers.tensors import EMBEDDING_STD
+from nerp.trainers.tensors import EMBEDDING_STD, Tensors
 
 TOKENS = "representation_learner.compound_rep_tokens"
 _MAP = TOKENS + "_r2{}proj.{}"
@@ -40,18 +46,18 @@ class MMRL(InsertedTokens):
     group = "deep"
     defaults = SETTINGS
     signature = (TOKENS, _PROJ)
-    shape_settings = ("ALPHA", "N_REP_TOKENS", "REP_LAYERS", "REP_DIM")
+    shape_settings: tuple[str, ...] = ("ALPHA", "N_REP_TOKENS", "REP_LAYERS", "REP_DIM")
     layers_key = "REP_LAYERS"
     two_heads = True
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         count, dim = tensors[TOKENS].shape
         one_a_layer = _MAP.format("v", r"\d+") + ".weight"
         layers = last_layers(settings.REP_LAYERS, tensors, one_a_layer, clip)
         return {"N_REP_TOKENS": count, "REP_DIM": dim, "REP_LAYERS": layers}
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         dim = self.settings.REP_DIM
         return {
             TOKENS: EMBEDDING_STD * torch.randn(self.settings.N_REP_TOKENS, dim),
@@ -60,45 +66,47 @@ class MMRL(InsertedTokens):
             **equal_maps(self.clip, dim, len(self.layers), _MAP.format),
         }
 
-    def mapped(self, kind):
+    def mapped(self, kind: str) -> list[Tensor]:
         tokens = self.parameter(TOKENS)
         return [self.apply_linear(_MAP.format(kind, i), tokens) for i in range(len(self.layers))]
 
-    def project_mean(self, mean):
+    def project_mean(self, mean: Tensor) -> Tensor:
         return mean @ self.parameter(_PROJ)
 
-    def fuse(self, logits, logits_rep, alpha):
-        return alpha * logits + (1 - alpha) * logits_rep
+    def fuse(self, image: Tensor, rep: Tensor) -> Tensor:
+        """What is taken of both features' logits, or losses, together."""
+        alpha: float = self.settings.ALPHA
+        return alpha * image + (1 - alpha) * rep
 
-    def classifier(self):
+    def classifier(self) -> Callable[[Tensor], Tensor]:
         text = self.class_features()
 
-        def logits(images):
+        def logits(images: Tensor) -> Tensor:
             image, rep = (
                 self.similarity(f, text) for f in self.both_features(self.image_state(images))
             )
-            return self.fuse(image, rep, self.settings.ALPHA) if self.classes.seen else image
+            return self.fuse(image, rep) if self.classes.seen else image
 
         return logits
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         text = self.class_features()
         state = self.image_state(images)
         image, rep = self.both_features(state)
-        logits = [self.similarity(f, text) for f in (image, rep)]
-        self.count_right(self.fuse(*logits, self.settings.ALPHA), labels)
-        entropies = (F.cross_entropy(x, labels) for x in logits)
-        fused = self.fuse(*entropies, self.settings.ALPHA)
-        return fused + self.settings.REG_WEIGHT * self.drift(state, image, text)
+        first, second = self.similarity(image, text), self.similarity(rep, text)
+        self.count_right(self.fuse(first, second), labels)
+        fused = self.fuse(F.cross_entropy(first, labels), F.cross_entropy(second, labels))
+        return fused + float(self.settings.REG_WEIGHT) * self.drift(state, image, text)
 
     @torch.no_grad()
-    def reference_logits(self, image):
+    def reference_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Where prediction is fused both terms are too, the two features weighing the same."""
         text, frozen_text = self.class_features(), self.frozen_class_features()
-        features = self.both_features(self.image_state(image))
+        features: tuple[Tensor, ...] = self.both_features(self.image_state(image))
         if not self.classes.seen:
             features = features[:1]
-        return tuple(
-            sum(self.similarity(f, t)[0] for f in features) / len(features)
+        frozen, tuned = (
+            reduce(torch.add, (self.similarity(f, t)[0] for f in features)) / len(features)
             for t in (frozen_text, text)
         )
+        return frozen, tuned

@@ -3,12 +3,14 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.registry import TRAINERS
+from nerp.clip.model import Clip
 from nerp.settings.keys import number, whole
 from nerp.trainers.inserted import last_layers
 from nerp.trainers.mmrl import MMRL, SETTINGS, TOKENS
-from nerp.trainers.tensors import EMBEDDING_STD, linear
+from nerp.trainers.tensors import EMBEDDING_STD, Tensors, linear
 
 _WEIGHT = "representation_learner.srra_r2{}proj.weight"
 _OWN = "representation_learner.srra_r2{}proj.srra.{}."  # A, B and bias of one layer's map
@@ -39,12 +41,12 @@ class MMRLpp(MMRL):
     shape_settings = (*MMRL.shape_settings, "BETA", "RES_LORA_DIM", "PROJ_LORA_DIM")
 
     @classmethod
-    def carried(cls, task):
+    def carried(cls, task: str) -> tuple[str, ...]:
         """In cross-dataset β is chosen by the dataset under test, as published."""
         return tuple(key for key in cls.shape_settings if key != "BETA" or task != "CD")
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         count, dim = tensors[TOKENS].shape
         one_a_layer = _OWN.format("v", r"\d+") + "A"
         return {
@@ -56,10 +58,10 @@ class MMRLpp(MMRL):
         }
 
     @property
-    def keep_share(self):
-        return 1 - self.settings.BETA
+    def keep_share(self) -> float:
+        return 1 - float(self.settings.BETA)
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         settings = self.settings
         dim = settings.REP_DIM
         tensors = {TOKENS: EMBEDDING_STD * torch.randn(settings.N_REP_TOKENS, dim)}
@@ -73,7 +75,7 @@ class MMRLpp(MMRL):
         width, rank = self.clip.image.width, settings.PROJ_LORA_DIM
         return {**tensors, **low_rank(width, self.clip.embed_dim, rank, _PROJ)}
 
-    def mapped(self, kind):
+    def mapped(self, kind: str) -> list[Tensor]:
         tokens = self.parameter(TOKENS)
         shared = F.linear(tokens, self.parameter(_WEIGHT.format(kind)))
         found = []
@@ -84,9 +86,9 @@ class MMRLpp(MMRL):
             found.append(shared + F.linear(F.linear(tokens, b), a, bias))
         return found
 
-    def project_mean(self, mean):
+    def project_mean(self, mean: Tensor) -> Tensor:
         a, b = self.parameter(_PROJ + "A"), self.parameter(_PROJ + "B")
-        return mean @ self.clip.image.visual.proj + (mean @ a) @ b
+        return mean @ self.clip.vision.visual.proj + (mean @ a) @ b
 
 
 def low_rank(out_width: int, in_width: int, rank: int, name: str) -> dict[str, Tensor]:

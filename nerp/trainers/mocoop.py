@@ -4,18 +4,19 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.device import in_float32
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.settings.keys import flag, listing, number, template, whole
 from nerp.trainers.base import Trainer, precision
 from nerp.trainers.gated import PICKED, gate_loss, gate_target, mixed_cosines, shares, text_loss
 from nerp.trainers.mocoop_words import Words, group_means, settled
 from nerp.trainers.norms import OwnNorms, frozen_norms
-from nerp.trainers.tensors import linear
+from nerp.trainers.tensors import Tensors, linear
 
 _SOURCE = "ImageNet"  # whose templates a cross-dataset test uses
 _SMALL = 4  # images a batch, below which experts that no image picked are not computed
@@ -55,20 +56,20 @@ class MoCoOp(Trainer):
     learns_names = True
 
     @classmethod
-    def seen_besides(cls, cfg):
+    def seen_besides(cls, cfg: CfgNode) -> str:
         return "" if cfg.DATASET.SUBSAMPLE_CLASSES == "all" else cls.also_seen
 
     @classmethod
-    def published_values(cls, key, value):
+    def published_values(cls, key: str, value: object) -> dict[str, object]:
         """Published files have four keys that their code reads and ignores."""
         ignored = ("N_CTX", "CTX_INIT", "ENABLE_IMPLICIT_OP", "PRETRAINED_PROMPTS_DIR")
         return {"": None} if key in ignored else {}
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         return {"ENABLE_CORRECTION": _W in tensors}
 
-    def misfit(self, tensors):
+    def misfit(self, tensors: Tensors) -> str:
         theirs = [
             tuple(len(tensors[_CTX.format(side, g)]) for side in _SIDES)
             for g in range(sum("ctx_before_" in name for name in tensors))
@@ -78,7 +79,7 @@ class MoCoOp(Trainer):
             f"it has {theirs} vectors before and after the name, TRAINER.{self.node}.PROMPTS and "
             f"GROUPS {ours}: give the templates that it was trained with")
 
-    def check(self):
+    def check(self) -> None:
         """Also settles the templates, which a checkpoint then holds, and what is not trained."""
         if not self.clip.image.depth:
             raise NerpError("MoCoOp learns norms of a vision transformer; the backbone is a ResNet")
@@ -90,10 +91,10 @@ class MoCoOp(Trainer):
         self.words = [Words(prompt) for prompt in settings.PROMPTS]
         firsts = [sum(settings.GROUPS[:g]) for g in range(len(settings.GROUPS))]
         self.experts = [self.words[first] for first in firsts]
-        norms = () if settings.FINETUNE_VIT_LN else tuple(frozen_norms(self.clip.image))
+        norms = () if settings.FINETUNE_VIT_LN else tuple(frozen_norms(self.clip.vision))
         self.fixed = norms if settings.TRAIN_W else (*norms, _W)
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         tensors = {}
         for g, words in enumerate(self.experts):
             for side, count in zip(_SIDES, words.pieces, strict=True):
@@ -102,16 +103,16 @@ class MoCoOp(Trainer):
         if self.settings.ENABLE_CORRECTION:
             tensors[_W] = torch.zeros(1, self.clip.embed_dim)
         tensors |= linear(len(self.experts), self.clip.embed_dim, "prompt_learner.gate")
-        return tensors | frozen_norms(self.clip.image)
+        return tensors | frozen_norms(self.clip.vision)
 
-    def rate_factor(self, name):
+    def rate_factor(self, name: str) -> float:
         return 0.1 if name.startswith("image_encoder.") else 1.0
 
     @property
-    def clip_norm(self):
+    def clip_norm(self) -> float:
         return 1.0 if self.settings.PREC == "amp" else 0.0
 
-    def prepare(self):
+    def prepare(self) -> None:
         self.tensors = dict(self.learned.named_parameters()) | dict(self.learned.named_buffers())
         device, everyone = self.clip.device, self.classes.everyone
         self.prompts = [words.prompts(self.classes.names).to(device) for words in self.experts]
@@ -148,7 +149,7 @@ class MoCoOp(Trainer):
             self._prototypes = group_means(self.clip, self.words, self.settings.GROUPS, names)
         return self._prototypes
 
-    def image_features(self, images):
+    def image_features(self, images: Tensor) -> Tensor:
         state = self.clip.image_state(images)
         return normalise(self.clip.image.features(state, OwnNorms(self.tensors)))
 
@@ -161,16 +162,17 @@ class MoCoOp(Trainer):
         experts = self.expert_features(self.prompts)
         return lambda f: self.scale * mixed_cosines(f, shares(self.gate(f)), experts)
 
-    def _mixed(self, images: Tensor, experts: Tensor) -> Tensor:
+    def _mixed(self, images: Tensor | None, experts: Tensor) -> Tensor:
         """[B, ...] of what each expert has [G, ...], as the images' gates mix it."""
+        assert images is not None  # `text_by_image`
         gate = self.gate(self.image_features(images))
         with in_float32(self.clip.device):
             return torch.einsum("bg,g...->b...", shares(gate), experts)
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         return self._mixed(images, self.expert_features(self.prompts))
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         image = self.image_features(images)
         gate = self.gate(image)
         which = None
@@ -182,20 +184,20 @@ class MoCoOp(Trainer):
         prototypes = self.prototypes()
         target = gate_target(image, prototypes[:, labels])
         return (self.cross_entropy(logits, labels)
-                + self.settings.TEXT_LOSS_WEIGHT * text_loss(everyone, prototypes)
-                + self.settings.GATE_LOSS_WEIGHT * gate_loss(gate, target))
+                + float(self.settings.TEXT_LOSS_WEIGHT) * text_loss(everyone, prototypes)
+                + float(self.settings.GATE_LOSS_WEIGHT) * gate_loss(gate, target))
 
     @torch.no_grad()
-    def frozen_class_features(self, images=None):
+    def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         with self.clip.autocast():
             return self._mixed(images, self.prototypes())[0]
 
     @torch.no_grad()
-    def neutral_features(self, image):
+    def neutral_features(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
         frozen = normalise(self.clip.text_features([self.classes.neutral]))[0]
         return frozen, self._mixed(image, self.tuned_neutral())[0]
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         """[G, D]: an expert's vectors before the name stand over the prompt's first tokens."""
         contexts = [self.tensors[_CTX.format("before", g)] for g in range(len(self.experts))]
         prompts = [build_prompts([self.classes.neutral], n_ctx=len(ctx)) for ctx in contexts]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -18,10 +19,15 @@ _TEMPLATES = Path(__file__).with_name("mocoop_templates.json")
 _GENERAL = "SUN397"  # whose templates serve a dataset without a list of its own
 
 
+class _Templates(TypedDict):
+    PROMPTS: list[str]
+    GROUPS: list[int]
+
+
 @cache
-def published_templates() -> dict[str, dict[str, list]]:
+def published_templates() -> dict[str, _Templates]:
     """Dataset -> PROMPTS and GROUPS, as the published code has them."""
-    return read_json(_TEMPLATES)
+    return cast(dict[str, _Templates], read_json(_TEMPLATES))  # which ships
 
 
 def settled(settings: CfgNode, node: str, dataset: str) -> CfgNode:

@@ -129,4 +129,5 @@ class OnFeatures(Trainer):
 
     def tensor(self, name: str) -> Tensor:
         """A learned or built tensor by its name in a checkpoint."""
-        return self.learned.state_dict(keep_vars=True)[name]
+        found: Tensor = self.learned.state_dict(keep_vars=True)[name]
+        return found

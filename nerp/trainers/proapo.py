@@ -118,6 +118,7 @@ class ProAPO(OnFeatures):
         return self._written or Written([self.classes.template], {})
 
     _written: Written | None = None
+    _text: Tensor | None = None
 
     def prepare_training(self) -> None:
         """Read descriptions and synonyms."""
@@ -173,7 +174,7 @@ class ProAPO(OnFeatures):
         return self._text
 
     def prepare(self) -> None:
-        self._text: Tensor | None = None
+        self._text = None
 
     def tuned_neutral(self) -> Tensor:
         return normalise(self.clip.text_features([self.classes.neutral]))[0]

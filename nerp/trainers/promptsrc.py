@@ -1,16 +1,20 @@
 """PromptSRC: deep prompts in both towers, held near frozen CLIP."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import number, whole
 from nerp.trainers.base import precision
 from nerp.trainers.deep import DeepPrompts
-from nerp.trainers.tensors import random_tokens
+from nerp.trainers.tensors import Tensors, random_tokens
 
 _DEEP = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
 
@@ -43,7 +47,7 @@ class PromptSRC(DeepPrompts):
         "GPA_STD": number(1.0, above=0),
         "PREC": precision("fp16"),
     }
-    signature = (r"prompt_learner\.ctx", r"image_encoder\.VPT")
+    signature: tuple[str, ...] = (r"prompt_learner\.ctx", r"image_encoder\.VPT")
     shape_settings = (
         "N_CTX_VISION",
         "N_CTX_TEXT",
@@ -53,8 +57,8 @@ class PromptSRC(DeepPrompts):
     )
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
-        def depth(tower):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
+        def depth(tower: str) -> int:
             start, end = _DEEP.format(tower, "*").split("*")
             return 1 + sum(name.startswith(start) and name.endswith(end) for name in tensors)
 
@@ -65,14 +69,14 @@ class PromptSRC(DeepPrompts):
             "PROMPT_DEPTH_TEXT": depth("text"),
         }
 
-    def check(self):
+    def check(self) -> None:
         for kind, tower in (("VISION", self.clip.image), ("TEXT", self.clip.text)):
             depth = self.settings[f"PROMPT_DEPTH_{kind}"]
             if not 1 <= depth <= tower.depth:
                 raise NerpError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_{kind} is {depth}; this "
                                 f"backbone's tower has {tower.depth} layers")
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         settings, text, image = self.settings, self.clip.text.width, self.clip.image.width
         tensors = {
             "prompt_learner.ctx": self.first_context(),
@@ -85,28 +89,28 @@ class PromptSRC(DeepPrompts):
         return tensors
 
     @property
-    def n_ctx(self):
-        return self.settings.N_CTX_TEXT
+    def n_ctx(self) -> int:
+        return int(self.settings.N_CTX_TEXT)
 
-    def deep_layers(self, encoder):
+    def deep_layers(self, encoder: str) -> range:
         """2..J of the "text" or the "image" encoder, as far as it has them."""
         text = encoder == "text"
         depth = self.settings["PROMPT_DEPTH_TEXT" if text else "PROMPT_DEPTH_VISION"]
         return range(2, min(depth, (self.clip.text if text else self.clip.image).depth) + 1)
 
-    def deep(self, encoder):
+    def deep(self, encoder: str) -> dict[int, Tensor]:
         return {
             layer: self.parameter(_DEEP.format(encoder, layer - 1))
             for layer in self.deep_layers(encoder)
         }
 
-    def text_tokens(self):
+    def text_tokens(self) -> Mapping[int, Tensor]:
         return self.deep("text")
 
-    def vision_tokens(self):
+    def vision_tokens(self) -> Mapping[int, Tensor]:
         return {1: self.parameter("image_encoder.VPT"), **self.deep("image")}
 
-    def loss(self, images, labels):
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         text, frozen_text = self.class_features(), self.frozen_class_features()
         state = self.clip.image_state(images)
         image = self.tuned_image(state)
@@ -119,14 +123,15 @@ class PromptSRC(DeepPrompts):
         )
         return (
             self.cross_entropy(logits, labels)
-            + self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(text, frozen_text)
-            + self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(image, frozen_image)
+            + float(self.settings.TEXT_LOSS_WEIGHT) * F.l1_loss(text, frozen_text)
+            + float(self.settings.IMAGE_LOSS_WEIGHT) * F.l1_loss(image, frozen_image)
             + divergence / logits.numel()
         )
 
-    def epoch_weights(self, epochs):
+    def epoch_weights(self, epochs: int) -> Tensor:
         """Gaussian over epochs 1..E. (PromptSRC, section 3.2.)"""
         epoch = torch.arange(1, epochs + 1, dtype=torch.float64)
         # Relative to the largest, so that a narrow Gaussian far from every epoch stays finite.
-        exponent = -((epoch - self.settings.GPA_MEAN) ** 2) / (2 * self.settings.GPA_STD**2)
+        mean, std = float(self.settings.GPA_MEAN), float(self.settings.GPA_STD)
+        exponent = -((epoch - mean) ** 2) / (2 * std**2)
         return exponent.softmax(0)

@@ -112,7 +112,7 @@ class RESTORE(MaPLe):
         if self.first_norms is None:
             return entropy
         grown = self.norms(vision_tokens) / self.first_norms
-        return entropy + self.settings.FS_LOSS_R * (grown[0] - grown[1]).square().sum()
+        return entropy + float(self.settings.FS_LOSS_R) * (grown[0] - grown[1]).square().sum()
 
     @torch.no_grad()
     def end_epoch(self, epoch: int) -> None:

@@ -3,7 +3,7 @@
 `CoOp_SAR` is CoOp with it. Registry names end in `_SAR`, before `_NeRP`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,15 +18,15 @@ from nerp.base.log import say
 from nerp.base.printable import brief, is_printable
 from nerp.base.registry import TRAINERS
 from nerp.clip.device import in_float32, send
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.data.benchmark import comparable
 from nerp.data.sentences import read_named
 from nerp.files.opening import MIB, read_bytes, reading
 from nerp.settings.protocols import SAR_SUFFIX
 from nerp.trainers.base import Trainer
-from nerp.trainers.tensors import epoch_seed
-from nerp.trainers.texts import mean_of_normalised
+from nerp.trainers.tensors import NO_TENSORS, Tensors, epoch_seed
+from nerp.trainers.texts import Classes, mean_of_normalised
 
 _LISTS = Path(__file__).with_name("sar_novel_classes.json")
 _KEY = "TRAINER.SAR.NOVEL_FILE"
@@ -103,6 +103,7 @@ def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
 def _read_names(path: Path, dataset: str) -> list[str] | None:
     """The names for a dataset in a JSON object, dataset -> names, or in a text file of one name a
     line; None where the object has none."""
+    listed: object
     if path.suffix == ".json":
         listed = read_named(path, _KEY).get(dataset)
         if listed is None:
@@ -110,10 +111,9 @@ def _read_names(path: Path, dataset: str) -> list[str] | None:
     else:
         with reading(path, "a readable text file"):
             text = read_bytes(path, _LARGEST).decode()
-        listed = [line.strip() for line in text.splitlines()]
-        listed = [line for line in listed if line]
-    fits = isinstance(listed, list) and listed
-    if not fits or not all(isinstance(n, str) and n.strip() and is_printable(n) for n in listed):
+        listed = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(listed, list) or not listed or not all(
+            isinstance(name, str) and name.strip() and is_printable(name) for name in listed):
         raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "
                         "class names (.json: dataset -> names; else one name a line)")
     return [name.replace("_", " ") for name in listed]
@@ -134,9 +134,12 @@ class Aligned(Trainer):
     loss_by_features = True  # but for what the method's own does
     shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
 
-    def __init__(self, cfg, clip, classes, *tensors, **start):
+    def __init__(
+        self, cfg: CfgNode, clip: Clip, classes: Classes, tensors: Tensors | None = None,
+        start: Tensors = NO_TENSORS,
+    ):
         self.generator = torch.Generator()
-        super().__init__(cfg, clip, classes, *tensors, **start)
+        super().__init__(cfg, clip, classes, tensors, start)
         self.sar = cfg.TRAINER.SAR
         self.novel = novel_names(cfg, classes.names)
         names = (*classes.names, *self.novel.names)
@@ -146,22 +149,22 @@ class Aligned(Trainer):
             self.frozen = mean_of_normalised(clip, names, [*ENSEMBLE_7, template])
         self.start_epoch(0)
 
-    def check(self):
+    def check(self) -> None:
         super().check()
         if getattr(self, "class_specific", False):
             raise NerpError(f"TRAINER.{self.node}.CSC: SAR needs a context that serves any name; "
                             "a novel class has none of its own")
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         self.generator = torch.Generator().manual_seed(epoch_seed(self.cfg.SEED, epoch))
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         if self.shared_features is not None:
             return self.shared_features
-        return super().class_features(images)
+        return super().class_features(images)  # type: ignore[safe-super]  # a method's
 
-    def loss(self, images, labels, *views):
+    def loss(self, images: Tensor, labels: Tensor, *views: Tensor) -> Tensor:
         if not self.sar.WEIGHT:
             return super().loss(images, labels, *views)
         features = self.everyone.class_features()
@@ -170,9 +173,10 @@ class Aligned(Trainer):
         self.shared_features = None
         indices = draw(len(features), self.sar.SAMPLES, self.generator)
         indices = send(indices, features.device)
-        return own + self.sar.WEIGHT * alignment(features, self.frozen, indices, self.clip.scale)
+        term = alignment(features, self.frozen, indices, self.clip.scale)
+        return own + float(self.sar.WEIGHT) * term
 
-    def account(self, untrained):
+    def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
         return {"sar": {
             "weight": self.sar.WEIGHT,
             "samples": min(self.sar.SAMPLES, len(self.frozen) - 1),

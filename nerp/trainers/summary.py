@@ -4,8 +4,10 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
@@ -15,7 +17,7 @@ from nerp.clip.bert import BertCLIP, Sizes, on_meta
 from nerp.clip.loading import SHIPPED, load_model
 from nerp.clip.model import Clip
 from nerp.clip.modules import CLIP
-from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
+from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY, Prompts
 from nerp.clip.wordpiece import require_transformers
 from nerp.settings.backbones import BACKBONE_KEY
 from nerp.settings.cards import find_method_file, read_method
@@ -37,20 +39,29 @@ _SHOTS = 16  # of the configuration that is looked up
 _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "a photo.")
 
 
-def method_rows(backbone: str) -> list[list]:
-    """[name, learned parameters on `backbone`, checkpoint folder, paper, group] for each method,
-    group by group.
+class MethodRow(NamedTuple):
+    """What `nerp methods` says of one: parameters: learned ones, None where it does not fit the
+    backbone; folder: of its checkpoints."""
 
-    The count is None where the method does not fit the backbone. Raises NerpError for an unknown
-    backbone.
+    name: str
+    parameters: int | None
+    folder: str
+    paper: str
+    group: str
+
+
+def method_rows(backbone: str) -> list[MethodRow]:
+    """A row for each method on a backbone, group by group.
+
+    Raises NerpError for an unknown backbone.
     """
     rows = [
-        [name, trainer and sum(parameter.numel() for parameter in trainer.parameters()),
-         TRAINERS[name].folder, TRAINERS[name].paper, TRAINERS[name].group]
+        MethodRow(name, sum(p.numel() for p in trainer.parameters()) if trainer else None,
+                  TRAINERS[name].folder, TRAINERS[name].paper, TRAINERS[name].group)
         for name, trainer in _fitted(_shapes_of(backbone)).items()
     ]
-    order = dict.fromkeys([*GROUPS, *sorted(row[-1] for row in rows)])
-    return sorted(rows, key=lambda row: list(order).index(row[-1]))
+    order = dict.fromkeys([*GROUPS, *sorted(row.group for row in rows)])
+    return sorted(rows, key=lambda row: list(order).index(row.group))
 
 
 class _Shapes(Clip):
@@ -60,12 +71,12 @@ class _Shapes(Clip):
     def __init__(self, clip: Clip):
         vars(self).update(vars(clip))
         self.text = copy.copy(clip.text)
-        self.text.token_embedding = lambda ids: torch.zeros(*ids.shape, self.text.width)
+        vars(self.text)["token_embedding"] = lambda ids: torch.zeros(*ids.shape, self.text.width)
 
-    def text_state(self, prompts, ctx=None, layer=1):
+    def text_state(self, prompts: Prompts, ctx: Tensor | None = None, layer: int = 1) -> None:
         return None
 
-    def text_features(self, texts, cut=False):
+    def text_features(self, texts: list[str], cut: bool = False) -> Tensor:
         return torch.zeros(len(texts), self.embed_dim)
 
 
@@ -83,7 +94,7 @@ def _shapes_of(backbone: str) -> Clip:
     return Clip(model, "fp32", torch.device("meta"), backbone)
 
 
-def _published(name: str) -> torch.nn.Module:
+def _published(name: str) -> CLIP:
     embed, width, layers, patch, text_width, text_layers = _SIZES[name]
     return CLIP(
         embed,
@@ -94,12 +105,14 @@ def _published(name: str) -> torch.nn.Module:
     )
 
 
-def _open_clips(name: str) -> torch.nn.Module:
-    from open_clip.model import CLIP
+def _open_clips(name: str) -> CLIP:
+    from open_clip.model import CLIP as Theirs
 
     config = find_backbone(name).config if name.startswith(HUB) else \
         model_config(name.partition(":")[0])
-    return CLIP(**{key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
+    assert config is not None  # of a named backbone there is one
+    model: CLIP = Theirs(**{key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
+    return model
 
 
 @dataclass(frozen=True)
@@ -119,12 +132,13 @@ class BackboneRow:
 def backbone_row(name: str) -> BackboneRow:
     """The row of a backbone, without its weights. Raises NerpError as `method_rows` does."""
     clip = _shapes_of(name)
-    visual, layers = clip.model.visual, (clip.image.depth, clip.text.depth)
+    layers = clip.image.depth, clip.text.depth
     if isinstance(clip.model, BertCLIP):
-        patch = visual.trunk.patch_embed.proj.kernel_size[0]
-        layers = len(visual.trunk.blocks), len(clip.model.transformer.encoder.layer)
+        trunk = clip.model.visual.trunk
+        patch = trunk.patch_embed.proj.kernel_size[0]
+        layers = len(trunk.blocks), len(clip.model.transformer.encoder.layer)
     else:
-        patch = visual.conv1.kernel_size[0] if clip.image.depth else 0
+        patch = clip.model.visual.conv1.kernel_size[0] if clip.image.depth else 0
     return BackboneRow(
         name, patch, clip.size, layers, clip.embed_dim,
         [method for method, trainer in _fitted(clip).items() if trainer is not None],
@@ -134,7 +148,8 @@ def backbone_row(name: str) -> BackboneRow:
 def _fitted(clip: Clip) -> dict[str, Trainer | None]:
     """Every method, by name, on a backbone, with its defaults or what its configuration says there;
     None where it fits with neither."""
-    shapes, fitted = _Shapes(clip), {}
+    shapes = _Shapes(clip)
+    fitted: dict[str, Trainer | None] = {}
     for name in TRAINERS.names():
         method = TRAINERS[name]
         # A method of the user's own may compute with what the backbone gives it.

@@ -1,15 +1,18 @@
 """TCP: KgCoOp whose context gives way, half-way up, to tokens made from a class's feature."""
 
+from torch import Tensor
+from yacs.config import CfgNode
+
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
+from nerp.clip.model import Clip, normalise
 from nerp.clip.modules import quick_gelu
-from nerp.clip.tokenizer import build_prompts
+from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.clip.towers import ClassTokens
 from nerp.settings.keys import whole
 from nerp.trainers.base import precision
 from nerp.trainers.kgcoop import KgCoOp
-from nerp.trainers.tensors import linear
+from nerp.trainers.tensors import Tensors, linear
 
 _COUNT = 4  # context vectors, and tokens of a class
 # Dataset -> what follows the context in a class's prompt; elsewhere "{}.".
@@ -49,21 +52,21 @@ class TCP(KgCoOp):
     }
 
     @classmethod
-    def published_values(cls, key, value):
+    def published_values(cls, key: str, value: object) -> dict[str, object]:
         """Nothing reads N_CTX, W and CLASS_TOKEN_POSITION there; CSC cannot run."""
         if key in ("N_CTX", "W", "CLASS_TOKEN_POSITION") or (key, str(value)) == ("CSC", "False"):
             return {"": None}
         return super().published_values(key, value)
 
     @classmethod
-    def fits(cls, tensors):
+    def fits(cls, tensors: Tensors) -> bool:
         return len(tensors["meta_net.linear2.weight"]) == tensors["ctx"].numel()
 
     @classmethod
-    def infer(cls, tensors, settings, clip):
+    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
         return {}
 
-    def check(self):
+    def check(self) -> None:
         layer, depth = self.settings.CLASS_LAYER, self.clip.text.depth
         if layer > depth:
             raise NerpError(f"TRAINER.TCP.CLASS_LAYER is {layer}; this backbone's text tower has "
@@ -72,7 +75,7 @@ class TCP(KgCoOp):
             raise NerpError(f"TRAINER.TCP.CTX_INIT is {self.words!r}; it takes {_COUNT} words, or "
                             "none for a random start")
 
-    def initial(self):
+    def initial(self) -> dict[str, Tensor]:
         width, bottleneck = self.clip.embed_dim, self.clip.embed_dim // 4
         return {
             **super().initial(),
@@ -80,26 +83,26 @@ class TCP(KgCoOp):
             **linear(_COUNT * self.clip.text.width, bottleneck, "meta_net.linear2"),
         }
 
-    def prepare(self):
+    def prepare(self) -> None:
         template = " ".join(["X"] * _COUNT + [_PROMPTS.get(self.classes.dataset, "{}.")])
         texts = [template.format(name) for name in self.classes.names]
         self.prompts = build_prompts(texts, n_ctx=_COUNT).to(self.clip.device)
 
-    def class_tokens(self, frozen):
+    def class_tokens(self, frozen: Tensor) -> Tensor:
         """P [C, 4, W_t] of frozen features [C, D]."""
         hidden = quick_gelu(self.apply_linear("meta_net.linear1", frozen))
         return self.apply_linear("meta_net.linear2", hidden).view(len(frozen), _COUNT, -1)
 
-    def encode(self, prompts, frozen):
+    def encode(self, prompts: Prompts, frozen: Tensor) -> Tensor:
         """Normalised features [C, D] of prompts whose frozen features are [C, D]."""
         state = self.clip.text_state(prompts, self.parameter("ctx"))
         edit = ClassTokens(self.class_tokens(frozen), self.settings.CLASS_LAYER)
         return normalise(self.clip.text.features(state, edit))[0]
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         return self.encode(self.prompts, self.frozen_class_features())
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         """The neutral prompt stands for a class."""
         frozen = normalise(self.clip.text_features([self.classes.neutral]))
         return self.encode(build_prompts([self.classes.neutral], n_ctx=_COUNT), frozen)[0]

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]  # by their names in a checkpoint
+NO_TENSORS: Tensors = MappingProxyType({})
 
 EMBEDDING_STD = 0.02
 _EPOCHS = 1_000_003  # seeds that one seed of a run stands for

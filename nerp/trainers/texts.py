@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nerp.clip.model import Clip, normalise
-from nerp.clip.tokenizer import build_prompts
+from nerp.clip.tokenizer import Prompts, build_prompts
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,16 @@ def context_start(clip: Clip, words: str, n_ctx: int) -> Tensor:
     return clip.text.token_embedding(ids).float()
 
 
-def context_prompts(classes: Classes, prefix: str, **kwargs):
-    """Prompts "{prefix} {name}." (see `build_prompts` for the rest)."""
+def context_prompts(classes: Classes, prefix: str, **layout: Any) -> Prompts:
+    """Prompts "{prefix} {name}." (layout: see `build_prompts`)."""
     texts = [f"{prefix} {name}." for name in classes.names]
-    return build_prompts(texts, names=classes.names, **kwargs)
+    return build_prompts(texts, names=classes.names, **layout)
 
 
 def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str]) -> Tensor:
     """Frozen features [C, D] of C names: each template's normalised, their mean normalised."""
     texts = ([template.format(name) for name in names] for template in templates)
-    return normalise(sum(normalise(clip.text_features(column)) for column in texts))
+    return normalise(reduce(torch.add, (normalise(clip.text_features(t)) for t in texts)))
 
 
 def mean_outputs(clip: Clip, texts: Sequence[Sequence[str]]) -> Tensor:

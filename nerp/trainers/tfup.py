@@ -57,7 +57,7 @@ class TFUP(SentenceVoting):
         "TEXTS": file(""),  # a sentence file, or a folder of them
         "PREC": precision("fp16"),
     }
-    signature = ("keys", "labels")
+    signature: tuple[str, ...] = ("keys", "labels")
     fixed = ("keys", "labels")
     plain = ("source",)
 
@@ -130,7 +130,7 @@ class TFUP_T(TFUP):
     def rate_steps(self) -> int:
         """Of all epochs, if each were as long as one of the warm-up: the rate climbs again."""
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-        return self.epochs * max(1, len(self.entries) // size)
+        return self.epochs * max(1, len(self.entries) // int(size))
 
     def build(self, images: Images) -> None:
         super().build(images)

@@ -83,7 +83,7 @@ class TipAdapter(Voting):
         "PREC": precision("fp16"),
     }
     signature = ("keys", "labels", "beta", "alpha")
-    fixed = ("keys", "labels", "beta", "alpha")
+    fixed: tuple[str, ...] = ("keys", "labels", "beta", "alpha")
 
     def initial(self) -> dict[str, Tensor]:
         return {
@@ -133,8 +133,8 @@ class TipAdapterF(TipAdapter):
 
     @property
     def rate_steps(self) -> int:
-        batches = -(-len(self.tensor("labels")) // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
-        return self.epochs * batches
+        size = int(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+        return self.epochs * -(-len(self.tensor("labels")) // size)
 
     def batches(self, images: Images, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         features = normalise(images.drawn(self.settings.AUGMENT + epoch))

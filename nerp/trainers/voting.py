@@ -64,7 +64,7 @@ class FrozenText(OnFeatures):
 class Voting(FrozenText):
     """A cache of keys [N, D] with labels [N] among the classes that were trained on."""
 
-    by_data = ("keys", "labels")
+    by_data: tuple[str, ...] = ("keys", "labels")
 
     def check_tensors(self) -> None:
         keys, labels = self.tensor("keys"), self.tensor("labels")

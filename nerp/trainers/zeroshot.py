@@ -1,5 +1,7 @@
 """Zero-shot CLIP, alone and with an ensemble of prompts."""
 
+from torch import Tensor
+
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
@@ -19,10 +21,10 @@ class ZeroshotCLIP(Trainer):
     group = "zero-shot"
     defaults = {"PREC": precision("fp16")}
 
-    def class_features(self, images=None):
+    def class_features(self, images: Tensor | None = None) -> Tensor:
         return self.frozen_class_features()
 
-    def tuned_neutral(self):
+    def tuned_neutral(self) -> Tensor:
         return normalise(self.clip.text_features([self.classes.neutral]))[0]
 
 
@@ -30,7 +32,7 @@ class ZeroshotCLIP(Trainer):
 class ZeroshotEnsemble(ZeroshotCLIP):
     """CLIP with the normalised features of seven general templates and the dataset's averaged."""
 
-    def frozen_class_features(self, images=None):
+    def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         if self._frozen_class_features is None:
             templates = dict.fromkeys([*ENSEMBLE_7, self.classes.template])
             self._frozen_class_features = mean_of_normalised(

@@ -17,6 +17,7 @@ from nerp.clip.backbones import find_backbone, licence, model_config, reason_aga
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip, build_clip, normalise
 from nerp.settings.resolve import Request, resolve
+from nerp.trainers.deep import entering
 
 CPU = torch.device("cpu")
 PLAIN = [name for name in open_clip.list_models()
@@ -94,6 +95,15 @@ def test_settings_that_a_repository_may_have_are_followed(extra, tmp_path):
     torch.save(model.state_dict(), tmp_path / "clip.pt")
     clip = Clip(load_model(tmp_path / "clip.pt", "gelu", config), "fp32", CPU, "")
     assert_same(clip, *features(model), rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_enter_a_backbone_without_a_first_norm_as_they_are(tmp_path):
+    config = small(get_model_config("ViT-B-32"))
+    config["vision_cfg"] |= {"no_ln_pre": True}
+    torch.save(reference(config, False).state_dict(), tmp_path / "clip.pt")
+    clip = Clip(load_model(tmp_path / "clip.pt", "gelu", config), "fp32", CPU, "")
+    tokens = {1: torch.ones(2, clip.image.width), 2: torch.zeros(2, clip.image.width)}
+    assert all(entering(clip, tokens)[layer] is tokens[layer] for layer in tokens)
 
 
 def test_a_file_with_layer_scale_needs_the_name_of_a_backbone_that_has_it(tmp_path):

@@ -72,6 +72,8 @@ def test_class_bias_is_the_strengths_times_the_centred_priors():
               "gap": torch.tensor([9.0, 9.0, 0.0])}
     bias = class_bias(priors, {"text": 0.5, "image": 2.0})
     torch.testing.assert_close(bias, torch.tensor([-3.0, 3.5, -0.5]))
+    with pytest.raises(NerpError, match="the strength of at least one neutral reference"):
+        class_bias(priors, {})
 
 
 def test_rules_correct_with_what_they_need():

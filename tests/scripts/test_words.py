@@ -9,7 +9,8 @@ from nerp.cli import COMMANDS
 
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md"))]
-COUNTED = "images?|sentences|templates?|prompts?|tokens|rows?|columns?|lines?|hours|bytes|GB|MB|KB|one"
+COUNTED = ("images?|sentences|templates?|prompts?|tokens|rows?|columns?|lines?|hours|bytes|GB|MB|KB|"
+           "one")
 UNITS = "class|file|step|dataset|seed|method|image|epoch|batch|layer|run|second|model"
 # A pattern that prose does not match, and what to write instead.
 REPLACED = {
@@ -39,7 +40,8 @@ def test_replaced_words_stay_replaced(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_paths_and_commands_of_a_page_exist(page):
     text = page.read_text()
-    ours = re.sub(r"^\| `(?:bash|python) [^|]*\|", "", text, flags=re.MULTILINE)  # not others' paths
+    # Without the column of what is typed in other repositories.
+    ours = re.sub(r"^\| `(?:bash|python) [^|]*\|", "", text, flags=re.MULTILINE)
     for name in re.findall(r"\b(?:tools|scripts|tests)/[\w/.-]+\.(?:py|sh)\b", ours):
         assert (REPO / name).exists(), name
     code = "\n".join(re.findall(r"^```.*?^```$|`[^`]+`", text, re.MULTILINE | re.DOTALL))

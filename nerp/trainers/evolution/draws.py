@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 T = TypeVar("T")
 _TINY = 1e-4
@@ -29,11 +30,11 @@ class Draws:
         return [items[place] for place in places]
 
 
-def _shares(weights: Sequence[float], least: bool) -> np.ndarray:
-    values = np.asarray(weights, dtype=np.float64) + _TINY
+def _shares(weights: Sequence[float], least: bool) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = np.asarray(weights, dtype=np.float64) + _TINY
     if (values < 0).any():
         values = values - values.min() + _TINY
-    shares = values / values.sum()
+    shares: npt.NDArray[np.float64] = values / values.sum()
     if least:
         shares = 1 - shares + _TINY
         shares = shares / shares.sum()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Settings:
         there has its default."""
         if isinstance(given, Settings):
             return given
-        node = given if isinstance(given, Mapping) else vars(given)
+        node: Mapping[str, Any] = given if isinstance(given, Mapping) else vars(given)
         named = {field.name: node[field.name.upper()] for field in fields(cls)
                  if field.name.upper() in node}
         for name in ("weights", "weights2"):

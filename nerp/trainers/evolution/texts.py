@@ -1,8 +1,10 @@
 """Specific prompts: a label and perhaps a description of one class, in fixed templates."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from random import Random
 
+import torch
 from torch import Tensor
 
 from nerp.clip.model import normalise
@@ -92,4 +94,4 @@ class Encoded:
     def feature(self, pairs: Sequence[Pair]) -> Tensor:
         """A class's feature [D]: the mean over its texts, normalised."""
         self.prepare(pairs)
-        return normalise(sum(self._sums[pair] for pair in pairs))
+        return normalise(reduce(torch.add, (self._sums[pair] for pair in pairs)))
