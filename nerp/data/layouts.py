@@ -17,7 +17,6 @@ from nerp.base.paths import is_inside
 from nerp.base.printable import brief, is_printable
 from nerp.base.registry import LAYOUTS
 from nerp.data.benchmark import SPLITS, Item, Listing
-from nerp.data.decode import is_image
 from nerp.data.listing import Row, read_rows
 from nerp.data.splits import split_named, split_tables
 from nerp.files.json_file import read_json
@@ -265,6 +264,8 @@ def images_below(folder: Path) -> list[str]:
 
     Raises NerpError for a name that is not UTF-8, and for a link to a folder that it is in.
     """
+    from nerp.data.decode import is_image  # numpy and Pillow come with it; a sweep needs neither
+
     found = [path for path in files_below(folder) if is_image(folder / path)]
     for path in found:
         if not is_printable(path):

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +34,7 @@ from tqdm import trange
 
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
-from nerp.demo.world import (
-    PRETRAINING_SEED,
-    WORLDS,
-    World,
-    build,
-    class_frequency,
-    draw,
-    draw_many,
-)
+from nerp.demo.world import PRETRAINING_SEED, WORLDS, World, build, class_frequency, draw, draw_many
 from nerp.engine.metrics import spearman
 
 # Both towers alike; heads of 64, so that the architecture can be read from the tensors.
@@ -64,17 +55,7 @@ Whole = npt.NDArray[np.integer]
 Flags = npt.NDArray[np.bool_]
 Pooled = tuple[str, int, int]  # an image to draw: world, label, index
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class ZeroShot(TypedDict):
-    """Accuracies in percent, and how predictions go with class frequency; see `zero_shot`."""
-
-    all: float
-    base: float
-    novel: float
-    per_class: dict[str, float]
-    frequency_correlation: float
-
+ZeroShot = dict[str, float | dict[str, float]]  # of one benchmark, as `zero_shot` lists it
 
 # Every class as (world, label); its place here is the class number that images carry.
 CLASSES = [(name, label) for name in WORLDS for label in range(len(WORLDS[name].classnames))]
@@ -110,7 +91,7 @@ def main() -> None:
     }
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     for name, result in found.items():
-        print(name, {"all": result["all"], "base": result["base"], "novel": result["novel"]})
+        print(name, {key: result[key] for key in ("all", "base", "novel")})
 
 
 def parse_arguments() -> argparse.Namespace:
