@@ -24,7 +24,6 @@ from nerp.settings.protocols import (
     training_task,
 )
 
-
 # Protocol -> the dataset trained on, shots_<k> or default -> a configuration's name.
 _Configs = dict[str, dict[str, str]]
 

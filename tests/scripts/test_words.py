@@ -9,8 +9,8 @@ from nerp.cli import COMMANDS
 
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md"))]
-COUNTED = ("images?|sentences|templates?|prompts?|tokens|rows?|columns?|lines?|hours|bytes|GB|MB|KB|"
-           "one")
+COUNTED = ("images?|sentences|templates?|prompts?|tokens|rows?|columns?|lines?|hours|bytes|GB|MB|"
+           "KB|one")
 UNITS = "class|file|step|dataset|seed|method|image|epoch|batch|layer|run|second|model"
 # A pattern that prose does not match, and what to write instead.
 REPLACED = {
