@@ -27,11 +27,10 @@ from nerp.base.registry import REFERENCES
 from nerp.base.wording import in_the_callers_words
 from nerp.engine.confidence import probabilities
 from nerp.engine.features import save_features
-from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.record_file import check_owner, flips_of, read_measured, read_record
 from nerp.engine.run import run_test, run_training
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
-from nerp.settings.protocols import NERP_SUFFIX, RESULT_FILE, plain_name
+from nerp.settings.protocols import NERP_SUFFIX, PREDICTIONS_FILE, RESULT_FILE, plain_name
 from nerp.settings.resolve import Request, resolve
 
 Array = npt.NDArray[Any]

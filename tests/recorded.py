@@ -23,11 +23,11 @@ def write(output, trainer, dataset, classes, seed, accuracy, *, task="B2N", kind
     return folder
 
 
-def complete(folder, trainer, shots=16):
-    """Base 80 and novel 70 on the eleven datasets."""
+def complete(folder, trainer, shots=16, **more):
+    """Base 80 and novel 70 on the eleven datasets; more: what else stands in the records."""
     for dataset in rows_of("base_to_novel", "MMRL")["ANPrompt Table I"].keys() - {AVERAGE}:
         for part, accuracy in (("base", 80.0), ("new", 70.0)):
-            write(folder, trainer, dataset, part, 1, accuracy, shots=shots)
+            write(folder, trainer, dataset, part, 1, accuracy, shots=shots, **more)
 
 
 BASE = {("EuroSAT", 1): 90.0, ("EuroSAT", 2): 94.0, ("UCF101", 1): 80.0, ("UCF101", 2): 82.0}

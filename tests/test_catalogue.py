@@ -4,7 +4,8 @@ import pytest
 
 from nerp.base.log import RunLog
 from nerp.base.paths import shipped_name
-from nerp.experiments.plan import Selection, plan
+from nerp.experiments.plan import plan
+from nerp.experiments.selection import Selection
 from nerp.settings.cards import find_method_file, shipped_cards
 from nerp.settings.catalogue import catalogue, is_drawn, learns, methods
 from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS

@@ -5,7 +5,8 @@ import yaml
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.experiments.plan import Selection, plan
+from nerp.experiments.plan import plan
+from nerp.experiments.selection import Selection
 from nerp.settings.resolve import Request, resolve
 from nerp.settings.tree import get
 

@@ -8,7 +8,8 @@ import torch
 
 from nerp.base.errors import NerpError
 from nerp.engine.identity import digest
-from nerp.experiments.plan import Selection, plan
+from nerp.experiments.plan import plan
+from nerp.experiments.selection import Selection
 from nerp.settings.catalogue import config_name
 from nerp.settings.resolve import Request, resolve
 

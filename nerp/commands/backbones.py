@@ -47,4 +47,5 @@ def main(args: argparse.Namespace) -> None:
     for text, families in sorted(licences.items()):
         tell(f"licence of {', '.join(sorted(families))}: {text}")
     tell(", ".join(f"{ours} is {theirs}:openai" for ours, theirs in PUBLISHED.items()))
-    tell("methods: which fit with default settings; with fewer layers others may")
+    tell("methods: which fit with default settings, or with those of the configuration that a run "
+         "on the backbone takes; with fewer layers others may")

@@ -28,9 +28,9 @@ def main(args: argparse.Namespace) -> None:
     from nerp.results.grid import split
     from nerp.results.plots import figures, save_figure
     from nerp.results.records import collect
-    from nerp.results.reliability import PREDICTIONS_FILE, reliability_diagram
+    from nerp.results.reliability import reliability_diagram
     from nerp.results.training import training_curves
-    from nerp.settings.protocols import COMPARISON_FILE
+    from nerp.settings.protocols import COMPARISON_FILE, PREDICTIONS_FILE
 
     folders = [Path(folder) for folder in args.folders]
     trainings = [folder for folder in folders if (folder / METRICS_FILE).is_file()]

@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="such as eurosat,dtd, or files of your own: mine.yaml")
     several("--seeds", type=_numbers, metavar="N", help="such as 1,2,3")
     several("--shots", type=_numbers, metavar="N", help="such as 1,2,4,8,16")
+    several("--backbones", type=name, metavar="NAME",
+            help="everything on each, such as ViT-B/16,ViT-B/32 (see `nerp backbones`); the "
+                 "configuration is that of the backbone where one ships")
     parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
@@ -58,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_old_name(parser, "--output", "output")
     several("--options", metavar="KEY VALUE",
             help="configuration values for every run, such as OPTIM.MAX_EPOCH 5")
+    parser.add_argument("--save-logits", action="store_true", default=None,
+                        help="each test leaves predictions.npz, which nerp explain and nerp "
+                             "sweep-nerp read")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
                        help="a run on each of these (default: on whatever there is)")
@@ -110,7 +116,7 @@ def _selection(args: argparse.Namespace, looking: bool) -> "Selection":
     from itertools import takewhile
 
     from nerp.base.errors import NerpError
-    from nerp.experiments.plan import Selection, parse, read_selection
+    from nerp.experiments.selection import Selection, parse, read_selection
 
     files = list(takewhile(lambda word: not begins_pair(word), args.what))
     if pairs := args.what[len(files):]:

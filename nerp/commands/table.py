@@ -1,11 +1,11 @@
-"""Put the results of runs into tables, one row a method: base-to-novel (base, novel and their
-harmonic mean H), open world, cross-dataset, domain generalisation, few-shot; whatever a folder has
-runs of.
+"""Put the results of runs into tables, one row per method and block per backbone: base-to-novel
+(base, novel and their harmonic mean H), open world, cross-dataset, domain generalisation, few-shot;
+whatever a folder has runs of.
 
   nerp table output
   nerp table output --against published
   nerp table output --metric ece
-  nerp table output --format latex --output table.tex
+  nerp table output --latex --rows datasets --output table.tex
 
 Folders of published log.txt files (Dassl's) are read, too, and marked as such.
 
@@ -18,6 +18,9 @@ from nerp.commands.common import SEED, add_old_name, argument, terminal_width
 from nerp.engine.measures import METRICS
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
+ROWS = ("methods", "datasets")  # as `nerp.results.layout` has them, which takes longer to import
+BACKBONES = ("blocks", "rows", "columns")
+PUBLISHED = "published"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the seeds that every number needs (default: all that occur)")
     parser.add_argument("--by-config", action="store_true",
                         help="one row a method and configuration, where a method has several")
-    parser.add_argument("--against", choices=["published"],
-                        help="put published numbers and the differences from them beside ours")
+    parser.add_argument("--rows", choices=ROWS, default=ROWS[0],
+                        help="what stands in the rows (default: methods)")
+    parser.add_argument("--backbones", choices=BACKBONES, default=BACKBONES[0],
+                        help="where there are several: a block of rows each (default), rows below "
+                             "each method, or columns side by side")
+    parser.add_argument("--against", action="append", default=[], metavar="published|FILE.csv",
+                        help="put published numbers, or those of a file of your own, and the "
+                             "differences from them beside ours (docs/outputs.md)")
+    parser.add_argument("--delta", action=argparse.BooleanOptionalAction,
+                        help="what a correction adds to its baseline (default: in LaTeX)")
+    parser.add_argument("--std", action=argparse.BooleanOptionalAction,
+                        help="± standard deviations over seeds (default: but in LaTeX)")
     parser.add_argument("--format", choices=FORMATS, default="terminal")
+    parser.add_argument("--latex", dest="format", action="store_const", const="latex",
+                        help="--format latex: for a paper of two columns")
+    parser.add_argument("--caption", default="", help="of the one table in LaTeX")
+    parser.add_argument("--label", default="", help="of the one table in LaTeX")
     parser.add_argument("--output", metavar="FILE", help="instead of the terminal")
     add_old_name(parser, "--write-to", "output")
 
@@ -52,26 +69,45 @@ def main(args: argparse.Namespace) -> None:
     from nerp.base.errors import NerpError
     from nerp.base.paths import write_text
     from nerp.results import render
+    from nerp.results.latex import latex
+    from nerp.results.layout import arranged, without_spread
     from nerp.results.records import collect
     from nerp.results.tables import build_tables
 
     if args.against and args.metric != "accuracy":
-        raise NerpError(f"--against {args.against}: papers give accuracies; leave out --metric "
-                        f"{args.metric}")
+        raise NerpError(f"--against {' '.join(args.against)}: papers give accuracies; leave out "
+                        f"--metric {args.metric}")
+    in_latex = args.format == "latex"
     tables = build_tables(
         collect(args.folders, args.metric), seeds=args.seeds, protocols=args.protocol,
-        by_config=args.by_config, against_published=args.against == "published",
+        by_config=args.by_config, against=_published(args.against),
+        gains=in_latex if args.delta is None else args.delta,
     )
     if not tables:
         raise NerpError(f"no runs for {', '.join(args.protocol)} below {', '.join(args.folders)}")
+    if (args.caption or args.label) and (not in_latex or len(tables) > 1):
+        raise NerpError("--caption and --label are of one table in LaTeX, --latex; there are: "
+                        f"{'; '.join(table.title for table in tables)} (--protocol chooses)")
+    if args.format != "csv":  # which has a line per number
+        tables = [arranged(table, args.rows, args.backbones) for table in tables]
+    if not (args.std or args.std is None and not in_latex):
+        tables = [without_spread(table) for table in tables]
     text = {
         "terminal": lambda: render.terminal(tables, terminal_width()),
         "markdown": lambda: render.markdown(tables),
         "csv": lambda: render.comma_separated(tables),
-        "latex": lambda: render.latex(tables),
+        "latex": lambda: latex(tables, args.caption, args.label),
     }[args.format]()
     if args.output:
         write_text(args.output, text)
         print(f"written: {Path(args.output)}")
     else:
         print(text, end="")
+
+
+def _published(against):
+    """The rows that are asked for."""
+    from nerp.results.published import published, read_published
+
+    return [row for name in against
+            for row in (published() if name == PUBLISHED else read_published(name))]

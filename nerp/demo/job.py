@@ -17,7 +17,7 @@ from nerp.engine.record_file import flips_of
 from nerp.engine.run import run_test, run_training
 from nerp.engine.saved import SavedRun, load_run
 from nerp.files.yaml_file import load_yaml, mapping
-from nerp.results.grid import BASE, NOVEL, Grid
+from nerp.results.grid import BASE, NOVEL, Grid, is_seedless
 from nerp.results.records import collect
 from nerp.settings import catalogue
 from nerp.settings.cards import find_method_file, shipped_cards
@@ -90,12 +90,14 @@ class Demo:
             seen = f"trained, too, with {record.also_seen}" if record.also_seen else ""
             if said := "; ".join(filter(None, (record.substitute, seen))):
                 self.remarks[plain_name(record.trainer)] = said
-        grid, dataset = Grid(records, self.settings.seeds, by_config=False), records[0].dataset
+        dataset = records[0].dataset
+        grid = Grid(records, self.settings.seeds, [dataset], by_config=False)
         rows = []
         for trainer in grid.rows:
             base, novel = (grid.series(trainer, dataset, part) for part in (BASE, NOVEL))
             name = trainer.replace(ZERO_SHOT, "zero-shot CLIP").removesuffix(NERP_SUFFIX)
             seeds = [seed for seed in self.settings.seeds if seed in novel]
+            seeds = seeds[:1] if is_seedless(trainer) else seeds  # one run stands for all
             row = Row(name, [base[seed] for seed in seeds], [novel[seed] for seed in seeds])
             rows += self._corrected(row, self.corrected[trainer]) if self.corrected[trainer] \
                 else [row]

@@ -221,7 +221,7 @@ def _gain_figure(records: list[CaseRecord]) -> Figure:
             axes.axhline(0, color="black", linewidth=0.8)
             axes.plot([0, right], [0, right], color="#999999", linewidth=0.8, label="the ceiling‡")
             axes.plot([0, right], [0, right / 4], color="#999999", linewidth=0.8, linestyle=":",
-                      label="a quarter of it")
+                      label="a quarter of the ceiling")
             for name, (colour, marker) in zip(_FIGURED, (STYLES[5], STYLES[3], STYLES[4]),
                                               strict=True):
                 caveat = records[0]["gains"][name]["caveat"]

@@ -31,10 +31,11 @@ from nerp.engine.tested import Tested
 from nerp.engine.train import STATE_FILE, forget_state
 from nerp.files.arrays import TEXTS, Kind, read_arrays
 from nerp.files.json_file import is_number, read_json
-from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE
+from nerp.settings.backbones import BACKBONE_KEY
+from nerp.settings.protocols import CONFIG_FILE, PREDICTIONS_FILE, RESULT_FILE
 from nerp.settings.resolve import Resolved
+from nerp.settings.tree import get
 
-PREDICTIONS_FILE = "predictions.npz"
 CONFUSION_FILE = "confusion.csv"
 
 
@@ -170,6 +171,7 @@ def recording(log: RunLog, resolved: Resolved) -> Iterator[dict[str, object]]:
         "classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
+        "backbone": get(cfg, BACKBONE_KEY),
     }
     try:
         yield record

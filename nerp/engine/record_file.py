@@ -71,7 +71,10 @@ class RunRecord(TypedDict, total=False):
     classes: str
     shots: int
     seed: int
+    backbone: str
+    command: object  # as it is found: nothing but a message is made of it
     identity: RunIdentity
+    contradiction: str
     substitute: str
     also_seen: str
     contradiction: str
@@ -156,7 +159,7 @@ _OPTIONAL: Fields = {
     "per_class_accuracy": (_is_per_class, "an accuracy for each class"),
     "total": _COUNT, "correct": _COUNT, **_EFFECT,
     "identity": _NODE, "nerp": _NODE, "substitute": _LINE,
-    "also_seen": _LINE, "contradiction": _LINE,
+    "also_seen": _LINE, "contradiction": _LINE, "backbone": _NAME,
 }
 # As in `nerp.correction.looked_at`, which needs torch.
 _LOOKED_AT = ("nothing", "training images", "training labels", "test images already seen",

@@ -28,7 +28,6 @@ from nerp.engine.identity import check_unchanged, test_identity, training_identi
 from nerp.engine.open_world import check_training
 from nerp.engine.record import (
     CONFUSION_FILE,
-    PREDICTIONS_FILE,
     claiming,
     is_finished,
     recording,
@@ -46,7 +45,7 @@ from nerp.engine.tested import (
     tested_items,
 )
 from nerp.engine.train import TrainingRun, forget_state
-from nerp.settings.protocols import NERP_SUFFIX, trained_name
+from nerp.settings.protocols import NERP_SUFFIX, PREDICTIONS_FILE, trained_name
 from nerp.settings.resolve import Request, Resolved, resolve
 from nerp.trainers.on_features import OnFeatures
 

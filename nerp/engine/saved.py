@@ -1,5 +1,6 @@
 """Reading a finished run's folder."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from nerp.base.errors import NerpError
-from nerp.base.printable import brief
+from nerp.base.printable import brief, is_printable
 from nerp.base.registry import REFERENCES, RULES
 from nerp.correction.correction import CorrectionRule
 from nerp.correction.looked_at import NOTHING, TRAINING_IMAGES
 from nerp.correction.sweep import Saved
-from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.record_file import RunRecord, check_owner, read_record
 from nerp.files.arrays import FLOATS, TEXTS, WHOLE, Kind, read_arrays
 from nerp.files.json_file import is_node, is_number, is_text
 from nerp.files.opening import reading
-from nerp.settings.protocols import RESULT_FILE
+from nerp.settings.protocols import PREDICTIONS_FILE, RESULT_FILE, SAVE_LOGITS
 
+_FIRST = "run nerp test --trainer <method>_NeRP --save-logits on novel classes first"
+_ANEW = "nerp test <method>_NeRP on novel classes with --save-logits --overwrite makes it anew"
 _PRIOR = Kind(FLOATS, 1)
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1), "text_prior": _PRIOR,
            "pairs": Kind(WHOLE, 2),
@@ -75,22 +77,25 @@ def load_run(directory: str | Path) -> SavedRun:
     """
     directory = Path(directory)
     result, predictions = directory / RESULT_FILE, directory / PREDICTIONS_FILE
-    for file in (result, predictions):
-        if not file.is_file():
-            raise NerpError(f"no {file}: run nerp test --trainer <method>_NeRP --save-logits "
-                            f"--output-dir {directory} first")
+    if not result.is_file():
+        raise NerpError(f"no {result}: {_FIRST}")
     try:
         record = read_record(result)
-        if "rule" not in record.get("nerp", {}):
-            raise NerpError(f"{directory}: not a corrected run")
+    except NerpError as error:
+        raise NerpError(f"{error}; {_ANEW}") from None
+    if "rule" not in record.get("nerp", {}):
+        raise NerpError(f"{directory}: not a corrected run: {_FIRST}")
+    if not predictions.is_file():
+        raise NerpError(f"no {predictions}; this writes it, from the logits kept beside the "
+                        f"checkpoint where they are: {_saving(record, directory)}")
+    try:
         with reading(result, "the record of a corrected run"):
             rule = _rule(record["nerp"]["rule"])
         names = {*REFERENCES.names(), *rule.references}  # one's own need not be imported
         optional = _OPTIONAL | {f"{name}_prior": _PRIOR for name in names}
         arrays = read_arrays(predictions, _ARRAYS, optional)
     except NerpError as error:
-        raise NerpError(f"{error}; nerp test <method>_NeRP on novel classes with --save-logits "
-                        "--overwrite makes it anew") from None
+        raise NerpError(f"{error}; {_ANEW}") from None
     check_owner(arrays.pop("identity"), record, predictions)
     arrays = {name: array.astype(_TYPES.get(array.dtype.kind, array.dtype), copy=False)
               for name, array in arrays.items()}
@@ -100,6 +105,19 @@ def load_run(directory: str | Path) -> SavedRun:
         if lacking:
             raise ValueError(f"{PREDICTIONS_FILE} has no prior of the reference {lacking[0]}")
     return SavedRun(directory, record, rule, arrays)
+
+
+def _saving(record: RunRecord, directory: Path) -> str:
+    """The command line that leaves a finished run's logits in its folder: its own, quoted anew, if
+    the record has it."""
+    try:
+        words = shlex.split(str(record.get("command", "")))
+    except ValueError:
+        words = []
+    if words[:2] != ["nerp", "test"] or not is_printable(" ".join(words)):
+        words = ["nerp", "test", "--trainer", str(record["trainer"]), "--output-dir",
+                 str(directory), "..."]
+    return shlex.join([*words[:2], SAVE_LOGITS, *words[2:]])
 
 
 def _rule(node: Mapping[str, object]) -> CorrectionRule:

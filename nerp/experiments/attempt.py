@@ -27,7 +27,7 @@ from nerp.files.digest import content_digest
 from nerp.files.json_file import is_number, read_json
 from nerp.files.opening import opened
 from nerp.settings.cards import open_card
-from nerp.settings.protocols import RESULT_FILE
+from nerp.settings.protocols import PREDICTIONS_FILE, RESULT_FILE, SAVE_LOGITS
 
 LOG_FILE = "sweep.log"
 RECEIPT_FILE = "sweep.json"
@@ -59,7 +59,8 @@ def fingerprint(run: Run) -> str:
     for path in (run.card, *run.inputs, *(needed / RESULT_FILE for needed in run.needs)):
         with contextlib.suppress(NerpError):  # the run meets it too, and says what it is
             digests.append(content_digest(path))
-    return hashlib.sha256(json.dumps([run.argv, digests]).encode()).hexdigest()[:16]
+    argv = [word for word in run.argv if word != SAVE_LOGITS]
+    return hashlib.sha256(json.dumps([argv, digests]).encode()).hexdigest()[:16]
 
 
 @cache
@@ -88,9 +89,10 @@ def is_finished(run: Run) -> bool:
     """Whether a sweep has seen this very run through. One that finished otherwise is started
     again, so that it can say itself whether what it finds is what was asked for."""
     found = receipt(run)
+    files = [RESULT_FILE, *([PREDICTIONS_FILE] if SAVE_LOGITS in run.argv else [])]
     return (
         found.get("exit_status") == 0
-        and (run.directory / RESULT_FILE).is_file()
+        and all((run.directory / name).is_file() for name in files)
         and found.get("fingerprint") == fingerprint(run)
     )
 

@@ -1,26 +1,25 @@
 """From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
 
 import contextlib
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import shipped
-from nerp.base.plugins import import_modules, imported, load_named, named_files
+from nerp.base.plugins import import_modules, load_named, named_files
 from nerp.base.registry import unknown
 from nerp.data.benchmark import dataset_folder
 from nerp.experiments.one_run import Run
+from nerp.experiments.selection import Selection
 from nerp.files.yaml_file import load_yaml
+from nerp.settings.backbones import BACKBONE_KEY
 from nerp.settings.cards import (
     find_card,
     find_method_file,
     is_shipped,
     open_card,
-    refuse_places,
 )
 from nerp.settings.catalogue import (
     catalogue,
@@ -33,11 +32,11 @@ from nerp.settings.catalogue import (
     published_methods,
     trains_without_labels,
 )
-from nerp.settings.defaults import KEYS
 from nerp.settings.options import options_of
 from nerp.settings.protocols import (
     NERP_SUFFIX,
     SAR_SUFFIX,
+    SAVE_LOGITS,
     plain_name,
     protocol,
     run_dir,
@@ -45,104 +44,11 @@ from nerp.settings.protocols import (
     training_task,
 )
 from nerp.settings.published import is_read
+from nerp.settings.resolve import backbone_said_by
 
 PHASES = ("all", "train", "test")
 _MOST_FILES = 1000  # of a folder
 _EVERY_IMAGE = -1  # DATASET.NUM_SHOTS
-_RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is to be run. An empty list stands for the published one (configs/experiments.yaml).
-
-    Attributes:
-        protocol: by any of its names. methods: with or without _SAR and _NeRP. datasets: cards, by
-            name or file; in cross_dataset the ones tested on. seeds, shots: whole numbers.
-        source: the card that cross_dataset trains on; "" for the published one.
-        phase: "all": everything the methods need, baselines included; "train" or "test": only
-            those runs of the named methods.
-        config: configurations to use instead of the published ones: by name or file, for every
-            method, or METHOD=NAME or METHOD=FILE for one.
-        imports: modules that register methods or the like, for every run (see `nerp.base.plugins`).
-        root, output: the folders of the data and of the runs.
-        options: KEY VALUE pairs for every run.
-    """
-
-    protocol: str
-    methods: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    shots: tuple[int, ...] = ()
-    source: str = ""
-    phase: str = "all"
-    config: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
-    root: str = "data"
-    output: str = "output"
-    options: tuple[str, ...] = ()
-
-
-def read_selection(path: str | Path, imports: Iterable[str] = ()) -> dict[str, Any]:
-    """The attributes of a `Selection` that a YAML file sets.
-
-    Raises NerpError as `parse` does, for a file that says where this machine has its files, and for
-    one that names modules which are not among the `imports` of the command line: nothing is
-    imported because a file says so.
-    """
-    load_named()
-    chosen = parse(load_yaml(Path(path)), str(path))
-    for name in ("output", "root"):
-        if name in chosen:
-            raise NerpError(f"{path}: {name}: a selection does not say this; --{name} does")
-    refuse_places(options_of(chosen.get("options", ())), f"{path}: options")
-    missing = [name for name in chosen.pop("imports", ()) if name not in {*imports, *imported()}]
-    if missing:
-        words = " ".join(f"--import {shlex.quote(name)}" for name in missing)
-        raise NerpError(f"{path}: imports: code that a file names is not run; if you trust it, add "
-                        f"{words}")
-    return chosen
-
-
-def parse(values: Mapping[str, object], where: str) -> dict[str, Any]:
-    """Attributes of a `Selection`, from YAML or from the command line.
-
-    A list may be written as [a, b], "a,b" or "a b", `options` as [KEY, VALUE] or {KEY: VALUE}. A
-    file's name may hold commas and spaces.
-    Raises NerpError, naming `where`, for an unknown attribute or a value of the wrong kind.
-    """
-    kinds = {field.name: field.type for field in fields(Selection)}
-    parsed: dict[str, Any] = {}  # each of its field's type
-    for name, value in values.items():
-        if name not in kinds:
-            raise NerpError(f"{where}: {unknown('key', name, kinds)}")
-        if isinstance(value, Mapping) and name == "config":
-            value = [f"{method}={file}" for method, file in value.items()]
-        elif isinstance(value, Mapping):
-            value = [part for pair in value.items() for part in pair]
-        parts = [str(part) for part in value] if isinstance(value, list) else [str(value)]
-        if name == "options":
-            options_of(parts, f"{where}: options")
-        else:
-            parts = [word for part in parts for word in _words(part)]
-            if not parts and value != [] and kinds[name] is not str:
-                raise NerpError(f"{where}: {name} is empty; leave it out for the published choice")
-        if kinds[name] is str:
-            parsed[name] = str(value)
-        elif kinds[name] == tuple[str, ...]:
-            parsed[name] = tuple(parts)
-        elif all(part.isdecimal() for part in parts):
-            range_of = KEYS[_RANGES[name]]
-            parsed[name] = tuple(range_of.read(part.lstrip("0") or "0", f"{where}: {name}")
-                                 for part in parts)
-        else:
-            raise NerpError(f"{where}: {name} is {value!r}; it takes whole numbers, such as 1,2,3")
-    return parsed
-
-
-def _words(part: str) -> list[str]:
-    _, _, file = part.rpartition("=")  # of METHOD=FILE
-    return [part] if Path(file).is_file() else part.replace(",", " ").split()
 
 
 def plan(selection: Selection) -> list[Run]:
@@ -152,7 +58,8 @@ def plan(selection: Selection) -> list[Run]:
     exist, or a selection that holds no run.
     """
     selection = _complete(selection)
-    _files_said_by.cache_clear()
+    for known in (_files_said_by, _content):
+        known.cache_clear()
     runs: dict[Path, Run] = {}
     for setting in _settings(selection):
         for run in setting.runs():
@@ -186,6 +93,8 @@ def _complete(selection: Selection) -> Selection:
     published = catalogue()["protocols"][name]
     if selection.phase not in PHASES:
         raise unknown("phase", selection.phase, PHASES)
+    if selection.backbones and BACKBONE_KEY in options_of(selection.options):
+        raise NerpError(f"--backbones and {BACKBONE_KEY} both say the backbone: leave out one")
     methods = selection.methods or tuple(published_methods())
     for method in methods:
         check_method(method)
@@ -219,6 +128,7 @@ class _Setting:
 
     Attributes:
         plain: its name without NeRP; SAR is a part of it.
+        backbone: by name; "" for the one that its configuration names.
         below: the method that builds on this one, "" for none.
     """
 
@@ -227,6 +137,7 @@ class _Setting:
     trained_on: str
     shots: int
     seed: int
+    backbone: str = ""
     below: str = ""
 
     @property
@@ -291,26 +202,34 @@ class _Setting:
         if phase == "train":
             task = training_task(task)
         config = self._config(task)
+        card = find_card(dataset)
         once = phase == "train" and trains_without_labels(trainer)
         if once and task == "B2N":
             task = "FS"  # trains on all classes as well, so that both take one training
         own_file = config.endswith((".yaml", ".yml"))
+        file = config if own_file else config and config_file(self.plain, config)
+        method_file = find_method_file(file) if file else None
+        options, said = self.options, backbone_said_by(card, method_file, _content)
+        if self.backbone and self.backbone != said:
+            options = {BACKBONE_KEY: self.backbone, **options}
         directory = run_dir(
             chosen.output, task=task, phase=phase, classes=classes,
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
+            backbone=options.get(BACKBONE_KEY, said),
         )
-        inputs = [*named_files(), *_files_of(self.options.values())]
+        inputs = [*named_files(), *_files_of(options.values())]
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
                 "--dataset", dataset]
         for module in chosen.imports:
             argv += ["--import", module]
-        if config:
-            file = config if own_file else config_file(self.plain, config)
-            inputs += _files_said_by(find_method_file(file))
+        if method_file:
+            inputs += _files_said_by(method_file)
             argv += ["--config-file", file]
         if training:
             argv += ["--model-dir", training.directory]
+        if phase == "test" and chosen.save_logits:
+            argv += [SAVE_LOGITS]
         argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
                  "DATASET.SUBSAMPLE_CLASSES", classes]
         if once:
@@ -329,13 +248,14 @@ class _Setting:
         needs = dict.fromkeys(run.directory for run in (training, after, first) if run)
         return Run(
             directory=directory,
-            argv=tuple(map(str, (*argv, *(w for pair in self.options.items() for w in pair)))),
+            argv=tuple(map(str, (*argv, *(w for pair in options.items() for w in pair)))),
             needs=tuple(needs) if chosen.phase == "all" else (),
-            card=find_card(dataset),
+            card=card,
             inputs=tuple(inputs),
             root=chosen.root,
             output=chosen.output,
-            label=f"{phase} {trainer}, {dataset} {classes}, {self.shots} shots, seed {self.seed}",
+            label=f"{phase} {trainer}, {dataset} {classes}, {self.shots} shots, seed {self.seed}"
+            + (f", {self.backbone}" if self.backbone else ""),
             trainer=trainer,
         )
 
@@ -351,8 +271,9 @@ class _Setting:
             method, _, config = entry.rpartition("=")
             if method in ("", self.plain, plain_name(self.plain)) and learns(self.plain):
                 return config
+        asked = {BACKBONE_KEY: self.backbone} if self.backbone else {}
         return config_name(
-            self.plain, task, self.trained_on, self.shots, self.options, self.below
+            self.plain, task, self.trained_on, self.shots, self.options | asked, self.below
         )
 
 
@@ -366,7 +287,13 @@ def _files_said_by(file: Path) -> list[Path]:
             for inner in value.values() if isinstance(value, Mapping) else value:
                 yield from texts(inner)
 
-    return [file, *_files_of(texts(load_yaml(file)))]
+    return [file, *_files_of(texts(_content(file)))]
+
+
+@cache
+def _content(file: Path) -> Mapping[str, object]:
+    """A YAML file's, read once per plan."""
+    return load_yaml(file)
 
 
 def _files_of(texts: Iterable[str]) -> list[Path]:
@@ -389,5 +316,7 @@ def _settings(selection: Selection) -> Iterator[_Setting]:
     for plain in dict.fromkeys(map(trained_name, selection.methods)):
         for trained_on in sources:
             for shots in selection.shots:
-                for seed in selection.seeds:
-                    yield _Setting(selection, plain, trained_on, shots, seed)
+                # What learns nothing draws nothing: one run counts for every seed.
+                for seed in selection.seeds if learns(plain) else selection.seeds[:1]:
+                    for backbone in selection.backbones or ("",):
+                        yield _Setting(selection, plain, trained_on, shots, seed, backbone)

@@ -12,7 +12,8 @@ from nerp.base.errors import NerpError
 from nerp.base.paths import write_text
 from nerp.experiments.attempt import LOG_FILE, STATES, state
 from nerp.experiments.one_run import Run
-from nerp.experiments.plan import Selection, plan, read_selection
+from nerp.experiments.plan import plan
+from nerp.experiments.selection import Selection, read_selection
 from nerp.experiments.sweep import current_epoch, reason
 from nerp.settings.protocols import protocol
 

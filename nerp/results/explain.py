@@ -38,11 +38,10 @@ from nerp.engine.metrics import (
     confusion_matrix,
     flip_effect,
 )
-from nerp.engine.record import PREDICTIONS_FILE
 from nerp.engine.saved import SavedRun, load_run
 from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import default_config
-from nerp.settings.protocols import CONFIG_FILE
+from nerp.settings.protocols import CONFIG_FILE, PREDICTIONS_FILE
 from nerp.settings.tree import merge, put
 
 KINDS = ("helped", "hurt", "neutral")

@@ -9,7 +9,8 @@ from nerp.base.errors import NerpError
 from nerp.results.published import domain_shifts, in_published_order
 from nerp.results.readings import ALONE, OPEN, OPEN_PARTS
 from nerp.results.records import LOG, SOURCE, TAKEN, Record
-from nerp.settings.catalogue import drawn_names, methods
+from nerp.settings.backbones import DEFAULT_BACKBONE
+from nerp.settings.catalogue import drawn_names, learns, methods
 from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
 
 BASE, NOVEL = "Base", "Novel"
@@ -55,23 +56,34 @@ class Grid:
     otherwise (NERP.ON_BASE), so where a NeRP run on novel classes has no sibling on base ones, the
     plain method's base accuracy of the same seed is its own: `borrows` says whether any does.
 
+    What learns nothing draws nothing: where all its runs of a place have one number, that counts
+    for every seed.
+
     Args:
-        seeds: those that a complete cell has; () for all that occur.
+        seeds: those that a complete cell has. datasets: those that a complete row has.
         by_config: one row a method and configuration instead of one a method.
 
     Raises NerpError where two records claim the same place.
     """
 
-    def __init__(self, records: Iterable[Record], seeds: tuple[int, ...], by_config: bool):
+    def __init__(
+        self, records: Iterable[Record], seeds: tuple[int, ...], datasets: Iterable[str],
+        by_config: bool,
+    ):
         records = sorted(records, key=lambda r: _ORDER.index(r.kind))
-        self.seeds = seeds or tuple(sorted({r.seed for r in records}))
-        self.datasets = {r.dataset for r in records}
+        self.seeds = seeds
+        self.datasets = set(datasets)
         self._places: dict[tuple[str, str, str], dict[int, Record]] = {}
         for record in records:
             row = f"{record.trainer} ({record.config})" if by_config else record.trainer
             row += f" + {record.calibration}" if record.calibration else ""
             for part, shown in _parts(record):
                 self._place(row, part, shown)
+        for (row, _, _), there in self._places.items():
+            if is_seedless(row.split(" ")[0]) and len({r.number for r in there.values()}) == 1:
+                there |= dict.fromkeys(seeds, next(iter(there.values())))
+                for seed in there.keys() - {*seeds}:
+                    del there[seed]
         self.borrows = self._borrow_base()
 
     def _place(self, row: str, part: str, record: Record) -> None:
@@ -81,14 +93,15 @@ class Grid:
         if twice and not record.repeats(there):
             raise NerpError(f"two results for {row} on {record.dataset} ({record.classes}, "
                             f"{record.shots} shots, seed {record.seed}): {there.path} and "
-                            f"{record.path}. Name a narrower folder, or give --by-config")
+                            f"{record.path}. Name a narrower folder, or have nerp table give each "
+                            "configuration a row: --by-config")
 
     def _borrow_base(self) -> bool:
         borrows = False
         for (row, dataset, part), novel in list(self._places.items()):
-            if part != NOVEL or NERP_SUFFIX not in row:
+            if part != NOVEL or without_nerp(row) == row:
                 continue
-            plain = self.records(row.replace(NERP_SUFFIX, ""), dataset, BASE)
+            plain = self.records(without_nerp(row), dataset, BASE)
             own = self.records(row, dataset, BASE)
             lent = {seed: plain[seed] for seed, record in novel.items()
                     if not record.on_base and seed in plain and seed not in own}
@@ -166,6 +179,25 @@ class Grid:
         return lines
 
 
+def is_seedless(trainer: str) -> bool:
+    """Whether nothing of a method is drawn: it learns nothing, corrected or not."""
+    plain = plain_name(trainer)
+    return plain in methods() and not learns(plain)
+
+
+def with_nerp(label: str) -> str:
+    """The label of a row -> that of its correction: MMRL (mine) -> MMRL_NeRP (mine)."""
+    trainer, *rest = label.split(" ")
+    return " ".join([trainer + NERP_SUFFIX, *rest])
+
+
+def without_nerp(label: str) -> str:
+    """The label of a row -> that of what its correction corrects, which is another only where it is
+    the row of one."""
+    trainer, *rest = label.split(" ")
+    return " ".join([trained_name(trainer), *rest])
+
+
 def cautions(protocol: str, rows: Iterable[str]) -> list[str]:
     """What has to be said wherever numbers of these rows are shown."""
     trainers = {trained_name(row.split(" ")[0]) for row in rows}
@@ -189,6 +221,7 @@ class Part:
     Attributes:
         name: base_to_novel, open_world, cross_dataset, domain_generalisation or few_shot.
         shots: 0 in few-shot, which has several. drawn: whether it is of drawn benchmarks.
+        backbone: by name. beside: whether the table has others, too.
         source: [the dataset that cross-dataset models learned], if it is there, or [].
         averaged: the datasets that count for an average, in the papers' order.
         metric: what the numbers are (`METRICS`). bins: of a calibration error, 0 where unknown.
@@ -199,6 +232,8 @@ class Part:
     name: str
     shots: int
     drawn: bool
+    backbone: str
+    beside: bool
     grid: Grid
     source: list[str]
     averaged: list[str]
@@ -218,8 +253,9 @@ class Part:
 
 
 def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> list[Part]:
-    """The tables that `records` are for. Drawn benchmarks have tables of their own. The source of
-    a cross-dataset experiment stands in both of its tables, where both have more than it.
+    """The tables that `records` are for, each backbone of one by itself. Drawn benchmarks have
+    tables of their own. The source of a cross-dataset experiment stands in both of its tables,
+    where both have more than it.
 
     Args:
         seeds: those that every cell must have, the others are left out; () for all that occur.
@@ -229,7 +265,8 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
     seeds does, or all contradict their protocol.
     """
     seeds, drawn = tuple(seeds), drawn_names()
-    records = [record for record in records if not seeds or record.seed in seeds]
+    records = [record for record in records
+               if not seeds or record.seed in seeds or is_seedless(record.trainer)]
     if not records:
         raise NerpError(f"there are no results of seed {', '.join(map(str, seeds))}")
     left_out = [record for record in records if record.contradiction]
@@ -242,16 +279,38 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
         world = [record for record in records if (record.dataset in drawn) == are_drawn]
         source = _source(world)
         for (name, shots), chosen in sorted(_by_table(world, source).items()):
-            grid = Grid(chosen, seeds, by_config)
+            there = seeds or _seeds(chosen)
+            datasets = {r.dataset for r in chosen}
             crossing = name in ("cross_dataset", "domain_generalisation")
-            first = [source] if crossing and source in grid.datasets else []
-            averaged = in_published_order(grid.datasets - set(first))
-            calibrators = {r.calibration: r.calibrated_on for r in chosen if r.calibration}
-            parts.append(Part(name, shots, are_drawn, grid, first, averaged, chosen[0].metric,
-                              max(record.bins for record in chosen), calibrators,
-                              tuple(record for record in left_out if record.protocol == name
-                                    and (record.dataset in drawn) == are_drawn)))
+            first = [source] if crossing and source in datasets else []
+            averaged = in_published_order(datasets - set(first))
+            backbones = _backbones(chosen)
+            for backbone, own in backbones.items():
+                calibrators = {r.calibration: r.calibrated_on for r in own if r.calibration}
+                parts.append(Part(
+                    name, shots, are_drawn, backbone, len(backbones) > 1,
+                    Grid(own, there, datasets, by_config), first, averaged, own[0].metric,
+                    max(record.bins for record in own), calibrators,
+                    tuple(record for record in left_out if record.protocol == name
+                          and record.backbone == backbone
+                          and (record.dataset in drawn) == are_drawn),
+                ))
     return parts
+
+
+def _seeds(records: Iterable[Record]) -> tuple[int, ...]:
+    """Those that occur; of what learns nothing only where nothing else does."""
+    records = list(records)
+    drawn = {r.seed for r in records if not is_seedless(r.trainer)}
+    return tuple(sorted(drawn or {r.seed for r in records}))
+
+
+def _backbones(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by backbone, the default one first."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.backbone, []).append(record)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != DEFAULT_BACKBONE, item[0])))
 
 
 def _by_table(records: Iterable[Record], source: str) -> dict[tuple[str, int], list[Record]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from nerp.base.errors import NerpError
 from nerp.base.printable import is_printable
 from nerp.files.opening import read_text
+from nerp.settings.backbones import BACKBONE_KEY, named
 
 LOG_FILE = "log.txt"
 _LONGEST = 100
@@ -17,8 +18,9 @@ _CONFIG = "** Config **"
 
 
 def read_log(path: Path) -> dict[str, str] | None:
-    """Of a published log the keys in `_KEYS`, "model_dir" (of a test) and the numbers of its last
-    result block, "accuracy" and so on, in percent; None for another log or one without a result.
+    """Of a published log the keys in `_KEYS`, that of its backbone where it names one, "model_dir"
+    (of a test) and the numbers of its last result block, "accuracy" and so on, in percent; None for
+    another log or one without a result.
 
     Raises NerpError for a log that does not say what was run.
     """
@@ -35,8 +37,10 @@ def read_log(path: Path) -> dict[str, str] | None:
     lacking = sorted(_KEYS - said.keys() - {"DATASET.SUBSAMPLE_CLASSES"})
     if lacking:
         raise NerpError(f"{path}: a log that does not say its {lacking[0]}; move it away")
+    backbone = named(rest)
     return {"DATASET.SUBSAMPLE_CLASSES": "all", **said, **numbers,
-            "model_dir": model[1] if model else ""}
+            "model_dir": model[1] if model else "",
+            **({BACKBONE_KEY: backbone} if backbone else {})}
 
 
 def _config(text: str) -> dict[str, str]:

@@ -20,11 +20,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from nerp.base.paths import write_bytes
-from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, cautions, meanings
+from nerp.results.grid import (
+    BASE,
+    BORROWED,
+    INCOMPLETE,
+    NOVEL,
+    Part,
+    cautions,
+    meanings,
+    with_nerp,
+    without_nerp,
+)
 from nerp.results.published import AVERAGE
 from nerp.results.readings import BASE_ALONE, NOVEL_ALONE, OPEN_BASE, OPEN_H, OPEN_NOVEL
+from nerp.settings.backbones import DEFAULT_BACKBONE, folder_of
 from nerp.settings.catalogue import methods
-from nerp.settings.protocols import NERP_SUFFIX, plain_name
+from nerp.settings.protocols import plain_name
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -46,6 +57,8 @@ _PANEL = (2.6, 2.2)  # inches
 _ONLY_PANEL = (4.0, 3.2)
 _PANELS_A_ROW = 4
 _LEGEND_ENTRY = (1.5, 0.17)  # inches
+_MOST_TICKS = 5  # of a panel, so that labels with a decimal stand apart
+_ROOM = (0.08, 0.07)  # for a label, across and up, as shares of its panel; it ends where it stands
 _NOTE = (0.058, 0.13)  # inches, a character of it and a line
 SETTINGS: "dict[RcKeyType, object]" = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
@@ -83,6 +96,8 @@ def figures(parts: Iterable[Part]) -> dict[str, Figure]:
     with matplotlib.rc_context(SETTINGS):
         for part in parts:
             world = "_drawn" if part.drawn else ""
+            world += f"_{folder_of(part.backbone)}" if part.beside and folder_of(part.backbone) \
+                else ""
             if part.name == "few_shot":
                 drawn[f"few_shot_curves{world}"] = few_shot_curves(part)
                 continue
@@ -111,7 +126,7 @@ def few_shot_curves(part: Part) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(shots.values()), [str(k) for k in shots.values()])
         axes.minorticks_off()
-    _finish(figure, part, part.grid.rows, "training images a class (shots)", "accuracy (%)")
+    _finish(figure, part, part.grid.rows, "training images per class (shots)", "accuracy (%)")
     return figure
 
 
@@ -130,13 +145,12 @@ def base_novel_scatter(part: Part) -> Figure | None:
                 axes.errorbar(x, y, _spread(part, [novel]), _spread(part, [base]), elinewidth=0.6,
                               label=label, **style)
         for label, point in points.items():
-            if label + NERP_SUFFIX in points:
-                colour = _style(label)["color"]
-                axes.plot(*zip(point, points[label + NERP_SUFFIX], strict=True), color=colour,
-                          linewidth=0.8)
+            if (corrected := with_nerp(label)) in points:
+                axes.plot(*zip(point, points[corrected], strict=True), linewidth=0.8,
+                          color=_style(label)["color"])
         if points:
             _equal_scales(axes)
-            _lines_of_equal_h(axes)
+            _lines_of_equal_h(axes, list(points.values()))
     if not any(axes.containers for axes in figure.axes):
         return None
     _finish(figure, part, part.grid.rows, "accuracy on base classes (%)",
@@ -150,6 +164,7 @@ def open_world_arrows(part: Part) -> Figure | None:
     where it ends. None where there is no such pair."""
     figure, panels = _panels(part)
     for axes, group in panels:
+        ends_of: list[tuple[float, float]] = []
         for label in part.grid.rows:
             closed, opened = (
                 [list(_series(part, label, group, name).values()) for name in names]
@@ -158,6 +173,7 @@ def open_world_arrows(part: Part) -> Figure | None:
             if not all((*closed, *opened)):
                 continue
             start, end = ((fmean(base), fmean(novel)) for base, novel in (closed, opened))
+            ends_of += [start, end]
             style: Style = {**_style(label), "linestyle": "none"}
             axes.plot(*start, **style, label=label)
             axes.plot(*end, alpha=0)  # so that the limits have room for it
@@ -166,7 +182,7 @@ def open_world_arrows(part: Part) -> Figure | None:
                 "linestyle": _style(label)["linestyle"]})
         if axes.lines:
             _equal_scales(axes)
-            _lines_of_equal_h(axes)
+            _lines_of_equal_h(axes, ends_of)
     if not any(axes.texts for axes in figure.axes):
         return None
     _finish(figure, part, part.grid.rows, "accuracy on base classes (%)",
@@ -183,7 +199,7 @@ def nerp_gain(part: Part) -> Figure | None:
     name = NOVEL if NOVEL in grid.parts else grid.parts[0]
     if part.name == "open_world":
         name = OPEN_H
-    pairs = [row for row in grid.rows if row + NERP_SUFFIX in grid.rows]
+    pairs = [row for row in grid.rows if with_nerp(row) in grid.rows]
     gains = {row: {g: _gain(part, row, g, name) for g in _groups(part)} for row in pairs}
     gains = {row: {g: values for g, values in there.items() if values}
              for row, there in gains.items()}
@@ -199,7 +215,7 @@ def nerp_gain(part: Part) -> Figure | None:
         style: Style = {**_style(row), "linestyle": "none"}
         axes.errorbar(
             [fmean(values) for values in there.values()], [groups.index(g) + offset for g in there],
-            xerr=_spread(part, there.values()), elinewidth=0.8, label=row + NERP_SUFFIX, **style,
+            xerr=_spread(part, there.values()), elinewidth=0.8, label=with_nerp(row), **style,
         )
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -210,14 +226,14 @@ def nerp_gain(part: Part) -> Figure | None:
         axes.get_yticklabels()[0].set_fontweight("bold")
     where = "novel classes" if name == NOVEL else "the target datasets"
     what = "H in the open world" if name == OPEN_H else f"the accuracy on {where}"
-    _finish(figure, part, [row + NERP_SUFFIX for row in pairs],
+    _finish(figure, part, list(map(with_nerp, pairs)),
             f"what NeRP adds to {what} (points)", "", difference_of=name)
     return figure
 
 
 def _gain(part: Part, row: str, group: str, name: str) -> list[float]:
     """NeRP's gain for each seed that was run both ways."""
-    plain, corrected = (_series(part, r, group, name) for r in (row, row + NERP_SUFFIX))
+    plain, corrected = (_series(part, r, group, name) for r in (row, with_nerp(row)))
     return [corrected[seed] - plain[seed] for seed in plain if seed in corrected]
 
 
@@ -265,7 +281,7 @@ def _style(label: str) -> Style:
     plain = plain_name(label.split(" ")[0])
     known = methods()
     colour, marker = style_of(known.index(plain) if plain in known else len(known))
-    hollow = NERP_SUFFIX in label
+    hollow = without_nerp(label) != label
     return {"color": colour, "marker": marker, "linestyle": "--" if hollow else "-",
             "markerfacecolor": "white" if hollow else colour}
 
@@ -279,12 +295,13 @@ def _equal_scales(axes: Axes) -> None:
     axes.set_xlim(starts[0], starts[0] + span)
     axes.set_ylim(starts[1], starts[1] + span)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MultipleLocator(_round_step(span, 7)))
+        axis.set_major_locator(MultipleLocator(_round_step(span, _MOST_TICKS)))
     axes.set_box_aspect(1)
 
 
-def _lines_of_equal_h(axes: Axes) -> None:
-    """Grey curves n = hb / (2b - h) in the visible range, with h written at their lower ends."""
+def _lines_of_equal_h(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Grey curves n = hb / (2b - h) in the visible range, with h written as near to their lower
+    ends as the markers at `points` leave room."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     # Text stands off the axes.
     wall, floor = left + 0.16 * (right - left), bottom + 0.04 * (top - bottom)
@@ -294,8 +311,12 @@ def _lines_of_equal_h(axes: Axes) -> None:
             y = np.where(2 * x > h, h * x / (2 * x - h), np.nan)
         axes.plot(x, y, color="#bbbbbb", linewidth=0.6, zorder=0)
         inside = np.flatnonzero((x >= wall) & (y >= floor) & (y <= top))
-        if len(inside):
-            axes.annotate(f"H {h:g}", (x[inside[-1]], y[inside[-1]]), fontsize=6, color="#777777",
+        free = [i for i in inside[::-1] if not any(
+            -_ROOM[0] < (x[i] - at) / (right - left) < 2 * _ROOM[0]
+            and abs(y[i] - up) / (top - bottom) < _ROOM[1] for at, up in points
+        )]
+        if free:
+            axes.annotate(f"H {h:g}", (x[free[0]], y[free[0]]), fontsize=6, color="#777777",
                           ha="right", va="center", zorder=0,
                           bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.set_xlim(left, right)
@@ -329,25 +350,25 @@ def _finish(
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    grid, names = part.grid, {}
+    grid, names, marks = part.grid, {}, ""
     for row in rows:
         if row in handles:
             needed, parts = [row], grid.parts
             if difference_of is not None:
-                needed, parts = [row, row.removesuffix(NERP_SUFFIX)], [difference_of]
+                needed, parts = [row, without_nerp(row)], [difference_of]
             lacking = INCOMPLETE if grid.missing(needed, parts) else ""
-            names[row] = row + grid.marks(row, part.averaged, parts) + lacking
+            own = grid.marks(row, part.averaged, parts) + lacking
+            names[row], marks = row + own, marks + own
     width, height = figure.get_size_inches()
     columns = min(int(width / _LEGEND_ENTRY[0]), len(names))
     figure.legend([handles[row] for row in names], names.values(), loc="outside upper center",
                   ncols=columns)
-    shown = "".join(names.values())
-    lines = [x]
+    lines = [x] if part.backbone == DEFAULT_BACKBONE else [x, f"Backbone: {part.backbone}."]
     if len(grid.seeds) > 1:
         seeds = ", ".join(map(str, grid.seeds))
         lines.append(f"Means and, as bars, standard deviations over seeds {seeds}.")
-    lines += [*notes, *part.cautions, *cautions(part.name, names), *meanings(shown)]
-    if INCOMPLETE in shown:
+    lines += [*notes, *part.cautions, *cautions(part.name, names), *meanings(marks)]
+    if INCOMPLETE in marks:
         lines.append(f"{INCOMPLETE} runs are missing: nerp table lists them.")
     lines = [line for note in lines for line in textwrap.wrap(note, int(width / _NOTE[0]))]
     figure.supxlabel("\n".join(lines), fontsize=8)

@@ -1,43 +1,54 @@
-"""Published numbers, as the papers named in `source` print them (published.csv).
+"""Published numbers, as the papers named in `source` print them (published.csv), and one's own.
 
 Base-to-novel rows have base, novel and H, or H alone; the others one accuracy. Rows called Average
-are the papers' own. Brackets after a method say what of it a paper varied.
+are the papers' own. Brackets after a method say what of it a paper did otherwise.
 """
 
 import csv
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from nerp.settings.protocols import SAR_SUFFIX
+from nerp.base.errors import NerpError
+from nerp.base.printable import brief, is_printable
+from nerp.files.opening import read_text
+from nerp.results.names import method_name
+from nerp.settings.backbones import DEFAULT_BACKBONE
 
 AVERAGE = "Average"
 MEDICAL_AVERAGE = "Average (biomedical)"
-# What that is over; in base-to-novel all but BUSI, whose three classes are too few.
+_SHIFTS_AVERAGE = "Average (V2; Sketch; R)"
+# What these are over; the medical one in base-to-novel without BUSI, whose three classes are few.
 _MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "KneeXray", "Kvasir",
             "LungColon", "OCTMNIST", "RETINA")
+_SHIFTS = ("ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetR")
+AVERAGES = (AVERAGE, MEDICAL_AVERAGE, _SHIFTS_AVERAGE)
 # The papers that the file's sources begin with.
 _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
            "BiomedCoOp": "arXiv 2411.15232, 2025",
            "CasPL": "arXiv 2409.17805, 2024", "Tip-Adapter": "arXiv 2207.09519, 2022",
-           "TFUP": "arXiv 2404.16339, 2024"}
+           "TFUP": "arXiv 2404.16339, 2024", "DePT": "arXiv 2309.07439, 2024",
+           "PromptKD": "arXiv 2403.02781, 2024", "KgCoOp": "arXiv 2303.13283, 2023",
+           "PLOT++": "arXiv 2210.01253, 2023"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
 # A protocol of the file -> its name and shots.
-_PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
+_PROTOCOLS = {**{f"base_to_novel_{shots}_shot": ("base_to_novel", shots) for shots in (4, 8)},
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
-# What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
-_NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts", "TipAdapter": "Tip-Adapter",
-          "TipAdapterF": "Tip-Adapter-F", "TFUP_T": "TFUP-T",
-          **{f"CasPL_{name}": f"{name}+CasPL" for name in ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")}}
+# What trainers are called in the file, where it is not how papers write them.
+_NAMES = {"CasPL": "CLIP+boosting prompts"}
 # What sources and variants say of a number that was chosen on the images it is of.
-_CHOSEN_ON_TEST = ("on test",)
+_CHOSEN_ON_TEST = ("on test", "on base test", "on its test")
+_COLUMNS = ("protocol", "method", "dataset", "base_or_accuracy", "novel", "hm")
+_NUMBERS = _COLUMNS[3:]
+_LARGEST = 2**22  # bytes of a file of one's own
 
 
 @dataclass(frozen=True)
 class Published:
     """One row: accuracies in percent, None where the paper does not say. variant: what of the
-    method was varied, in the paper's words, or "". others: its rows with other shots."""
+    method was done otherwise, in the paper's words, or "". others: its rows with other shots."""
 
     protocol: str
     shots: int
@@ -48,6 +59,7 @@ class Published:
     novel: float | None
     hm: float | None
     source: str
+    backbone: str = DEFAULT_BACKBONE
     others: tuple["Published", ...] = ()
 
     def accuracy(self, part: str) -> float | None:
@@ -64,45 +76,100 @@ class Published:
         chosen = any(words in said for words in _CHOSEN_ON_TEST)
         return f"{said}: published number chosen on test labels ‡" if chosen else said
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the source is the method's own paper or repository: a source begins with the
+        method that it is of."""
+        paper = self.source.split(" ")[0]
+        parts = (self.method, *self.method.split("+"))
+        return _NAMES.get(paper) == self.method or any(
+            part == paper or part.startswith(f"{paper}-") for part in parts)
+
 
 @cache
 def published() -> tuple[Published, ...]:
-    """Every row, in the order of the file."""
-    with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
-        return tuple(map(_row, csv.DictReader(file)))
+    """Every row that ships, in the order of the file."""
+    return read_published(Path(__file__).with_name("published.csv"))
 
 
-def _row(row: dict[str, str]) -> Published:
-    name, shots = _PROTOCOLS.get(row["protocol"], (row["protocol"], _SHOTS))
-    method, _, variant = row["method"].removesuffix(")").partition(" (")
-    base, novel, hm = (float(row[key]) if row[key] else None
-                       for key in ("base_or_accuracy", "novel", "hm"))
-    return Published(name, shots, method, variant, row["dataset"], base, novel, hm, row["source"])
+def read_published(file: str | Path) -> tuple[Published, ...]:
+    """The rows of a CSV file, in its order. Columns: protocol (base_to_novel, cross_dataset,
+    domain_generalisation, few_shot_16, ...), method (by registry name or as papers write it),
+    dataset (registry name, or Average), base_or_accuracy, novel, hm, and if need be source
+    (default: the file's name) and backbone (default: ViT-B/16).
+
+    Raises NerpError, naming the file and the line, for one that is no such file.
+    """
+    lines = csv.DictReader(read_text(file, _LARGEST).splitlines(), strict=True)
+    try:
+        if lacking := [name for name in _COLUMNS if name not in (lines.fieldnames or ())]:
+            raise NerpError(f"{file}: it lacks the column {lacking[0]}; it takes "
+                            f"{','.join(_COLUMNS)} and may have source,backbone")
+        return tuple(_row(row, f"{file}, line {lines.line_num}", Path(file).name) for row in lines)
+    except csv.Error as error:
+        raise NerpError(f"{file}, line {lines.line_num}: {error}") from None
 
 
-def rows_of(protocol: str, trainer: str, shots: int = _SHOTS) -> dict[str, dict[str, Published]]:
-    """Label -> dataset -> the row of a trainer; of any number of shots where `shots` is 0."""
+def _row(row: dict[str, str | None], where: str, file: str) -> Published:
+    texts = {name: (text or "").strip() for name, text in row.items()
+             if isinstance(name, str) and not isinstance(text, list)}
+    if len(texts) < len(row) or not all(map(is_printable, texts.values())):
+        raise NerpError(f"{where}: more cells than columns, or control characters")
+    if missing := [name for name in _COLUMNS[:3] if not texts[name]]:
+        raise NerpError(f"{where}: {missing[0]} is empty")
+    base, novel, hm = (_percent(texts[name], f"{where}: {name}") for name in _NUMBERS)
+    if base is None and hm is None:
+        raise NerpError(f"{where}: it has no number")
+    name, shots = _PROTOCOLS.get(texts["protocol"], (texts["protocol"], _SHOTS))
+    method, _, variant = texts["method"].removesuffix(")").partition(" (")
+    return Published(name, shots, method, variant, texts["dataset"], base, novel, hm,
+                     texts.get("source") or file, texts.get("backbone") or DEFAULT_BACKBONE)
+
+
+def _percent(text: str, where: str) -> float | None:
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        number = math.nan
+    if number is not None and not 0 <= number <= 100:
+        raise NerpError(f"{where} is {brief(text)}; it takes a number from 0 to 100, or nothing")
+    return number
+
+
+def rows_of(
+    protocol: str, trainer: str, shots: int = _SHOTS, backbone: str = DEFAULT_BACKBONE,
+    rows: Iterable[Published] | None = None,
+) -> dict[str, dict[str, Published]]:
+    """Label -> dataset -> the row of a trainer; those of its own paper first. Of any number of
+    shots where `shots` is 0. A row on another backbone than `backbone` counts as a variant."""
+    names = _names(trainer)
+    chosen = [row for row in (published() if rows is None else rows)
+              if row.protocol == protocol and row.method in names and shots in (0, row.shots)]
     found: dict[str, dict[str, Published]] = {}
-    for row in published():
-        if row.protocol == protocol and row.method == _name(trainer) and shots in (0, row.shots):
-            lines = found.setdefault(row.label, {})
-            before = lines.get(row.dataset)
-            lines[row.dataset] = replace(row, others=(*before.others, before)) if before else row
+    for row in sorted(chosen, key=lambda row: (row.backbone != backbone, not row.is_own)):
+        if row.backbone != backbone:
+            said = row.backbone.rpartition("/")[2] if ":" in row.backbone else row.backbone
+            row = replace(row, variant="; ".join(filter(None, (said, row.variant))))
+        lines = found.setdefault(row.label, {})
+        before = lines.get(row.dataset)
+        lines[row.dataset] = replace(row, others=(*before.others, before)) if before else row
     return found
 
 
 def with_papers(shown: Iterable[Published]) -> list[str]:
     """The sources of rows, each paper's arXiv number and year behind its own."""
-    sources = {row.source for row in shown}
     by_paper: dict[str, list[str]] = {}
-    for source in dict.fromkeys(row.source for row in published() if row.source in sources):
-        by_paper.setdefault(source.split(" ")[0], []).append(source)
-    return [f"{', '.join(of_paper)} ({_PAPERS[paper]})" for paper, of_paper in by_paper.items()]
+    for source in dict.fromkeys(row.source for row in shown):
+        paper = source.split(" ")[0]
+        by_paper.setdefault(paper if paper in _PAPERS else source, []).append(source)
+    return [", ".join(of_paper) + (f" ({_PAPERS[paper]})" if paper in _PAPERS else "")
+            for paper, of_paper in by_paper.items()]
 
 
-def _name(trainer: str) -> str:
-    method = trainer.removesuffix(SAR_SUFFIX)
-    return _NAMES.get(method, method) + ("+SAR" if method != trainer else "")
+def _names(trainer: str) -> set[str]:
+    """What a trainer is called in files of published numbers. SAR's tables write CoOp+SAR."""
+    written = method_name(trainer)
+    return {trainer, written, _NAMES.get(trainer, written.replace(" + ", "+"))}
 
 
 def domain_shifts() -> list[str]:
@@ -116,15 +183,17 @@ def in_published_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
 
 
+@cache
 def datasets(protocol: str) -> list[str]:
     """Those that published averages of a protocol are over, and the source; in their order."""
     names = dict.fromkeys(row.dataset for row in published() if row.protocol == protocol)
-    return [name for name in names if name not in (AVERAGE, MEDICAL_AVERAGE)]
+    return [name for name in names if name not in AVERAGES]
 
 
 def average_over(names: Iterable[str], protocol: str) -> str:
     """What published rows call the average over exactly these datasets, and the source where a
     protocol has one; "" where none is published."""
     medical = set(_MEDICAL) - ({"BUSI"} if protocol == "base_to_novel" else set())
-    published_sets = {AVERAGE: set(datasets(protocol)), MEDICAL_AVERAGE: medical}
+    published_sets = {AVERAGE: set(datasets(protocol)), MEDICAL_AVERAGE: medical,
+                      _SHIFTS_AVERAGE: set(_SHIFTS)}
     return next((name for name, over in published_sets.items() if over == set(names)), "")

@@ -9,7 +9,8 @@ from nerp.base.errors import NerpError
 from nerp.engine.record_file import number, read_record
 from nerp.results.logs import LOG_FILE, read_log
 from nerp.results.readings import ACCURACY, HALVES, open_parts
-from nerp.settings.protocols import RESULT_FILE, protocol
+from nerp.settings.backbones import BACKBONE_KEY, DEFAULT_BACKBONE, backbone_in
+from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE, protocol
 
 TAKEN = "open"
 LOG = "log"
@@ -25,6 +26,7 @@ class Record:
             `TAKEN` for a half of an open-world test that stands for the test of that half, or
             `LOG` for what the log.txt of a published run says.
         protocol, trainer, dataset (registry name), classes ("all", "base", "new"), shots, seed.
+        backbone: as MODEL.BACKBONE.NAME has it.
         metric: one of `METRICS`. number: what it was measured to be.
         looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
         on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
@@ -59,6 +61,7 @@ class Record:
     open_parts: Mapping[str, float] = field(default_factory=dict)
     stands_for: tuple[str, ...] = ()
     contradiction: str = ""
+    backbone: str = DEFAULT_BACKBONE
 
     @property
     def config(self) -> str:
@@ -110,7 +113,7 @@ def _of_log(path: Path, metric: str) -> Record | None:
         trainer=said["TRAINER.NAME"], dataset=dataset,
         classes=classes if classes in ("base", "new") else "all", shots=shots, seed=seed,
         metric=metric, number=float(said[metric]), looked_at="", on_base=False, substitute="",
-        also_seen="", digest="",
+        also_seen="", digest="", backbone=said.get(BACKBONE_KEY, DEFAULT_BACKBONE),
     )
 
 
@@ -149,4 +152,6 @@ def _read(path: Path, metric: str) -> Record | None:
         open_parts=open_parts(content, metric) if is_open else {},
         stands_for=tuple(content["open_world"]["stands_for"]) if is_open else (),
         contradiction=content.get("contradiction", ""),
+        backbone=content.get("backbone") or backbone_in(path.with_name(CONFIG_FILE))
+        or DEFAULT_BACKBONE,  # records of earlier versions do not say it
     )

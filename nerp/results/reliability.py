@@ -13,7 +13,6 @@ from nerp.engine.confidence import BINS, Bins, judge
 from nerp.files.arrays import FLOATS, WHOLE, Kind, read_arrays
 from nerp.results.plots import SETTINGS
 
-PREDICTIONS_FILE = "predictions.npz"
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1)}
 # In the order in which a test makes them; the last that is there is what it predicts with.
 _STAGES = {"logits": "Uncorrected", "corrected_logits": "Corrected",

@@ -1,4 +1,5 @@
-"""Records into tables: one row a method, one group of columns a dataset.
+"""Records into tables: one row per method, one group of columns per dataset, one block of rows per
+backbone. `nerp.results.layout` puts them otherwise.
 
 How numbers are made, here and nowhere else:
 - a cell is the mean over the seeds and ± their population standard deviation (divided by n, as
@@ -8,12 +9,14 @@ How numbers are made, here and nowhere else:
   H is that of the average base and the average novel accuracy, as in published tables.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 
 from nerp.engine.measures import METRICS
 from nerp.engine.metrics import harmonic_mean
+from nerp.results.against import compare
+from nerp.results.cells import Cell, Column, Row, Table, add_gains, rank
 from nerp.results.grid import (
     BASE,
     BORROWED,
@@ -22,19 +25,15 @@ from nerp.results.grid import (
     Grid,
     Part,
     cautions,
+    is_seedless,
     meanings,
     split,
 )
-from nerp.results.published import (
-    AVERAGE,
-    MEDICAL_AVERAGE,
-    Published,
-    average_over,
-    rows_of,
-    with_papers,
-)
+from nerp.results.layout import SPREAD
+from nerp.results.published import AVERAGE, Published
 from nerp.results.readings import ACCURACY, ALONE, MEANS
 from nerp.results.records import Record
+from nerp.settings.backbones import DEFAULT_BACKBONE
 
 TITLES = {
     "base_to_novel": "Base-to-novel",
@@ -54,48 +53,10 @@ _OPEN_NOTES = [
 ]
 _MOST_MISSING = 6  # named in a note
 
-Column = tuple[str, str]  # a group (a dataset or AVERAGE) and a part of it; "" for the accuracy
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number in percent.
-
-    Attributes:
-        std: over the seeds; None where there is no spread to give.
-        marks: characters of `MARKS` or `INCOMPLETE` (nerp.results.grid).
-    """
-
-    mean: float
-    std: float | None = None
-    marks: str = ""
-
-
-@dataclass
-class Row:
-    """`cells` lacks the columns whose runs are missing. kind: "measured", "published" or
-    "difference" (measured - published)."""
-
-    label: str
-    cells: dict[Column, Cell] = field(default_factory=dict)
-    kind: str = "measured"
-
-
-@dataclass
-class Table:
-    """`notes` are lines to stand below it."""
-
-    protocol: str
-    title: str
-    columns: list[Column]
-    rows: list[Row]
-    notes: list[str]
-    less_is_better: bool = False
-
 
 def build_tables(
     records: Iterable[Record], *, seeds: Iterable[int] = (), protocols: Iterable[str] = (),
-    by_config: bool = False, against_published: bool = False,
+    by_config: bool = False, against: Sequence[Published] = (), gains: bool = False,
 ) -> list[Table]:
     """A table for each protocol, and for each number of shots but in few-shot; drawn benchmarks,
     which are no evidence about CLIP, have their own.
@@ -104,24 +65,35 @@ def build_tables(
         seeds: those that every cell must have; by default all that occur.
         protocols: names of `TITLES`; by default those that have results.
         by_config: one row a method and configuration instead of one a method.
-        against_published: add published rows and the differences from them.
+        against: published rows that are put, with the differences from them, below those they
+            belong to.
+        gains: put below a corrected row what it is better than its baseline.
 
     Raises NerpError as `split` does.
     """
-    tables = []
+    tables: dict[tuple[str, int, bool], Table] = {}
     for part in split(records, seeds, by_config):
         if not protocols or part.name in protocols:
             table = _table(part)
-            if against_published:
-                _compare(table, part)
-            tables.append(table)
-    return sorted(tables, key=lambda table: list(TITLES).index(table.protocol))
+            rank(table)
+            if gains:
+                add_gains(table)
+            if against:
+                compare(table, part, against)
+            there = tables.setdefault((part.name, part.shots, part.drawn), table)
+            if there is not table:
+                _join(there, table)
+    return sorted(tables.values(), key=lambda table: list(TITLES).index(table.protocol))
 
 
 def _title(part: Part) -> str:
     # A run that was asked for no protocol has base-to-novel's name.
     whole = part.name == "base_to_novel" and not any(part.grid.parts)
-    return "All classes" if whole else TITLES[part.name]
+    said = ["All classes" if whole else TITLES[part.name]]
+    said += [f"{part.shots} shots"] if part.shots else []
+    said += ["drawn benchmarks"] if part.drawn else []
+    said += [part.backbone] if part.backbone != DEFAULT_BACKBONE and not part.beside else []
+    return ", ".join(said)
 
 
 def _table(part: Part) -> Table:
@@ -132,18 +104,26 @@ def _table(part: Part) -> Table:
     rows = [
         Row(label, {
             column: cell for group in groups for column, cell in _cells(part, label, group)
-        })
+        }, block=part.backbone if part.beside else "")
         for label in grid.rows
     ]
     return Table(
         protocol=part.name,
-        title=", ".join([_title(part), *([f"{part.shots} shots"] if part.shots else []),
-                         *(["drawn benchmarks"] if part.drawn else [])]),
+        title=_title(part),
         columns=[_column(part, group, name) for group in groups for name in shown],
         rows=rows,
         notes=_notes(part, rows),
         less_is_better=not METRICS[part.metric].more_is_better,
     )
+
+
+def _join(table: Table, other: Table) -> None:
+    """Put the rows of another backbone below those of `table`, which has the same datasets."""
+    groups = list(dict.fromkeys(group for group, _ in table.columns))
+    new = [column for column in other.columns if column not in table.columns]
+    table.columns = sorted([*table.columns, *new], key=lambda column: groups.index(column[0]))
+    table.rows += other.rows
+    table.notes = list(dict.fromkeys([*table.notes, *other.notes]))
 
 
 def _has_means(part: Part) -> bool:
@@ -163,7 +143,7 @@ def _column(part: Part, group: str, name: str) -> Column:
 
 def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
     """The cells of a row in one group of columns."""
-    grid = part.grid
+    grid, seedless = part.grid, is_seedless(label.split(" ")[0])
     datasets = part.averaged if group == AVERAGE else [group]
     series = {}
     for name in grid.parts:
@@ -173,7 +153,7 @@ def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
         else:
             series[name] = grid.series(label, group, name)
         if series[name]:
-            cell = _cell(series[name], grid.marks(label, datasets, [name]), grid)
+            cell = _cell(series[name], grid.marks(label, datasets, [name]), grid, seedless)
             if group == AVERAGE and name in MEANS:
                 cell = replace(cell, mean=harmonic_mean(*(
                     fmean(grid.average(label, datasets, half).values()) for half in MEANS[name]
@@ -183,18 +163,20 @@ def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
         base, novel = series[BASE], series[NOVEL]
         harmonic = {seed: harmonic_mean(base[seed], novel[seed]) for seed in base.keys() & novel}
         if harmonic:
-            cell = _cell(harmonic, grid.marks(label, datasets, grid.parts), grid)
+            cell = _cell(harmonic, grid.marks(label, datasets, grid.parts), grid, seedless)
             if group == AVERAGE:
                 mean = harmonic_mean(fmean(base.values()), fmean(novel.values()))
                 cell = replace(cell, mean=mean)
             yield (group, H), cell
 
 
-def _cell(series: Mapping[int, float], marks: str, grid: Grid) -> Cell:
+def _cell(series: Mapping[int, float], marks: str, grid: Grid, seedless: bool) -> Cell:
+    """Args: seedless: whether nothing is drawn, so that equal numbers of seeds are one run's."""
     values = list(series.values())
     if len(values) < len(grid.seeds):
         marks += INCOMPLETE
-    return Cell(fmean(values), pstdev(values) if len(values) > 1 else None, marks)
+    spread = len(values) > 1 and not (seedless and len(set(values)) == 1)
+    return Cell(fmean(values), pstdev(values) if spread else None, marks)
 
 
 def _notes(part: Part, rows: list[Row]) -> list[str]:
@@ -203,7 +185,7 @@ def _notes(part: Part, rows: list[Row]) -> list[str]:
     what = METRICS[part.metric].text.format(bins=part.bins)
     notes = [f"{what}, seed {seeds}."]
     if len(grid.seeds) > 1:
-        notes = [f"{what}, mean ± population standard deviation over seeds {seeds}."]
+        notes = [f"{what}, mean{SPREAD} over seeds {seeds}."]
     if not METRICS[part.metric].more_is_better:
         notes.append("Less is better.")
     if any(part == H for row in rows for _, part in row.cells):
@@ -222,56 +204,7 @@ def _notes(part: Part, rows: list[Row]) -> list[str]:
     if missing:
         more = len(missing) - _MOST_MISSING
         listed = "; ".join(missing[:_MOST_MISSING]) + (f"; and {more} more" if more > 0 else "")
-        notes.append(f"Missing ({INCOMPLETE}: some seeds; –: all of them, and no average over "
-                     f"such): {listed}.")
+        where = f" on {part.backbone}" if part.beside else ""
+        notes.append(f"Missing{where} ({INCOMPLETE}: some seeds; –: all of them, and no average "
+                     f"over such): {listed}.")
     return notes
-
-
-def _compare(table: Table, part: Part) -> None:
-    """Put published rows and the differences from them below the rows they belong to.
-
-    A published average is compared with an average over the same datasets only.
-    """
-    rows: list[Row] = []
-    shown: list[Published] = []
-    without = []
-    average = average_over([*part.averaged, *part.source], table.protocol)
-    columns = [column for column in table.columns if average or column[0] != AVERAGE]
-    for row in table.rows:
-        papers = [
-            {AVERAGE if name == average else name: line for name, line in lines.items()
-             if name == average or name not in (AVERAGE, MEDICAL_AVERAGE)}
-            for lines in rows_of(table.protocol, row.label.split(" ")[0], part.shots).values()
-        ]
-        there = [lines for lines in papers if _published_cells(lines, columns)]
-        rows += [row, *(beside for lines in there for beside in _beside(row, lines, columns))]
-        shown += [line for lines in there for line in lines.values()]
-        without += [] if there else [row.label]
-    table.rows = rows
-    if shown:
-        papers_shown = "; ".join(with_papers(shown))
-        table.notes.append(f"Published numbers: {papers_shown}; ours - theirs below them.")
-    if any(line.variant for line in shown):
-        table.notes.append("In brackets: what a paper varied in the method; "
-                           "no difference is taken.")
-    if without:
-        table.notes.append("No published numbers for these datasets and shots: "
-                           f"{', '.join(without)}.")
-
-
-def _published_cells(lines: Mapping[str, Published], columns: list[Column]) -> dict[Column, Cell]:
-    return {
-        (group, name): Cell(value) for group, name in columns
-        if group in lines and (value := lines[group].accuracy(name)) is not None
-    }
-
-
-def _beside(row: Row, lines: Mapping[str, Published], columns: list[Column]) -> Iterator[Row]:
-    """A published row and, unless it is of a variant, the difference of `row` from it."""
-    cells, line = _published_cells(lines, columns), next(iter(lines.values()))
-    yield Row(line.label, cells, "published")
-    if not line.variant:
-        yield Row("difference", {
-            column: Cell(row.cells[column].mean - cell.mean)
-            for column, cell in cells.items() if column in row.cells
-        }, "difference")

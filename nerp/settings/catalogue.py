@@ -11,6 +11,7 @@ from nerp.base.log import say
 from nerp.base.paths import shipped
 from nerp.base.registry import REGISTERED, TRAINERS, unknown
 from nerp.files.yaml_file import load_yaml
+from nerp.settings.backbones import BACKBONE_KEY, for_backbone
 from nerp.settings.cards import find_card
 from nerp.settings.protocols import (
     CONFIG_FILE,
@@ -21,8 +22,6 @@ from nerp.settings.protocols import (
     trained_name,
     training_task,
 )
-
-_BACKBONE = "MODEL.BACKBONE.NAME"
 
 
 @cache
@@ -109,14 +108,15 @@ def config_name(
     """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
     zero-shot CLIP on a downloaded dataset.
 
-    Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it.
+    Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it; the
+        configuration follows the backbone among them where one ships for it.
         below: the method that builds on this one, "" for none.
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
     ships = plain_name(name) in methods()
-    drawn = catalogue()["drawn"]
-    if ships and (is_drawn(trained_on) or options.get(_BACKBONE) in drawn["backbones"]):
+    drawn, backbone = catalogue()["drawn"], options.get(BACKBONE_KEY, "")
+    if ships and (backbone in drawn["backbones"] or is_drawn(trained_on) and not backbone):
         return drawn["config"]
     if not learns(name):
         return ""
@@ -129,7 +129,20 @@ def config_name(
         **catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {}), **wanted
     }
     rows = protocols[protocol(training_task(task)).name]
-    return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
+    config: str = rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
+    return _following(plain_name(name), config, backbone)
+
+
+def _following(method: str, config: str, backbone: str) -> str:
+    """The configuration that ships for another backbone in place of `config`, else that one."""
+    listed = catalogue()["other_backbones"].get(method, {}).get(backbone, {})
+    names = for_backbone(config, backbone, listed) if backbone else []
+    there = (name for name in names if _config_path(method, name).is_file())
+    return next(there, config)
+
+
+def _config_path(method: str, config: str) -> Path:
+    return shipped("configs") / "trainers" / method / f"{config}.yaml"
 
 
 def config_file(name: str, config: str) -> str:
@@ -163,13 +176,19 @@ def _trained_on(card: Path, task: str, model_dir: str) -> str:
     """The card of the dataset trained on: as the run in `model_dir` says, else by the protocol."""
     if not model_dir:
         return card.stem
-    there = Path(model_dir).expanduser()
-    for folder in (there, *there.parents[:2]):  # a run's, its checkpoints', or one of these
-        if (folder / CONFIG_FILE).is_file():
-            node = load_yaml(folder / CONFIG_FILE).get("DATASET")
-            try:
-                return find_card(str(node.get("NAME"))).stem if isinstance(node, Mapping) else ""
-            except NerpError:  # a card of one's own
-                return ""
+    if file := trained_file(model_dir):
+        node = load_yaml(file).get("DATASET")
+        try:
+            return find_card(str(node.get("NAME"))).stem if isinstance(node, Mapping) else ""
+        except NerpError:  # a card of one's own
+            return ""
     crossing = protocol(task).task == "CD" and not is_drawn(card.stem)
     return catalogue()["protocols"]["cross_dataset"]["source"] if crossing else card.stem
+
+
+def trained_file(model_dir: str) -> Path | None:
+    """The configuration that the training in a folder kept, None for none; the folder may be the
+    run's, its checkpoints', or one of these."""
+    there = Path(model_dir).expanduser()
+    files = (folder / CONFIG_FILE for folder in (there, *there.parents[:2]))
+    return next((file for file in files if file.is_file()), None)

@@ -6,6 +6,7 @@ A method's own keys stand in its class (`Trainer.defaults`), below TRAINER.<node
 from yacs.config import CfgNode as CN
 
 from nerp.base.registry import LAYOUTS, PAIR_SOURCES, REFERENCES, RULES, TRAINERS
+from nerp.settings.backbones import BACKBONE_KEY, DEFAULT_BACKBONE
 from nerp.settings.keys import (
     Key,
     as_key,
@@ -75,7 +76,7 @@ KEYS: dict[str, Key] = {
     "DATALOADER.K_TRANSFORMS": whole(1, 1, 64),  # views of a training image; most methods see one
     "DATALOADER.NUM_WORKERS": whole(8, 0, 1024),  # no more than the machine has cores
     "DATALOADER.CACHE_MB": whole(4096, 0, 2**30),  # MiB of decoded training images in memory
-    "MODEL.BACKBONE.NAME": text("ViT-B/16"),
+    BACKBONE_KEY: text(DEFAULT_BACKBONE),
     "MODEL.BACKBONE.PATH": file(""),  # weights instead of the published ones
     "MODEL.BACKBONE.INTERPOLATE": flag(False),  # position embeddings, to INPUT.SIZE; else that
     # gives way to the size that the weights are for

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import unknown
+from nerp.settings.backbones import DEFAULT_BACKBONE, backbone_in, folder_of
 
 NERP_SUFFIX = "_NeRP"
 SAR_SUFFIX = "_SAR"  # before _NeRP
 COMPARISON_FILE = "corrections.json"  # what `nerp correct` leaves in a run's folder
 RESULT_FILE = "result.json"  # what a finished run leaves in its folder
+PREDICTIONS_FILE = "predictions.npz"  # what it leaves with `SAVE_LOGITS`
+SAVE_LOGITS = "--save-logits"  # an argument of nerp test that changes no number
 CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
 
 
@@ -80,24 +83,32 @@ def run_dir(
     trainer: str,
     config: str,
     seed: int,
+    backbone: str = DEFAULT_BACKBONE,
 ) -> Path:
     """Where a run keeps its files, below `root`.
 
-    `output/<protocol>/<train_base|test_new|...>/<dataset>/shots_<k>/<trainer>/<config>/seed<s>`
+    `output/<protocol>/<train_base|test_new|...>/<dataset>/shots_<k>/<trainer>/<config>/seed<s>`;
+    a backbone other than the default one is a level before <config>, unless the two are called
+    alike. A run of that backbone which an earlier version placed without the level stays there.
 
     Args:
         phase: "train" or "test".
         classes: DATASET.SUBSAMPLE_CLASSES, "all", "base" or "new".
         dataset: the card's name (eurosat); config: the method configuration's stem (vit_b16).
+        backbone: MODEL.BACKBONE.NAME.
     """
     if phase not in ("train", "test"):
         raise NerpError(f"phase {phase!r}: train or test")
-    return Path(root).joinpath(
+    above = Path(root).joinpath(
         protocol(task).folder,
         f"{phase}_{classes}",
         dataset,
         f"shots_{shots}",
         trainer,
-        config,
-        f"seed{seed}",
     )
+    former, level = above / config / f"seed{seed}", folder_of(backbone)
+    if level in ("", config):
+        return former
+    own = above / level / config / f"seed{seed}"
+    stays = not own.exists() and backbone_in(former / CONFIG_FILE) == backbone
+    return former if stays else own

@@ -7,7 +7,7 @@ repositories wherever those have one.
 """
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
 from nerp.files.yaml_file import load_yaml
+from nerp.settings.backbones import BACKBONE_KEY, DEFAULT_BACKBONE, backbone_in
 from nerp.settings.cards import (
     check_card,
     find_card,
@@ -27,7 +28,7 @@ from nerp.settings.cards import (
     read_method,
     shipped_cards,
 )
-from nerp.settings.catalogue import shipped_config
+from nerp.settings.catalogue import shipped_config, trained_file
 from nerp.settings.choices import settle_rule, settle_weight
 from nerp.settings.defaults import KEYS, key
 from nerp.settings.options import options_of
@@ -155,7 +156,8 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     corrected = request.trainer.endswith(NERP_SUFFIX)
     options = options_of(request.opts)
     card = _card(request)
-    method_file = _method_file(request, trainer, options, card)
+    backbone, of_model = _trained_backbone(request, options)
+    method_file = _method_file(request, trainer, backbone | options, card)
 
     draft = Draft(TRAINERS[plain_name(trainer)])
     draft.merge(read_card(card), Origin(CARD, str(card)))
@@ -163,6 +165,10 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     if method_file:
         for layer, entry in read_method(method_file, draft.cfg.DATASET.NAME):
             draft.merge(layer, Origin(METHOD, str(method_file), entry))
+    for name, value in backbone.items():
+        if get(draft.cfg, name) != value:
+            draft.put(name, value, of_model)
+            say(f"{name} {value}, as the model was trained ({of_model.file})")
     _merge_command_line(draft, request, options)
     draft.put("TRAINER.NAME", trainer + NERP_SUFFIX * corrected, Origin(COMMAND_LINE))
     if corrected:
@@ -187,6 +193,40 @@ def _card(request: Request) -> Path:
         return find_card(request.dataset)
     raise NerpError("which dataset? --dataset NAME, or the FILE of a card of your own; there are: "
                     + ", ".join(shipped_cards()))
+
+
+def _trained_backbone(
+    request: Request, options: Mapping[str, str]
+) -> tuple[dict[str, str], Origin]:
+    """{key: the backbone that the tested model was trained on}, and where that is from; {} where
+    the command line or a named configuration says which it is, or the run does not."""
+    asked = request.config_file or BACKBONE_KEY in options
+    file = trained_file(request.model_dir) if request.model_dir and not asked else None
+    found = backbone_in(file) if file else ""
+    return {BACKBONE_KEY: found} if found else {}, Origin(CHECKPOINT, str(file or ""))
+
+
+def backbone_said_by(
+    card: Path, method_file: Path | None, read: Callable[[Path], Mapping] = load_yaml
+) -> str:
+    """The backbone that `resolve` comes to where the command line names none and tests no model; no
+    method is looked at, so that torch is not imported.
+
+    Args: read: what reads a YAML file. Raises NerpError as that does.
+    """
+    layers = [read(card)]
+    if method_file:
+        content, name = read(method_file), _inner(layers[0], "DATASET", "NAME")
+        layers += [content, _inner(content, "PER_DATASET", str(name)) or {}]
+    said = (_inner(layer, *BACKBONE_KEY.split(".")) for layer in reversed(layers))
+    return next((str(name) for name in said if name), DEFAULT_BACKBONE)
+
+
+def _inner(node: object, *names: str) -> object:
+    """What stands below those names in a nested mapping; None where nothing does."""
+    for name in names:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
 
 
 def _method_file(
@@ -285,6 +325,7 @@ def _directory(cfg: CN, card: Path, method_file: Path | None, phase: str) -> Pat
         trainer=cfg.TRAINER.NAME,
         config=method_file.stem if method_file else "default",
         seed=cfg.SEED,
+        backbone=get(cfg, BACKBONE_KEY),
     )
     check_folder(directory, OUTPUT)
     return directory

@@ -1,9 +1,12 @@
 """What is registered, in numbers: for `nerp methods`."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
@@ -14,7 +17,11 @@ from nerp.clip.model import Clip
 from nerp.clip.modules import CLIP
 from nerp.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY
 from nerp.clip.wordpiece import require_transformers
+from nerp.settings.backbones import BACKBONE_KEY
+from nerp.settings.cards import find_method_file, read_method
+from nerp.settings.catalogue import config_file, config_name, methods
 from nerp.settings.defaults import default_config
+from nerp.settings.tree import METHOD, Draft, Origin
 from nerp.trainers.base import Trainer
 from nerp.trainers.method import GROUPS
 from nerp.trainers.texts import Classes
@@ -26,6 +33,7 @@ _SIZES = {
     "ViT-B/16": (512, 768, 12, 16, 512, 12),
     "ViT-L/14": (768, 1024, 24, 14, 768, 12),
 }
+_SHOTS = 16  # of the configuration that is looked up
 _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "a photo.")
 
 
@@ -97,7 +105,8 @@ def _open_clips(name: str) -> torch.nn.Module:
 @dataclass(frozen=True)
 class BackboneRow:
     """What `nerp backbones` says of one: patch and image in pixels (patch 0: a ResNet), layers of
-    the image and the text tower, the joint width D, and the methods whose defaults fit."""
+    the image and the text tower, the joint width D, and the methods that fit, with their defaults
+    or with what their configuration says on this backbone."""
 
     name: str
     patch: int
@@ -123,14 +132,29 @@ def backbone_row(name: str) -> BackboneRow:
 
 
 def _fitted(clip: Clip) -> dict[str, Trainer | None]:
-    """Every method, by name, on a backbone; None where it does not fit."""
-    cfg, shapes, fitted = default_config(), _Shapes(clip), {}
+    """Every method, by name, on a backbone, with its defaults or what its configuration says there;
+    None where it fits with neither."""
+    shapes, fitted = _Shapes(clip), {}
     for name in TRAINERS.names():
         method = TRAINERS[name]
         # A method of the user's own may compute with what the backbone gives it.
         ours = method.__module__.startswith(f"{__package__}.")
-        try:
-            fitted[name] = method(cfg, shapes if ours else clip, _CLASSES)
-        except NerpError:
-            fitted[name] = None
+        fitted[name] = None
+        for cfg in _configurations(name, clip.name):
+            with contextlib.suppress(NerpError):
+                fitted[name] = method(cfg, shapes if ours else clip, _CLASSES)
+                break
     return fitted
+
+
+def _configurations(name: str, backbone: str) -> Iterator[CfgNode]:
+    """The defaults, then the configuration that a run of a method on a backbone takes, which may
+    have its layers fitted to the backbone's depth."""
+    yield default_config()
+    if name in methods() and (
+        config := config_name(name, "B2N", "", _SHOTS, {BACKBONE_KEY: backbone})
+    ):
+        draft, file = Draft(TRAINERS[name]), find_method_file(config_file(name, config))
+        for layer, entry in read_method(file, ""):
+            draft.merge(layer, Origin(METHOD, str(file), entry))
+        yield draft.cfg

@@ -46,6 +46,6 @@ dataset = flags.get("--dataset") or Path(flags["--dataset-config-file"]).stem
     "trainer": flags["--trainer"], "dataset": dataset, "task": flags.get("TASK", "B2N"),
     "classes": flags.get("DATASET.SUBSAMPLE_CLASSES", "all"), "kind": argv[0],
     "shots": int(flags.get("DATASET.NUM_SHOTS", 16)), "seed": int(flags.get("--seed", 1)),
-    "accuracy": accuracy,
+    "accuracy": accuracy, "backbone": flags.get("MODEL.BACKBONE.NAME", "ViT-B/16"),
 }))
 note("end")

@@ -10,7 +10,8 @@ import pytest
 from nerp.base.errors import NerpError
 from nerp.commands import test as test_command
 from nerp.commands import train as train_command
-from nerp.experiments.plan import Selection, check_data, parse, plan, read_selection
+from nerp.experiments.plan import check_data, plan
+from nerp.experiments.selection import Selection, parse, read_selection
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_method_file, shipped_cards
 from nerp.settings.catalogue import (
@@ -56,12 +57,18 @@ def keys(runs):
                args.seed)
 
 
+def drawn(name: str, seed: int) -> bool:
+    """Whether a seed is run: of zero-shot CLIP, which draws nothing, the first alone."""
+    return name != "ZeroshotCLIP" or seed == 1
+
+
 def test_the_published_base_to_novel_experiment_is_complete():
     wanted = {("train", name, dataset, "base", seed)
               for name, dataset, seed in itertools.product(LABELLED, ELEVEN, (1, 2, 3))}
     wanted |= {("train", "CasPL", dataset, "all", 1) for dataset in ELEVEN}
     wanted |= {("test", name, dataset, classes, seed) for name, dataset, classes, seed
-               in itertools.product(TESTED, ELEVEN, ("base", "new"), (1, 2, 3))}
+               in itertools.product(TESTED, ELEVEN, ("base", "new"), (1, 2, 3))
+               if drawn(name, seed)}
     found = list(keys(plan(Selection("base_to_novel"))))
     assert len(found) == len(set(found))
     assert set(found) == wanted
@@ -72,7 +79,7 @@ def test_the_published_cross_dataset_experiment_is_complete():
               for name, seed in itertools.product(LABELLED, (1, 2, 3))}
     wanted |= {("train", "CasPL", "imagenet", "all", 1)}
     wanted |= {("test", name, dataset, "all", seed) for name, dataset, seed
-               in itertools.product(TESTED, ELEVEN + VARIANTS, (1, 2, 3))}
+               in itertools.product(TESTED, ELEVEN + VARIANTS, (1, 2, 3)) if drawn(name, seed)}
     assert set(keys(plan(Selection("cross_dataset")))) == wanted
 
 
@@ -266,6 +273,7 @@ def test_a_file_selects_what_the_options_select(tmp_path):
     ("seeds: [one]", "whole numbers"),
     ("options: [OPTIM.MAX_EPOCH]", "KEY VALUE pairs"),
     ("- a list", "KEY: value"),
+    ("save_logits: often", "save_logits is 'often'; it takes True or False"),
 ])
 def test_a_malformed_file_is_refused(tmp_path, text, message):
     path = tmp_path / "sweep.yaml"

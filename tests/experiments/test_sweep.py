@@ -21,7 +21,8 @@ from conftest import write_eurosat
 from nerp.base.errors import NerpError
 from nerp.experiments import workers
 from nerp.experiments.attempt import LOG_FILE, Attempt, TakenError, _images, receipt, state
-from nerp.experiments.plan import Selection, plan
+from nerp.experiments.plan import plan
+from nerp.experiments.selection import Selection
 from nerp.experiments.server import Server
 from nerp.experiments.status import overview, remember, remembered
 from nerp.experiments.sweep import SKIPPED, Sweep

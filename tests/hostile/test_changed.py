@@ -19,7 +19,8 @@ from nerp.data.benchmark import Item
 from nerp.data.digests import images_digest
 from nerp.engine import tested as module
 from nerp.engine.record_file import check_owner, run_digest
-from nerp.experiments.plan import Selection, plan
+from nerp.experiments.plan import plan
+from nerp.experiments.selection import Selection
 from nerp.files.digest import read_digested
 
 

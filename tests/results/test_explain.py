@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 
@@ -343,6 +344,24 @@ def test_harm_is_called_harm(tmp_path, explain):
     arrays |= {"text": [10, 5, 0, -5, -10], "pairs": [(0, 1), (0, 2), (0, 3)]}
     html, printed = explain(make_run(tmp_path / "run", arrays, options=["NERP.THRES", "5"]))
     assert "the correction did harm" in html and "the correction did harm" in printed
+
+
+@pytest.mark.parametrize("command", ["explain", "sweep-nerp"])
+def test_a_run_without_logits_says_the_command_that_leaves_them(command, nerp, run, tmp_path):
+    record = json.loads((run / "result.json").read_text())
+    record["command"] = "nerp test --trainer MMRL_NeRP --root 'my data' TASK B2N; rm x"
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    arguments = ["--grid", "TAU=0"] if command == "sweep-nerp" else []
+    status, _, error = nerp(command, tmp_path, *arguments)
+    assert status == 1 and error.count("\n") == 1 and "predictions.npz" in error
+    said = error[error.index("nerp test"):].strip()
+    assert shlex.split(said) == ["nerp", "test", "--save-logits", "--trainer", "MMRL_NeRP",
+                                 "--root", "my data", "TASK", "B2N;", "rm", "x"]
+    assert "'B2N;'" in said  # nothing of a record is run by pasting it
+    record["command"] = "python my_script.py"
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    error = nerp(command, tmp_path, *arguments)[2]
+    assert f"nerp test --save-logits --trainer {record['trainer']} --output-dir" in error
 
 
 def test_a_run_that_was_not_corrected_is_one_clear_line(nerp, run, tmp_path):

@@ -1,5 +1,6 @@
 """Figures from records: what is drawn, and that it can be told apart without colour."""
 
+import itertools
 import xml.etree.ElementTree as xml
 
 import pytest
@@ -209,3 +210,42 @@ def test_a_history_that_is_none_is_one_line(tmp_path, nerp):
 def test_every_method_has_a_style_of_its_own():
     styles = {(style["color"], style["marker"]) for style in map(_style, methods())}
     assert len(styles) == len(methods())
+
+
+def test_a_label_of_equal_h_stands_clear_of_markers_and_ticks_stand_apart(tmp_path):
+    accuracies = itertools.count(60.0, 2.3)
+    for name in ("CoOp", "MMRL", "MMRL_NeRP"):
+        for dataset in ("EuroSAT", "UCF101", "Food101", "SUN397"):
+            for part in ("base", "new"):
+                write(tmp_path, name, dataset, part, 1, 50 + next(accuracies) % 45)
+    figure = figures(split(collect([tmp_path]), (), False))["base_to_novel_16_shots_scatter"]
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        labels = [text for text in axes.texts if text.get_text().startswith("H ")]
+        assert labels
+        points = [axes.transData.transform(c.lines[0].get_xydata()[0]) for c in axes.containers]
+        for label in labels:
+            box = label.get_window_extent(renderer)
+            assert not any(box.contains(*point) for point in points)
+        ticks = [tick.get_window_extent(renderer) for tick in axes.get_xticklabels()
+                 if tick.get_text()]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(ticks))
+
+
+def test_a_mark_is_explained_where_it_is_and_not_where_a_name_has_its_letter(tmp_path):
+    for name in ("ZeroshotCLIP", "CoOp"):
+        for part in ("base", "new"):
+            write(tmp_path, name, "EuroSAT", part, 1, 50.0)
+    figure = figures(split(collect([tmp_path]), (), False))["base_to_novel_16_shots_scatter"]
+    assert "stream" not in figure.get_supxlabel()
+
+
+def test_each_backbone_has_its_figures(tmp_path):
+    for backbone in ("ViT-B/16", "ViT-B/32"):
+        for part in ("base", "new"):
+            write(tmp_path / backbone, "CoOp", "EuroSAT", part, 1, 50.0, backbone=backbone)
+    drawn = figures(split(collect([tmp_path]), (), False))
+    assert set(drawn) == {"base_to_novel_16_shots_scatter",
+                          "base_to_novel_16_shots_ViT-B-32_scatter"}
+    assert "ViT-B/32" in drawn["base_to_novel_16_shots_ViT-B-32_scatter"].get_supxlabel()

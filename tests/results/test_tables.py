@@ -11,7 +11,10 @@ from recorded import BASE, NOVEL, complete, row, tables, two_datasets, write
 
 from nerp.base.errors import NerpError
 from nerp.results import render
+from nerp.results.cells import Cell
 from nerp.results.grid import ALSO_SEEN, MARKS, SUBSTITUTE
+from nerp.results.layout import arranged
+from nerp.results.published import published
 from nerp.results.records import LOG, TAKEN, collect
 from nerp.results.tables import AVERAGE, build_tables
 
@@ -255,7 +258,7 @@ def test_terminal_blocks_fit_the_width_and_part_no_dataset(output):
 def test_blocks_fit_beside_the_labels_and_headers_of_published_rows(width, tmp_path):
     complete(tmp_path, "CoOp_SAR")
     complete(tmp_path, "ANPrompt")
-    text = render.terminal(tables(tmp_path, against_published=True), width)
+    text = render.terminal(tables(tmp_path, against=published()), width)
     assert max(map(len, text.splitlines())) <= width
     assert "ANPrompt Table IX (gamma by softmax entropy)" in text
 
@@ -263,7 +266,7 @@ def test_blocks_fit_beside_the_labels_and_headers_of_published_rows(width, tmp_p
 def test_csv_holds_every_number(output):
     write(output, "CoOp", "EuroSAT", "new", 1, 50.0)
     lines = list(csv.DictReader(io.StringIO(
-        render.comma_separated(tables(output, against_published=True))
+        render.comma_separated(tables(output, against=published()))
     )))
     found = {(x["method"], x["kind"], x["dataset"], x["part"]): x for x in lines}
     assert float(found["MMRL", "measured", "EuroSAT", "H"]["mean"]) == pytest.approx(
@@ -274,34 +277,13 @@ def test_csv_holds_every_number(output):
     assert found["MMRL", "ANPrompt Table I", "EuroSAT", "Novel"]["mean"] == "80.1700"
 
 
-def test_markdown_and_latex_set_the_best_in_bold(output):
+def test_markdown_sets_the_best_in_bold(output):
     for dataset, seed in BASE:
         write(output, "CoOp", dataset, "base", seed, 91.0)
         write(output, "CoOp", dataset, "new", seed, 20.0)
     text = render.markdown(tables(output))
     assert "| **92.00 ± 2.00** |" in text and "91.00 ± 0.00 |" in text
     assert "**91.00 ± 0.00**" in text  # on UCF101
-    latex = render.latex(tables(output))
-    assert r"\textbf{92.00 $\pm$ 2.00}" in latex
-    assert r"\multicolumn{3}{c}{EuroSAT}" in latex
-
-
-def test_latex_is_balanced_and_escaped(output):
-    for dataset, seed in BASE:
-        write(output, "MMRL_NeRP", dataset, "new", seed, 20.0, looked_at="test labels")
-    latex = render.latex(tables(output, against_published=True))
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") > 0
-    body = re.sub(r"%.*", "", latex)
-    assert r"MMRL\_NeRP" in body and not re.search(r"(?<!\\)_", body)
-    assert r"$^\ddagger$" in body
-    assert body.isascii()
-    for block in re.findall(r"\\begin{tabular}{l(r+)}(.*?)\\end{tabular}", body, re.DOTALL):
-        rows = [line for line in block[1].splitlines() if line.endswith(r"\\")]
-        spanned = [
-            line.count("&") + sum(int(n) - 1 for n in re.findall(r"multicolumn{(\d+)}", line))
-            for line in rows
-        ]
-        assert set(spanned) == {len(block[0])}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"accuracy": 3}', '{"accuracy": "high"}'])
@@ -338,7 +320,7 @@ def test_sar_stands_below_its_method_with_what_has_to_be_said(tmp_path):
     for trainer in ("CoOp_SAR_NeRP", "MMRL", "CoOp_SAR", "CoOp"):
         for part in ("base", "new"):
             write(tmp_path, trainer, "EuroSAT", part, 1, 80.0)
-    (table,) = tables(tmp_path, against_published=True)
+    (table,) = tables(tmp_path, against=published())
     measured = [row.label for row in table.rows if row.kind == "measured"]
     assert measured == ["CoOp", "CoOp_SAR", "CoOp_SAR_NeRP", "MMRL"]
     below = table.rows[[row.label for row in table.rows].index("CoOp_SAR") + 1]
@@ -352,3 +334,61 @@ def test_mmrlpp_across_datasets_says_what_its_beta_is_chosen_by(tmp_path):
     novel, crossing = tables(tmp_path)
     said = ["dataset under test" in " ".join(table.notes) for table in (novel, crossing)]
     assert said == [False, True]
+
+
+def test_what_learns_nothing_is_run_once_and_counts_for_every_seed(output):
+    for dataset in ("EuroSAT", "UCF101"):
+        for part, accuracy in (("base", 60.0), ("new", 50.0)):
+            write(output, "ZeroshotCLIP", dataset, part, 1, accuracy)
+        write(output, "ZeroshotCLIP_NeRP", dataset, "new", 1, 55.0, looked_at="nothing")
+    (table,) = tables(output)
+    cells = row(table, "ZeroshotCLIP").cells
+    assert (cells[AVERAGE, "Base"], cells["EuroSAT", "Novel"]) == (Cell(60.0), Cell(50.0))
+    corrected = row(table, "ZeroshotCLIP_NeRP").cells
+    assert corrected[AVERAGE, "Novel"].mean == 55.0 and corrected["UCF101", "Base"].mean == 60.0
+    assert not any("*" in cell.marks for cell in (*cells.values(), *corrected.values()))
+    assert not any(note.startswith("Missing") for note in table.notes)
+    (later,) = tables(output, seeds=[2])
+    assert row(later, "ZeroshotCLIP").cells["EuroSAT", "Novel"].mean == 50.0
+
+
+def test_runs_of_what_learns_nothing_that_differ_are_counted_as_they_are(output):
+    for seed, accuracy in ((1, 50.0), (2, 52.0)):
+        write(output, "ZeroshotCLIP_NeRP", "EuroSAT", "new", seed, accuracy, looked_at="nothing")
+    (table,) = tables(output)
+    novel = row(table, "ZeroshotCLIP_NeRP").cells["EuroSAT", "Novel"]
+    assert (novel.mean, novel.std) == (51.0, 1.0)
+
+
+def test_what_a_correction_adds_stands_below_it(output):
+    for dataset, seed in NOVEL:
+        write(output, "MMRL_NeRP", dataset, "new", seed, 66.0, looked_at="nothing")
+    (table,) = tables(output, gains=True)
+    assert [r.label for r in table.rows] == ["MMRL", "MMRL_NeRP", "Δ"]
+    assert table.rows[2].cells["UCF101", "Novel"].mean == pytest.approx(66 - 70.5)
+    assert "Δ" in render.terminal([table], 100) and "-4.50" in render.terminal([table], 100)
+
+
+def test_datasets_may_be_rows_and_nothing_is_missing_where_nothing_belongs(output):
+    (table,) = tables(output, against=published(), gains=True)
+    turned = arranged(table, rows="datasets")
+    assert [r.label for r in turned.rows] == ["EuroSAT", "UCF101", AVERAGE]
+    assert turned.rows[0].cells["MMRL", "Base"] == table.rows[0].cells["EuroSAT", "Base"]
+    assert render.MISSING not in render.terminal([turned], 200)
+
+
+def test_the_command_arranges_and_refuses_a_caption_of_several_tables(output, nerp):
+    status, out, _ = nerp("table", output, "--latex", "--rows", "datasets", "--caption", "Ours")
+    assert status == 0 and r"\caption{Ours}" in out and r"\pm" not in out
+    assert r"\pm" in nerp("table", output, "--latex", "--std")[1]
+    assert "±" not in nerp("table", output, "--no-std")[1]
+    write(output, "MMRL", "EuroSAT", "new", 1, 1.0, shots=4)
+    status, _, err = nerp("table", output, "--latex", "--label", "tab:x")
+    assert status == 1 and "of one table in LaTeX" in err and "4 shots" in err
+
+
+def test_the_choices_of_the_command_are_those_of_the_layout():
+    from nerp.commands import table
+    from nerp.results import layout
+
+    assert (table.ROWS, table.BACKBONES) == (layout.ROWS, layout.BACKBONES)

@@ -1,9 +1,9 @@
-"""The drawing of docs/architecture.md: the layers of the package, and who imports whom.
+"""The drawing of docs/architecture.md: the layers of the package.
 
     python tools/making/draw_layers.py --output-dir docs
 
 `LAYERS` is what a test holds: a module imports from its own layer and from those below it alone,
-wherever in the module the import stands. The lines are the imports that there are.
+wherever in the module the import stands.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from nerp.results.plots import SETTINGS, save_figure
 
@@ -31,6 +32,7 @@ LAYERS = (
     ("files",),
     ("base", "nerp"),
 )
+_SHADES = ("#e3ecf4", "#f1f5f9")
 
 
 @cache
@@ -61,18 +63,19 @@ def _part(names: list[str]) -> str:
 
 
 def draw() -> Figure:
-    """The layers from top to bottom, and a line for each import."""
-    figure = Figure(figsize=(7, 8.5))
-    axes = figure.add_subplot()
-    places = {part: ((i + 1) / (len(layer) + 1), -row)
-              for row, layer in enumerate(LAYERS) for i, part in enumerate(layer)}
-    for part, others in sorted(imports().items()):
-        for other in sorted(others):
-            (x, y), (x2, y2) = places[part], places[other]
-            axes.plot([x, x2], [y, y2], color="#9ab", linewidth=0.6, zorder=1)
-    for part, (x, y) in places.items():
-        axes.text(x, y, part, ha="center", va="center", fontsize=10, zorder=2,
-                  bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#345"})
+    """A band per layer, from the top, with its parts; one arrow for the imports, which go down."""
+    figure = Figure(figsize=(6.4, 4.6))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for row, layer in enumerate(LAYERS):
+        axes.add_patch(Rectangle((0.13, -row - 0.42), 0.85, 0.84, facecolor=_SHADES[row % 2],
+                                 edgecolor="none"))
+        for i, part in enumerate(layer):
+            x = 0.13 + 0.85 * (i + 1) / (len(layer) + 1)
+            axes.text(x, -row, part, ha="center", va="center", fontsize=12)
+    axes.annotate("", (0.07, -len(LAYERS) + 0.6), (0.07, 0.4),
+                  arrowprops={"arrowstyle": "-|>", "color": "#345", "linewidth": 1.5})
+    axes.text(0.035, (1 - len(LAYERS)) / 2, "imports", rotation=90, ha="center", va="center",
+              fontsize=11, color="#345")
     axes.set_xlim(0, 1)
     axes.set_ylim(-len(LAYERS) + 0.4, 0.6)
     axes.axis("off")

@@ -1,0 +1,85 @@
+"""A table in parts: its cells, rows and columns, which number is the best, differences of rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from nerp.results.grid import HARMLESS, without_nerp
+
+GAIN = "Δ"
+Column = tuple[str, str]  # a group (a dataset or AVERAGE) and a part of it; "" for the accuracy
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number in percent.
+
+    Attributes:
+        std: over the seeds; None where there is no spread to give.
+        marks: characters of `MARKS` or `INCOMPLETE` (nerp.results.grid).
+        difference: whether it is one, which has a sign.
+        place: 1 for the best measured number of its column and block, 2 for the second, else 0.
+    """
+
+    mean: float
+    std: float | None = None
+    marks: str = ""
+    difference: bool = False
+    place: int = 0
+
+
+@dataclass
+class Row:
+    """`cells` lacks the columns whose runs are missing. kind: "measured", "published", "difference"
+    (measured - published) or "gain" (corrected - uncorrected). block: the backbone, "" where the
+    table has one alone."""
+
+    label: str
+    cells: dict[Column, Cell] = field(default_factory=dict)
+    kind: str = "measured"
+    block: str = ""
+
+
+@dataclass
+class Table:
+    """`notes` are lines to stand below it. blank: (label of a row, column) where nothing is missing
+    though there is no number."""
+
+    protocol: str
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str]
+    less_is_better: bool = False
+    blank: frozenset[tuple[str, Column]] = frozenset()
+
+
+def rank(table: Table) -> None:
+    """Mark the best and the second measured number of each column, as they are printed. Numbers
+    that are incomplete or have looked at test data do not compete; nor does a row that is alone,
+    and of two none is the second."""
+    for column in table.columns if len(table.rows) > 1 else []:
+        competing = {row.label: round(cell.mean, 2) for row in table.rows
+                     if (cell := row.cells.get(column)) and not set(cell.marks) - {HARMLESS}}
+        order = sorted(set(competing.values()), reverse=not table.less_is_better)
+        places = order[:2] if len(competing) > 2 else order[:1]
+        for row in table.rows:
+            if (score := competing.get(row.label)) in places:
+                row.cells[column] = replace(row.cells[column], place=places.index(score) + 1)
+
+
+def add_gains(table: Table) -> None:
+    """Below every row of a correction whose baseline is there, what it adds to that."""
+    plain = {row.label: row for row in table.rows}
+    rows = []
+    for row in table.rows:
+        rows.append(row)
+        baseline = plain.get(without_nerp(row.label), row)
+        if baseline is not row:
+            rows.append(Row(GAIN, differences(row, baseline.cells), "gain", row.block))
+    table.rows = rows
+
+
+def differences(row: Row, others: Mapping[Column, Cell]) -> dict[Column, Cell]:
+    """By how much the numbers of a row are above `others`, where both are."""
+    return {column: Cell(row.cells[column].mean - cell.mean, difference=True)
+            for column, cell in others.items() if column in row.cells}

@@ -1,0 +1,115 @@
+"""The same table otherwise: datasets as rows, backbones as rows or columns, without deviations."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nerp.results.cells import GAIN, Cell, Column, Row, Table
+from nerp.results.published import AVERAGE
+
+ROWS = ("methods", "datasets")
+BACKBONES = ("blocks", "rows", "columns")
+SPREAD = " ± population standard deviation"  # in the note that says what the numbers are
+
+
+def arranged(table: Table, rows: str = "methods", backbones: str = "blocks") -> Table:
+    """A table put otherwise.
+
+    Args:
+        rows: "methods", or "datasets", with a group of columns per method.
+        backbones: where there are several, "blocks" of rows, "rows" next to each other below each
+            method, or "columns" next to each other.
+    """
+    if backbones != "blocks" and any(row.block for row in table.rows):
+        side_by_side = backbones == "columns" and rows == "methods"
+        table = _side_by_side(table) if side_by_side else _one_block(table)
+    return _by_dataset(table) if rows == "datasets" else table
+
+
+def without_spread(table: Table) -> Table:
+    """A table whose numbers have no standard deviation beside them."""
+    rows = [replace(row, cells={column: replace(cell, std=None)
+                                for column, cell in row.cells.items()}) for row in table.rows]
+    notes = [note.replace(SPREAD, "") for note in table.notes]
+    return replace(table, rows=rows, notes=notes)
+
+
+def _owned(table: Table) -> Iterator[tuple[str, Row]]:
+    """(the label of the measured row that it belongs to, row)."""
+    owner = ""
+    for row in table.rows:
+        owner = row.label if row.kind == "measured" else owner
+        yield owner, row
+
+
+def _one_block(table: Table) -> Table:
+    """The backbone behind the name of each method, those of one method next to each other."""
+    order = list(dict.fromkeys(owner for owner, _ in _owned(table)))
+    rows = [(order.index(owner), replace(
+        row, block="", label=f"{row.label}, {row.block}" if row.kind == "measured" else row.label,
+    )) for owner, row in _owned(table)]
+    return replace(table, rows=[row for _, row in sorted(rows, key=lambda entry: entry[0])])
+
+
+def _side_by_side(table: Table) -> Table:
+    """A group of columns per dataset and backbone; a row per method."""
+    blocks = list(dict.fromkeys(row.block for row in table.rows))
+    groups = dict.fromkeys(group for group, _ in table.columns)
+    rows: dict[tuple[str, str], Row] = {}
+    for owner, row in _owned(table):
+        name = row.label if row.kind != "difference" else f"difference {_place(table, row)}"
+        merged = rows.setdefault((owner, name), replace(row, block="", cells={}))
+        merged.cells |= {_on(column, row.block): cell for column, cell in row.cells.items()}
+    owners = list(dict.fromkeys(owner for owner, _ in rows))
+    ordered = sorted(rows.items(), key=lambda item: owners.index(item[0][0]))
+    return replace(
+        table, rows=[row for _, row in ordered],
+        columns=[_on(column, block) for group in groups for block in blocks
+                 for column in table.columns if column[0] == group],
+    )
+
+
+def _place(table: Table, row: Row) -> str:
+    """What the published row is called that a difference is from: it stands above."""
+    place = next(i for i, other in enumerate(table.rows) if other is row)
+    return table.rows[place - 1].label
+
+
+def _on(column: Column, backbone: str) -> Column:
+    return f"{column[0]}, {backbone}", column[1]
+
+
+def _by_dataset(table: Table) -> Table:
+    """A row per dataset, the average last; a group of columns per method."""
+    parts = list(dict.fromkeys(part for _, part in table.columns))
+    groups = list(dict.fromkeys(group for group, _ in table.columns))
+    groups.sort(key=lambda group: group.startswith(AVERAGE))
+    rows = {(block, group): Row(group, block=block)
+            for block in dict.fromkeys(row.block for row in table.rows) for group in groups}
+    columns: dict[Column, None] = {}
+    blank: set[tuple[str, Column]] = set()
+    for owner, row in _owned(table):
+        head = _heading(table, owner, row)
+        for part in parts:
+            columns[head, part] = None
+            for group in groups:
+                if (cell := row.cells.get((group, part))) is not None:
+                    rows[row.block, group].cells[head, part] = cell
+                if row.kind != "measured" or (group, part) not in table.columns:
+                    blank.add((group, (head, part)))
+    return replace(table, rows=list(rows.values()), columns=list(columns), blank=frozenset(blank))
+
+
+def _heading(table: Table, owner: str, row: Row) -> str:
+    """What the columns of a row are called."""
+    if row.kind == "measured":
+        return row.label
+    if row.kind == "difference":
+        return f"{owner}, difference from {_place(table, row)}"
+    return f"{GAIN} {owner}" if row.kind == "gain" else f"{owner}, {row.label}"
+
+
+def text_of(cell: Cell) -> str:
+    """A cell in plain characters."""
+    number = round(cell.mean, 2) + 0.0  # there is no -0.00
+    mean = f"{number:+.2f}" if cell.difference else f"{number:.2f}"
+    return mean + ("" if cell.std is None else f" ± {cell.std:.2f}") + cell.marks

@@ -1,0 +1,33 @@
+"""Methods and datasets as papers write them."""
+
+from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX
+
+# Where that differs from the registry's name.
+_METHODS = {
+    "ZeroshotCLIP": "CLIP", "MMRLpp": "MMRL++", "CLIPLoRA": "CLIP-LoRA", "LPpp": "LP++",
+    "TipAdapter": "Tip-Adapter", "TipAdapterF": "Tip-Adapter-F", "TFUP_T": "TFUP-T",
+    "PLOTPP": "PLOT++",
+    **{f"CasPL_{name}": f"{name} + CasPL" for name in ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")},
+}
+_DATASETS = {"DescribableTextures": "DTD", "OxfordFlowers": "Flowers102",
+             "ImageNetV2": "ImageNet-V2", "ImageNetSketch": "ImageNet-Sketch",
+             "ImageNetA": "ImageNet-A", "ImageNetR": "ImageNet-R"}
+# What a name may end in -> how that is added; the last part of a name first.
+_ADDED = (NERP_SUFFIX, SAR_SUFFIX, "_DePT")
+
+
+def method_name(trainer: str) -> str:
+    """CoOp_SAR_NeRP -> CoOp + SAR + NeRP."""
+    for suffix in _ADDED:
+        if trainer.endswith(suffix):
+            return f"{method_name(trainer.removesuffix(suffix))} + {suffix[1:]}"
+    return _METHODS.get(trainer, trainer)
+
+
+def as_in_papers(label: str) -> str:
+    """A label of a row or column, whose first word is a trainer or a dataset, as papers write
+    it."""
+    first, *rest = label.split(" ")
+    end = "," if first.endswith(",") else ""
+    name = first.removesuffix(",")
+    return " ".join([(_DATASETS.get(name) or method_name(name)) + end, *rest])

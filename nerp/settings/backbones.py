@@ -1,0 +1,52 @@
+"""A backbone's name as the settings use it: in a run's place, and in what a run says of itself."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from nerp.base.errors import NerpError
+from nerp.base.printable import is_printable
+from nerp.files.opening import read_text
+
+BACKBONE_KEY = "MODEL.BACKBONE.NAME"
+DEFAULT_BACKBONE = "ViT-B/16"  # of CoOp's family: what nobody names another in place of
+_STEM = "vit_b16"  # what the configurations for it begin with
+_LARGEST = 2**18  # bytes of a configuration, as `nerp.files.yaml_file` has it
+_LONGEST = 200  # characters of a name
+# NAME below BACKBONE below MODEL, in the form that a run writes its configuration in. A table reads
+# thousands of runs, so the rest of the file is not parsed for it.
+_NAME = re.compile(r"^MODEL:\n(?:  .*\n)*?  BACKBONE:\n(?:    .*\n)*?    NAME: (.+)$", re.MULTILINE)
+
+
+def folder_of(backbone: str) -> str:
+    """The level of a run's place that a backbone has: ViT-B/32 -> ViT-B-32; "" for the default."""
+    if backbone == DEFAULT_BACKBONE:
+        return ""
+    return re.sub(r"^\.+", "_", re.sub(r"[^\w.@+-]", "-", backbone.replace(":", "_")))
+
+
+def backbone_in(file: Path) -> str:
+    """The backbone of a run, by the configuration that it kept; "" where nothing says it."""
+    try:
+        return named(read_text(file, _LARGEST))
+    except NerpError:
+        return ""
+
+
+def named(text: str) -> str:
+    """The backbone that a printed configuration, as a part of `text`, names; "" for none."""
+    found = _NAME.search(text)
+    name = found[1].strip("'\"") if found else ""
+    return name if len(name) <= _LONGEST and is_printable(name) else ""
+
+
+def for_backbone(config: str, backbone: str, listed: Mapping[str, str]) -> list[str]:
+    """What the configuration `config` may be called for another backbone, likeliest first:
+    vit_b16_ep50 -> vit_b32_ep50 for ViT-B/32.
+
+    Args: listed: names that do not follow from the default backbone's, by these.
+    """
+    model = backbone.partition(":")[0].lower()
+    stem = re.sub(r"(?<=[a-z])[-/](?=\d)", "", model).replace("-", "_")
+    names = [listed[config]] if config in listed else []
+    return [*names, stem + config.removeprefix(_STEM)] if config.startswith(_STEM) else names
