@@ -24,7 +24,7 @@ from nerp.settings.options import begins_pair
 
 if TYPE_CHECKING:
     from nerp.experiments.one_run import Run
-    from nerp.experiments.plan import Selection
+    from nerp.experiments.selection import Selection
     from nerp.experiments.server import Program
     from nerp.experiments.sweep import Sweep
     from nerp.experiments.workers import Workers

@@ -13,9 +13,13 @@ A run that is missing is shown as missing; no average is taken over a set that l
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nerp.commands.common import SEED, add_old_name, argument, terminal_width
 from nerp.engine.measures import METRICS
+
+if TYPE_CHECKING:
+    from nerp.results.published import Published
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 ROWS = ("methods", "datasets")  # as `nerp.results.layout` has them, which takes longer to import
@@ -105,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
         print(text, end="")
 
 
-def _published(against):
+def _published(against: list[str]) -> "list[Published]":
     """The rows that are asked for."""
     from nerp.results.published import published, read_published
 
