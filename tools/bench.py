@@ -63,7 +63,7 @@ def timed(function: Callable[[], T], device: torch.device) -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def gflop(function) -> float:
+def gflop(function: Callable[[], object]) -> float:
     """The operations of the matrix products in one call, in billions."""
     # The fused attention layer of PyTorch's own modules has no formula; its parts have.
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -73,7 +73,7 @@ def gflop(function) -> float:
             function()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def wait(device: torch.device) -> None:

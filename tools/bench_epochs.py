@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--epochs", type=int, default=1)
     args = parser.parse_args()
-    rows = []
+    rows: list[list[str | float | None]] = []
+    ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         card = made_data(root, args.classes, args.images)
@@ -79,11 +80,12 @@ def main() -> None:
                 subprocess.run([*command, "DATALOADER.FEATURES_MB", memory, "--output-dir",
                                 str(root / f"{method}-{kept}")], check=True, capture_output=True)
                 seconds[kept] = time.perf_counter() - start
+            ratios.append(seconds["alone"] / seconds["second"])
             rows.append([method, seconds["alone"], seconds.get("first"), seconds["second"],
-                         seconds["alone"] / seconds["second"]])
+                         ratios[-1]])
     print(tabulate(rows, headers=["training", "s alone", "s that fills", "s that reads",
                                   "alone / reads"], floatfmt=".1f", tablefmt="github"))
-    mean = statistics.geometric_mean(row[-1] for row in rows)
+    mean = statistics.geometric_mean(ratios)
     print(f"\n{args.backbone}, {args.classes} classes, {args.images} images, {args.epochs} epochs, "
           f"{torch.get_num_threads()} threads; in the mean {mean:.1f} times as fast")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, normalise
+from nerp.clip.modules import CLIP
 from nerp.data.published import published
 from nerp.engine.optim import build_optimizer
 from nerp.settings.defaults import default_config
@@ -242,10 +243,10 @@ def plain_model(
     return cast(OpenCLIP, random_model(name).to(device, dtype))
 
 
-def random_model(name: str) -> torch.nn.Module:
+def random_model(name: str) -> CLIP:
     """An open_clip model of that name with random weights, frozen; the same at every call."""
     torch.manual_seed(1)
-    model: torch.nn.Module = open_clip.create_model(name, load_weights=False)
+    model: CLIP = open_clip.create_model(name, load_weights=False)
     with torch.no_grad():
         model.get_parameter("logit_scale").fill_(4.6052)
     return model.eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import multiprocessing
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,7 +236,8 @@ class Checks:
         alone, by_workers = torch.device("cpu"), torch.device("cuda")
         for method in dict.fromkeys((chosen, multiprocessing.get_start_method())):
             loading.START_METHOD = method
-            run, tested = self.training("CoOp", "fp32")
+            run, tested = self.training("MMRL", "fp32")
+            assert isinstance(run.dataset, ImageSet)
             first = (
                 [next(iter(make(images, run.cfg, device)))[0] for device in (alone, by_workers)]
                 for make, images in ((train_loader, run.dataset), (eval_loader, tested))
@@ -294,7 +295,7 @@ def largest(tensor: Tensor) -> float:
     return float(tensor.abs().max())
 
 
-def step(run: TrainingRun, batch: list[Tensor]) -> None:
+def step(run: TrainingRun, batch: Sequence[Tensor]) -> None:
     pixels, labels = batch
     run._step(pixels, labels, len(pixels))
 

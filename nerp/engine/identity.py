@@ -109,7 +109,7 @@ def test_identity(tested: Tested) -> dict[str, object]:
 
 def _calibrates_by_image(cfg: Config) -> bool:
     """Whether the class features that a calibration needs are those for a reference image."""
-    method = TRAINERS[plain_name(get(cfg, "TRAINER.NAME"))]
+    method = TRAINERS[plain_name(str(get(cfg, "TRAINER.NAME")))]
     return bool(method.text_by_image and get(cfg, "TEST.CALIBRATION") == "dac")
 
 
@@ -226,7 +226,7 @@ def _input_files(cfg: Config) -> dict[str, str]:
 def _decisive(cfg: Config) -> dict[str, object]:
     """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
     about a run without them."""
-    trainer = get(cfg, "TRAINER.NAME")
+    trainer = str(get(cfg, "TRAINER.NAME"))
     idle = () if trainer.endswith(NERP_SUFFIX) or _calibrates_by_image(cfg) else ("NERP.",)
     if not trained_name(trainer).endswith(SAR_SUFFIX):
         idle = (*idle, "TRAINER.SAR.")

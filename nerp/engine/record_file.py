@@ -82,7 +82,6 @@ class RunRecord(TypedDict, total=False):
     contradiction: str
     substitute: str
     also_seen: str
-    contradiction: str
     accuracy: float
     macro_f1: float
     uncorrected_accuracy: float

@@ -64,6 +64,7 @@ class Catalogue(TypedDict):
     with_sar: dict[str, _Configs]
     without_labels: list[str]
     on_outputs: list[str]
+    other_backbones: dict[str, dict[str, dict[str, str]]]  # method, backbone, published -> its
     builds_on: dict[str, _Foundation]
     methods: dict[str, _Configs]
 

@@ -207,7 +207,7 @@ def _trained_backbone(
 
 
 def backbone_said_by(
-    card: Path, method_file: Path | None, read: Callable[[Path], Mapping] = load_yaml
+    card: Path, method_file: Path | None, read: Callable[[Path], Mapping[str, object]] = load_yaml
 ) -> str:
     """The backbone that `resolve` comes to where the command line names none and tests no model; no
     method is looked at, so that torch is not imported.
@@ -217,7 +217,8 @@ def backbone_said_by(
     layers = [read(card)]
     if method_file:
         content, name = read(method_file), _inner(layers[0], "DATASET", "NAME")
-        layers += [content, _inner(content, "PER_DATASET", str(name)) or {}]
+        own = _inner(content, "PER_DATASET", str(name))
+        layers += [content, own if isinstance(own, Mapping) else {}]
     said = (_inner(layer, *BACKBONE_KEY.split(".")) for layer in reversed(layers))
     return next((str(name) for name in said if name), DEFAULT_BACKBONE)
 
@@ -327,7 +328,7 @@ def _directory(cfg: CN, card: Path, method_file: Path | None, phase: str) -> Pat
         trainer=cfg.TRAINER.NAME,
         config=method_file.stem if method_file else "default",
         seed=cfg.SEED,
-        backbone=get(cfg, BACKBONE_KEY),
+        backbone=str(get(cfg, BACKBONE_KEY)),
     )
     check_folder(directory, OUTPUT)
     return directory

@@ -189,11 +189,11 @@ def _settings(found: Found, kind: str, name: str, what: str) -> str:
 
 def _rank_correlation(one: list[float], other: list[float]) -> float:
     ranks = [np.asarray(values).argsort().argsort() for values in (one, other)]
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def _drawn(rows: list[list[Any]], heads: list[str]) -> str:
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
 
 
 def figure(found: Found) -> Figure:
