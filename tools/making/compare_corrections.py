@@ -9,15 +9,16 @@ corrections.png and .svg into the folder that is named.
 """
 
 import argparse
-import math
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` does
 
 import matplotlib
-import numpy as np
 import torch
 from choose_shift import Model
 from matplotlib.figure import Figure
@@ -45,10 +46,11 @@ from nerp.results.plots import SETTINGS, STYLES, save_figure
 EXPONENTS = (0.0, 0.5, 1.0, 2.0)
 SIZES = (20, 50, 200)
 FIRST = 50
-ALL = -1
+DRAWS = 4
+LIMITS = (0.12, 0.16, 0.2, 0.24)
+STREAM = "guarded anchored match, stream"
 
-# By an exponent or a number of images, of each model the gain of each correction.
-Gains = dict[float, list[dict[str, float]]]
+Results = list[dict[str, Any]]
 Predict = Callable[[Model, Tensor, Tensor], Tensor]  # a model, rows, its logits of them -> classes
 
 
@@ -87,7 +89,7 @@ CORRECTIONS: dict[str, tuple[str, Predict]] = {
     "transport (OTTER), uniform": ("†", lambda m, rows, z: transport(z)),
     "batch calibration": ("†", less(lambda m, z: batch_bias(z))),
     "stationary bias (Frolic)": ("†", less(lambda m, z: stationary_bias(z))),
-    "guarded anchored match, stream": ("s", running("guarded")),
+    STREAM: ("s", running("guarded")),
     "shift, automatic": ("", less(lambda m, z: m.automatic())),
     "DN 0.25": ("", dn),
     "contextual, neutral prompt": ("", less(lambda m, z: contextual_bias(m.priors["text"][None]))),
@@ -104,7 +106,7 @@ STRENGTHS_TRIED: dict[str, Callable[[Model], Tensor]] = {
     "the second and the fourth together (automatic)": Model.automatic,
 }
 FIGURED = ("shift, automatic", "guarded anchored match", "match", "transport (OTTER), uniform",
-           "batch calibration", "guarded anchored match, stream")
+           "batch calibration", STREAM)
 
 
 def main() -> None:
@@ -112,32 +114,66 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="what choose_shift.py collect kept")
     parser.add_argument("output", type=Path, help="the folder docs")
     args = parser.parse_args()
-    models = [Model(file) for file in sorted(args.folder.glob("world*/*/demo_*/*.npz"))]
-    if not models:
+    files = sorted(args.folder.glob("world*/*/demo_*/*.npz"))
+    if not files:
         raise SystemExit(f"nothing has been collected below {args.folder}")
-    by_exponent: Gains = {e: [gains(m, unequal(m, e)) for m in models] for e in EXPONENTS}
-    by_size: Gains = {n: [gains(m, few(m, n)) for m in models] for n in SIZES}
-    alarms = {e: [guard_of(m, unequal(m, e)) for m in models] for e in EXPONENTS}
-    save_figure(figure(by_exponent, by_size), args.output, "corrections")
+    found = [kept(file) for file in files]
+    save_figure(figure(found), args.output, "corrections")
     page = args.output / "study" / "corrections.md"
-    worlds = sorted({(m.backbone, m.world.removeprefix("world")) for m in models})
+    worlds = sorted({(each["backbone"], each["world"]) for each in found})
     write_text(page, PAGE.format(
-        count=len(models),
+        count=len(found),
         worlds=", ".join(f"`{name}` on the world of seed {world}" for name, world in worlds),
-        accuracy=f"{np.mean([m.plain for m in models]):.1f}",
-        ceiling=f"{np.mean([m.ceiling() for m in models]):+.2f}",
-        balanced=balanced(by_exponent[0.0]),
-        exponents=table(by_exponent, "Zipf exponent"),
-        sizes=table({**by_size, ALL: by_exponent[0.0]}, "images"),
-        strengths=strength_table(models), limits=limit_table(models),
-        alarm=alarm_table(alarms), start=f"{first(by_size):+.2f}",
+        accuracy=f"{fmean(each['accuracy'] for each in found):.1f}",
+        ceiling=f"{fmean(each['ceiling'] for each in found):+.2f}",
+        balanced=balanced(found),
+        exponents=table(found, "exponents", "Zipf exponent"), sizes=table(found, "sizes", "images"),
+        strengths=strength_table(found), limits=limit_table(found),
+        alarm=distance_table(found), width=WIDTH_OF_SPREAD, draws=DRAWS,
+        start=f"{fmean(each['sizes'][f'{FIRST}'][STREAM] for each in found):+.2f}",
     ))
     print(page)
 
 
-def unequal(model: Model, exponent: float) -> Tensor:
+def kept(file: Path) -> dict[str, Any]:
+    """`measure` of a kept model, kept beside it."""
+    beside = file.with_suffix(".corrections.json")
+    if not beside.is_file():
+        write_text(beside, json.dumps(measure(Model(file))))
+        print(beside, flush=True)
+    content: dict[str, Any] = json.loads(beside.read_text())
+    return content
+
+
+def measure(model: Model) -> dict[str, Any]:
+    """What each correction gains on a model's test sets, in points."""
+    sets = {f"{e:g}": [unequal(model, e, draw) for draw in range(DRAWS)] for e in EXPONENTS}
+    alarms, limits = {}, {}
+    for exponent, draws in sets.items():
+        for limit in LIMITS:
+            gained, alarms[exponent] = [], []
+            for rows in draws:
+                found = guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
+                              limit * model.spread)
+                alarms[exponent].append([found.distance, found.uneven])
+                gained.append(gain_of(model, rows, (model.logits[rows] - found.bias).argmax(1)))
+            limits[f"{limit:g} {exponent}"] = [fmean(gained),
+                                               fmean(uneven for _, uneven in alarms[exponent])]
+    exponents = {exponent: gains(model, draws) for exponent, draws in sets.items()}
+    sizes = {f"{n}": gains(model, [few(model, n, draw) for draw in range(DRAWS)]) for n in SIZES}
+    return {
+        "world": model.world.removeprefix("world"), "backbone": model.backbone,
+        "dataset": model.dataset.removeprefix("demo_"), "method": model.method,
+        "accuracy": model.plain, "ceiling": model.ceiling(), "exponents": exponents,
+        "sizes": {**sizes, "all": exponents["0"]}, "limits": limits,
+        "distances": {e: median(distance for distance, _ in found) for e, found in alarms.items()},
+        "strengths": {name: model.gain(bias(model)) for name, bias in STRENGTHS_TRIED.items()},
+    }
+
+
+def unequal(model: Model, exponent: float, draw: int) -> Tensor:
     """The rows of a test set whose classes, in a drawn order, follow Zipf's law."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(draw)
     labels = torch.from_numpy(model.labels)
     kept = []
     for rank, c in enumerate(torch.randperm(model.logits.shape[1], generator=generator).tolist()):
@@ -147,132 +183,120 @@ def unequal(model: Model, exponent: float) -> Tensor:
     return torch.cat(kept)
 
 
-def few(model: Model, count: int) -> Tensor:
+def few(model: Model, count: int, draw: int) -> Tensor:
     """The rows of so many test images."""
-    return ordered(len(model.labels), count)[:count]
+    return ordered(len(model.labels), draw)[:count]
 
 
-def gains(model: Model, rows: Tensor) -> dict[str, float]:
-    """What each correction changes of the accuracy on these test images, in points; of a stream
-    only where the images are few, NaN else."""
-    z, labels = model.logits[rows], torch.from_numpy(model.labels)[rows]
-    plain = (z.argmax(1) == labels).double().mean()
-
-    def gain(mark: str, predict: Predict) -> float:
-        if mark == "s" and len(rows) > SIZES[-1]:
-            return math.nan
-        return 100 * float((predict(model, rows, z) == labels).double().mean() - plain)
-
-    return {name: gain(*correction) for name, correction in CORRECTIONS.items()}
+def gain_of(model: Model, rows: Tensor, predictions: Tensor) -> float:
+    """How much more of these test images are right, in points."""
+    labels = torch.from_numpy(model.labels)[rows]
+    before, after = ((each == labels).double().mean()
+                     for each in (model.logits[rows].argmax(1), predictions))
+    return 100 * float(after - before)
 
 
-def first(by_size: dict[float, list[dict[str, float]]]) -> float:
-    """What a guarded stream changes of its first images, in points."""
-    return float(np.mean([g["guarded anchored match, stream"] for g in by_size[FIRST]]))
-
-
-def guard_of(model: Model, rows: Tensor) -> tuple[float, bool]:
-    """The distance from the shift, and whether it was followed."""
-    found = guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
-                  LIMIT_OF_SPREAD * model.spread)
-    return found.distance, found.followed
+def gains(model: Model, draws: list[Tensor]) -> dict[str, float]:
+    """What each correction changes of the accuracy on test sets, in the mean; a stream's only
+    where they are small."""
+    return {name: fmean(gain_of(model, rows, predict(model, rows, model.logits[rows]))
+                        for rows in draws)
+            for name, (mark, predict) in CORRECTIONS.items()
+            if mark != "s" or len(draws[0]) <= SIZES[-1]}
 
 
 def marked(name: str) -> str:
-    return name + CORRECTIONS[name][0]
+    mark = CORRECTIONS[name][0]
+    return f"{name} {mark}" if mark == "s" else name + mark
 
 
-def balanced(found: list[dict[str, float]]) -> str:
+def shown(values: list[float]) -> str:
+    return f"{fmean(values):+.2f}" if values else ""
+
+
+def balanced(found: Results) -> str:
     rows = []
-    for name in (name for name, (mark, _) in CORRECTIONS.items() if mark != "s"):
-        values = np.array([gain[name] for gain in found])
-        rows.append([marked(name), f"{values.mean():+.2f}",
-                     f"{(values > 0.5).sum()} / {(values < -0.5).sum()}", f"{values.min():+.1f}"])
+    for name in CORRECTIONS:
+        values = gained(found, "exponents", "0", name)
+        if values:
+            rows.append([marked(name), shown(values),
+                         f"{sum(v > 0.5 for v in values)} / {sum(v < -0.5 for v in values)}",
+                         f"{min(values):+.1f}"])
     rows.sort(key=lambda row: -float(row[1]))
-    return github(rows, ["correction", "mean", "better / worse by > 0.5", "worst"])
+    return drawn_table(rows, ["correction", "mean", "better / worse by > 0.5", "worst"])
 
 
-def table(found: Gains, what: str) -> str:
-    heads = [what, *("all" if value == ALL else f"{value:g}" for value in found)]
-    rows = [[marked(name), *(number(float(np.mean([gain[name] for gain in gains])))
-                             for gains in found.values())] for name in CORRECTIONS]
-    return github(rows, heads)
+def gained(found: Results, kind: str, place: str, name: str) -> list[float]:
+    """A correction's gain on every model, on one kind of test set."""
+    return [each[kind][place][name] for each in found if name in each[kind][place]]
 
 
-def github(rows: list[list[str]], heads: list[str]) -> str:
-    return str(tabulate(rows, heads, tablefmt="github", disable_numparse=True))
+def table(found: Results, kind: str, what: str) -> str:
+    places = list(found[0][kind])
+    rows = [[marked(name), *(shown(gained(found, kind, place, name)) for place in places)]
+            for name in CORRECTIONS]
+    return drawn_table([row for row in rows if any(row[1:])], [what, *places])
 
 
-def number(mean: float) -> str:
-    return "" if math.isnan(mean) else f"{mean:+.2f}"
-
-
-def strength_table(models: list[Model]) -> str:
+def strength_table(found: Results) -> str:
     """Automatic strengths that were tried: each one's gain, and its difference from the first."""
-    rows, first = [], np.zeros(0)
-    for name, bias in STRENGTHS_TRIED.items():
-        found = np.array([model.gain(bias(model)) for model in models])
-        first = found if not len(first) else first
-        more = found - first
-        error = more.std(ddof=1) / len(more) ** 0.5
-        places = [(m.world.removeprefix("world"), m.dataset.removeprefix("demo_")) for m in models]
-        apart = [f"{found[[p == place for p in places]].mean():+.2f}"
-                 for place in sorted(set(places))]
-        rows.append([name, f"{found.mean():+.2f}", f"{more.mean():+.2f} ± {2 * error:.2f}",
-                     str((found < -0.5).sum()), *apart])
-    heads = ["strengths", "mean", "more than before ± 2 s.e.", "worse by > 0.5",
-             *(" ".join(place) for place in sorted(set(places)))]
-    return github(rows, heads)
-
-
-def limit_table(models: list[Model]) -> str:
-    """The guarded anchored match by its width and limit, in multiples of the logits' spread."""
     rows = []
-    for width in (WIDTH_OF_SPREAD / 2, WIDTH_OF_SPREAD, 2 * WIDTH_OF_SPREAD):
-        for limit in (0.12, LIMIT_OF_SPREAD, 0.2):
-            means = []
-            for exponent in EXPONENTS:
-                found = []
-                for model in models:
-                    kept = unequal(model, exponent)
-                    z, labels = model.logits[kept], torch.from_numpy(model.labels)[kept]
-                    bias = guard(z, model.automatic(), width * model.spread,
-                                 limit * model.spread).bias
-                    right = [(each.argmax(1) == labels).double().mean() for each in (z, z - bias)]
-                    found.append(100 * float(right[1] - right[0]))
-                means.append(f"{np.mean(found):+.2f}")
-            rows.append([f"{width:.3g}", f"{limit:.3g}", *means])
-    heads = ["width", "limit", *(f"exponent {e:g}" for e in EXPONENTS)]
-    return github(rows, heads)
+    before = [each["strengths"][next(iter(STRENGTHS_TRIED))] for each in found]
+    places = sorted({(each["world"], each["dataset"]) for each in found})
+    for name in STRENGTHS_TRIED:
+        mine = [each["strengths"][name] for each in found]
+        more = [new - old for new, old in zip(mine, before, strict=True)]
+        apart = [shown([each["strengths"][name] for each in found
+                        if (each["world"], each["dataset"]) == place]) for place in places]
+        rows.append([name, shown(mine), f"{shown(more)} ± {2 * stdev(more) / len(more)**0.5:.2f}",
+                     str(sum(gain < -0.5 for gain in mine)), *apart])
+    return drawn_table(rows, ["strengths", "mean", "more than before ± 2 s.e.", "worse by > 0.5",
+                              *map(" ".join, places)])
 
 
-def alarm_table(found: dict[float, list[tuple[float, bool]]]) -> str:
-    rows = [[f"{exponent:g}", f"{np.median([d for d, _ in guards]):.2f}",
-             f"{100 * np.mean([followed for _, followed in guards]):.0f} %"]
-            for exponent, guards in found.items()]
-    return github(rows, ["Zipf exponent", "distance, median", "followed"])
+def limit_table(found: Results) -> str:
+    """The guarded anchored match by its limit, and how often it keeps the shift, by exponent."""
+    rows = []
+    for limit in LIMITS:
+        cells = []
+        for exponent in EXPONENTS:
+            gained, uneven = zip(*(each["limits"][f"{limit:g} {exponent:g}"] for each in found),
+                                 strict=True)
+            cells.append(f"{fmean(gained):+.2f} ({100 * fmean(uneven):.0f} %)")
+        rows.append([f"{limit:g}", *cells])
+    return drawn_table(rows, ["limit", *(f"exponent {e:g}" for e in EXPONENTS)])
 
 
-def figure(by_exponent: Gains, by_size: Gains) -> Figure:
+def distance_table(found: Results) -> str:
+    rows = [[exponent, f"{median(each['distances'][exponent] for each in found):.2f}"]
+            for exponent in found[0]["distances"]]
+    return drawn_table(rows, ["Zipf exponent", "distance, median"])
+
+
+def drawn_table(rows: list[list[str]], heads: list[str]) -> str:
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+
+
+def figure(found: Results) -> Figure:
     """Gain against Zipf's exponent, and against the number of images."""
     with matplotlib.rc_context(SETTINGS):
         drawn = Figure(figsize=(7.2, 3.2), layout="constrained")
-        left, right = drawn.subplots(1, 2, sharey=True)
-        sizes = {**by_size, ALL: by_exponent[0.0]}
-        for name, (colour, marker) in zip(FIGURED, STYLES, strict=False):
-            for axes, found in ((left, by_exponent), (right, sizes)):
-                axes.plot(range(len(found)), [np.mean([g[name] for g in gains])
-                                              for gains in found.values()],
-                          color=colour, marker=marker, label=marked(name))
-        for axes, found, label in ((left, by_exponent, "Zipf exponent of the test labels"),
-                                   (right, sizes, "test images, classes equally frequent")):
-            axes.set_xticks(range(len(found)),
-                            ["all" if v == ALL else f"{v:g}" for v in found])
+        panels = zip(drawn.subplots(1, 2, sharey=True), ("exponents", "sizes"),
+                     ("Zipf exponent of the test labels", "test images, equally frequent classes"),
+                     strict=True)
+        for axes, kind, label in panels:
+            places = list(found[0][kind])
+            for name, (colour, marker) in zip(FIGURED, STYLES, strict=False):
+                points = {i: fmean(values) for i, place in enumerate(places)
+                          if (values := gained(found, kind, place, name))}
+                axes.plot(list(points), list(points.values()), color=colour, marker=marker,
+                          label=marked(name))
+            axes.set_xticks(range(len(places)), places)
             axes.set_xlabel(label)
             axes.axhline(0, color="black", linewidth=0.8)
-        left.set_ylabel("points gained")
-        left.set_ylim(-12, 7)
-        drawn.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        axes.set_ylim(-12, 6)
+        drawn.axes[0].set_ylabel("points gained")
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return drawn
 
 
@@ -285,7 +309,7 @@ class bias gains {ceiling}‡. The shift's strengths and the anchored match's wi
 chosen with models of these worlds ([choice.md](choice.md)); the figures of the study are of others.
 
 Mean change of accuracy in points. † looked at the test images, s at those already seen, ‡ at the \
-test labels; the rest at training data alone.
+test labels; the rest at training data alone. Smaller test sets are means over {draws} draws.
 
 ## All test images, classes equally frequent
 
@@ -303,8 +327,7 @@ In the first 50 images of a stream the guarded anchored match gains {start} poin
 
 ## The alarm
 
-How far the bias that the test images ask for lies from the shift's, in logits, and how often the \
-guarded anchored match followed them:
+How far the bias that the test images ask for lies from the shift's, in logits:
 
 {alarm}
 
@@ -314,7 +337,8 @@ The automatic strengths of the shift, with the mean by benchmark:
 
 {strengths}
 
-The guarded anchored match; width and limit are multiples of how far an image's logits lie apart:
+The guarded anchored match at width {width:g}, by its limit, and in brackets how often it kept the \
+shift; both are multiples of how far an image's logits lie apart:
 
 {limits}
 
