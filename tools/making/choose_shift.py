@@ -66,6 +66,7 @@ def main() -> None:
     collecting.add_argument("--world", type=int, required=True, help="the benchmarks' seed")
     collecting.add_argument("--backbone", required=True, help="one that ships, or a file")
     collecting.add_argument("--methods", nargs="+", default=METHODS)
+    collecting.add_argument("--benchmarks", nargs="+", default=list(WORLDS), choices=WORLDS)
     reporting = commands.add_parser("report", help="write the page")
     reporting.add_argument("page", type=Path)
     for command in (collecting, reporting):
@@ -86,7 +87,7 @@ def collect(args: argparse.Namespace) -> None:
     weights = SHIPPED.get(args.backbone, Path(args.backbone))
     record = weights.with_suffix(".json").read_text()
     write_text(root / Path(args.backbone).stem / "record.json", record)
-    for dataset in WORLDS:
+    for dataset in args.benchmarks:
         build(dataset, root / "data", seed=args.world)
         for method in args.methods:
             kept = root / Path(args.backbone).stem / dataset / f"{method}.npz"
