@@ -139,8 +139,9 @@ def measure(tested: Tested) -> dict[str, npt.NDArray[Any]]:
     extra = {
         "features": encode_images(trainer.image_features, trainer.clip, tested.items,
                                   tested.bench.image_dir, tested.cfg),
-        "text": text, "shown_features": shown.features, "shown_labels": shown.labels,
-        "shown_logits": material.shown_logits(trainer),
+        "text": text, "scale": torch.tensor(trainer.scale),
+        "shown_features": shown.features, "shown_labels": shown.labels,
+        "shown_text": shown.text, "shown_logits": material.shown_logits(trainer),
         "frozen_shown_features": frozen.features, "frozen_shown_text": frozen.text,
         "frozen_scale": torch.tensor(trainer.clip.scale),
     }
