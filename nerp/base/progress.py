@@ -34,7 +34,7 @@ def progress(iterable: Iterable[T], what: str, total: int, unit: str) -> Iterato
     start = last = time.monotonic()
     for done, item in enumerate(iterable):
         now = time.monotonic()
-        if now - last > _SECONDS_BETWEEN_LINES:
+        if done and now - last > _SECONDS_BETWEEN_LINES:
             left = (now - start) / done * (total - done)
             say(f"{what}: {done}/{total} {unit}, {done / (now - start):.3g}/s, {left:.0f} s left")
             last = now
