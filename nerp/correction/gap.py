@@ -6,6 +6,8 @@ NeurIPS 2022) as far as κ text features leave it. It shows no class, and a clas
 its direction is preferred by every image alike.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -58,21 +60,28 @@ def slope_between_halves(
 
 
 def _slope(features: Tensor, labels: Tensor, text: Tensor, scale: float) -> float:
+    product = square = 0.0
+    for prior, bias in between_halves(features, labels, text, scale):
+        product += float(bias @ prior)
+        square += float(prior @ prior)
+    return product / max(square, 1e-12)
+
+
+def between_halves(
+    features: Tensor, labels: Tensor, text: Tensor, scale: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each direction of 20 random halvings of the classes the gap prior of one half and the
+    bias that its images' labels ask for, both of mean 0."""
     classes = len(text)
     generator = torch.Generator().manual_seed(0)
-    product = square = 0.0
     for _ in range(_SPLITS):
         order = torch.randperm(classes, generator=generator).to(text.device)
         halves = order[: classes // 2], order[classes // 2 :]
         for known, asked in (halves, halves[::-1]):
             prior = gap_prior(*_only(known, features, labels, text), text[asked], scale)
-            prior = prior - prior.mean()
             images, theirs, names = _only(asked, features, labels, text)
             shares = theirs.bincount(minlength=len(names)) / len(theirs)
-            bias = uniform_bias(scale * images @ names.t(), shares)
-            product += float(bias @ prior)
-            square += float(prior @ prior)
-    return product / max(square, 1e-12)
+            yield prior - prior.mean(), uniform_bias(scale * images @ names.t(), shares)
 
 
 def _only(classes: Tensor, features: Tensor, labels: Tensor, text: Tensor):

@@ -202,7 +202,8 @@ class Model:
     """One model's kept arrays. `gain`: change of accuracy, in points, by a class bias [C].
 
     Attributes: spread: as `nerp.correction.correction.Run` has it. others: the match on the
-    training images of other classes.
+    training images of other classes. shown: features, labels and class texts of the training
+    images.
     """
 
     def __init__(self, file: Path):
@@ -212,15 +213,16 @@ class Model:
             self.logits, self.labels = torch.from_numpy(arrays["logits"]), arrays["labels"]
             self.slope = float(arrays["slope"])
             kept = {name: torch.from_numpy(arrays[name]) for name in (
-                "features", "text", "shown_features", "shown_labels", "shown_logits",
+                "features", "text", "shown_features", "shown_labels", "shown_text", "shown_logits",
                 "frozen_shown_features", "frozen_shown_text")}
-            scale = float(arrays["frozen_scale"])
+            self.scale, scale = float(arrays["scale"]), float(arrays["frozen_scale"])
             self.priors = {
                 name.removeprefix("prior/"): torch.from_numpy(arrays[name] - arrays[name].mean())
                 for name in arrays.files if name.startswith("prior/")
             }
         self.features, self.text = kept["features"], kept["text"]
         self.image_mean = kept["shown_features"].mean(0)
+        self.shown = kept["shown_features"], kept["shown_labels"], kept["shown_text"]
         self.spread = float(kept["shown_logits"].std(dim=1, correction=0).mean())
         self.others = uniform_bias(kept["shown_logits"])
         self.frozen_slope = slope_between_halves(

@@ -1,11 +1,17 @@
 """Which correction when: NeRP's rules beside their peers, where the assumptions hold and where not.
 
-    python tools/making/choose_shift.py collect --world 311 --backbone tiny   # once for each
-    python tools/making/compare_corrections.py output/choice docs
+    python tools/making/choose_shift.py collect --world 313 --backbone tiny   # once for each
+    python tools/making/compare_corrections.py measure corrections --worlds 313 314
+    python tools/making/compare_corrections.py report docs --worlds 313 314
+    python tools/making/compare_corrections.py measure constants --worlds 311 312
+    python tools/making/compare_corrections.py choice docs --worlds 311 312
 
-Of every model that `collect` kept it tries each correction on all novel test images, on test sets
-whose classes follow Zipf's law, on few images, and in streams. Writes study/corrections.md and
-corrections.png and .svg into the folder that is named.
+`measure corrections` tries each correction on every model that `collect` kept: on all novel test
+images, on test sets whose classes follow Zipf's law, on few images, in streams. `measure constants`
+tries the shift's strengths and the anchored match's width and limit. What either finds is kept
+beside the model. `report` writes study/corrections.md, the figure corrections.png and .svg, and the
+section of nerp.md that says which correction when. `choice` writes the section of study/choice.md
+on what was chosen on other worlds than are reported.
 """
 
 import argparse
@@ -13,16 +19,25 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, median, stdev
-from typing import Any
+from statistics import fmean, median
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command `nerp` does
 
-import matplotlib
+import not_taken
 import torch
 from choose_shift import Model
-from matplotlib.figure import Figure
-from tabulate import tabulate
+from corrections_pages import (
+    FIRST,
+    GUARDED,
+    KNOWN_SHARES,
+    MATCH,
+    SHIFT,
+    STREAM,
+    Measures,
+    write_choice,
+    write_report,
+)
+from not_taken import Floats
 from torch import Tensor
 
 from nerp.base.paths import write_text
@@ -37,20 +52,19 @@ from nerp.correction import (
     transport,
     uniform_bias,
 )
+from nerp.correction.gap import between_halves
 from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD
 from nerp.correction.matching import guard
 from nerp.correction.references import GAP_STRENGTH
 from nerp.correction.running import in_order, ordered
-from nerp.results.plots import SETTINGS, STYLES, save_figure
 
 EXPONENTS = (0.0, 0.5, 1.0, 2.0)
-SIZES = (20, 50, 200)
-FIRST = 50
-DRAWS = 4
-LIMITS = (0.12, 0.16, 0.2, 0.24)
-STREAM = "guarded anchored match, stream"
+SIZES = (20, FIRST, 200)
+DRAWS = 5  # of few images
+ORDERS = 5  # of a stream
+WIDTHS = (0.06, 0.125, 0.25)
+LIMITS = (0.08, 0.16, 0.24, 0.32)
 
-Results = list[dict[str, Any]]
 Predict = Callable[[Model, Tensor, Tensor], Tensor]  # a model, rows, its logits of them -> classes
 
 
@@ -59,18 +73,20 @@ def less(bias: Callable[[Model, Tensor], Tensor]) -> Predict:
     return lambda model, rows, z: (z - bias(model, z)).argmax(1)
 
 
-def running(kind: str) -> Predict:
-    def predict(model: Model, rows: Tensor, z: Tensor) -> Tensor:
-        width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
-        stream = Running(kind, z.shape[1], model.automatic(), width, limit)
-        return in_order(stream, z, 1).predictions
-
-    return predict
+def anchored(model: Model, z: Tensor, width: float = WIDTH_OF_SPREAD) -> Tensor:
+    return anchored_bias(z, model.automatic(), width * model.spread)
 
 
 def guarded(model: Model, z: Tensor) -> Tensor:
     width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
     return guard(z, model.automatic(), width, limit).bias
+
+
+def known_shares(model: Model, rows: Tensor, z: Tensor) -> Tensor:
+    """Match to the shares that the test labels have."""
+    counts = torch.from_numpy(model.labels)[rows].bincount(minlength=z.shape[1])
+    shares = counts.double().clamp(min=0.5)
+    return (z - uniform_bias(z, shares / shares.sum())).argmax(1)
 
 
 def dn(model: Model, rows: Tensor, z: Tensor) -> Tensor:
@@ -79,108 +95,143 @@ def dn(model: Model, rows: Tensor, z: Tensor) -> Tensor:
     ).argmax(1)
 
 
-# A name, what it has looked at, and what it does.
-CORRECTIONS: dict[str, tuple[str, Predict]] = {
-    "match": ("†", less(lambda m, z: uniform_bias(z))),
-    "anchored match": ("†", less(lambda m, z: anchored_bias(
-        z, m.automatic(), WIDTH_OF_SPREAD * m.spread))),
-    "guarded anchored match": ("†", less(guarded)),
-    "Sinkhorn, uniform": ("†", lambda m, rows, z: sinkhorn(z).argmax(1)),
-    "transport (OTTER), uniform": ("†", lambda m, rows, z: transport(z)),
-    "batch calibration": ("†", less(lambda m, z: batch_bias(z))),
-    "stationary bias (Frolic)": ("†", less(lambda m, z: stationary_bias(z))),
-    STREAM: ("s", running("guarded")),
-    "shift, automatic": ("", less(lambda m, z: m.automatic())),
-    "DN 0.25": ("", dn),
-    "contextual, neutral prompt": ("", less(lambda m, z: contextual_bias(m.priors["text"][None]))),
-    "contextual, mean image": ("", less(lambda m, z: contextual_bias(m.priors["image"][None]))),
+def streamed(kind: str, model: Model, z: Tensor, order: int) -> Tensor:
+    width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
+    stream = Running(kind, z.shape[1], model.automatic(), width, limit)
+    return in_order(stream, z, order).predictions
+
+
+def running(kind: str) -> Predict:
+    return lambda model, rows, z: streamed(kind, model, z, 1)
+
+
+STREAMS = {STREAM: "guarded", "batch calibration, stream": "batch"}
+CORRECTIONS: dict[str, Predict] = {
+    MATCH: less(lambda m, z: uniform_bias(z)),
+    KNOWN_SHARES: known_shares,
+    "anchored match": less(anchored),
+    GUARDED: less(guarded),
+    "Sinkhorn, uniform": lambda m, rows, z: sinkhorn(z).argmax(1),
+    "transport (OTTER), uniform": lambda m, rows, z: transport(z),
+    "batch calibration": less(lambda m, z: batch_bias(z)),
+    "stationary bias (Frolic)": less(lambda m, z: stationary_bias(z)),
+    **{name: running(kind) for name, kind in STREAMS.items()},
+    SHIFT: less(lambda m, z: m.automatic()),
+    "DN 0.25": dn,
+    "contextual, neutral prompt": less(lambda m, z: contextual_bias(m.priors["text"][None])),
+    "contextual, mean image": less(lambda m, z: contextual_bias(m.priors["image"][None])),
+}
+# Of logits, features of images and of classes, and the scale.
+NOT_TAKEN: dict[str, Callable[[Floats, Floats, Floats, float], Floats]] = {
+    "TDA": lambda z, f, t, scale: not_taken.tda(z, f),
+    "BCA": lambda z, f, t, scale: not_taken.bca(f, t, scale),
+    "DOTA": lambda z, f, t, scale: not_taken.dota(z, f),
+    "OnZeta": lambda z, f, t, scale: not_taken.onzeta(z, f, t),
+    "TransCLIP": lambda z, f, t, scale: not_taken.transclip(z, f, t),
+    "StatA": lambda z, f, t, scale: not_taken.stata(z, f, t),
+    "InMaP": lambda z, f, t, scale: f @ not_taken.inmap(
+        sinkhorn(torch.from_numpy(z)).numpy(), f, t).T,
 }
 STRENGTHS_TRIED: dict[str, Callable[[Model], Tensor]] = {
     "before: (⅓ + slope) / 2 gap + 0.05 image": Model.earlier,
-    "1.25 times that, + 0.1 match on other classes":
-        lambda m: 1.25 * m.earlier() + 0.1 * m.others,
+    "1.25 × that + 0.1 matched": lambda m: 1.25 * m.earlier() + 0.1 * m.others,
     "(0.7 · ⅔ + 0.3 slope) gap + 0.075 image":
         lambda m: m.gap(2 / 3, 0.3) + 0.075 * m.priors["image"],
-    "the frozen model's slope averaged in":
+    "before, the frozen model's slope averaged in":
         lambda m: m.gap(GAP_STRENGTH, 0.5, frozen=True) + 0.05 * m.priors["image"],
-    "the second and the fourth together (automatic)": Model.automatic,
+    "automatic: 1.25 × the last + 0.1 matched": Model.automatic,
 }
-FIGURED = ("shift, automatic", "guarded anchored match", "match", "transport (OTTER), uniform",
-           "batch calibration", STREAM)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what choose_shift.py collect kept")
-    parser.add_argument("output", type=Path, help="the folder docs")
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure", help="try what there is to try on every model")
+    measuring.add_argument("what", choices=MEASURES)
+    writing = [commands.add_parser("report", help="write the study and which correction when"),
+               commands.add_parser("choice", help="write how the constants were chosen")]
+    for command in writing:
+        command.add_argument("docs", type=Path, help="the folder of the pages")
+    for command in (measuring, *writing):
+        command.add_argument("--worlds", type=int, nargs="+", required=True)
+        command.add_argument("--folder", type=Path, default=Path("output/choice"),
+                             help="what choose_shift.py collect kept")
     args = parser.parse_args()
-    files = sorted(args.folder.glob("world*/*/demo_*/*.npz"))
+    files = [file for world in args.worlds
+             for file in sorted(args.folder.glob(f"world{world}/*/demo_*/*.npz"))]
     if not files:
-        raise SystemExit(f"nothing has been collected below {args.folder}")
-    found = [kept(file) for file in files]
-    save_figure(figure(found), args.output, "corrections")
-    page = args.output / "study" / "corrections.md"
-    worlds = sorted({(each["backbone"], each["world"]) for each in found})
-    write_text(page, PAGE.format(
-        count=len(found),
-        worlds=", ".join(f"`{name}` on the world of seed {world}" for name, world in worlds),
-        accuracy=f"{fmean(each['accuracy'] for each in found):.1f}",
-        ceiling=f"{fmean(each['ceiling'] for each in found):+.2f}",
-        balanced=balanced(found),
-        exponents=table(found, "exponents", "Zipf exponent"), sizes=table(found, "sizes", "images"),
-        strengths=strength_table(found), limits=limit_table(found),
-        alarm=distance_table(found), width=WIDTH_OF_SPREAD, draws=DRAWS,
-        start=f"{fmean(each['sizes'][f'{FIRST}'][STREAM] for each in found):+.2f}",
-    ))
-    print(page)
+        raise SystemExit(f"nothing has been collected of these worlds below {args.folder}")
+    what = {"report": "corrections", "choice": "constants"}.get(args.command) or args.what
+    kept = [file.with_suffix(f".{what}.json") for file in files]
+    if args.command == "measure":
+        for file, beside in zip(files, kept, strict=True):
+            write_text(beside, json.dumps(MEASURES[what](Model(file)), indent=1))
+            print(beside, flush=True)
+        return
+    write = write_report if args.command == "report" else write_choice
+    write([json.loads(beside.read_text()) for beside in kept if beside.is_file()], args.docs)
 
 
-def kept(file: Path) -> dict[str, Any]:
-    """`measure` of a kept model, kept beside it."""
-    beside = file.with_suffix(".corrections.json")
-    if not beside.is_file():
-        write_text(beside, json.dumps(measure(Model(file))))
-        print(beside, flush=True)
-    content: dict[str, Any] = json.loads(beside.read_text())
-    return content
-
-
-def measure(model: Model) -> dict[str, Any]:
+def corrections(model: Model) -> Measures:
     """What each correction gains on a model's test sets, in points."""
-    sets = {f"{e:g}": [unequal(model, e, draw) for draw in range(DRAWS)] for e in EXPONENTS}
-    alarms, limits = {}, {}
-    for exponent, draws in sets.items():
-        for limit in LIMITS:
-            gained, alarms[exponent] = [], []
-            for rows in draws:
-                found = guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
-                              limit * model.spread)
-                alarms[exponent].append([found.distance, found.uneven])
-                gained.append(gain_of(model, rows, (model.logits[rows] - found.bias).argmax(1)))
-            limits[f"{limit:g} {exponent}"] = [fmean(gained),
-                                               fmean(uneven for _, uneven in alarms[exponent])]
+    sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
     exponents = {exponent: gains(model, draws) for exponent, draws in sets.items()}
     sizes = {f"{n}": gains(model, [few(model, n, draw) for draw in range(DRAWS)]) for n in SIZES}
+    orders = {name: [gain_of(model, torch.arange(len(model.labels)),
+                             streamed(kind, model, model.logits, order))
+                     for order in range(1, ORDERS + 1)] for name, kind in STREAMS.items()}
+    guards = {exponent: [guard(model.logits[rows], model.automatic(),
+                               WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread)
+                         for rows in draws] for exponent, draws in sets.items()}
     return {
-        "world": model.world.removeprefix("world"), "backbone": model.backbone,
-        "dataset": model.dataset.removeprefix("demo_"), "method": model.method,
-        "accuracy": model.plain, "ceiling": model.ceiling(), "exponents": exponents,
-        "sizes": {**sizes, "all": exponents["0"]}, "limits": limits,
-        "distances": {e: median(distance for distance, _ in found) for e, found in alarms.items()},
+        **_named(model), "accuracy": model.plain, "ceiling": model.ceiling(),
+        "exponents": exponents, "sizes": {**sizes, "all": exponents["0"]}, "orders": orders,
+        "not taken": {name: plain_gain(model, scores) for name, scores in NOT_TAKEN.items()},
         "strengths": {name: model.gain(bias(model)) for name, bias in STRENGTHS_TRIED.items()},
+        "distances": {e: median(each.distance for each in found) for e, found in guards.items()},
+        "kept": {e: fmean(each.uneven for each in found) for e, found in guards.items()},
     }
 
 
-def unequal(model: Model, exponent: float, draw: int) -> Tensor:
-    """The rows of a test set whose classes, in a drawn order, follow Zipf's law."""
-    generator = torch.Generator().manual_seed(draw)
-    labels = torch.from_numpy(model.labels)
-    kept = []
-    for rank, c in enumerate(torch.randperm(model.logits.shape[1], generator=generator).tolist()):
-        (mine,) = (labels == c).nonzero(as_tuple=True)
-        mine = mine[torch.randperm(len(mine), generator=generator)]
-        kept.append(mine[: max(1, round(len(mine) / (rank + 1) ** exponent))])
-    return torch.cat(kept)
+def constants(model: Model) -> Measures:
+    """What each setting that was chosen from gains on a model, and what the settings' units are of
+    it, in logits: how far an image's logits lie apart, how far the trained classes' biases lie
+    from what the gap predicts, and how far the bias of the test labels lies from the shift's."""
+    sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
+    sizes = {**{f"{n}": [few(model, n, draw) for draw in range(DRAWS)] for n in SIZES},
+             "all": sets["0"]}
+    counts = torch.from_numpy(model.labels).bincount(minlength=model.logits.shape[1]).double()
+    labelled = uniform_bias(model.logits, counts / counts.sum())
+    halves = torch.cat([bias - model.slope * prior
+                        for prior, bias in between_halves(*model.shown, model.scale)])
+    return {
+        **_named(model),
+        "strengths": {name: model.gain(bias(model)) for name, bias in STRENGTHS_TRIED.items()},
+        "widths": {f"{width:g}": {n: fmean(widened(model, rows, width) for rows in draws)
+                                  for n, draws in sizes.items()} for width in WIDTHS},
+        "limits": {f"{limit:g}": {e: limited(model, draws, limit) for e, draws in sets.items()}
+                   for limit in LIMITS},
+        "spread": model.spread, "between halves": _root_mean_square(halves),
+        "off": _root_mean_square(labelled - model.automatic()),
+    }
+
+
+def _named(model: Model) -> Measures:
+    return {"world": model.world.removeprefix("world"), "backbone": model.backbone,
+            "dataset": model.dataset.removeprefix("demo_"), "method": model.method}
+
+
+def unequal(model: Model, exponent: float) -> list[Tensor]:
+    """The rows of test sets whose classes follow Zipf's law: in an order that was drawn once, and
+    in each that begins with another class of it."""
+    generator = torch.Generator().manual_seed(0)
+    classes, labels = model.logits.shape[1], torch.from_numpy(model.labels)
+    order = torch.randperm(classes, generator=generator)
+    images = [rows[torch.randperm(len(rows), generator=generator)]
+              for rows in ((labels == c).nonzero()[:, 0] for c in range(classes))]
+    return [torch.cat([images[c][: max(1, round(len(images[c]) / (rank + 1) ** exponent))]
+                       for rank, c in enumerate(order.roll(draw).tolist())])
+            for draw in range(classes if exponent else 1)]
 
 
 def few(model: Model, count: int, draw: int) -> Tensor:
@@ -197,162 +248,41 @@ def gain_of(model: Model, rows: Tensor, predictions: Tensor) -> float:
 
 
 def gains(model: Model, draws: list[Tensor]) -> dict[str, float]:
-    """What each correction changes of the accuracy on test sets, in the mean; a stream's only
-    where they are small."""
+    """What each correction changes of the accuracy on test sets, in the mean."""
     return {name: fmean(gain_of(model, rows, predict(model, rows, model.logits[rows]))
                         for rows in draws)
-            for name, (mark, predict) in CORRECTIONS.items()
-            if mark != "s" or len(draws[0]) <= SIZES[-1]}
+            for name, predict in CORRECTIONS.items()}
 
 
-def marked(name: str) -> str:
-    mark = CORRECTIONS[name][0]
-    return f"{name} {mark}" if mark == "s" else name + mark
+def widened(model: Model, rows: Tensor, width: float) -> float:
+    """What the anchored match, not guarded, gains with a width."""
+    z = model.logits[rows]
+    return gain_of(model, rows, (z - anchored(model, z, width)).argmax(1))
 
 
-def shown(values: list[float]) -> str:
-    return f"{fmean(values):+.2f}" if values else ""
+def limited(model: Model, draws: list[Tensor], limit: float) -> tuple[float, float]:
+    """What the guarded match gains with a limit, and how often it keeps the shift."""
+    found = [guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
+                   limit * model.spread) for rows in draws]
+    return (fmean(gain_of(model, rows, (model.logits[rows] - each.bias).argmax(1))
+                  for rows, each in zip(draws, found, strict=True)),
+            fmean(each.uneven for each in found))
 
 
-def balanced(found: Results) -> str:
-    rows = []
-    for name in CORRECTIONS:
-        values = gained(found, "exponents", "0", name)
-        if values:
-            rows.append([marked(name), shown(values),
-                         f"{sum(v > 0.5 for v in values)} / {sum(v < -0.5 for v in values)}",
-                         f"{min(values):+.1f}"])
-    rows.sort(key=lambda row: -float(row[1]))
-    return drawn_table(rows, ["correction", "mean", "better / worse by > 0.5", "worst"])
+def plain_gain(model: Model, scores: Callable[[Floats, Floats, Floats, float], Floats]) -> float:
+    """What a correction that is not taken over gains on all test images, in a random order."""
+    rows = ordered(len(model.labels), 1)
+    z, f, t = (each.double().numpy() for each in (
+        model.logits[rows], model.features[rows], model.text))
+    found = scores(z, not_taken.unit(f), not_taken.unit(t), model.scale)
+    return gain_of(model, rows, torch.from_numpy(found).argmax(1))
 
 
-def gained(found: Results, kind: str, place: str, name: str) -> list[float]:
-    """A correction's gain on every model, on one kind of test set."""
-    return [each[kind][place][name] for each in found if name in each[kind][place]]
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.double().square().mean().sqrt())
 
 
-def table(found: Results, kind: str, what: str) -> str:
-    places = list(found[0][kind])
-    rows = [[marked(name), *(shown(gained(found, kind, place, name)) for place in places)]
-            for name in CORRECTIONS]
-    return drawn_table([row for row in rows if any(row[1:])], [what, *places])
-
-
-def strength_table(found: Results) -> str:
-    """Automatic strengths that were tried: each one's gain, and its difference from the first."""
-    rows = []
-    before = [each["strengths"][next(iter(STRENGTHS_TRIED))] for each in found]
-    places = sorted({(each["world"], each["dataset"]) for each in found})
-    for name in STRENGTHS_TRIED:
-        mine = [each["strengths"][name] for each in found]
-        more = [new - old for new, old in zip(mine, before, strict=True)]
-        apart = [shown([each["strengths"][name] for each in found
-                        if (each["world"], each["dataset"]) == place]) for place in places]
-        rows.append([name, shown(mine), f"{shown(more)} ± {2 * stdev(more) / len(more)**0.5:.2f}",
-                     str(sum(gain < -0.5 for gain in mine)), *apart])
-    return drawn_table(rows, ["strengths", "mean", "more than before ± 2 s.e.", "worse by > 0.5",
-                              *map(" ".join, places)])
-
-
-def limit_table(found: Results) -> str:
-    """The guarded anchored match by its limit, and how often it keeps the shift, by exponent."""
-    rows = []
-    for limit in LIMITS:
-        cells = []
-        for exponent in EXPONENTS:
-            gained, uneven = zip(*(each["limits"][f"{limit:g} {exponent:g}"] for each in found),
-                                 strict=True)
-            cells.append(f"{fmean(gained):+.2f} ({100 * fmean(uneven):.0f} %)")
-        rows.append([f"{limit:g}", *cells])
-    return drawn_table(rows, ["limit", *(f"exponent {e:g}" for e in EXPONENTS)])
-
-
-def distance_table(found: Results) -> str:
-    rows = [[exponent, f"{median(each['distances'][exponent] for each in found):.2f}"]
-            for exponent in found[0]["distances"]]
-    return drawn_table(rows, ["Zipf exponent", "distance, median"])
-
-
-def drawn_table(rows: list[list[str]], heads: list[str]) -> str:
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
-
-
-def figure(found: Results) -> Figure:
-    """Gain against Zipf's exponent, and against the number of images."""
-    with matplotlib.rc_context(SETTINGS):
-        drawn = Figure(figsize=(7.2, 3.2), layout="constrained")
-        panels = zip(drawn.subplots(1, 2, sharey=True), ("exponents", "sizes"),
-                     ("Zipf exponent of the test labels", "test images, equally frequent classes"),
-                     strict=True)
-        for axes, kind, label in panels:
-            places = list(found[0][kind])
-            for name, (colour, marker) in zip(FIGURED, STYLES, strict=False):
-                points = {i: fmean(values) for i, place in enumerate(places)
-                          if (values := gained(found, kind, place, name))}
-                axes.plot(list(points), list(points.values()), color=colour, marker=marker,
-                          label=marked(name))
-            axes.set_xticks(range(len(places)), places)
-            axes.set_xlabel(label)
-            axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_ylim(-12, 6)
-        drawn.axes[0].set_ylabel("points gained")
-        drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return drawn
-
-
-PAGE = """\
-# NeRP's rules beside their peers
-
-Made by `python tools/making/compare_corrections.py`, from what `choose_shift.py collect` keeps: \
-{count} models ({worlds}), seed 1, 16 shots, novel classes; accuracy {accuracy}, the most that any \
-class bias gains {ceiling}‡. The shift's strengths and the anchored match's width and limit were \
-chosen with models of these worlds ([choice.md](choice.md)); the figures of the study are of others.
-
-Mean change of accuracy in points. † looked at the test images, s at those already seen, ‡ at the \
-test labels; the rest at training data alone. Smaller test sets are means over {draws} draws.
-
-## All test images, classes equally frequent
-
-{balanced}
-
-## Classes by Zipf's law
-
-{exponents}
-
-## Few test images
-
-{sizes}
-
-In the first 50 images of a stream the guarded anchored match gains {start} points in the mean.
-
-## The alarm
-
-How far the bias that the test images ask for lies from the shift's, in logits:
-
-{alarm}
-
-## How the constants were chosen
-
-The automatic strengths of the shift, with the mean by benchmark:
-
-{strengths}
-
-The guarded anchored match at width {width:g}, by its limit, and in brackets how often it kept the \
-shift; both are multiples of how far an image's logits lie apart:
-
-{limits}
-
-The spread of the labelled bias between halves of the trained classes was to be their unit. It \
-does not say how far a model's own bias lies from the shift's: over these models the two do not \
-rise together, and of few classes it is mostly noise. An image's logits scale as biases do, and \
-their spread is nearly the same for all methods of a backbone.
-
-## Also tried
-
-On 45 drawn models TDA, BCA, DOTA, OnZeta, TransCLIP, StatA and InMaP lay between −11 and +0.7 \
-points or answer another question than class preference, so none is a rule here.
-"""
-
+MEASURES = {"corrections": corrections, "constants": constants}
 
 if __name__ == "__main__":
     main()

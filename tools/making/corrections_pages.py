@@ -1,0 +1,360 @@
+"""The pages, tables and figure that compare_corrections.py makes of what it has measured."""
+
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from nerp.base.paths import write_text
+from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD
+from nerp.results.plots import SETTINGS, STYLES, save_figure
+
+Measures = dict[str, Any]
+Found = list[Measures]
+
+FIRST = 50
+MATCH, SHIFT, KNOWN_SHARES = "match", "shift, automatic", "match, shares known"
+GUARDED, STREAM = "guarded anchored match", "guarded anchored match, stream"
+FIGURED = (SHIFT, GUARDED, MATCH, "transport (OTTER), uniform", "batch calibration", STREAM)
+MARKS = {  # what each has looked at; else training data at most
+    SHIFT: "", "DN 0.25": "", "contextual, neutral prompt": "", "contextual, mean image": "",
+    STREAM: " s", "batch calibration, stream": " s", KNOWN_SHARES: "‡",
+    "TDA": " s", "BCA": " s", "DOTA": " s", "OnZeta": " s",
+}
+NOTICED = 0.5  # points
+ADOPTED = 0.3
+
+
+def write_report(found: Found, docs: Path) -> None:
+    """Write study/corrections.md, the figure, and the section of nerp.md."""
+    save_figure(figure(found), docs, "corrections")
+    write_text(docs / "study" / "corrections.md", REPORT.format(
+        **_of_models(found), balanced=_balanced(found, "exponents", "0"),
+        worlds=_by_world(found), exponents=_table(found, "exponents", "Zipf exponent"),
+        sizes=_table(found, "sizes", "images"), streams=_streams(found), alarm=_alarm(found),
+        strengths=_strengths(found), untaken=_balanced(found, "not taken")))
+    _put_section(docs / "nerp.md", "Which correction when", WHEN.format(
+        count=len(found), **{name: _mean(found, kind, place, correction)
+                             for name, (kind, place, correction) in QUOTED.items()},
+        orders=_orders(found, STREAM)))
+
+
+def write_choice(found: Found, docs: Path) -> None:
+    """Write the section of study/choice.md."""
+    off = [each["off"] for each in found]
+    _put_section(docs / "study" / "choice.md", "Strengths, width and limit", CHOICE.format(
+        **_of_models(found), width=WIDTH_OF_SPREAD, limit=LIMIT_OF_SPREAD,
+        strengths=_strengths(found), off=f"{median(off):.2f}",
+        widths=_settings(found, "widths", "width", "images"),
+        limits=_settings(found, "limits", "limit", "Zipf exponent"),
+        **{name.replace(" ", "_"): f"{_rank_correlation(off, [each[name] for each in found]):+.2f}"
+           for name in ("between halves", "spread")},
+        least=f"{min(each['spread'] for each in found):.1f}",
+        most=f"{max(each['spread'] for each in found):.1f}"))
+
+
+def _put_section(page: Path, heading: str, text: str) -> None:
+    """Replace what stands under a heading of a page, or put it at its end."""
+    before, head, after = page.read_text().partition(f"## {heading}\n")
+    _, next_head, rest = after.partition("\n## ")
+    separator = "" if head else "\n"
+    write_text(page, f"{before}{separator}## {heading}\n\n{text}{next_head}{rest}")
+
+
+def _of_models(found: Found) -> dict[str, str]:
+    worlds = {each["world"]: each["backbone"] for each in found}
+    methods = sorted({each["method"] for each in found})
+    return {
+        "count": str(len(found)), "methods": f"{len(methods)} methods: {', '.join(methods)}",
+        "where": ", ".join(f"`{worlds[world]}` on the world of seed {world} "
+                           f"({_benchmarks(found, world)})" for world in sorted(worlds)),
+    }
+
+
+def _benchmarks(found: Found, world: str) -> str:
+    names = [each["dataset"] for each in found if each["world"] == world]
+    return ", ".join(f"{name} {names.count(name)}" for name in sorted(set(names)))
+
+
+def _values(found: Found, kind: str, place: str, name: str) -> list[float]:
+    """What a correction changes on every model, on one kind of test set."""
+    return [(each[kind][place] if place else each[kind])[name] for each in found]
+
+
+def _mean(found: Found, kind: str, place: str, name: str) -> str:
+    return f"{fmean(_values(found, kind, place, name)):+.2f}"
+
+
+def _marked(name: str) -> str:
+    return name + MARKS.get(name, "†")
+
+
+def _balanced(found: Found, kind: str, place: str = "") -> str:
+    rows = []
+    for name in (found[0][kind][place] if place else found[0][kind]):
+        gains = _values(found, kind, place, name)
+        rows.append([_marked(name), f"{fmean(gains):+.2f}", _better_worse(gains),
+                     f"{min(gains):+.1f}"])
+    rows.sort(key=lambda row: -float(row[1]))
+    return _drawn(rows, ["correction", "mean", "better / worse by > 0.5", "worst"])
+
+
+def _better_worse(gains: list[float]) -> str:
+    return f"{sum(v > NOTICED for v in gains)} / {sum(v < -NOTICED for v in gains)}"
+
+
+def _by_world(found: Found) -> str:
+    rows = []
+    for world in sorted({each["world"] for each in found}):
+        mine = [each for each in found if each["world"] == world]
+        shift = _values(mine, "exponents", "0", SHIFT)
+        apart = [fmean(_values(mine, "exponents", e, GUARDED))
+                 - fmean(_values(mine, "exponents", e, SHIFT)) for e in ("1", "2")]
+        rows.append([f"{world} {mine[0]['backbone']}", len(mine),
+                     f"{fmean(each['accuracy'] for each in mine):.1f}",
+                     f"{fmean(each['ceiling'] for each in mine):+.2f}", f"{fmean(shift):+.2f}",
+                     _better_worse(shift), _mean(mine, "exponents", "0", GUARDED),
+                     *(f"{each:+.2f}" for each in apart), _mean(mine, "sizes", f"{FIRST}", STREAM)])
+    return _drawn(rows, ["world", "models", "accuracy", "ceiling‡", "shift",
+                         "better / worse by > 0.5", "guarded†", "guarded less shift, exponent 1",
+                         "exponent 2", f"stream, first {FIRST} images s"])
+
+
+def _table(found: Found, kind: str, what: str) -> str:
+    places = list(found[0][kind])
+    return _drawn([[_marked(name), *(_mean(found, kind, place, name) for place in places)]
+                   for name in found[0][kind][places[0]]], [what, *places])
+
+
+def _streams(found: Found) -> str:
+    rows = [[_marked(name), _orders(found, name), _mean(found, "sizes", f"{FIRST}", name)]
+            for name in found[0]["orders"]]
+    return _drawn(rows, ["", "all images", f"the first {FIRST}"])
+
+
+def _orders(found: Found, name: str) -> str:
+    """Mean and standard deviation over orders of what a stream of all images gains."""
+    by_order = [fmean(gains) for gains in zip(*(each["orders"][name] for each in found),
+                                              strict=True)]
+    return f"{fmean(by_order):+.2f} ± {stdev(by_order):.2f}"
+
+
+def _alarm(found: Found) -> str:
+    rows = [[exponent, f"{median(each['distances'][exponent] for each in found):.2f}",
+             f"{100 * fmean(each['kept'][exponent] for each in found):.0f} %"]
+            for exponent in found[0]["distances"]]
+    return _drawn(rows, ["Zipf exponent", "distance, median", "alarm"])
+
+
+def _strengths(found: Found) -> str:
+    """Automatic strengths that were tried: each one's gain and its difference from the first, with
+    the decision, and the difference on each world."""
+    worlds = sorted({each["world"] for each in found})
+    names = list(found[0]["strengths"])
+    earlier = _values(found, "strengths", "", names[0])
+    rows = []
+    for name in names:
+        gains = _values(found, "strengths", "", name)
+        more = [new - old for new, old in zip(gains, earlier, strict=True)]
+        mean, error = fmean(more), stdev(more) / len(more) ** 0.5
+        no_worse = sum(v < -NOTICED for v in gains) <= sum(v < -NOTICED for v in earlier)
+        passes = mean >= max(ADOPTED, 2 * error) and no_worse
+        apart = [fmean(m for m, each in zip(more, found, strict=True) if each["world"] == world)
+                 for world in worlds]
+        rows.append([name, f"{fmean(gains):+.2f}", f"{mean:+.2f} ± {error:.2f}",
+                     _better_worse(gains), "yes" if passes else "" if name == names[0] else "no",
+                     *(f"{each:+.2f}" for each in apart)])
+    return _drawn(rows, ["strengths", "gain", "more than before ± s.e.", "better / worse by > 0.5",
+                         "passes", *(f"more, world {world}" for world in worlds)])
+
+
+def _settings(found: Found, kind: str, name: str, what: str) -> str:
+    """The gain for each value of a setting, by test set, and how often the shift was kept."""
+    def cell(value: str, place: str) -> str:
+        values = [each[kind][value][place] for each in found]
+        if kind == "widths":
+            return f"{fmean(values):+.2f}"
+        return (f"{fmean(gain for gain, _ in values):+.2f} "
+                f"({100 * fmean(kept for _, kept in values):.0f} %)")
+
+    places = list(next(iter(found[0][kind].values())))
+    return _drawn([[value, *(cell(value, place) for place in places)] for value in found[0][kind]],
+                  [name, *(f"{what} {place}" if place == places[0] else place
+                           for place in places)])
+
+
+def _rank_correlation(one: list[float], other: list[float]) -> float:
+    ranks = [np.asarray(values).argsort().argsort() for values in (one, other)]
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _drawn(rows: list[list[Any]], heads: list[str]) -> str:
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+
+
+def figure(found: Found) -> Figure:
+    """Gain against Zipf's exponent, and against the number of images."""
+    with matplotlib.rc_context(SETTINGS):
+        drawn = Figure(figsize=(7.2, 3.4), layout="constrained")
+        panels = zip(drawn.subplots(1, 2, sharey=True), ("exponents", "sizes"),
+                     ("Zipf exponent of the test labels", "test images, equally frequent classes"),
+                     strict=True)
+        for axes, kind, label in panels:
+            places = list(found[0][kind])
+            for name, (colour, marker) in zip(FIGURED, STYLES, strict=False):
+                gains = [fmean(_values(found, kind, place, name)) for place in places]
+                axes.plot(range(len(places)), gains, color=colour, marker=marker,
+                          linestyle="--" if name == STREAM else "-", label=_marked(name))
+            axes.set_xticks(range(len(places)), places)
+            axes.set_xlabel(label)
+            axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_ylim(-12, 6)
+        drawn.axes[0].set_ylabel("points gained")
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return drawn
+
+
+# What the section of nerp.md quotes: a kind of test set, which, and a correction.
+QUOTED = {
+    "shift": ("exponents", "0", SHIFT), "shift_2": ("exponents", "2", SHIFT),
+    "guarded": ("exponents", "0", GUARDED), "guarded_1": ("exponents", "1", GUARDED),
+    "guarded_2": ("exponents", "2", GUARDED), "match": ("exponents", "0", MATCH),
+    "match_1": ("exponents", "1", MATCH), "match_20": ("sizes", "20", MATCH),
+    "guarded_20": ("sizes", "20", GUARDED), "known_1": ("exponents", "1", KNOWN_SHARES),
+    "known_2": ("exponents", "2", KNOWN_SHARES), "first": ("sizes", f"{FIRST}", STREAM),
+}
+WHEN = """\
+- **Shift**, the default: it looks at no test image, and gains {shift} points whatever the \
+classes' shares.
+- **Guarded anchored match**: it may look at the test images, and gains {guarded} where classes \
+are equally frequent.
+- Where they are not, it keeps the shift, and **match** does harm: {guarded_1} and {match_1} at \
+Zipf exponent 1.
+- **Few images** are no trouble to it: of 20 in all it makes {guarded_20}, match {match_20}.
+- **In a stream** it gains from the start: {first} in the first 50 images.
+
+![gain against Zipf exponent, and against the number of test images](corrections.png)
+
+Points are means over {count} models, novel classes \
+([study/corrections.md](study/corrections.md)); \
+the lines that leave the left panel are in its tables. Figure and section are made by \
+`python tools/making/compare_corrections.py report docs --worlds 313 314`.
+
+| what is known of the test images | correction | points gained | has looked at |
+|:--|:--|:--|:--|
+| nothing; they are not looked at | the shift, `NERP.RULE auto` | {shift}; {shift_2} at exponent \
+2 | training labels |
+| nothing; they may be looked at | guarded anchored match, `NERP.MAY_SEE test` | {guarded}; \
+{guarded_1} at exponent 1, {guarded_2} at 2 | test images † |
+| nothing; they come one after the other | the same in a stream, `NERP.STREAM True` | {orders} \
+over five orders; {first} in the first 50 | test images already seen s |
+| all are there, the classes equally frequent | `NERP.RULE match` | {match}; were it wrong, \
+{match_1} at exponent 1 | test images † |
+| the classes' shares | `NERP.RULE match NERP.SHARES FILE` | {known_1} at exponent 1, {known_2} \
+at 2, with the true shares ‡ | test images and the file § |
+"""
+REPORT = """\
+# NeRP's rules beside their peers
+
+Made by `python tools/making/compare_corrections.py report`, from what its `measure corrections` \
+finds \
+on {count} models that `choose_shift.py collect` kept: {where}; {methods}; seed 1, 16 shots, novel \
+classes. No constant was chosen on these worlds ([choice.md](choice.md)). Nothing here is evidence \
+about CLIP: the images are drawn and the backbones tiny.
+
+Mean change of accuracy in points. † looked at the test images, s at those already seen, ‡ at the \
+test labels; the rest at training data alone.
+
+## All test images, classes equally frequent
+
+{balanced}
+
+The shift and the guarded anchored match by world:
+
+{worlds}
+
+Contextual calibration is the shift at strength 1. With shares that do not change, \
+Sinkhorn's scaling with γ = 1 corrects nothing, so only γ = 0 is here. The labelled bias (GLA) \
+needs training images of the \
+tested classes, which novel classes have none of.
+
+## Classes by Zipf's law
+
+An exponent's test sets give each class each rank once, and a class at rank r 1 / r^exponent of \
+its \
+images; a bias that does not depend on them gains about the same at each exponent. “Shares known”: \
+match to the shares of the test labels.
+
+{exponents}
+
+## Few test images
+
+Means over five draws; of streams, over their first images.
+
+{sizes}
+
+## Streams
+
+Each image corrected by those before it; mean ± standard deviation over five orders.
+
+{streams}
+
+## The alarm
+
+How far the bias that the test images ask for if their classes are equally frequent lies from the \
+shift's, in logits, and how often the guarded anchored match takes the classes for unequally \
+frequent:
+
+{alarm}
+
+## The strengths that were changed
+
+Against the strengths before: a change was to be adopted if it gains at least 0.3 points and twice \
+its standard error, and leaves no more models worse by more than half a point. The models of a \
+benchmark share its images, so the standard error over models is too small.
+
+{strengths}
+
+## Also tried
+
+Corrections that change more than the preference for classes, and need features; none is a rule \
+here. Their settings are those that the papers have for ImageNet or by default; images come in a \
+random order. `tools/making/not_taken.py` has them, and a test compares them with their releases.
+
+{untaken}
+"""
+CHOICE = """\
+Made by `python tools/making/compare_corrections.py choice`, from what its `measure constants` \
+finds \
+on {count} models: {where}; {methods}; seed 1, 16 shots, novel classes. They are reported nowhere \
+else.
+
+The shift's automatic strengths, against those before. matched: the bias of `match` on the \
+training \
+images of other classes.
+
+{strengths}
+
+The anchored match's width and limit are multiples of how far an image's logits lie apart: their \
+standard deviation over classes, in the mean over the training images of other classes. The width \
+is {width:g} of it. \
+What the anchored match gains without a guard, by the number of test images:
+
+{widths}
+
+The limit is {limit:g} of it. What the guarded anchored match gains, and how often it keeps the \
+shift, \
+by how unequally frequent the test classes are:
+
+{limits}
+
+The spread of the labelled biases around the gap's prediction, between halves of the trained \
+classes, was to be the unit. How far a model's own labelled bias lies from the shift's ({off} \
+logits, root mean square over classes, median over models) has rank correlation {between_halves} \
+with it, and {spread} with the spread of an image's logits ({least} to {most} logits). The latter \
+is the unit because a change of the logits' scale changes it alike.
+"""
