@@ -24,7 +24,7 @@ def names(heading):
 
 def test_every_reference_rule_and_pair_source_is_there():
     assert sorted(names("The references")) == REFERENCES.names()
-    assert sorted(names("Which rule when")) == sorted(["auto", *RULES.names()])
+    assert sorted(names("The rules")) == sorted(["auto", *RULES.names()])
     assert sorted(names("The pairs")) == PAIR_SOURCES.names()
 
 

@@ -37,7 +37,7 @@ def write_report(found: Found, docs: Path) -> None:
         worlds=_by_world(found), exponents=_table(found, "exponents", "Zipf exponent"),
         sizes=_table(found, "sizes", "images"), streams=_streams(found), alarm=_alarm(found),
         strengths=_strengths(found), untaken=_balanced(found, "not taken")))
-    _put_section(docs / "nerp.md", "Which correction when", WHEN.format(
+    put_section(docs / "nerp.md", "Which correction when", WHEN.format(
         count=len(found), **{name: _mean(found, kind, place, correction)
                              for name, (kind, place, correction) in QUOTED.items()},
         orders=_orders(found, STREAM)))
@@ -46,7 +46,7 @@ def write_report(found: Found, docs: Path) -> None:
 def write_choice(found: Found, docs: Path) -> None:
     """Write the section of study/choice.md."""
     off = [each["off"] for each in found]
-    _put_section(docs / "study" / "choice.md", "Strengths, width and limit", CHOICE.format(
+    put_section(docs / "study" / "choice.md", "Strengths, width and limit", CHOICE.format(
         **_of_models(found), width=WIDTH_OF_SPREAD, limit=LIMIT_OF_SPREAD,
         strengths=_strengths(found), off=f"{median(off):.2f}",
         widths=_settings(found, "widths", "width", "images"),
@@ -57,7 +57,7 @@ def write_choice(found: Found, docs: Path) -> None:
         most=f"{max(each['spread'] for each in found):.1f}"))
 
 
-def _put_section(page: Path, heading: str, text: str) -> None:
+def put_section(page: Path, heading: str, text: str) -> None:
     """Replace what stands under a heading of a page, or put it at its end."""
     before, head, after = page.read_text().partition(f"## {heading}\n")
     _, next_head, rest = after.partition("\n## ")
