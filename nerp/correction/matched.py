@@ -30,7 +30,7 @@ from nerp.correction.transport import transport_plan
 # (`Run.spread`), since biases scale as logits do. Chosen on benchmarks drawn with other seeds than
 # any that is reported (docs/study/choice.md).
 WIDTH_OF_SPREAD = 0.125
-LIMIT_OF_SPREAD = 0.16
+LIMIT_OF_SPREAD = 0.12
 
 
 @dataclass(frozen=True)
