@@ -9,9 +9,9 @@
 `measure corrections` tries each correction on every model that `collect` kept: on all novel test
 images, on test sets whose classes follow Zipf's law, on few images, in streams. `measure constants`
 tries the shift's strengths and the anchored match's width and limit. What either finds is kept
-beside the model, and not measured again while it is there. `report` writes study/corrections.md, the figure corrections.png and .svg, and the
-section of nerp.md that says which correction when. `choice` writes the section of study/choice.md
-on what was chosen on other worlds than are reported.
+beside the model, and not measured again while it is there. `report` writes study/corrections.md,
+the figure corrections.png and .svg, and the section of nerp.md that says which correction when.
+`choice` writes the section of study/choice.md on what was chosen on other worlds than are reported.
 """
 
 import argparse
