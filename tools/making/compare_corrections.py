@@ -2,6 +2,7 @@
 
     python tools/making/choose_shift.py collect --world 313 --backbone tiny   # once for each
     python tools/making/compare_corrections.py measure corrections --worlds 313 314
+    python tools/making/compare_corrections.py measure untaken --worlds 313 314
     python tools/making/compare_corrections.py report docs --worlds 313 314
     python tools/making/compare_corrections.py measure constants --worlds 311 312
     python tools/making/compare_corrections.py choice docs --worlds 311 312
@@ -56,12 +57,11 @@ from nerp.correction.gap import between_halves
 from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD
 from nerp.correction.matching import guard
 from nerp.correction.references import GAP_STRENGTH
-from nerp.correction.running import in_order, ordered
+from nerp.correction.running import ordered, run
 
 EXPONENTS = (0.0, 0.5, 1.0, 2.0)
 SIZES = (20, FIRST, 200)
-DRAWS = 5  # of few images
-ORDERS = 5  # of a stream
+DRAWS = 5  # of few images, and orders of a stream
 WIDTHS = (0.06, 0.125, 0.25)
 LIMITS = (0.08, 0.12, 0.16, 0.24)
 
@@ -95,16 +95,6 @@ def dn(model: Model, rows: Tensor, z: Tensor) -> Tensor:
     ).argmax(1)
 
 
-def streamed(kind: str, model: Model, z: Tensor, order: int) -> Tensor:
-    width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
-    stream = Running(kind, z.shape[1], model.automatic(), width, limit)
-    return in_order(stream, z, order).predictions
-
-
-def running(kind: str) -> Predict:
-    return lambda model, rows, z: streamed(kind, model, z, 1)
-
-
 STREAMS = {STREAM: "guarded", "batch calibration, stream": "batch"}
 CORRECTIONS: dict[str, Predict] = {
     MATCH: less(lambda m, z: uniform_bias(z)),
@@ -115,7 +105,6 @@ CORRECTIONS: dict[str, Predict] = {
     "transport (OTTER), uniform": lambda m, rows, z: transport(z),
     "batch calibration": less(lambda m, z: batch_bias(z)),
     "stationary bias (Frolic)": less(lambda m, z: stationary_bias(z)),
-    **{name: running(kind) for name, kind in STREAMS.items()},
     SHIFT: less(lambda m, z: m.automatic()),
     "DN 0.25": dn,
     "contextual, neutral prompt": less(lambda m, z: contextual_bias(m.priors["text"][None])),
@@ -161,38 +150,59 @@ def main() -> None:
              for file in sorted(args.folder.glob(f"world{world}/*/demo_*/*.npz"))]
     if not files:
         raise SystemExit(f"nothing has been collected of these worlds below {args.folder}")
-    what = {"report": "corrections", "choice": "constants"}.get(args.command) or args.what
-    kept = [file.with_suffix(f".{what}.json") for file in files]
     if args.command == "measure":
-        for file, beside in zip(files, kept, strict=True):
-            if beside.is_file():
-                continue
-            write_text(beside, json.dumps(MEASURES[what](Model(file)), indent=1))
-            print(beside, flush=True)
-        return
-    write = write_report if args.command == "report" else write_choice
-    write([json.loads(beside.read_text()) for beside in kept if beside.is_file()], args.docs)
+        for file in files:
+            beside = _beside(file, args.what)
+            if not beside.is_file():
+                write_text(beside, json.dumps(MEASURES[args.what](Model(file)), indent=1))
+                print(beside, flush=True)
+    elif args.command == "report":
+        write_report(_kept(files, "corrections"), _kept(files, "untaken"), args.docs)
+    else:
+        write_choice(_kept(files, "constants"), args.docs)
+
+
+def _kept(files: list[Path], what: str) -> list[Measures]:
+    """What has been measured of these models."""
+    beside = (_beside(file, what) for file in files)
+    return [json.loads(file.read_text()) for file in beside if file.is_file()]
+
+
+def _beside(file: Path, what: str) -> Path:
+    return file.with_suffix(f".{what}.json")
 
 
 def corrections(model: Model) -> Measures:
     """What each correction gains on a model's test sets, in points."""
     sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
     exponents = {exponent: gains(model, draws) for exponent, draws in sets.items()}
-    sizes = {f"{n}": gains(model, [few(model, n, draw) for draw in range(DRAWS)]) for n in SIZES}
-    orders = {name: [gain_of(model, torch.arange(len(model.labels)),
-                             streamed(kind, model, model.logits, order))
-                     for order in range(1, ORDERS + 1)] for name, kind in STREAMS.items()}
+    sizes = {f"{n}": gains(model, [few(model, n, draw) for draw in range(1, DRAWS + 1)])
+             for n in SIZES}
+    orders = {name: [streamed(model, kind, order) for order in range(1, DRAWS + 1)]
+              for name, kind in STREAMS.items()}
+    for name, found in orders.items():
+        for n in SIZES:
+            sizes[f"{n}"][name] = fmean(gains_of_first[f"{n}"] for gains_of_first in found)
+    all_images = {**exponents["0"], **{name: fmean(each["all"] for each in found)
+                                       for name, found in orders.items()}}
     guards = {exponent: [guard(model.logits[rows], model.automatic(),
                                WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread)
                          for rows in draws] for exponent, draws in sets.items()}
     return {
         **_named(model), "accuracy": model.plain, "ceiling": model.ceiling(),
-        "exponents": exponents, "sizes": {**sizes, "all": exponents["0"]}, "orders": orders,
-        "not taken": {name: plain_gain(model, scores) for name, scores in NOT_TAKEN.items()},
+        "exponents": exponents, "sizes": {**sizes, "all": all_images},
+        "orders": {name: [gains_of_first["all"] for gains_of_first in found]
+                   for name, found in orders.items()},
         "strengths": {name: model.gain(bias(model)) for name, bias in STRENGTHS_TRIED.items()},
         "distances": {e: median(each.distance for each in found) for e, found in guards.items()},
         "kept": {e: fmean(each.uneven for each in found) for e, found in guards.items()},
     }
+
+
+def untaken(model: Model) -> Measures:
+    """What each correction that is not taken over gains on all test images, in points."""
+    return {**_named(model),
+            "not taken": {name: plain_gain(model, scores) for name, scores in NOT_TAKEN.items()}}
 
 
 def constants(model: Model) -> Measures:
@@ -200,7 +210,7 @@ def constants(model: Model) -> Measures:
     it, in logits: how far an image's logits lie apart, how far the trained classes' biases lie
     from what the gap predicts, and how far the bias of the test labels lies from the shift's."""
     sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
-    sizes = {**{f"{n}": [few(model, n, draw) for draw in range(DRAWS)] for n in SIZES},
+    sizes = {**{f"{n}": [few(model, n, draw) for draw in range(1, DRAWS + 1)] for n in SIZES},
              "all": sets["0"]}
     counts = torch.from_numpy(model.labels).bincount(minlength=model.logits.shape[1]).double()
     labelled = uniform_bias(model.logits, counts / counts.sum())
@@ -256,6 +266,17 @@ def gains(model: Model, draws: list[Tensor]) -> dict[str, float]:
             for name, predict in CORRECTIONS.items()}
 
 
+def streamed(model: Model, kind: str, order: int) -> dict[str, float]:
+    """What a stream of all test images gains on its first ones, and on all."""
+    rows = ordered(len(model.labels), order)
+    z = model.logits[rows]
+    width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
+    stream = Running(kind, z.shape[1], model.automatic(), width, limit)
+    predictions = (z - run(stream, z)).argmax(1)
+    return {f"{n}" if n < len(rows) else "all": gain_of(model, rows[:n], predictions[:n])
+            for n in (*SIZES, len(rows))}
+
+
 def widened(model: Model, rows: Tensor, width: float) -> float:
     """What the anchored match, not guarded, gains with a width."""
     z = model.logits[rows]
@@ -284,7 +305,7 @@ def _root_mean_square(values: Tensor) -> float:
     return float(values.double().square().mean().sqrt())
 
 
-MEASURES = {"corrections": corrections, "constants": constants}
+MEASURES = {"corrections": corrections, "untaken": untaken, "constants": constants}
 
 if __name__ == "__main__":
     main()

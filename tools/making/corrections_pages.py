@@ -29,14 +29,14 @@ NOTICED = 0.5  # points
 ADOPTED = 0.3
 
 
-def write_report(found: Found, docs: Path) -> None:
+def write_report(found: Found, others: Found, docs: Path) -> None:
     """Write study/corrections.md, the figure, and the section of nerp.md."""
     save_figure(figure(found), docs, "corrections")
     write_text(docs / "study" / "corrections.md", REPORT.format(
         **_of_models(found), balanced=_balanced(found, "exponents", "0"),
         worlds=_by_world(found), exponents=_table(found, "exponents", "Zipf exponent"),
         sizes=_table(found, "sizes", "images"), streams=_streams(found), alarm=_alarm(found),
-        strengths=_strengths(found), untaken=_balanced(found, "not taken")))
+        strengths=_strengths(found), untaken=_balanced(others, "not taken"), others=len(others)))
     put_section(docs / "nerp.md", "Which correction when", WHEN.format(
         count=len(found), **{name: _mean(found, kind, place, correction)
                              for name, (kind, place, correction) in QUOTED.items()},
@@ -206,6 +206,8 @@ def figure(found: Found) -> Figure:
         for axes, kind, label in panels:
             places = list(found[0][kind])
             for name, (colour, marker) in zip(FIGURED, STYLES, strict=False):
+                if name not in found[0][kind][places[0]]:
+                    continue
                 gains = [fmean(_values(found, kind, place, name)) for place in places]
                 axes.plot(range(len(places)), gains, color=colour, marker=marker,
                           linestyle="--" if name == STREAM else "-", label=_marked(name))
@@ -321,9 +323,10 @@ benchmark share its images, so the standard error over models is too small.
 
 ## Also tried
 
-Corrections that change more than the preference for classes, and need features; none is a rule \
-here. Their settings are those that the papers have for ImageNet or by default; images come in a \
-random order. `tools/making/not_taken.py` has them, and a test compares them with their releases.
+Corrections that change more than the preference for classes, and need features, on {others} of \
+the models, all test images, classes equally frequent; none is a rule here. Their settings are \
+those that the papers have for ImageNet or by default; images come in a random order. \
+`tools/making/not_taken.py` has them, and a test compares them with their releases.
 
 {untaken}
 """
