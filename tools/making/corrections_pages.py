@@ -230,12 +230,12 @@ QUOTED = {
     "known_2": ("exponents", "2", KNOWN_SHARES), "first": ("sizes", f"{FIRST}", STREAM),
 }
 WHEN = """\
-- **Shift**, the default: it looks at no test image, and gains {shift} points whatever the \
-classes' shares.
+- **Shift**, the default: it looks at no test image, and gains {shift} points, and \
+{shift_2} at Zipf exponent 2: it does not depend on the classes' shares.
 - **Guarded anchored match**: it may look at the test images, and gains {guarded} where classes \
 are equally frequent.
 - Where they are not, it keeps the shift, and **match** does harm: {guarded_1} and {match_1} at \
-Zipf exponent 1.
+exponent 1.
 - **Few images** are no trouble to it: of 20 in all it makes {guarded_20}, match {match_20}.
 - **In a stream** it gains from the start: {first} in the first 50 images.
 
@@ -315,18 +315,21 @@ frequent:
 
 ## The strengths that were changed
 
-Against the strengths before: a change was to be adopted if it gains at least 0.3 points and twice \
-its standard error, and leaves no more models worse by more than half a point. The models of a \
-benchmark share its images, so the standard error over models is too small.
+Against the strengths before: a change was to be adopted if it gains at least 0.3 points and \
+twice its standard error, and leaves no more models worse by more than half a point. The last \
+row is what is in use: it passes on the worlds of [choice.md](choice.md), of whose tries it is \
+the best. Whether these worlds confirm it, the column says. The models of a benchmark share its \
+images, so the standard error over models is too small.
 
 {strengths}
 
 ## Also tried
 
 Corrections that change more than the preference for classes, and need features, on {others} of \
-the models, all test images, classes equally frequent; none is a rule here. Their settings are \
-those that the papers have for ImageNet or by default; images come in a random order. \
-`tools/making/not_taken.py` has them, and a test compares them with their releases.
+the models, all test images, classes equally frequent; none is a rule here. InMaP takes equal \
+shares for granted, as match does. Settings are those that the papers have for ImageNet or by \
+default; images come in a random order. `tools/making/not_taken.py` has them, and a test \
+compares them with their releases.
 
 {untaken}
 """
