@@ -157,6 +157,7 @@ def main() -> None:
                 write_text(beside, json.dumps(MEASURES[args.what](Model(file)), indent=1))
                 print(beside, flush=True)
     elif args.command == "report":
+        files = [file for file in files if _beside(file, "corrections").is_file()]
         write_report(_kept(files, "corrections"), _kept(files, "untaken"), args.docs)
     else:
         write_choice(_kept(files, "constants"), args.docs)

@@ -38,7 +38,7 @@ def write_report(found: Found, others: Found, docs: Path) -> None:
         sizes=_table(found, "sizes", "images"), streams=_streams(found), alarm=_alarm(found),
         strengths=_strengths(found), untaken=_balanced(others, "not taken"), others=len(others)))
     put_section(docs / "nerp.md", "Which correction when", WHEN.format(
-        count=len(found), **{name: _mean(found, kind, place, correction)
+        **_of_models(found), **{name: _mean(found, kind, place, correction)
                              for name, (kind, place, correction) in QUOTED.items()},
         orders=_orders(found, STREAM)))
 
@@ -241,8 +241,8 @@ exponent 1.
 
 ![gain against Zipf exponent, and against the number of test images](corrections.png)
 
-Points are means over {count} models, novel classes \
-([study/corrections.md](study/corrections.md)); \
+Points are means over {count} models, novel classes ({where}; \
+[study/corrections.md](study/corrections.md)); \
 the lines that leave the left panel are in its tables. Figure and section are made by \
 `python tools/making/compare_corrections.py report docs --worlds 313 314`.
 
