@@ -9,7 +9,7 @@ from conftest import LEARNING, eurosat_classes, golden_config, golden_options
 
 from nerp import api
 from nerp.base.registry import TRAINERS
-from nerp.engine.metrics import OPEN_WORLD
+from nerp.engine.measures import OPEN_WORLD
 from nerp.trainers.texts import Classes
 
 OPEN = ["TASK", "OW"]
