@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -57,7 +61,8 @@ class Watch(TorchDispatchMode):
             raise NotImplementedError(f"CUDA has no {name} of {tensors[0].dtype}")
         if self._waits(name, tensors, on_gpu, args, kwargs):
             self.seen.append(f"{name}, {_place()}")
-        if name == "bincount":  # as large as it is asked to be at least
+        if name == "bincount" and isinstance(args[0], FakeTensor):
+            # As large as it is asked to be at least.
             return torch.zeros(kwargs.get("minlength", args[-1]), dtype=torch.long,
                                device=tensors[0].device)
         if name.startswith(("_fused_", "_amp_")):  # change numbers in place, and have no fake

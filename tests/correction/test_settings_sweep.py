@@ -119,7 +119,7 @@ def test_calibration_of_a_shift_moves_its_strengths_together_or_leaves_them():
     assert found.before == pytest.approx(100 / 11) and found.after == 100
     kept = calibrate(preferred(6), automatic)
     assert kept.rule == automatic and "the strengths stay" in kept.note
-    with pytest.raises(NerpError, match="match has neither"):
+    with pytest.raises(NerpError, match="match has no thresholds"):
         calibrate(preferred(6), Match())
 
 

@@ -69,8 +69,8 @@ def test_prepare(nerp, tmp_path):
 def test_prepare_a_dataset_that_was_put_there(nerp, tmp_path):
     write_eurosat(tmp_path)
     status, out, _ = nerp("data", "prepare", "eurosat", "--root", tmp_path)
-    assert status == 0 and "2750: there\n" in out
-    assert f"Complete. nerp data check eurosat --root {tmp_path} looks at every image." in out
+    assert status == 1 and "2750: there\n" in out  # and a split file that is not the published one
+    assert "instead of 3,006,492; delete" in out and "Not complete" in out
 
 
 def test_reference(nerp, own_card):
