@@ -96,7 +96,7 @@ def numbers(folder):
     """What a training leaves, as far as it is not measured."""
     record = json.loads((folder / "result.json").read_text())
     for name in ("command", "start", "end", "seconds", "peak_memory_mib", "features"):
-        del record[name]
+        record.pop(name, None)
     (file,) = folder.glob("prompt_learner/logits_cache/*.npz")
     with np.load(file) as content:
         logits = content["logits"].tobytes()
