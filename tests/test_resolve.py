@@ -37,7 +37,7 @@ def test_every_value_says_where_it_comes_from(mine):
     row = key_lines(published)["EuroSAT.NERP.TAU"]
     assert said == {
         "OPTIM.LR": f"{mine}, line 2", "OPTIM.MAX_EPOCH": f"{mine}, line 6",
-        "OPTIM.WEIGHT_DECAY": "command line", "SEED": "command line", "OPTIM.MOMENTUM": "default",
+        "OPTIM.WEIGHT_DECAY": "options", "SEED": "options", "OPTIM.MOMENTUM": "default",
         "DATASET.NAME": f"datasets/eurosat.yaml, line {key_lines(card)['DATASET.NAME']}",
         "NERP.TAU": f"configs/nerp/MMRL/base_to_novel.yaml, line {row}", "NERP.RULE": "automatic",
     }

@@ -8,10 +8,17 @@ from safetensors.torch import save
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.clip.backbones import BIOMEDCLIP, HUB, find_backbone, model_config
+from nerp.clip.backbones import BIOMEDCLIP, HUB, find_backbone
 from nerp.clip.loading import PUBLISHED, SHIPPED, stated_sizes
 from nerp.clip.model import Clip
 
+# Of the names in `PUBLISHED`: image layers and the pixels of a patch (None: a ResNet), text layers,
+# D; open_clip, which has them too, takes seconds to import.
+_SIZES = {
+    "ViT-B/32": (12, 32, 12, 512), "ViT-B/16": (12, 16, 12, 512), "ViT-L/14": (24, 14, 12, 768),
+    "ViT-L/14@336px": (24, 14, 12, 768), "RN50": (0, None, 12, 1024), "RN101": (0, None, 12, 512),
+    "RN50x4": (0, None, 12, 640), "RN50x16": (0, None, 12, 768), "RN50x64": (0, None, 12, 1024),
+}
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
 
@@ -70,10 +77,7 @@ def other_architecture(name: str, clip: Clip) -> str:
     it is not, or the name says nothing."""
     if name not in PUBLISHED or not clip.image.depth:
         return ""
-    config = model_config(name)
-    layers, width = config["vision_cfg"]["layers"], config["embed_dim"]
-    patch, text_layers = config["vision_cfg"].get("patch_size"), config["text_cfg"]["layers"]
-    stated = layers, patch, text_layers, width
+    layers, patch, text_layers, width = stated = _SIZES[name]
     if stated == (clip.image.depth, clip.patch, clip.text.depth, clip.embed_dim):
         return ""
     kind = f"{layers}/{text_layers} layers, patches of {patch} pixels" if patch else "a ResNet"

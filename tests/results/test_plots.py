@@ -4,6 +4,7 @@ import itertools
 import xml.etree.ElementTree as xml
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from test_tables import write
 
@@ -220,7 +221,7 @@ def test_a_label_of_equal_h_stands_clear_of_markers_and_ticks_stand_apart(tmp_pa
                 write(tmp_path, name, dataset, part, 1, 50 + next(accuracies) % 45)
     figure = figures(split(collect([tmp_path]), (), False))["base_to_novel_16_shots_scatter"]
     figure.draw_without_rendering()
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     for axes in figure.axes:
         labels = [text for text in axes.texts if text.get_text().startswith("H ")]
         assert labels

@@ -11,7 +11,6 @@ from recorded import BASE, NOVEL, complete, row, tables, two_datasets, write
 
 from nerp.base.errors import NerpError
 from nerp.results import render
-from nerp.results.cells import Cell
 from nerp.results.grid import ALSO_SEEN, MARKS, SUBSTITUTE
 from nerp.results.layout import arranged
 from nerp.results.published import published
@@ -343,7 +342,8 @@ def test_what_learns_nothing_is_run_once_and_counts_for_every_seed(output):
         write(output, "ZeroshotCLIP_NeRP", dataset, "new", 1, 55.0, looked_at="nothing")
     (table,) = tables(output)
     cells = row(table, "ZeroshotCLIP").cells
-    assert (cells[AVERAGE, "Base"], cells["EuroSAT", "Novel"]) == (Cell(60.0), Cell(50.0))
+    shown = cells[AVERAGE, "Base"], cells["EuroSAT", "Novel"]
+    assert [(cell.mean, cell.std) for cell in shown] == [(60.0, None), (50.0, None)]
     corrected = row(table, "ZeroshotCLIP_NeRP").cells
     assert corrected[AVERAGE, "Novel"].mean == 55.0 and corrected["UCF101", "Base"].mean == 60.0
     assert not any("*" in cell.marks for cell in (*cells.values(), *corrected.values()))
