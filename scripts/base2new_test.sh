@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test METHOD on the base and on the novel classes of DATASET, once a seed (1, 2, 3). METHOD may end
+# Test METHOD on the base and on the novel classes of DATASET, once per seed (1, 2, 3). METHOD may end
 # in _NeRP; its training is that of base2new_train.sh with the same settings.
 # KEY VALUE pairs go to every run. See scripts/lib/experiments.sh for SEEDS, SHOTS, DRY_RUN, ...
 #

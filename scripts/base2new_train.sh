@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train METHOD on the base classes of DATASET with 16 images a class, once a seed (1, 2, 3).
+# Train METHOD on the base classes of DATASET with 16 images per class, once per seed (1, 2, 3).
 # KEY VALUE pairs go to every run. See scripts/lib/experiments.sh for SEEDS, SHOTS, DRY_RUN, ...
 #
 #   DATA=/path/to/data bash scripts/base2new_train.sh MMRL eurosat

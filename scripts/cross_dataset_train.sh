@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train METHOD on all classes of ImageNet (SOURCE=another) with 16 images a class, once a seed.
+# Train METHOD on all classes of ImageNet (SOURCE=another) with 16 images per class, once per seed.
 # KEY VALUE pairs go to every run. See scripts/lib/experiments.sh for SEEDS, SHOTS, DRY_RUN, ...
 #
 #   DATA=/path/to/data bash scripts/cross_dataset_train.sh MMRL

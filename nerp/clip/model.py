@@ -199,7 +199,7 @@ class Clip:
                 torch.compiler.is_compiling()):
             return max(1, images.shape[0])
         patches = (self.size // self.patch) ** 2
-        widest = 4 * self.image.width * patches * 4  # bytes an image: an MLP's, in float32
+        widest = 4 * self.image.width * patches * 4  # bytes per image: an MLP's, in float32
         return max(1, _CACHE // widest)
 
 

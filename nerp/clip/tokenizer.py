@@ -79,7 +79,7 @@ def tokenize(text: str, cut: bool = False, tokenizer: Tokenizer | None = None) -
 
 @dataclass(frozen=True)
 class Prompts:
-    """C token sequences, one a class.
+    """C token sequences, one per class.
 
     Nothing after end-of-text can influence CLIP's text feature (the mask is causal), so the
     sequences are cut at the longest one. For the same reason the states of a start that all

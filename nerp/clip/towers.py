@@ -251,7 +251,7 @@ class Tower:
 
         Keys and values, at all L positions, are never computed. A head's score of s is
         q (A s + b) = (A^T q) s + q b, and softmax does not see q b; its output is
-        sum_s p_s (B s + c) = B (sum_s p_s s) + c. What is left is the attention of R rows a head
+        sum_s p_s (B s + c) = B (sum_s p_s s) + c. What is left is the attention of R rows per head
         to `seen` itself.
         """
         parts = torch.unflatten(weight, 0, (3, self.heads, -1))

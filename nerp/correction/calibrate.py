@@ -1,6 +1,6 @@
 """Thresholds or strengths changed without the test set, where held images show it beyond chance.
 
-The held images are validation images of the classes trained on: four a class at most, so the best
+The held images are validation images of the classes trained on: four per class at most, so the best
 of many settings on them is mostly noise. A setting is taken only where the predictions that it
 changes are helped rather than hurt by a sign test; else a shift stays as it was, and a flip, which
 has nothing automatic to fall back to, flips nothing.

@@ -243,7 +243,7 @@ def correct_in_chunks(
     """`correct` on so many rows of `logits` [B, C] at a time that memory stays bounded.
 
     Args:
-        width: how many numbers an image `correct` makes, if more than C.
+        width: how many numbers per image `correct` makes, if more than C.
     """
     rows = max(1, AT_ONCE // max(logits.shape[1], width))
     parts = [correct(chunk) for chunk in logits.split(rows)]  # an empty tensor splits into itself

@@ -23,7 +23,7 @@ MAX_VAL_SHOTS = 4
 
 
 def few_shot(bench: Benchmark, shots: int, seed: int) -> Benchmark:
-    """`shots` training and min(shots, 4) validation images a class; fewer than 1: all of them.
+    """`shots` training and min(shots, 4) validation images per class; fewer than 1: all of them.
 
     Python's generator is seeded with `seed`; for each label in order of first appearance k items
     are sampled, from the training list and then from the validation list. A class with fewer than

@@ -42,7 +42,7 @@ class Settings:
 
 @dataclass
 class Row:
-    """One line of the table: accuracies in percent, one a seed."""
+    """One line of the table: accuracies in percent, one per seed."""
 
     name: str
     base: list[float] = field(default_factory=list)

@@ -61,7 +61,7 @@ class Grid:
 
     Args:
         seeds: those that a complete cell has. datasets: those that a complete row has.
-        by_config: one row a method and configuration instead of one a method.
+        by_config: one row per method and configuration instead of one per method.
 
     Raises NerpError where two records claim the same place.
     """

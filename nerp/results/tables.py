@@ -64,7 +64,7 @@ def build_tables(
     Args:
         seeds: those that every cell must have; by default all that occur.
         protocols: names of `TITLES`; by default those that have results.
-        by_config: one row a method and configuration instead of one a method.
+        by_config: one row per method and configuration instead of one per method.
         against: published rows that are put, with the differences from them, below those they
             belong to.
         gains: put below a corrected row what it is better than its baseline.

@@ -1,4 +1,4 @@
-"""The methods, one a file. Importing the package registers them all."""
+"""The methods, one per file. Importing the package registers them all."""
 
 import importlib
 import pkgutil

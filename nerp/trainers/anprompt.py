@@ -56,7 +56,7 @@ def _distances(rows: Tensor, centres: Tensor) -> Tensor:
 @TRAINERS.register("ANPrompt")
 class ANPrompt(InsertedTokens):
     """Tokens P_c + ε P_w are mapped into both towers at each of LAYERS; f_w = f_m + α f_n, of two
-    sentences a class, is a second classifier. (docs/methods/anprompt.md)
+    sentences per class, is a second classifier. (docs/methods/anprompt.md)
 
     Loss: CE(ℓ_A) + λ [(1 - cos(f, f*)) + (1 - cos(t, t*))] + γ KL(ℓ_W || ℓ_A), ℓ_A = 100 f tᵀ,
     ℓ_W = 100 f_N f_wᵀ, γ = 1 / (std(ℓ_R) B C), ℓ_R = 100 f f_wᵀ. Prediction: θ ℓ_A + (1 - θ) ℓ_R.

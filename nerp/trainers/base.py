@@ -187,7 +187,7 @@ class Trainer(Method):
 
     @torch.no_grad()
     def neutral_features(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The neutral prompt's features from the frozen [D] and the tuned text tower; image: the
+        """The neutral prompt's features from the frozen [D] and the tuned text encoder; image: the
         reference [1, 3, H, W], which a method's text may depend on."""
         frozen = normalise(self.clip.text_features([self.classes.neutral]))[0]
         return frozen, self.tuned_neutral()

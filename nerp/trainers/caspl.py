@@ -45,7 +45,7 @@ def boosting_depth(tensors: Mapping[str, Tensor], encoder: str) -> int:
 
 
 def random_boosting(clip: Clip, settings: CfgNode, image: int, text: int) -> dict[str, Tensor]:
-    """Boosting tensors from N(0, 0.02^2), `image` and `text` tokens a layer, in those layers that
+    """Boosting tensors from N(0, 0.02^2), `image` and `text` tokens per layer, in those layers that
     PROMPT_DEPTH_VISION and PROMPT_DEPTH_TEXT of the settings and the backbone have."""
     tensors = {
         CTX: random_tokens(text, clip.text.width), FIRST: random_tokens(image, clip.image.width)

@@ -174,7 +174,7 @@ class Method(ABC):
 
     @abstractmethod
     def tuned_neutral(self) -> Tensor:
-        """The tuned text tower's feature of the neutral prompt [D], or [C, D] one a class."""
+        """The tuned text encoder's feature of the neutral prompt [D], or [C, D] one per class."""
 
     def prepare_training(self) -> None:
         """Read and compute what only training needs, before anything is written. Raises NerpError

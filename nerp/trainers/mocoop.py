@@ -19,7 +19,7 @@ from nerp.trainers.norms import OwnNorms, frozen_norms
 from nerp.trainers.tensors import Tensors, linear
 
 _SOURCE = "ImageNet"  # whose templates a cross-dataset test uses
-_SMALL = 4  # images a batch, below which experts that no image picked are not computed
+_SMALL = 4  # images per batch, below which experts that no image picked are not computed
 _CTX = "prompt_learner.ctx_{}_{}"
 _SIDES = ("before", "after")
 _W = "prompt_learner.w"

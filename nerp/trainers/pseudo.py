@@ -55,7 +55,7 @@ def select(features: Tensor, text: Tensor, k: int) -> Tensor:
 
 
 def similarity(features: Tensor, keys: Tensor, text: Tensor) -> Tensor:
-    """How alike the class probabilities of images and keys are, [B, N], from 0 to 2 an image.
+    """How alike the class probabilities of images and keys are, [B, N], from 0 to 2 per image.
 
     By the divergence KL(P(f), P(k)), turned round and stretched over the keys; 1 where all keys
     are equally far. Args: features [B, D], keys [N, D], text [C, D], all normalised.

@@ -140,7 +140,7 @@ class PlainMaPLe(PlainDeep):
 
 class PlainCoPrompt(PlainMaPLe):
     """Adapters behind the towers; a pull towards the features of sentences and frozen CLIP's of
-    the images. `sentences`, one a class, and `weight` are set from outside."""
+    the images. `sentences`, one per class, and `weight` are set from outside."""
 
     sentences: Sequence[str] = ()
     weight = 1.0

@@ -114,7 +114,7 @@ class PlainMMRLpp(PlainMMRL):
 
 
 class PlainANPrompt(PlainInserted):
-    """Tokens with noise prompts added; a second classifier of two sentences a class."""
+    """Tokens with noise prompts added; a second classifier of two sentences per class."""
 
     layers_key = "LAYERS"
 
