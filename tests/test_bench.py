@@ -37,6 +37,7 @@ def run(small_model, monkeypatch, capsys):
     return main
 
 
+@pytest.mark.slow
 def test_every_method_agrees_and_is_in_the_table(run, tmp_path):
     text = run("--classes", "3", "--json", str(tmp_path / "bench.json"))
     found = json.loads((tmp_path / "bench.json").read_text())

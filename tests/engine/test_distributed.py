@@ -31,7 +31,8 @@ def launch(processes, *args):
 SETTINGS = GOLDEN_SETTINGS | {"MaPLe": {"PROMPT_DEPTH": 9}}
 
 
-@pytest.mark.parametrize("method", ["PromptSRC", "MMRL", "MaPLe"])
+@pytest.mark.parametrize("method", [
+    "MMRL", *(pytest.param(name, marks=pytest.mark.slow) for name in ("PromptSRC", "MaPLe"))])
 def test_train_and_test(method, eurosat_root, golden_weights, tmp_path):
     node = TRAINERS[method].node
     common = ["--root", eurosat_root, "--dataset", "eurosat", "MODEL.BACKBONE.PATH",
