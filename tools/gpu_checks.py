@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ from nerp.correction.shifting import shift
 from nerp.data import images as loading
 from nerp.data.benchmark import Benchmark, Item
 from nerp.data.images import ImageSet, eval_loader, eval_set, train_loader
+from nerp.engine.epochs import EpochImages
 from nerp.engine.train import TrainingRun
 from nerp.settings.protocols import SAR_SUFFIX, plain_name
 
@@ -166,7 +168,7 @@ class Checks:
             yield absent("loss scaling", "overflow", "half precision needs a GPU")
             return
         run, _ = self.training("MMRL", "amp")
-        batch = next(iter(run.loader))
+        batch = first_batch(run)
         step(run, batch)
         before = tensors(run)
         run.scaler.update(OVERFLOWING)
@@ -184,7 +186,7 @@ class Checks:
         after = []
         for overflows in (True, False):
             run, _ = self.training("MMA", "amp")
-            batch, before = next(iter(run.loader)), tensors(run)
+            batch, before = first_batch(run), tensors(run)
             if overflows:
                 run.scaler.scale(torch.ones((), device=self.device))  # which is when it has one
                 run.scaler.update(OVERFLOWING)
@@ -204,7 +206,7 @@ class Checks:
                              "the operations instead")
                 continue
             run, _ = self.training(method, TRAINERS[method].defaults["PREC"].default)
-            batch, images = next(iter(run.loader)), self.images()
+            batch, images = first_batch(run), self.images()
             with torch.inference_mode(), run.trainer.clip.autocast():
                 classify = run.trainer.classifier()
             for mode in ("default", "warn"):  # first what is computed once a run
@@ -223,10 +225,10 @@ class Checks:
         if not self.cuda:
             yield absent("pinned batches", "both loaders", "there is no device to copy to")
             return
-        run, tested = self.training("CoOp", "fp32")
+        run, tested = self.training("MMRL", "fp32")
         loader = eval_loader(tested, run.cfg, self.device)
-        for what, batches in (("training", run.loader), ("evaluation", loader)):
-            pixels, _ = next(iter(batches))
+        for what, (pixels, _) in (("training", first_batch(run)),
+                                  ("evaluation", next(iter(loader)))):
             yield Line("pinned batches", what, "ok" if pixels.is_pinned() else "off")
 
     def workers(self) -> Iterator[Line]:
@@ -237,10 +239,11 @@ class Checks:
         for method in dict.fromkeys((chosen, multiprocessing.get_start_method())):
             loading.START_METHOD = method
             run, tested = self.training("MMRL", "fp32")
-            assert isinstance(run.dataset, ImageSet)
+            assert isinstance(run.shown, EpochImages)
             first = (
                 [next(iter(make(images, run.cfg, device)))[0] for device in (alone, by_workers)]
-                for make, images in ((train_loader, run.dataset), (eval_loader, tested))
+                for make, images in ((train_loader, run.shown.dataset),
+                                     (eval_loader, tested))
             )
             gap = max(largest(one.float() - other.float()) for one, other in first)
             what = f"{method}{', the chosen one' if method == chosen else ''}"
@@ -295,9 +298,15 @@ def largest(tensor: Tensor) -> float:
     return float(tensor.abs().max())
 
 
-def step(run: TrainingRun, batch: Sequence[Tensor]) -> None:
-    pixels, labels = batch
-    run._step(pixels, labels, len(pixels))
+def first_batch(run: TrainingRun) -> Sequence[Any]:
+    """Of its loader, or of its epochs' features where it is shown these."""
+    return next(iter(run.shown.loader if isinstance(run.shown, EpochImages) else run.shown))
+
+
+def step(run: TrainingRun, batch: Sequence[Any]) -> None:
+    """With a `first_batch`."""
+    views, labels = run.shown.on_device(*batch) if isinstance(run.shown, EpochImages) else batch
+    run._step(views, labels, len(labels))
 
 
 def tensors(run: TrainingRun) -> dict[str, Tensor]:

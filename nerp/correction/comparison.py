@@ -9,7 +9,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import RULES
 from nerp.correction.correction import CorrectionRule
 from nerp.correction.looked_at import MARKS, UNKNOWN, most
-from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD, Anchored, FromTest
+from nerp.correction.matched import LIMIT_OF_SPREAD, WIDTH_OF_SPREAD, Anchored, Streaming
 from nerp.correction.published import Contextual
 from nerp.correction.shifting import Shift
 from nerp.correction.significance import sign_test
@@ -106,5 +106,5 @@ def _forms(
             spread = float(torch.from_numpy(saved.logits).std(dim=1, correction=0).mean())
             rule = replace(rule, width=WIDTH_OF_SPREAD * spread, limit=LIMIT_OF_SPREAD * spread)
     yield name, rule, missing
-    if isinstance(rule, FromTest) and rule.streams and not rule.stream:
+    if isinstance(rule, Streaming) and not rule.stream:
         yield name + STREAM, replace(rule, stream=True), missing

@@ -163,8 +163,8 @@ class CorrectionRule(ABC):
         return False
 
     @property
-    def note(self) -> str:
-        raise NotImplementedError(f"{self.name}: a rule needs a note")
+    @abstractmethod
+    def note(self) -> str: ...
 
     @property
     def effect(self) -> str:

@@ -32,51 +32,22 @@ from nerp.correction.transport import transport_plan
 WIDTH_OF_SPREAD = 0.125
 LIMIT_OF_SPREAD = 0.12
 
-R = TypeVar("R", bound="FromTest")
-Balanced = TypeVar("Balanced", bound="ToShares")
+AnyStreaming = TypeVar("AnyStreaming", bound="Streaming")
+AnyToShares = TypeVar("AnyToShares", bound="ToShares")
 
 
 @dataclass(frozen=True)
 class FromTest(Additive):
-    """Less a bias that the images under test ask for; of a stream, those before each image.
-
-    Attributes:
-        stream: whether it is one. order: which order of the images, by number.
-    """
+    """Less a bias that the images under test ask for."""
 
     looked_at: ClassVar[str] = TEST_IMAGES
-    streams: ClassVar[bool] = False
-
-    stream: bool = False
-    order: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stream and not self.streams:
-            raise NerpError(f"NERP.STREAM: the rule {self.name} needs all test images at once; "
-                            "anchored and batch have a running form")
-        if self.stream and self.uses_pairs:
-            raise NerpError("NERP.STREAM: a stream is corrected over all classes, NERP.SCOPE all")
 
     @classmethod
     def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "FromTest":
-        return cls(scope=node.SCOPE, stream=node.STREAM)
-
-    def settled(self: R, run: Run) -> R:
-        return replace(self, order=run.seed)
-
-    @property
-    def has_looked_at(self) -> str:
-        return SEEN_IMAGES if self.stream else self.looked_at
-
-    def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
-        if not self.stream:
-            return super().correct(logits, priors, pairs)
-        return in_order(self.running(logits, priors), logits, self.order)
-
-    def running(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Running:
-        """The rule's running form, before the first image."""
-        raise NotImplementedError(self.name)
+        if node.STREAM:
+            raise NerpError(f"NERP.STREAM: the rule {cls.name} needs all test images at once; "
+                            "anchored and batch have a running form")
+        return cls(scope=node.SCOPE)
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
@@ -84,8 +55,7 @@ class FromTest(Additive):
 
     @property
     def note(self) -> str:
-        order = f", in a stream (order {self.order})" if self.stream else ""
-        return f"{self.name}: {self.how}{order}{self.confined}"
+        return f"{self.name}: {self.how}{self.confined}"
 
     @property
     @abstractmethod
@@ -98,15 +68,56 @@ class FromTest(Additive):
 
 
 @dataclass(frozen=True)
+class Streaming(FromTest):
+    """`FromTest` with a running form: of a stream, the images before each one ask for the bias.
+
+    Attributes:
+        stream: whether it is one. order: which order of the images, by number.
+    """
+
+    stream: bool = False
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stream and self.uses_pairs:
+            raise NerpError("NERP.STREAM: a stream is corrected over all classes, NERP.SCOPE all")
+
+    @classmethod
+    def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "Streaming":
+        return cls(scope=node.SCOPE, stream=node.STREAM)
+
+    def settled(self: AnyStreaming, run: Run) -> AnyStreaming:
+        return replace(self, order=run.seed)
+
+    @property
+    def has_looked_at(self) -> str:
+        return SEEN_IMAGES if self.stream else self.looked_at
+
+    def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
+        if not self.stream:
+            return super().correct(logits, priors, pairs)
+        return in_order(self.running(logits, priors), logits, self.order)
+
+    @abstractmethod
+    def running(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Running:
+        """The rule's running form, before the first image."""
+
+    @property
+    def note(self) -> str:
+        order = f", in a stream (order {self.order})" if self.stream else ""
+        return f"{self.name}: {self.how}{order}{self.confined}"
+
+
+@dataclass(frozen=True)
 class ToShares(FromTest):
     """Attributes: shares: of each class among the images, by name in their order; {}: equal."""
 
     shares: Mapping[str, float] = field(default_factory=dict)
 
-    def settled(self: Balanced, run: Run) -> Balanced:
-        rule = super().settled(run)
+    def settled(self: AnyToShares, run: Run) -> AnyToShares:
         shares = read_shares(run.settings.SHARES, run.classnames)
-        return replace(rule, shares=shares) if shares else rule
+        return replace(self, shares=shares) if shares else self
 
     @property
     def has_looked_at(self) -> str:
@@ -186,11 +197,10 @@ class Transport(ToShares):
 
 @RULES.register("batch")
 @dataclass(frozen=True)
-class Batch(FromTest):
+class Batch(Streaming):
     """Less the logarithm of the mean prediction (batch calibration)."""
 
     name: ClassVar[str] = "batch"
-    streams: ClassVar[bool] = True
     how: ClassVar[str] = "the logarithm of the mean prediction is taken off"
 
     def bias(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Tensor:
@@ -240,7 +250,7 @@ class Followed(Shifted):
 
 @RULES.register("anchored")
 @dataclass(frozen=True)
-class Anchored(FromTest, Shift):
+class Anchored(Streaming, Shift):
     """From the shift's bias to that of the test images, as far as they are many and look balanced.
 
     Attributes:
@@ -254,7 +264,6 @@ class Anchored(FromTest, Shift):
         "each class's logits are lowered by what neutral references say the model prefers it "
         "anyway, corrected by the test images as far as they are many and look balanced")
     weighs: ClassVar[bool] = True
-    streams: ClassVar[bool] = True
 
     width: float = WIDTH
     limit: float = LIMIT

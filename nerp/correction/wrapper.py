@@ -177,10 +177,11 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
     run = Run(cfg.NERP, trainer.classes.names, cfg.SEED,
               lambda: float(material.shown_logits(trainer).std(dim=1, correction=0).mean()))
     rule = kind.from_config(cfg.NERP, strengths(wanted, priors)).settled(run)
-    for key, name in (("STREAM", "stream"), ("SHARES", "shares")):
+    for key, name, others in (("STREAM", "stream", "anchored or batch"),
+                              ("SHARES", "shares", "match, sinkhorn or transport")):
         if cfg.NERP[key] and not hasattr(rule, name):
             raise NerpError(f"NERP.{key} is {cfg.NERP[key]}, and the rule {rule.name} reads none; "
-                            f"leave it out, or NERP.RULE anchored or match")
+                            f"leave it out, or take NERP.RULE {others}")
     pairs = find_pairs(make_clues(trainer, cfg, material))
     calibration = None
     if cfg.NERP.THRESHOLDS == "calibrated":

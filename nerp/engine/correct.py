@@ -15,7 +15,7 @@ from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.correction.correction import REASONS, Correction
 from nerp.correction.looked_at import with_caveat
-from nerp.correction.matched import FromTest
+from nerp.correction.matched import Streaming
 from nerp.correction.pairs import Labelled
 from nerp.correction.references import Openness, Shown, image_for
 from nerp.correction.running import ordered
@@ -251,12 +251,12 @@ def correction_record(
         say(f"NeRP: {correction.remark}")
     if correction.findings:
         record["findings"] = correction.findings
-    if isinstance(nerp.rule, FromTest) and nerp.rule.stream:
+    if isinstance(nerp.rule, Streaming) and nerp.rule.stream:
         record["stream"] = stream_record(nerp, nerp.rule, tested)
     return record
 
 
-def stream_record(nerp: NeRP, rule: FromTest, tested: Tested) -> StreamNode:
+def stream_record(nerp: NeRP, rule: Streaming, tested: Tested) -> StreamNode:
     """Accuracy in percent of a stream in several orders, since it depends on them."""
     labels, logits = torch.from_numpy(tested.labels), tested.logits
     first = logits.argmax(1) == labels

@@ -19,7 +19,7 @@ from nerp.engine.history import History, Row
 from nerp.engine.optim import build_optimizer, take_step
 from nerp.engine.schedule import rate_by_step
 from nerp.engine.training_features import TrainingFeatures
-from nerp.trainers.on_features import OnFeatures
+from nerp.trainers.on_features import DescendsOnFeatures, OnFeatures
 
 
 class FeatureTraining:
@@ -60,8 +60,8 @@ class FeatureTraining:
         trainer = self.trainer
         with torch.autocast(trainer.clip.device.type, enabled=False):
             trainer.build(self.features)
-            if trainer.rate_steps:
-                self._descend()
+            if isinstance(trainer, DescendsOnFeatures):
+                self._descend(trainer)
             trainer.finish(self.features)
         tensors = trainer.learned.state_dict()
         for name, tensor in tensors.items():
@@ -77,8 +77,8 @@ class FeatureTraining:
         say(f"Checkpoint saved to {path}", file_only=True)
         return path
 
-    def _descend(self) -> None:
-        trainer, optim = self.trainer, self.cfg.OPTIM
+    def _descend(self, trainer: DescendsOnFeatures) -> None:
+        optim = self.cfg.OPTIM
         optimizer = build_optimizer(trainer.parameters(), optim)
         unscaled = torch.amp.GradScaler(trainer.clip.device.type, enabled=False)
         step, start = 0, time.monotonic()

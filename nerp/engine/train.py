@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,19 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from nerp.base.distributed import (
-    agree,
-    is_main,
-    main_first,
-    mean_over_processes,
-    rank,
-    world_size,
-)
+from nerp.base.distributed import agree, is_main, main_first, mean_over_processes, world_size
 from nerp.base.errors import NerpError, OtherRunError
 from nerp.base.log import say
 from nerp.base.printable import duration
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import EpochBatches, Normalise, train_loader, train_set
 from nerp.engine.best import BEST_VAL, BestEpoch
 from nerp.engine.checkpoint import (
     BEST_FILE,
@@ -37,7 +29,7 @@ from nerp.engine.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from nerp.engine.epoch_features import EpochFeatures
+from nerp.engine.epochs import epochs_of
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, checked_steps, take_step
@@ -115,20 +107,9 @@ class TrainingRun:
             raise NerpError(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; "
                             f"{cfg.TRAINER.NAME} learns from {trainer.views} views of an image")
         trainer.prepare_training()
-        self.dataset = (
-            EpochFeatures(bench, cfg, trainer.clip, directory) if trainer.learns_on_outputs
-            else train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
-        )
-        by_step = trainer.steps is not None
-        self.loader = (
-            self.dataset if isinstance(self.dataset, EpochFeatures) else
-            train_loader(self.dataset, cfg, self.device, rank(), world_size(), keep_last=by_step)
-        )
-        assert isinstance(self.loader.batch_sampler, EpochBatches)
-        self.batches = self.loader.batch_sampler
-        self.schedule = make_schedule(cfg.OPTIM, len(self.batches), trainer.steps)
+        self.shown = epochs_of(trainer, bench, cfg, directory)
+        self.schedule = make_schedule(cfg.OPTIM, len(self.shown.batches), trainer.steps)
         self.stretches = list(self.schedule.stretches())
-        self.normalise = Normalise(cfg, self.device)
         self.optimizer = build_optimizer(trainer.parameter_groups(), cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=trainer.clip.precision.scaled
@@ -156,7 +137,7 @@ class TrainingRun:
     @property
     def features(self) -> TrainingFeatures | None:
         """The frozen features that it has learned from; None: from images."""
-        return self.dataset.images if isinstance(self.dataset, EpochFeatures) else None
+        return self.shown.features
 
     def run(self) -> Path:
         """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
@@ -171,8 +152,6 @@ class TrainingRun:
         if is_main():
             self.history.begin(self._steps_done())
         left = self.schedule.steps - self._steps_done()
-        if left:
-            self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         hidden = None if is_main() else True  # None: shown on a terminal
         self.step.train()
         with (
@@ -222,11 +201,12 @@ class TrainingRun:
         measured = torch.zeros(steps, 2, device=self.device)
         known: list[list[float]] = []
         start = time.monotonic()
-        self.batches.choose(epoch, stretch.first, stretch.last)
+        batches = self.shown.batches
+        batches.choose(epoch, stretch.first, stretch.last)
         self.trainer.start_epoch(self.done.stretches)
-        for step, (shown, labels) in enumerate(self.loader, 1):
+        for step, (views, labels) in enumerate(self.shown, 1):
             rate = self._set_rates(epoch, before + step - 1)
-            measured[step - 1] = self._step(shown, labels, self.batches.size(before + step - 1))
+            measured[step - 1] = self._step(views, labels, batches.size(before + step - 1))
             bar.update()
             clock.done += 1
             if step % every == 0 or step == steps:
@@ -258,17 +238,13 @@ class TrainingRun:
             group["lr"] = self.schedule.rate(epoch, step, group["factor"])
         return self.schedule.rate(epoch, step)
 
-    def _step(self, shown: Tensor, labels: Tensor, batch: int) -> Tensor:
-        """Args: shown: pixels [B, K, 3, S, S], or the frozen image encoder's outputs [B, D].
-        batch: how many images all processes have in this step.
+    def _step(self, views: Sequence[Tensor], labels: Tensor, batch: int) -> Tensor:
+        """Args: views, labels: as `Epochs` has them. batch: how many images all processes have in
+        this step.
 
         Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
         say), each by the process's share of the batch."""
-        if shown.dim() == 2:
-            images, others = shown, []
-        else:
-            images, *others = self.normalise(shown[:, : self.trainer.views]).unbind(1)
-        labels = labels.to(self.device, non_blocking=True)
+        images, *others = views
         with self.trainer.clip.autocast():
             loss = self.step(images, labels, *others)
         # Gradients are averaged over the processes: each loss counts by its share of the batch.

@@ -1,6 +1,6 @@
 """LP++: a linear probe on frozen image features, each class's text feature blended in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -188,6 +188,9 @@ class LPpp(FrozenText):
     def about_classes(self) -> str:
         return "" if self.rows() is not None else \
             "no tested class was trained on; the logits are zero-shot CLIP's"
+
+    def of_features(self) -> Callable[[Tensor], Tensor]:
+        return self.linear().logits
 
     def linear(self) -> Linear:
         text, rows = self.class_features(), self.rows()

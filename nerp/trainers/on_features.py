@@ -55,37 +55,19 @@ class OnFeatures(Trainer):
 
     @property
     def epochs(self) -> int:
-        """With gradient steps, or counted in a checkpoint's name as if they were; 0: none."""
+        """As a checkpoint's name counts them; 0: there are none."""
         return 0
 
     @abstractmethod
     def build(self, images: Images) -> None:
         """Have the tensors that need no gradient, or from which the steps begin."""
 
-    def batches(self, images: Images, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """What `feature_loss` is called with, step by step, in an epoch with gradient steps."""
-        return iter(())
-
-    @property
-    def rate_steps(self) -> int:
-        """T of the rate, ½ LR (1 + cos(π t / T)), which changes with every step t; 0: there are no
-        gradient steps. Known when it is built."""
-        return 0
-
-    def feature_loss(self, *batch: Tensor) -> Tensor:
-        """The loss of a step, a scalar."""
-        raise NotImplementedError
-
     def finish(self, images: Images) -> None:
         """What follows the last step."""
 
+    @abstractmethod
     def of_features(self) -> Callable[[Tensor], Tensor]:
-        """Logits [B, C] of image features f [B, D], the class features computed once; of a method
-        whose classifier is `linear`, that."""
-        classifier = self.linear()
-        if classifier is None:
-            raise NotImplementedError("of_features, or linear")
-        return classifier.logits
+        """Logits [B, C] of image features f [B, D], the class features computed once."""
 
     def feature_classifier(self) -> Callable[[Tensor], Tensor]:
         """`of_features` in float32, whatever the backbone's precision."""
@@ -131,3 +113,25 @@ class OnFeatures(Trainer):
         """A learned or built tensor by its name in a checkpoint."""
         found: Tensor = self.learned.state_dict(keep_vars=True)[name]
         return found
+
+
+class DescendsOnFeatures(OnFeatures):
+    """A method on frozen features some of whose tensors take gradient steps after it is built."""
+
+    @property
+    def epochs(self) -> int:
+        return int(self.cfg.OPTIM.MAX_EPOCH)
+
+    @property
+    @abstractmethod
+    def rate_steps(self) -> int:
+        """T of the rate, ½ LR (1 + cos(π t / T)), which changes with every step t. Known when it is
+        built."""
+
+    @abstractmethod
+    def batches(self, images: Images, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """What `feature_loss` is called with, step by step."""
+
+    @abstractmethod
+    def feature_loss(self, *batch: Tensor) -> Tensor:
+        """The loss of a step, a scalar."""

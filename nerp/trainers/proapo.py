@@ -179,6 +179,9 @@ class ProAPO(OnFeatures):
     def tuned_neutral(self) -> Tensor:
         return normalise(self.clip.text_features([self.classes.neutral]))[0]
 
+    def of_features(self) -> Callable[[Tensor], Tensor]:
+        return self.linear().logits
+
     def linear(self) -> Linear:
         return Linear.cosine(self.class_features(), self.scale)
 

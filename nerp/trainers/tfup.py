@@ -10,7 +10,7 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.settings.keys import choice, file, number, whole
 from nerp.trainers.base import Trainer, precision
-from nerp.trainers.on_features import Images
+from nerp.trainers.on_features import DescendsOnFeatures, Images
 from nerp.trainers.pseudo import (
     MOST_SHOTS,
     adapted_image,
@@ -102,7 +102,7 @@ class TFUP(SentenceVoting):
 
 
 @TRAINERS.register("TFUP_T")
-class TFUP_T(TFUP):
+class TFUP_T(DescendsOnFeatures, TFUP):
     """Logits: 100 g tᵀ of adapted images g and class texts with residuals t; the cache takes part
     in training alone, through pseudo-labels.
 
@@ -121,10 +121,6 @@ class TFUP_T(TFUP):
             _DOWN: nn.Linear(width, bottleneck, bias=False).weight,
             _UP: nn.Linear(bottleneck, width, bias=False).weight,
         }
-
-    @property
-    def epochs(self) -> int:
-        return int(self.cfg.OPTIM.MAX_EPOCH)
 
     @property
     def rate_steps(self) -> int:

@@ -11,7 +11,7 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.settings.keys import choice, listing, number, whole
 from nerp.trainers.base import precision
-from nerp.trainers.on_features import Images
+from nerp.trainers.on_features import DescendsOnFeatures, Images
 from nerp.trainers.votes import add_up, class_votes, cosines, sorted_keys, weights
 from nerp.trainers.voting import SCALE, Voting, validation_images
 
@@ -118,7 +118,7 @@ class TipAdapter(Voting):
 
 
 @TRAINERS.register("TipAdapterF")
-class TipAdapterF(TipAdapter):
+class TipAdapterF(DescendsOnFeatures, TipAdapter):
     """Tip-Adapter whose keys are then trained by the cross entropy of its logits at INIT_BETA and
     INIT_ALPHA; β and α are searched anew after the last epoch.
 
@@ -126,10 +126,6 @@ class TipAdapterF(TipAdapter):
     """
 
     fixed = ("labels", "beta", "alpha")
-
-    @property
-    def epochs(self) -> int:
-        return int(self.cfg.OPTIM.MAX_EPOCH)
 
     @property
     def rate_steps(self) -> int:

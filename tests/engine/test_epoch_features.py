@@ -11,7 +11,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.data.benchmark import Benchmark, Item
 from nerp.engine.cache import Kept, keep, read_kept, trim
-from nerp.engine.epoch_features import EpochFeatures
+from nerp.engine.epochs import EpochFeatures
 from nerp.engine.training_features import TrainingFeatures
 from nerp.settings.catalogue import learns_on_outputs
 from nerp.trainers.coop import CoOp
@@ -109,7 +109,8 @@ def test_a_training_that_takes_more_than_the_bound_keeps_nothing(
     cfg.DATALOADER.FEATURES_MB, cfg.OPTIM.MAX_EPOCH = 1, epochs
     items = [Item(f"{n}.jpg", n, str(n)) for n in range(5)]
     bench = Benchmark("EuroSAT", tmp_path, tmp_path, items, [], [], list("01234"))
-    shown, labels = next(iter(EpochFeatures(bench, cfg, golden_clip, tmp_path)))
+    trainer = CoOp(cfg, golden_clip, eurosat_classes("base"))
+    (shown,), labels = next(iter(EpochFeatures(trainer, bench, cfg, tmp_path)))
     assert asked == [kept]
     assert shown.shape == (5, 64) and sorted(labels.tolist()) == [0, 1, 2, 3, 4]
 

@@ -43,7 +43,7 @@ def step(run, scale):
     pixels = torch.randint(256, (4, 1, 3, size, size), generator=generator).byte()
     run.scaler.scale(torch.ones(()))  # which is when it gets a scale
     run.scaler.update(scale)
-    run._step(pixels, torch.arange(4), 4)
+    run._step(*run.shown.on_device(pixels, torch.arange(4)), 4)
     return {name: tensor.clone() for name, tensor in run.trainer.learned.state_dict().items()}
 
 

@@ -16,7 +16,7 @@ from nerp.data.benchmark import Benchmark, Item
 from nerp.engine.schedule import BY_STEP
 from nerp.engine.train import TrainingRun
 from nerp.settings.protocols import SAR_SUFFIX
-from nerp.trainers.on_features import OnFeatures
+from nerp.trainers.on_features import DescendsOnFeatures
 from nerp.trainers.teacher import Teacher
 
 PINS = Path(__file__).parents[2] / "scripts/lib/constraints.txt"
@@ -129,10 +129,12 @@ def steps(trainer, watch, folder):
         size = trainer.clip.size
         pixels = torch.zeros(4, trainer.views, 3, size, size, dtype=torch.uint8).pin_memory()
         labels = torch.zeros(4, dtype=torch.long).pin_memory()
-        if trainer.learns_on_outputs:
-            pixels = torch.zeros(4, trainer.clip.embed_dim, device=CUDA)
+        outputs = torch.zeros(4, trainer.clip.embed_dim, device=CUDA)
+        of_features = (outputs,), torch.zeros(4, dtype=torch.long, device=CUDA)
         watch.seen.clear()
-        measured = run._step(pixels, labels, 4)
+        shown = (of_features if trainer.learns_on_outputs
+                 else run.shown.on_device(pixels, labels))
+        measured = run._step(*shown, 4)
     assert watch.seen == []
     assert measured.device.type == "cuda" and measured.dtype == torch.float32
     assert any(parameter.grad is not None for parameter in trainer.parameters())
@@ -152,7 +154,7 @@ def evaluation(trainer, watch):
 @pytest.mark.parametrize(("method", "precision"), PRECISIONS)
 def test_training_evaluation_and_priors(method, precision, cuda, tmp_path):
     trainer = build(method, transformer(), precision)
-    if trainer.on_features and type(trainer).feature_loss is not OnFeatures.feature_loss:
+    if isinstance(trainer, DescendsOnFeatures):
         feature_steps(trainer)
     elif trainer.parameters() and not trainer.on_features:
         steps(trainer, cuda, tmp_path)

@@ -1,0 +1,107 @@
+"""What a training is shown, epoch by epoch: augmented images, or frozen features of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from nerp.base.distributed import rank, world_size
+from nerp.base.log import say
+from nerp.clip.device import send
+from nerp.data.benchmark import Benchmark
+from nerp.data.images import EpochBatches, Normalise, epoch_batches, train_loader, train_set
+from nerp.engine.training_features import TrainingFeatures
+from nerp.trainers.base import Trainer
+
+Shown = tuple[tuple[Tensor, ...], Tensor]
+
+
+class Epochs(Protocol):
+    """This process's part of the batches of an epoch, on the device: what `Trainer.loss` takes of
+    the images, one tensor per view, and labels [B].
+
+    Attributes:
+        batches: which images are in which batch; its steps can be chosen.
+        features: the frozen features that are shown; None: images are.
+    """
+
+    batches: EpochBatches
+
+    @property
+    def features(self) -> TrainingFeatures | None: ...
+
+    def __iter__(self) -> Iterator[Shown]: ...
+
+
+class EpochImages:
+    """Normalised augmented views of images, each [B, 3, S, S]; see `Epochs`."""
+
+    features: TrainingFeatures | None = None
+
+    def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode):
+        self.device = trainer.clip.device
+        self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
+        # A training that counts in steps needs them all.
+        self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size(),
+                                   keep_last=trainer.steps is not None)
+        self.batches = self.loader.batch_sampler
+        self._views = trainer.views
+        self._normalise = Normalise(cfg, self.device)
+        self._most = cfg.DATALOADER.CACHE_MB
+        self._is_decoded = False
+
+    def __iter__(self) -> Iterator[Shown]:
+        if not self._is_decoded:
+            self.dataset.decode(self._most)
+            self._is_decoded = True
+        for pixels, labels in self.loader:
+            yield self.on_device(pixels, labels)
+
+    def on_device(self, pixels: Tensor, labels: Tensor) -> Shown:
+        """A batch of the loader, uint8 [B, K, 3, S, S] with labels [B], as a method is shown it."""
+        views = self._normalise(pixels[:, : self._views]).unbind(1)
+        return views, labels.to(self.device, non_blocking=True)
+
+
+class EpochFeatures:
+    """Frozen features [B, D], of any length, in place of images; see `Epochs`.
+
+    What the frozen image encoder makes of an epoch's augmented images depends on the selection, the
+    transform, the seed and the epoch, and on nothing that a method learns. So an epoch is encoded
+    as a whole, in parts that are the same for every method, and kept beside the data for the next
+    one. The numbers do not depend on who has encoded them.
+    """
+
+    def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path):
+        """Args: directory: the run's folder."""
+        clip, epochs, most = trainer.clip, cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.FEATURES_MB
+        self.batches = epoch_batches(len(bench.train), cfg, rank(), world_size())
+        self.features = TrainingFeatures(bench, cfg, clip, directory)
+        self._labels = self.features.labels("train")
+        bytes_each = 2 if clip.precision.weights == torch.float16 else 4
+        size = epochs * len(bench.train) * clip.embed_dim * bytes_each / 2**20
+        self._keep = size <= most
+        if most and not self._keep:
+            say(f"the features of {epochs} epochs of augmented images take {size:,.0f} MiB, more "
+                f"than DATALOADER.FEATURES_MB ({most:,}): they are not kept for other runs",
+                file_only=True)
+
+    def __iter__(self) -> Iterator[Shown]:
+        chosen = [[index for _, index in batch] for batch in self.batches]
+        places = torch.tensor([index for batch in chosen for index in batch])
+        order = send(places, self._labels.device)
+        features = self.features.drawn(self.batches.epoch, keep=self._keep)
+        sizes = [len(batch) for batch in chosen]
+        for outputs, labels in zip(features[order].split(sizes), self._labels[order].split(sizes),
+                                   strict=True):
+            yield (outputs,), labels
+
+
+def epochs_of(trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path) -> Epochs:
+    """What a method trains on. Args: directory: the run's folder."""
+    if trainer.learns_on_outputs:
+        return EpochFeatures(trainer, bench, cfg, directory)
+    return EpochImages(trainer, bench, cfg)
