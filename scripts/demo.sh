@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The main job with nothing to download: set up, then `nerp demo` (see nerp demo --help).
 set -euo pipefail
+on_path="$(command -v nerp || true)"
 # shellcheck source=scripts/lib/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
-exec nerp demo "$@"
+nerp demo "$@"
+[ -n "$on_path" ] || say "(in this terminal, first: . $(printf %q "$VENV/bin/activate"))"
