@@ -45,7 +45,9 @@ _ROUNDING = 100  # errors that do not fall any more below so many epsilons are r
 _LEAST_SPREAD = 0.01  # of `stray`: of a class that no image is in doubt about
 
 
-def uniform_bias(logits: Tensor, shares: Tensor | None = None) -> Tensor:
+def uniform_bias(
+    logits: Tensor, shares: Tensor | None = None, start: Tensor | None = None, met: float = 0.0
+) -> Tensor:
     """The bias [C], of mean 0, with which the mean of softmax(z - bias) over N images is uniform.
 
     It looks at all the images that it then corrects, and assumes that no class has more of them
@@ -54,16 +56,17 @@ def uniform_bias(logits: Tensor, shares: Tensor | None = None) -> Tensor:
     Args:
         logits: [N, C]. shares: [C] what the mean prediction is to be instead of uniform; with the
             shares of known labels, the bias is the one that fits these best in likelihood.
+        start, met: as in `anchored_bias`.
 
     Raises NerpError for no images, logits that are not finite, one class, or shares that are not
     positive and of sum 1.
     """
-    return anchored_bias(logits, width=math.inf, shares=shares)
+    return anchored_bias(logits, width=math.inf, shares=shares, start=start, met=met)
 
 
 def anchored_bias(
     logits: Tensor, anchor: Tensor | None = None, width: float = WIDTH,
-    shares: Tensor | None = None, start: Tensor | None = None,
+    shares: Tensor | None = None, start: Tensor | None = None, met: float = 0.0,
 ) -> Tensor:
     """The bias [C], of mean 0, that starts from an anchor and follows N images as far as they are
     many.
@@ -74,6 +77,7 @@ def anchored_bias(
         shares: [C] of the classes among the images; None: equal ones.
         start: [C] where to start the search, if not at the anchor: the result does not depend on
             it, how long it takes does.
+        met: how much of the mean prediction may be off, of 1; 0: what rounding leaves.
 
     Raises NerpError as `uniform_bias`, and for an anchor that is not [C] or a width of 0 or less.
     """
@@ -81,7 +85,7 @@ def anchored_bias(
     if not width > 0:
         raise NerpError(f"the width is {width:g}; it is a number of logits above 0")
     problem = _Problem.of(logits, anchor, width, shares)
-    bias = problem.solve(problem.anchor if start is None else start.double())
+    bias = problem.solve(problem.anchor if start is None else start.double(), met)
     return (bias - bias.mean()).to(logits.dtype)
 
 
@@ -140,16 +144,20 @@ class Guarded:
 
 
 def guard(
-    logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT, heed: bool = True
+    logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT, heed: bool = True,
+    matched: Tensor | None = None, start: Tensor | None = None, met: float = 0.0,
 ) -> Guarded:
     """`guarded_bias` with what it was decided by. Raises NerpError as `anchored_bias`.
 
-    Args: heed: whether the anchor stands where the images look uneven.
+    Args:
+        heed: whether the anchor stands where the images look uneven.
+        matched: as in `stray`. start, met: as in `anchored_bias`.
     """
-    distance, noise = stray(logits, anchor)
+    distance, noise = stray(logits, anchor, matched)
     uneven = not distance**2 <= limit**2 + 2 * noise**2
     followed = not (uneven and heed)
-    bias = anchored_bias(logits, anchor, width) if followed else centred(anchor).to(logits.dtype)
+    bias = anchored_bias(logits, anchor, width, start=start, met=met) if followed else (
+        centred(anchor).to(logits.dtype))
     return Guarded(bias, distance, noise, uneven, followed)
 
 

@@ -9,13 +9,23 @@ from torch import Tensor
 
 from nerp.base.errors import NerpError
 from nerp.correction.correction import Rescored, top_classes
-from nerp.correction.matching import LIMIT, WIDTH, anchored_bias, centred, check_bias, guard
+from nerp.correction.matching import (
+    LIMIT,
+    WIDTH,
+    anchored_bias,
+    centred,
+    check_bias,
+    guard,
+    uniform_bias,
+)
 
 KINDS = ("batch", "anchored", "guarded")
 # An anchored bias is solved anew for each of so many images, then whenever there are more by this
 # share than at the last time: what a few more images say of many is little.
 _EXACTLY = 64
 _MORE = 1 / 8
+# Of the mean prediction, then: nothing beside what these images more make of the bias.
+_MET = 1e-3
 
 
 class Running:
@@ -54,6 +64,7 @@ class Running:
         self._solved = 0
         self._sum = torch.zeros(classes, dtype=torch.float64)
         self._bias = centred(self._anchor)
+        self._matched = torch.zeros(classes)  # what the images alone would ask for
 
     def update(self, logits: Tensor) -> Tensor:
         """Count an image by its logits [C]; the bias [C] for it.
@@ -79,10 +90,14 @@ class Running:
         if due and self.count > self._solved:
             seen = self._seen[: self.count]
             anchor = self._anchor.to(seen)
+            start, met = self._bias.to(seen), _MET if self.count > _EXACTLY else 0.0
             if self.kind == "guarded":
-                self._bias = guard(seen, anchor, self.width, self.limit).bias
+                self._matched = uniform_bias(seen, start=self._matched.to(seen), met=met)
+                found = guard(seen, anchor, self.width, self.limit, matched=self._matched,
+                              start=start, met=met)
+                self._bias = found.bias
             else:
-                self._bias = anchored_bias(seen, anchor, self.width, start=self._bias.to(seen))
+                self._bias = anchored_bias(seen, anchor, self.width, start=start, met=met)
             self._solved = self.count
         return self._bias
 

@@ -49,13 +49,15 @@ def test_what_comes_later_changes_nothing(kind):
     assert torch.equal(run(Running(kind, 5), z)[:25], run(Running(kind, 5), other)[:25])
 
 
-def test_of_many_images_it_stays_near_what_all_before_ask_for():
+@pytest.mark.parametrize(("kind", "function"),
+                         [("anchored", anchored_bias), ("guarded", guarded_bias)])
+def test_of_many_images_it_stays_near_what_all_before_ask_for(kind, function):
     z = drawn(images=1500)
-    stream = Running("anchored", 5)
+    stream, anchor = Running(kind, 5), torch.zeros(5)
     found = run(stream, z)
     assert stream.count == 1500
     for n in (500, 1000, 1499):
-        assert (found[n] - anchored_bias(z[:n])).abs().max() < 0.1
+        assert (found[n] - function(z[:n], anchor)).abs().max() < 0.1
 
 
 @pytest.mark.parametrize(("call", "message"), [
