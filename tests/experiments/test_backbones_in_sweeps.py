@@ -10,7 +10,7 @@ from test_sweep import STUB
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import shipped
-from nerp.experiments.plan import plan
+from nerp.experiments.plan import plan, shared_epochs
 from nerp.experiments.selection import Selection
 from nerp.experiments.sweep import Sweep
 from nerp.experiments.workers import Local
@@ -120,6 +120,16 @@ def test_a_sweep_runs_everything_on_each_backbone():
     with pytest.raises(NerpError, match="--backbones and MODEL.BACKBONE.NAME both say"):
         plan(Selection("B2N", ("CoOp",), ("eurosat",), backbones=THREE,
                        options=(BACKBONE_KEY, "RN50")))
+
+
+def test_features_are_shared_on_one_backbone_alone():
+    chosen = Selection("B2N", ("CoOp", "KgCoOp"), ("eurosat",), (1, 2))
+    said = shared_epochs(plan(chosen))
+    assert said.startswith("4 of the trainings learn on frozen features") and "of 2 sets" in said
+    said = shared_epochs(plan(replace(chosen, backbones=THREE[:2])))
+    assert said.startswith("8 of the trainings learn on frozen features") and "of 4 sets" in said
+    alone = replace(chosen, methods=("CoOp",), backbones=THREE[:2])
+    assert shared_epochs(plan(alone)) == ""
 
 
 def test_saved_logits_are_asked_for_in_tests_and_belong_to_no_fingerprint():
