@@ -159,15 +159,15 @@ def test_two_backbones_stand_side_by_side_in_one_table(swept):
     assert text.index("ViT-B/16:") < text.index("ViT-B/32:")
     below = arranged(table, backbones="rows")
     assert [row.label for row in below.rows] == [
-        "CoOp, ViT-B/16", "CoOp, ViT-B/32", "CoOp_NeRP, ViT-B/16", "CoOp_NeRP, ViT-B/32"]
+        "CoOp (ViT-B/16)", "CoOp (ViT-B/32)", "CoOp_NeRP (ViT-B/16)", "CoOp_NeRP (ViT-B/32)"]
     beside = arranged(table, backbones="columns")
     assert [row.label for row in beside.rows] == ["CoOp", "CoOp_NeRP"]
-    assert beside.columns[0][0] == "eurosat, ViT-B/16" and len(beside.columns) == 6
+    assert beside.columns[0][0] == "eurosat (ViT-B/16)" and len(beside.columns) == 6
     turned = arranged(table, rows="datasets", backbones="columns")
     assert {group for group, _ in turned.columns} == {row.label for row in below.rows}
     number = table.rows[2].cells["eurosat", "Novel"]
-    assert beside.rows[0].cells["eurosat, ViT-B/32", "Novel"] == number
-    assert turned.rows[0].cells["CoOp, ViT-B/32", "Novel"] == number
+    assert beside.rows[0].cells["eurosat (ViT-B/32)", "Novel"] == number
+    assert turned.rows[0].cells["CoOp (ViT-B/32)", "Novel"] == number
 
 
 def test_records_without_a_backbone_are_known_by_their_configuration(swept):
