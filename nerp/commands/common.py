@@ -183,16 +183,6 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 0)).columns
 
 
-def content(file: Path) -> bytes | None:
-    """What is in a file; None where there is none."""
-    return file.read_bytes() if file.is_file() else None
-
-
-def written(file: Path, before: bytes | None) -> str:
-    """The name of a file that was written, and whether that replaced another `content`."""
-    return f"{file}{'' if before in (None, content(file)) else '  (replaces another one)'}"
-
-
 def tell(text: str) -> None:
     """Print what is for people, at once."""
     print(fitted(text, sys.stdout), flush=True)

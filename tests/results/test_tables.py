@@ -354,6 +354,9 @@ def test_the_command_prints_and_writes(output, nerp, tmp_path):
     file = tmp_path / "tables" / "main.tex"
     status, out, _ = nerp("table", output, "--format", "latex", "--output", file)
     assert status == 0 and str(file) in out and r"\toprule" in file.read_text()
+    assert "replaces" not in out + nerp("table", output, "--latex", "--output", file)[1]
+    _, out, _ = nerp("table", output, "--format", "csv", "--output", file)
+    assert out == f"written: {file}  (replaces another one)\n"
     status, _, err = nerp("table", tmp_path / "tables")
     assert status == 1 and "no finished run" in err
     status, _, err = nerp("table", output, "--protocol", "few_shots")
