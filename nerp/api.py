@@ -72,7 +72,7 @@ class Tested:
 
     Attributes:
         path: the run's folder.
-        accuracy: see `Trained`, like the next three.
+        accuracy: in percent, on the test images.
         macro_f1: in percent.
         per_class: in percent by class name.
         record: all of result.json.
@@ -246,7 +246,7 @@ def test(
     """Test a model; one whose trainer's name ends in _NeRP is corrected (see `correct`).
 
     Args:
-        trainer: see `nerp methods`; with _NeRP at its end.
+        trainer: see `nerp methods`; one that ends in _NeRP is corrected.
         dataset: a card's name, or the file of a card.
         model: what `train` returned, or its folder; "" for a method that learns nothing.
         settings: see `Settings`.

@@ -36,6 +36,15 @@ def test_an_example_in_help_can_be_pasted_however_narrow_the_terminal(command, m
     assert all(example in shown for example in examples)
 
 
+@pytest.mark.parametrize("text", [
+    "nerp table reads runs, wherever they are, and more than a line of a terminal has room for",
+    "  nerp x  never longer than a terminal is wide, whatever a name or its text begins with",
+])
+def test_a_sentence_is_filled_though_it_begins_like_a_command_line(text):
+    shown = HelpFormatter("nerp")._fill_text(text, 50, "")
+    assert max(map(len, shown.splitlines())) <= 50 and shown.split() == text.split()
+
+
 @pytest.mark.parametrize(("line", "dest", "value"), [
     (["table", "--write-to", "t.csv"], "output", "t.csv"),
     (["table", "--output", "t.csv"], "output", "t.csv"),

@@ -29,7 +29,7 @@ def _filled(paragraph: str, width: int) -> str:
             lines[-1] = (f"{lines[-1][0]} {line.strip()}", indented, True)
         else:
             lines.append((line, listed.end() if listed else indented, bool(listed or not indented)))
-    return "\n".join(text if text.lstrip(" ")[:5] == "nerp " and text[hang:hang + 1] == "n"
+    return "\n".join(text if hang and text.startswith(" " * hang + "nerp ")
                      else broken(text, width, hang) for text, hang, _ in lines)
 
 

@@ -54,8 +54,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, trainer_required: bool = 
     parser.add_argument("--config-file", default="", metavar="FILE",
                         help="method configuration; default: the one that configs/experiments.yaml "
                              "has for method, protocol, dataset and shots")
-    parser.add_argument("--root", default="", metavar="DIR",
-                        help="the folder that holds the datasets' folders (default: data)")
+    _add_root_argument(parser, default="")
     parser.add_argument("--seed", type=argument(KEYS["SEED"]), default=None, metavar="N",
                         help="default: 1; -1: drawn, and recorded")
     parser.add_argument("--output-dir", default="", metavar="DIR",
@@ -66,6 +65,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, trainer_required: bool = 
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE",
                         help="configuration values, such as DATASET.NUM_SHOTS 16, or "
                              "DATASET.NUM_SHOTS=16")
+
+
+def _add_root_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--root", default=default, metavar="DIR",
+                        help="the folder that holds the datasets' folders (default: data)")
 
 
 def _add_short_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +97,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_trained_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, --classes, --trainer, --dataset, --root and --load-epoch of a command on a trained
-    model by itself, which `open_trained` opens."""
+    """MODEL, --classes, --trainer, --dataset, --root, --shots, --task, --backbone and --load-epoch
+    of a command on a trained model by itself, which `open_trained` opens."""
     parser.add_argument("model", metavar="MODEL",
                         help="a run's folder, a checkpoint's folder or a checkpoint file")
     parser.add_argument("--classes", default="", metavar="A,B,C",
@@ -106,8 +110,7 @@ def add_trained_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="", metavar="NAME",
                         help="the card whose prompts a published checkpoint was trained with, and "
                              "whose images a correction or calibration looks at")
-    parser.add_argument("--root", default="data", metavar="DIR",
-                        help="the folder that holds the datasets' folders (default: data)")
+    _add_root_argument(parser, default="data")
     _add_short_arguments(parser)
     _add_epoch_argument(parser)
 
@@ -122,7 +125,7 @@ def open_trained(args: argparse.Namespace, opts: Sequence[str], precision: str =
     """The model that `add_trained_arguments` and KEY VALUE pairs ask for; precision: as in
     `nerp.load`."""
     given = options_of([*_short_options(args), *opts])
-    check_options([word for pair in given.items() for word in pair])
+    check_options(given)
     from nerp.engine.model import load
 
     return load(args.model, _names(args.classes, args.dataset, args.root), trainer=args.trainer,
@@ -180,16 +183,6 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 0)).columns
 
 
-def content(file: Path) -> bytes | None:
-    """What is in a file; None where there is none."""
-    return file.read_bytes() if file.is_file() else None
-
-
-def written(file: Path, before: bytes | None) -> str:
-    """The name of a file that was written, and whether that replaced another `content`."""
-    return f"{file}{'' if before in (None, content(file)) else '  (replaces another one)'}"
-
-
 def tell(text: str) -> None:
     """Print what is for people, at once."""
     print(fitted(text, sys.stdout), flush=True)
@@ -218,7 +211,7 @@ def request(args: argparse.Namespace) -> Request:
     before a command imports what it needs for its work."""
     part = ["DATASET.SUBSAMPLE_CLASSES", args.classes] if args.classes else []
     opts = [*part, *_short_options(args), *args.opts]
-    check_options(opts)
+    check_options(options_of(opts))
     model = {} if "model_dir" not in args else {
         "model_dir": args.model_dir, "load_epoch": args.load_epoch, "use_cache": not args.no_cache,
     }

@@ -25,17 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from nerp.base.paths import write_text
     from nerp.results.explain import Explanation
     from nerp.results.explain_page import explain_page, summary
+    from nerp.results.output import write
 
-    file = Path(args.output or Path(args.run) / "explain.html")
     facts = Explanation(args.run, args.root)
     flips = facts.sample(args.most)
-    write_text(file, explain_page(facts, flips))
+    page = write(args.output or Path(args.run) / "explain.html", explain_page(facts, flips))
     tell(summary(facts))
     missing = sum(not flip.picture for flip in flips)
     if missing:
         tell(f"{missing} of {len(flips)} images were not found, or not readable, below "
              f"{facts.image_dir}; --root says where the data are")
-    print(f"{file}: {file.stat().st_size / 2**10:,.0f} KiB")
+    print(f"{page}: {page.size / 2**10:,.0f} KiB")

@@ -10,7 +10,7 @@ correct compared the rules on it, what each of them gains.
 
 import argparse
 
-from nerp.commands.common import SEED, argument, content, written
+from nerp.commands.common import SEED, argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,6 @@ def main(args: argparse.Namespace) -> None:
             drawn[stem.replace("reliability", "corrections")] = comparison_figure(folder)
     if others:
         drawn |= figures(split(collect(others), args.seeds, False))
-    directory = Path(args.output_dir)
     for stem, figure in drawn.items():
-        before = {kind: content(directory / f"{stem}.{kind}") for kind in ("png", "svg")}
-        for path in save_figure(figure, directory, stem):
-            print(written(path, before[path.suffix[1:]]))
+        for file in save_figure(figure, Path(args.output_dir), stem):
+            print(file)

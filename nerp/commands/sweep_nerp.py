@@ -5,7 +5,7 @@ The best setting of such a sweep has been chosen on test labels: an upper bound,
 
 import argparse
 
-from nerp.commands.common import argument, content, tell, written
+from nerp.commands.common import argument, tell
 from nerp.settings.keys import whole
 
 
@@ -39,14 +39,12 @@ def main(args: argparse.Namespace) -> None:
     sweep = Sweep(run.saved)
     outcomes = list(sweep.run(rule, grid))
     directory = Path(args.output_dir or args.run)
-    table, picture = (directory / f"sweep.{kind}" for kind in ("csv", "png"))
-    before = content(table), content(picture)
-    csv = write_outcomes(table, outcomes, grid)
+    csv = write_outcomes(directory / "sweep.csv", outcomes, grid)
     tell(f"{len(outcomes)} settings on {len(run.saved.labels)} images; without NeRP "
          f"{sweep.plain_accuracy:.2f}%; the rule: {rule.name}\n")
     print(outcome_table(outcomes, grid, args.most))
     tell("\nupper bound: these settings were compared on test labels, so the best of them is not "
-         f"a result\nall settings: {written(csv, before[0])}")
+         f"a result\nall settings: {csv}")
     if len([values for values in grid.values() if len(values) > 1]) == 2:
-        png = draw_heat_map(picture, outcomes, grid, sweep.plain_accuracy)
-        print(f"heat map: {written(png, before[1])}")
+        png = draw_heat_map(directory / "sweep.png", outcomes, grid, sweep.plain_accuracy)
+        print(f"heat map: {png}")

@@ -12,7 +12,6 @@ Folders of published log.txt files (Dassl's) are read, too, and marked as such.
 A run that is missing is shown as missing; no average is taken over a set that lacks one."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nerp.commands.common import SEED, add_old_name, argument, terminal_width
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from nerp.results.published import Published
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
-ROWS = ("methods", "datasets")  # as `nerp.results.layout` has them, which takes longer to import
+ROWS = ("methods", "datasets")
 BACKBONES = ("blocks", "rows", "columns")
 PUBLISHED = "published"
 
@@ -71,10 +70,10 @@ def _protocol(text: str) -> str:
 
 def main(args: argparse.Namespace) -> None:
     from nerp.base.errors import NerpError
-    from nerp.base.paths import write_text
     from nerp.results import render
     from nerp.results.latex import latex
     from nerp.results.layout import arranged, without_spread
+    from nerp.results.output import write
     from nerp.results.records import collect
     from nerp.results.tables import build_tables
 
@@ -94,7 +93,8 @@ def main(args: argparse.Namespace) -> None:
                         f"{'; '.join(table.title for table in tables)} (--protocol chooses)")
     if args.format != "csv":  # which has a line per number
         tables = [arranged(table, args.rows, args.backbones) for table in tables]
-    if not (args.std or args.std is None and not in_latex):
+    spread = not in_latex if args.std is None else args.std
+    if not spread:
         tables = [without_spread(table) for table in tables]
     text = {
         "terminal": lambda: render.terminal(tables, terminal_width()),
@@ -103,8 +103,7 @@ def main(args: argparse.Namespace) -> None:
         "latex": lambda: latex(tables, args.caption, args.label),
     }[args.format]()
     if args.output:
-        write_text(args.output, text)
-        print(f"written: {Path(args.output)}")
+        print(f"written: {write(args.output, text)}")
     else:
         print(text, end="")
 

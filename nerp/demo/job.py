@@ -91,7 +91,7 @@ class Demo:
             if said := "; ".join(filter(None, (record.substitute, seen))):
                 self.remarks[plain_name(record.trainer)] = said
         dataset = records[0].dataset
-        grid = Grid(records, self.settings.seeds, [dataset], by_config=False)
+        grid = Grid(records, self.settings.seeds, [dataset], (BASE, NOVEL), by_config=False)
         rows = []
         for trainer in grid.rows:
             base, novel = (grid.series(trainer, dataset, part) for part in (BASE, NOVEL))

@@ -17,6 +17,8 @@ class Run:
         root: the folder that holds the dataset's. output: the folder of all runs.
         label: what it is, for people.
         trainer: the method, with or without _NeRP.
+        draws: what decides which features a training on frozen ones reads: card, shots, seed,
+            classes, backbone.
     """
 
     directory: Path
@@ -26,6 +28,7 @@ class Run:
     inputs: tuple[Path, ...]
     label: str
     trainer: str
+    draws: tuple[Path, int, int, str, str]
     root: str
     output: str
 

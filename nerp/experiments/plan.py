@@ -46,12 +46,11 @@ from nerp.settings.protocols import (
 )
 from nerp.settings.published import is_read
 from nerp.settings.resolve import backbone_said_by
+from nerp.settings.tree import check_options
 
 PHASES = ("all", "train", "test")
 _MOST_FILES = 1000  # of a folder
 _EVERY_IMAGE = -1  # DATASET.NUM_SHOTS
-# What decides, in a command line, which images a training draws.
-_DRAWN_BY = ("--seed", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES")
 
 
 def plan(selection: Selection) -> list[Run]:
@@ -88,15 +87,15 @@ def check_data(root: str, runs: Iterable[Run]) -> None:
 
 
 def shared_epochs(runs: Iterable[Run]) -> str:
-    """What trainings have of one another's augmented images, in words; "" for nothing."""
+    """Which trainings read features that another one encodes, in words; "" for none."""
     trained = [run for run in runs if run.argv[0] == "train" and learns_on_outputs(run.trainer)]
-    sets = {(run.card, *(run.argv[run.argv.index(word) + 1] for word in _DRAWN_BY))
-            for run in trained}
+    sets = {run.draws for run in trained}
     if len(sets) == len(trained):
         return ""
     return (f"{len(trained)} of the trainings learn on frozen features of augmented images; each "
-            f"of {len(sets)} sets of images is encoded by the first of them that trains on it, "
-            "and read by the others as far as the transform is the same (DATALOADER.FEATURES_MB)")
+            f"of {len(sets)} sets of features (the same images and backbone) is encoded by the "
+            "first of them that trains on it, and read by the others as far as the transform is "
+            "the same (DATALOADER.FEATURES_MB)")
 
 
 def _complete(selection: Selection) -> Selection:
@@ -104,11 +103,13 @@ def _complete(selection: Selection) -> Selection:
     imported."""
     load_named()
     import_modules(selection.imports)
+    options = options_of(selection.options)
+    check_options(options)
     name = protocol(selection.protocol).name
     published = catalogue()["protocols"][name]
     if selection.phase not in PHASES:
         raise unknown("phase", selection.phase, PHASES)
-    if selection.backbones and BACKBONE_KEY in options_of(selection.options):
+    if selection.backbones and BACKBONE_KEY in options:
         raise NerpError(f"--backbones and {BACKBONE_KEY} both say the backbone: leave out one")
     methods = selection.methods or tuple(published_methods())
     for method in methods:
@@ -227,11 +228,12 @@ class _Setting:
         options, said = self.options, backbone_said_by(card, method_file, _content)
         if self.backbone and self.backbone != said:
             options = {BACKBONE_KEY: self.backbone, **options}
+        backbone = options.get(BACKBONE_KEY, said)
         directory = run_dir(
             chosen.output, task=task, phase=phase, classes=classes,
             dataset=Path(dataset).stem, shots=self.shots, trainer=trainer,
             config=(Path(config).stem if own_file else config) or "default", seed=self.seed,
-            backbone=options.get(BACKBONE_KEY, said),
+            backbone=backbone,
         )
         inputs = [*named_files(), *_files_of(options.values())]
         argv = [phase, "--root", chosen.root, "--seed", self.seed, "--trainer", trainer,
@@ -272,6 +274,7 @@ class _Setting:
             label=f"{phase} {trainer}, {dataset} {classes}, {self.shots} shots, seed {self.seed}"
             + (f", {self.backbone}" if self.backbone else ""),
             trainer=trainer,
+            draws=(card, self.shots, self.seed, classes, backbone),
         )
 
     @property

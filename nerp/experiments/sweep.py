@@ -21,6 +21,7 @@ from nerp.files.opening import read_end
 from nerp.settings.protocols import RESULT_FILE
 
 DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
+_OVERWRITE = "--overwrite"  # an option of nerp train and nerp test
 _LAST_LINES = 2**16  # bytes of a log that are looked at for the last line
 
 
@@ -161,6 +162,8 @@ def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]
             child = server.start(run.argv, None, {})
             try:
                 if child.wait():
+                    tell(f"failed: {run.label}. An option that its error names is one of the "
+                         "command above, not of nerp sweep")
                     return False
             except KeyboardInterrupt:
                 os.kill(child.pid, signal.SIGINT)
@@ -187,10 +190,15 @@ def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
 
 
 def reason(run: Run) -> list[str]:
-    """How a run's last attempt ended, the last that it said, and where it said the rest."""
+    """How a run's last attempt ended, the last that it said, and where it said the rest. Where that
+    advises an option that a sweep does not have, the command that has it."""
     status = receipt(run).get("exit_status")
     end = "no exit status" if status is None else f"exit status {status}"
-    return [f"    {end}: {last_line(run)}", f"    log: {run.directory / LOG_FILE}"]
+    said = last_line(run)
+    lines = [f"    {end}: {said}", f"    log: {run.directory / LOG_FILE}"]
+    if _OVERWRITE in said:
+        lines.append(f"    nerp sweep has no {_OVERWRITE}; this has: {run.command} {_OVERWRITE}")
+    return lines
 
 
 def last_line(run: Run) -> str:

@@ -10,7 +10,7 @@ from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.files.opening import read_text, reading
 
-_LARGEST = 2**18  # bytes; the largest file that ships has a fortieth of it
+LARGEST = 2**18  # bytes; the largest file that ships has a fortieth of it
 _MOST_VALUES = 100_000  # with every alias written out
 _DEEPEST = 50
 _MOST_KEPT = 100  # files whose lines are remembered
@@ -22,7 +22,7 @@ def load_yaml(path: str | Path) -> dict[str, object]:
     Raises NerpError, naming the file, for one that is missing or is not one, and for aliases that
     stand for more values than a configuration can have.
     """
-    text = read_text(path, _LARGEST)
+    text = read_text(path, LARGEST)
     with reading(path, "a readable YAML file"):
         loader = yaml.SafeLoader(text)
         try:
@@ -39,7 +39,7 @@ def key_lines(path: str | Path) -> Mapping[str, int]:
     """Full name (OPTIM.LR) -> the line that it stands in, for every key of a YAML file that
     `load_yaml` reads; {} where it can no longer be read."""
     try:
-        text = read_text(path, _LARGEST)
+        text = read_text(path, LARGEST)
         with reading(path, "a readable YAML file"):
             root = yaml.compose(text, yaml.SafeLoader)
             _check(root)

@@ -3,11 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from nerp.results.cells import Cell, Column, Row, Table, differences
-from nerp.results.grid import Part
-from nerp.results.published import AVERAGE, AVERAGES, Published, average_over, rows_of, with_papers
+from nerp.results.grid import Part, trainer_of
+from nerp.results.published import (
+    AVERAGE,
+    AVERAGES,
+    OTHER_PAPER,
+    OWN_FILE,
+    OWN_PAPER,
+    Published,
+    average_over,
+    rows_of,
+    with_papers,
+)
 from nerp.settings.protocols import NERP_SUFFIX
 
-_OWN, _OTHERS = "from the method's own paper or repository", "from other papers' tables"
+_FROM = {OWN_PAPER: "from the method's own paper or repository",
+         OTHER_PAPER: "from other papers' tables", OWN_FILE: "from a file of one's own"}
 
 
 def compare(table: Table, part: Part, published: Sequence[Published]) -> None:
@@ -28,7 +39,7 @@ def compare(table: Table, part: Part, published: Sequence[Published]) -> None:
         papers = [
             {AVERAGE if name == average else name: line for name, line in lines.items()
              if name == average or name not in AVERAGES}
-            for lines in rows_of(table.protocol, row.label.split(" ")[0], part.shots,
+            for lines in rows_of(table.protocol, trainer_of(row.label), part.shots,
                                  part.backbone, published).values()
         ]
         there = [lines for lines in papers if _cells(lines, columns)]
@@ -42,14 +53,15 @@ def compare(table: Table, part: Part, published: Sequence[Published]) -> None:
 def _notes(shown: Sequence[Published], without: Sequence[str]) -> Iterator[str]:
     """Where what is shown is from, and which rows have nothing beside them, and why."""
     said = []
-    for words, own in ((_OWN, True), (_OTHERS, False)):
-        papers = with_papers(row for row in shown if row.is_own == own)
-        said += [f"{words}: {'; '.join(papers)}"] if papers else []
+    for origin, words in _FROM.items():
+        sources = list(dict.fromkeys(row.source for row in shown if row.origin == origin))
+        sources = sources if origin == OWN_FILE else with_papers(sources)
+        said += [f"{words}: {'; '.join(sources)}"] if sources else []
     if said:
         yield f"Published numbers, {'; '.join(said)}. Ours - theirs below them."
     if any(line.variant for line in shown):
         yield ("In brackets: what a paper did otherwise, or its backbone; no difference is taken.")
-    corrected = [label for label in without if label.split(" ")[0].endswith(NERP_SUFFIX)]
+    corrected = [label for label in without if trainer_of(label).endswith(NERP_SUFFIX)]
     if corrected:
         yield (f"No published numbers are known here of {', '.join(corrected)}: the tables of "
                "NeRP's paper could not be read for this list. --against FILE.csv takes rows of "

@@ -69,11 +69,11 @@ def rank(table: Table) -> None:
 
 def add_gains(table: Table) -> None:
     """Below every row of a correction whose baseline is there, what it adds to that."""
-    plain = {row.label: row for row in table.rows}
+    plain = {row.label: row for row in table.rows if row.kind == "measured"}
     rows = []
     for row in table.rows:
         rows.append(row)
-        baseline = plain.get(without_nerp(row.label), row)
+        baseline = plain.get(without_nerp(row.label), row) if row.kind == "measured" else row
         if baseline is not row:
             rows.append(Row(GAIN, differences(row, baseline.cells), "gain", row.block))
     table.rows = rows

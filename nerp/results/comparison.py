@@ -9,7 +9,6 @@ import matplotlib
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from nerp.base.paths import write_text
 from nerp.correction.comparison import Compared
 from nerp.correction.looked_at import MARKS, with_caveat
 from nerp.engine.metrics import asymmetry, confusion_matrix
@@ -23,6 +22,7 @@ from nerp.files.json_file import (
     is_text,
     read_json,
 )
+from nerp.results.output import Written, write
 from nerp.results.plots import SETTINGS
 from nerp.settings.protocols import COMPARISON_FILE
 
@@ -83,11 +83,9 @@ def measured(run: SavedRun, compared: Sequence[Compared]) -> dict[str, Any]:
     }
 
 
-def write_comparison(directory: Path, content: Mapping[str, Any]) -> Path:
-    """Write the file into a run's folder; its path."""
-    file = directory / COMPARISON_FILE
-    write_text(file, json.dumps(content, indent=1) + "\n")
-    return file
+def write_comparison(directory: Path, content: Mapping[str, Any]) -> Written:
+    """Write the file into a run's folder."""
+    return write(directory / COMPARISON_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def rows(content: Mapping[str, Any]) -> list[list[str]]:
@@ -113,7 +111,7 @@ def notes(content: Mapping[str, Any]) -> list[str]:
 
 
 def comparison_figure(directory: Path) -> Figure:
-    """A bar a rule: what it gained, those without test images filled. Raises NerpError for a file
+    """A bar per rule: what it gained, those without test images filled. Raises NerpError for a file
     that cannot be read."""
     content, done = _read(directory / COMPARISON_FILE)
     done.sort(key=lambda row: row["gain"])

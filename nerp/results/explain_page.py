@@ -68,7 +68,8 @@ class Matrix(TypedDict):
 
 
 class Overview(TypedDict):
-    """Pictures of both matrices, a cell so many classes (`block`) high and wide; their counts."""
+    """Pictures of both matrices, each cell of which is `block` classes high and wide; their
+    counts."""
 
     block: int
     count: dict[str, int]

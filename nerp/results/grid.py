@@ -1,8 +1,9 @@
 """The records of one table, addressed by row, dataset and part; and which table a record is for."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
 from nerp.base.errors import NerpError
@@ -61,6 +62,7 @@ class Grid:
 
     Args:
         seeds: those that a complete cell has. datasets: those that a complete row has.
+        parts: those that the table has, on whichever backbone.
         by_config: one row per method and configuration instead of one per method.
 
     Raises NerpError where two records claim the same place.
@@ -68,11 +70,12 @@ class Grid:
 
     def __init__(
         self, records: Iterable[Record], seeds: tuple[int, ...], datasets: Iterable[str],
-        by_config: bool,
+        parts: Iterable[str], by_config: bool,
     ):
         records = sorted(records, key=lambda r: _ORDER.index(r.kind))
         self.seeds = seeds
         self.datasets = set(datasets)
+        self.parts = _in_order(parts)
         self._places: dict[tuple[str, str, str], dict[int, Record]] = {}
         for record in records:
             row = f"{record.trainer} ({record.config})" if by_config else record.trainer
@@ -80,7 +83,7 @@ class Grid:
             for part, shown in _parts(record):
                 self._place(row, part, shown)
         for (row, _, _), there in self._places.items():
-            if is_seedless(row.split(" ")[0]) and len({r.number for r in there.values()}) == 1:
+            if is_seedless(trainer_of(row)) and len({r.number for r in there.values()}) == 1:
                 there |= dict.fromkeys(seeds, next(iter(there.values())))
                 for seed in there.keys() - {*seeds}:
                     del there[seed]
@@ -111,16 +114,6 @@ class Grid:
         return borrows
 
     @property
-    def parts(self) -> list[str]:
-        """The parts of every dataset, in order."""
-        there = {part for _, _, part in self._places}
-        if there & {*ALONE, OPEN}:
-            return [part for part in (*ALONE, *OPEN_PARTS) if part in there]
-        if there & {BASE, NOVEL}:
-            return [BASE, NOVEL]
-        return sorted(there, key=lambda part: int(part.removesuffix(_SHOT) or 0))
-
-    @property
     def _parts_of_runs(self) -> list[str]:
         """`parts`, but one for all that one run fills."""
         return [OPEN] if OPEN in self.parts else self.parts
@@ -131,7 +124,7 @@ class Grid:
         order = {name: i for i, name in enumerate(methods())}
 
         def key(label: str) -> tuple[int, str, str, bool, str]:
-            trainer = label.split(" ")[0]
+            trainer = trainer_of(label)
             plain = plain_name(trainer)
             return (order.get(plain, len(order)), plain, trained_name(trainer),
                     trainer.endswith(NERP_SUFFIX), label)
@@ -185,22 +178,26 @@ def is_seedless(trainer: str) -> bool:
     return plain in methods() and not learns(plain)
 
 
+def trainer_of(label: str) -> str:
+    """The label of a row -> its method: MMRL_NeRP (mine) -> MMRL_NeRP."""
+    return label.split(" ")[0]
+
+
 def with_nerp(label: str) -> str:
     """The label of a row -> that of its correction: MMRL (mine) -> MMRL_NeRP (mine)."""
-    trainer, *rest = label.split(" ")
-    return " ".join([trainer + NERP_SUFFIX, *rest])
+    trainer = trainer_of(label)
+    return trainer + NERP_SUFFIX + label.removeprefix(trainer)
 
 
 def without_nerp(label: str) -> str:
-    """The label of a row -> that of what its correction corrects, which is another only where it is
-    the row of one."""
-    trainer, *rest = label.split(" ")
-    return " ".join([trained_name(trainer), *rest])
+    """The label of a row without _NeRP: MMRL_NeRP (mine) -> MMRL (mine)."""
+    trainer = trainer_of(label)
+    return trained_name(trainer) + label.removeprefix(trainer)
 
 
 def cautions(protocol: str, rows: Iterable[str]) -> list[str]:
     """What has to be said wherever numbers of these rows are shown."""
-    trainers = {trained_name(row.split(" ")[0]) for row in rows}
+    trainers = {trained_name(trainer_of(row)) for row in rows}
     lines = []
     if protocol == "cross_dataset" and any(plain_name(t) == "MMRLpp" for t in trainers):
         lines.append(_BETA)
@@ -226,7 +223,8 @@ class Part:
         averaged: the datasets that count for an average, in the papers' order.
         metric: what the numbers are (`METRICS`). bins: of a calibration error, 0 where unknown.
         calibrators: by name, what each that occurs has looked at.
-        left_out: records that say themselves that they are none of this protocol.
+        left_out: records that say themselves that they are none of their protocol, as `_saying`
+            gives them to this part.
     """
 
     name: str
@@ -245,11 +243,12 @@ class Part:
     @property
     def cautions(self) -> list[str]:
         """What has to be said below it of what is not in it."""
-        if not self.left_out:
-            return []
-        first, more = self.left_out[0], len(self.left_out) - 1
-        others = f", and {more} more like it" if more else ""
-        return [f"Left out: {first.path.parent}{others}: {first.contradiction}."]
+        lines = []
+        for why in dict.fromkeys(record.contradiction for record in self.left_out):
+            first, *more = [record for record in self.left_out if record.contradiction == why]
+            others = f", and {len(more)} more like it" if more else ""
+            lines.append(f"Left out: {first.path.parent}{others}: {why}.")
+        return lines
 
 
 def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> list[Part]:
@@ -272,15 +271,17 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
     left_out = [record for record in records if record.contradiction]
     records = [record for record in records if not record.contradiction]
     if not records:
-        raise NerpError(f"there are no results but of tests that are none of their protocol: "
+        raise NerpError("every result contradicts its protocol: "
                         f"{left_out[0].path.parent}: {left_out[0].contradiction}")
     parts = []
+    unshown: dict[tuple[str, int, bool], list[Record]] = {}
     for are_drawn in (False, True):
         world = [record for record in records if (record.dataset in drawn) == are_drawn]
         source = _source(world)
         for (name, shots), chosen in sorted(_by_table(world, source).items()):
             there = seeds or _seeds(chosen)
             datasets = {r.dataset for r in chosen}
+            shown = {part for record in chosen for part, _ in _parts(record)}
             crossing = name in ("cross_dataset", "domain_generalisation")
             first = [source] if crossing and source in datasets else []
             averaged = in_published_order(datasets - set(first))
@@ -289,13 +290,36 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
                 calibrators = {r.calibration: r.calibrated_on for r in own if r.calibration}
                 parts.append(Part(
                     name, shots, are_drawn, backbone, len(backbones) > 1,
-                    Grid(own, there, datasets, by_config), first, averaged, own[0].metric,
+                    Grid(own, there, datasets, shown, by_config), first, averaged, own[0].metric,
                     max(record.bins for record in own), calibrators,
-                    tuple(record for record in left_out if record.protocol == name
-                          and record.backbone == backbone
-                          and (record.dataset in drawn) == are_drawn),
                 ))
-    return parts
+        outside = [record for record in left_out if (record.dataset in drawn) == are_drawn]
+        unshown |= {(*key, are_drawn): of_table
+                    for key, of_table in _by_table(outside, source).items()}
+    return _saying(parts, unshown)
+
+
+def _saying(parts: list[Part], unshown: Mapping[tuple[str, int, bool], list[Record]]) -> list[Part]:
+    """Parts with the records that were left out of them. Where nothing else is of a record's table
+    and backbone, the record stands once: in the first part of its protocol, or of all.
+
+    Args: unshown: what was left out, by a table's name, its shots and whether it is drawn.
+    """
+    places = {(part.name, part.shots, part.drawn, part.backbone): i for i, part in enumerate(parts)}
+    said: list[dict[Path, Record]] = [{} for _ in parts]
+    alone = []
+    for table, records in unshown.items():
+        for record in records:
+            if (place := places.get((*table, record.backbone))) is None:
+                alone.append((table[0], record))
+            else:
+                said[place][record.path] = record
+    for name, record in alone:
+        if not any(record.path in there for there in said):
+            near = next((i for i, part in enumerate(parts) if part.name == name), 0)
+            said[near][record.path] = record
+    return [replace(part, left_out=tuple(there.values()))
+            for part, there in zip(parts, said, strict=True)]
 
 
 def _seeds(records: Iterable[Record]) -> tuple[int, ...]:
@@ -344,6 +368,16 @@ def _parts(record: Record) -> list[tuple[str, Record]]:
         return [(part, replace(record, number=number))
                 for part, number in record.open_parts.items()]
     return [(_PARTS[record.classes], record)]
+
+
+def _in_order(parts: Iterable[str]) -> list[str]:
+    """The parts that a table shows of every dataset: those that occur, or both halves."""
+    there = set(parts)
+    if there & {*ALONE, OPEN}:
+        return [part for part in (*ALONE, *OPEN_PARTS) if part in there]
+    if there & {BASE, NOVEL}:
+        return [BASE, NOVEL]
+    return sorted(there, key=lambda part: int(part.removesuffix(_SHOT) or 0))
 
 
 def _source(records: Iterable[Record]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from nerp.base.printable import printable
 from nerp.results.cells import GAIN, Cell, Column, Row, Table
-from nerp.results.grid import without_nerp
+from nerp.results.grid import trainer_of, without_nerp
 from nerp.results.names import as_in_papers
 from nerp.results.render import MISSING, blocks, groups_of, indented, is_missing, rows_of_block
 
@@ -39,11 +39,12 @@ def _latex(table: Table, caption: str, label: str) -> str:
     drawn = [_tabular(table, columns) for columns in parts]
     together = sum(map(len, drawn)) <= _MOST_LINES
     floats = [drawn] if together else [[lines] for lines in drawn]
+    notes = _notes(table, table.notes if caption else table.notes[1:])
     caption = caption or f"{table.title}. {table.notes[0]}"
     label = label or "tab:" + re.sub(r"[^a-z0-9]+", "-", table.title.lower())
     return "\n".join(
         _float(tabulars, "" if narrow else "*", *_titled(caption, label, number),
-               _notes(table) if number == len(floats) else [])
+               notes if number == len(floats) else [])
         for number, tabulars in enumerate(floats, 1)
     )
 
@@ -100,18 +101,18 @@ def _float(
     ])
 
 
-def _notes(table: Table) -> list[str]:
-    """The lines below a table; the first note is in its caption."""
+def _notes(table: Table, notes: list[str]) -> list[str]:
+    """The lines below a table: `notes`, after what its best numbers are marked with."""
     places = {cell.place for row in table.rows for cell in row.cells.values()}
     second = ", second underlined." if 2 in places else "."
     said = [f"Best in bold{second}"] if 1 in places else []
-    return [f"{_escape(_named(note, table))}\\par" for note in (*said, *table.notes[1:])]
+    return [f"{_escape(_named(note, table))}\\par" for note in (*said, *notes)]
 
 
 def _named(note: str, table: Table) -> str:
     """A note with its methods as papers write them."""
     labels = {row.label for row in table.rows} | {group for group, _ in table.columns}
-    trainers = sorted({label.split(" ")[0].rstrip(",") for label in labels}, key=len, reverse=True)
+    trainers = sorted({trainer_of(label) for label in labels}, key=len, reverse=True)
     words = "|".join(map(re.escape, trainers))
     return re.sub(rf"(?<![\w-])({words})(?![\w-])", lambda found: as_in_papers(found[1]), note)
 

@@ -1,13 +1,12 @@
 """The same table otherwise: datasets as rows, backbones as rows or columns, without deviations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from nerp.results.cells import GAIN, Cell, Column, Row, Table
+from nerp.results.cells import GAIN, Column, Row, Table
+from nerp.results.grid import without_nerp
 from nerp.results.published import AVERAGE
 
-ROWS = ("methods", "datasets")
-BACKBONES = ("blocks", "rows", "columns")
 SPREAD = " ± population standard deviation"  # in the note that says what the numbers are
 
 
@@ -20,8 +19,10 @@ def arranged(table: Table, rows: str = "methods", backbones: str = "blocks") -> 
             method, or "columns" next to each other.
     """
     if backbones != "blocks" and any(row.block for row in table.rows):
-        side_by_side = backbones == "columns" and rows == "methods"
-        table = _side_by_side(table) if side_by_side else _one_block(table)
+        if rows == "datasets":
+            table = _one_block(table, without_nerp)  # a correction beside its baseline
+        else:
+            table = _side_by_side(table) if backbones == "columns" else _one_block(table)
     return _by_dataset(table) if rows == "datasets" else table
 
 
@@ -41,11 +42,12 @@ def _owned(table: Table) -> Iterator[tuple[str, Row]]:
         yield owner, row
 
 
-def _one_block(table: Table) -> Table:
-    """The backbone behind the name of each method, those of one method next to each other."""
-    order = list(dict.fromkeys(owner for owner, _ in _owned(table)))
-    rows = [(order.index(owner), replace(
-        row, block="", label=f"{row.label}, {row.block}" if row.kind == "measured" else row.label,
+def _one_block(table: Table, together: Callable[[str], str] = lambda label: label) -> Table:
+    """The backbone behind the name of each method; rows next to each other, backbone by backbone,
+    for whose labels `together` is the same."""
+    order = list(dict.fromkeys(together(owner) for owner, _ in _owned(table)))
+    rows = [(order.index(together(owner)), replace(
+        row, block="", label=f"{row.label} ({row.block})" if row.kind == "measured" else row.label,
     )) for owner, row in _owned(table)]
     return replace(table, rows=[row for _, row in sorted(rows, key=lambda entry: entry[0])])
 
@@ -75,7 +77,7 @@ def _place(table: Table, row: Row) -> str:
 
 
 def _on(column: Column, backbone: str) -> Column:
-    return f"{column[0]}, {backbone}", column[1]
+    return f"{column[0]} ({backbone})", column[1]
 
 
 def _by_dataset(table: Table) -> Table:
@@ -104,12 +106,5 @@ def _heading(table: Table, owner: str, row: Row) -> str:
     if row.kind == "measured":
         return row.label
     if row.kind == "difference":
-        return f"{owner}, difference from {_place(table, row)}"
-    return f"{GAIN} {owner}" if row.kind == "gain" else f"{owner}, {row.label}"
-
-
-def text_of(cell: Cell) -> str:
-    """A cell in plain characters."""
-    number = round(cell.mean, 2) + 0.0  # there is no -0.00
-    mean = f"{number:+.2f}" if cell.difference else f"{number:.2f}"
-    return mean + ("" if cell.std is None else f" ± {cell.std:.2f}") + cell.marks
+        return f"{owner} (difference from {_place(table, row)})"
+    return f"{GAIN} {owner}" if row.kind == "gain" else f"{owner} ({row.label})"

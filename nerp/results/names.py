@@ -28,6 +28,4 @@ def as_in_papers(label: str) -> str:
     """A label of a row or column, whose first word is a trainer or a dataset, as papers write
     it."""
     first, *rest = label.split(" ")
-    end = "," if first.endswith(",") else ""
-    name = first.removesuffix(",")
-    return " ".join([(_DATASETS.get(name) or method_name(name)) + end, *rest])
+    return " ".join([_DATASETS.get(first) or method_name(first), *rest])

@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from nerp.base.paths import write_bytes
 from nerp.results.grid import (
     BASE,
     BORROWED,
@@ -28,9 +27,11 @@ from nerp.results.grid import (
     Part,
     cautions,
     meanings,
+    trainer_of,
     with_nerp,
     without_nerp,
 )
+from nerp.results.output import Written, write
 from nerp.results.published import AVERAGE
 from nerp.results.readings import BASE_ALONE, NOVEL_ALONE, OPEN_BASE, OPEN_H, OPEN_NOVEL
 from nerp.settings.backbones import DEFAULT_BACKBONE, folder_of
@@ -78,16 +79,15 @@ class Style(TypedDict):
     markerfacecolor: str
 
 
-def save_figure(figure: Figure, directory: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, directory: Path, name: str) -> list[Written]:
     """Write a figure as PNG and SVG; the same figure gives the same bytes. Returns the files."""
-    paths = [directory / f"{name}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        undated = {"Date": None} if path.suffix == ".svg" else None
+    files = []
+    for kind in ("png", "svg"):
         content = io.BytesIO()
         with matplotlib.rc_context(SETTINGS):
-            figure.savefig(content, format=path.suffix[1:], metadata=undated)
-        write_bytes(path, content.getvalue())
-    return paths
+            figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        files.append(write(directory / f"{name}.{kind}", content.getvalue()))
+    return files
 
 
 def figures(parts: Iterable[Part]) -> dict[str, Figure]:
@@ -96,8 +96,8 @@ def figures(parts: Iterable[Part]) -> dict[str, Figure]:
     with matplotlib.rc_context(SETTINGS):
         for part in parts:
             world = "_drawn" if part.drawn else ""
-            world += f"_{folder_of(part.backbone)}" if part.beside and folder_of(part.backbone) \
-                else ""
+            level = folder_of(part.backbone) if part.beside else ""
+            world += f"_{level}" if level else ""
             if part.name == "few_shot":
                 drawn[f"few_shot_curves{world}"] = few_shot_curves(part)
                 continue
@@ -111,7 +111,7 @@ def figures(parts: Iterable[Part]) -> dict[str, Figure]:
 
 
 def few_shot_curves(part: Part) -> Figure:
-    """Accuracy over shots, a panel a dataset and one for their average."""
+    """Accuracy over shots, a panel per dataset and one for their average."""
     figure, panels = _panels(part)
     shots = {name: int(name.removesuffix("-shot")) for name in part.grid.parts}
     for axes, group in panels:
@@ -131,7 +131,7 @@ def few_shot_curves(part: Part) -> Figure:
 
 
 def base_novel_scatter(part: Part) -> Figure | None:
-    """Base against novel accuracy, a panel a dataset and one for their average, with one scale on
+    """Base against novel accuracy, a panel per dataset and one for their average, with one scale on
     both axes: a point is as long across as up. A line joins a method and the same with NeRP; grey
     lines: equal harmonic mean. None where no method was run on both."""
     figure, panels = _panels(part)
@@ -159,9 +159,9 @@ def base_novel_scatter(part: Part) -> Figure | None:
 
 
 def open_world_arrows(part: Part) -> Figure | None:
-    """Base against novel accuracy, an arrow a method: from each half alone, where the arrow begins,
-    to all classes at once. Grey lines: equal harmonic mean, closed where the arrow begins and open
-    where it ends. None where there is no such pair."""
+    """Base against novel accuracy, an arrow per method: from each half alone, where the arrow
+    begins, to all classes at once. Grey lines: equal harmonic mean, closed where the arrow begins
+    and open where it ends. None where there is no such pair."""
     figure, panels = _panels(part)
     for axes, group in panels:
         ends_of: list[tuple[float, float]] = []
@@ -192,7 +192,7 @@ def open_world_arrows(part: Part) -> Figure | None:
 
 
 def nerp_gain(part: Part) -> Figure | None:
-    """Accuracy with NeRP minus without, of the same seed and checkpoint, a line a dataset and one
+    """Accuracy with NeRP minus without, of the same seed and checkpoint, a line per dataset and one
     for their average. On novel classes in base-to-novel, on the targets elsewhere; in the open
     world the difference in H. None where no method was run both ways."""
     grid = part.grid
@@ -278,7 +278,7 @@ def style_of(place: int) -> tuple[str, Marker]:
 
 
 def _style(label: str) -> Style:
-    plain = plain_name(label.split(" ")[0])
+    plain = plain_name(trainer_of(label))
     known = methods()
     colour, marker = style_of(known.index(plain) if plain in known else len(known))
     hollow = without_nerp(label) != label

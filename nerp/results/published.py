@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief, is_printable
+from nerp.base.registry import unknown
 from nerp.files.opening import read_text
 from nerp.results.names import method_name
 from nerp.settings.backbones import DEFAULT_BACKBONE
@@ -33,22 +34,27 @@ _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025"
            "PromptKD": "arXiv 2403.02781, 2024", "KgCoOp": "arXiv 2303.13283, 2023",
            "PLOT++": "arXiv 2210.01253, 2023"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
-# A protocol of the file -> its name and shots.
-_PROTOCOLS = {**{f"base_to_novel_{shots}_shot": ("base_to_novel", shots) for shots in (4, 8)},
+# A protocol of a file -> its name and shots. The file that ships has more, which no table shows.
+_PROTOCOLS = {**{name: (name, _SHOTS) for name in ("base_to_novel", "cross_dataset",
+                                                   "domain_generalisation")},
+              **{f"base_to_novel_{shots}_shot": ("base_to_novel", shots) for shots in (4, 8)},
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
 # What trainers are called in the file, where it is not how papers write them.
 _NAMES = {"CasPL": "CLIP+boosting prompts"}
-# What sources and variants say of a number that was chosen on the images it is of.
-_CHOSEN_ON_TEST = ("on test", "on base test", "on its test")
+# Where a row is from: the method's own paper or repository, another paper, a file of one's own.
+OWN_PAPER, OTHER_PAPER, OWN_FILE = "own paper", "other paper", "file"
 _COLUMNS = ("protocol", "method", "dataset", "base_or_accuracy", "novel", "hm")
 _NUMBERS = _COLUMNS[3:]
+_MAY_HAVE = ("source", "backbone", "chosen_on_test")
 _LARGEST = 2**22  # bytes of a file of one's own
 
 
 @dataclass(frozen=True)
 class Published:
     """One row: accuracies in percent, None where the paper does not say. variant: what of the
-    method was done otherwise, in the paper's words, or "". others: its rows with other shots."""
+    method was done otherwise, in the paper's words, or "". origin: `OWN_PAPER`, `OTHER_PAPER` or
+    `OWN_FILE`. chosen_on_test: whether the number was chosen on the images that it is of. others:
+    its rows with other shots."""
 
     protocol: str
     shots: int
@@ -59,7 +65,9 @@ class Published:
     novel: float | None
     hm: float | None
     source: str
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str
+    origin: str
+    chosen_on_test: bool
     others: tuple["Published", ...] = ()
 
     def accuracy(self, part: str) -> float | None:
@@ -73,57 +81,70 @@ class Published:
         """Its source, the variant where it is one, and whether the number was chosen on the images
         that it is of."""
         said = f"{self.source} ({self.variant})" if self.variant else self.source
-        chosen = any(words in said for words in _CHOSEN_ON_TEST)
-        return f"{said}: published number chosen on test labels ‡" if chosen else said
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the source is the method's own paper or repository: a source begins with the
-        method that it is of."""
-        paper = self.source.split(" ")[0]
-        parts = (self.method, *self.method.split("+"))
-        return _NAMES.get(paper) == self.method or any(
-            part == paper or part.startswith(f"{paper}-") for part in parts)
+        mark = ": published number chosen on test labels ‡"
+        return f"{said}{mark if self.chosen_on_test else ''}"
 
 
 @cache
 def published() -> tuple[Published, ...]:
     """Every row that ships, in the order of the file."""
-    return read_published(Path(__file__).with_name("published.csv"))
+    return _read(Path(__file__).with_name("published.csv"), ships=True)
 
 
 def read_published(file: str | Path) -> tuple[Published, ...]:
     """The rows of a CSV file, in its order. Columns: protocol (base_to_novel, cross_dataset,
     domain_generalisation, few_shot_16, ...), method (by registry name or as papers write it),
     dataset (registry name, or Average), base_or_accuracy, novel, hm, and if need be source
-    (default: the file's name) and backbone (default: ViT-B/16).
+    (default: the file's name), backbone (default: ViT-B/16) and chosen_on_test (yes where the
+    number was chosen on the images that it is of).
 
-    Raises NerpError, naming the file and the line, for one that is no such file.
+    Raises NerpError, naming the file and the line, for one that is no such file, and for a protocol
+    that is none of these.
     """
+    return _read(file)
+
+
+def _read(file: str | Path, ships: bool = False) -> tuple[Published, ...]:
     lines = csv.DictReader(read_text(file, _LARGEST).splitlines(), strict=True)
     try:
         if lacking := [name for name in _COLUMNS if name not in (lines.fieldnames or ())]:
             raise NerpError(f"{file}: it lacks the column {lacking[0]}; it takes "
-                            f"{','.join(_COLUMNS)} and may have source,backbone")
-        return tuple(_row(row, f"{file}, line {lines.line_num}", Path(file).name) for row in lines)
+                            f"{','.join(_COLUMNS)} and may have {','.join(_MAY_HAVE)}")
+        return tuple(_row(row, f"{file}, line {lines.line_num}", Path(file).name, ships)
+                     for row in lines)
     except csv.Error as error:
         raise NerpError(f"{file}, line {lines.line_num}: {error}") from None
 
 
-def _row(row: dict[str, str | None], where: str, file: str) -> Published:
+def _row(row: dict[str, str | None], where: str, file: str, ships: bool) -> Published:
     texts = {name: (text or "").strip() for name, text in row.items()
              if isinstance(name, str) and not isinstance(text, list)}
     if len(texts) < len(row) or not all(map(is_printable, texts.values())):
         raise NerpError(f"{where}: more cells than columns, or control characters")
+    if texts.get("chosen_on_test", "") not in ("", "yes"):
+        raise NerpError(f"{where}: chosen_on_test is {brief(texts['chosen_on_test'])}; it takes "
+                        "yes, or nothing")
     if missing := [name for name in _COLUMNS[:3] if not texts[name]]:
         raise NerpError(f"{where}: {missing[0]} is empty")
     base, novel, hm = (_percent(texts[name], f"{where}: {name}") for name in _NUMBERS)
     if base is None and hm is None:
         raise NerpError(f"{where}: it has no number")
+    if not ships and texts["protocol"] not in _PROTOCOLS:
+        raise NerpError(f"{where}: {unknown('protocol', texts['protocol'], _PROTOCOLS)}")
     name, shots = _PROTOCOLS.get(texts["protocol"], (texts["protocol"], _SHOTS))
     method, _, variant = texts["method"].removesuffix(")").partition(" (")
-    return Published(name, shots, method, variant, texts["dataset"], base, novel, hm,
-                     texts.get("source") or file, texts.get("backbone") or DEFAULT_BACKBONE)
+    source = texts.get("source") or file
+    origin = OWN_FILE if not ships else OWN_PAPER if _is_of(source, method) else OTHER_PAPER
+    return Published(name, shots, method, variant, texts["dataset"], base, novel, hm, source,
+                     texts.get("backbone") or DEFAULT_BACKBONE, origin,
+                     texts.get("chosen_on_test") == "yes")
+
+
+def _is_of(source: str, method: str) -> bool:
+    """Whether a source is the method's own paper or repository: it begins with the method."""
+    paper = source.split(" ")[0]
+    return _NAMES.get(paper) == method or any(
+        part == paper or part.startswith(f"{paper}-") for part in (method, *method.split("+")))
 
 
 def _percent(text: str, where: str) -> float | None:
@@ -146,7 +167,7 @@ def rows_of(
     chosen = [row for row in (published() if rows is None else rows)
               if row.protocol == protocol and row.method in names and shots in (0, row.shots)]
     found: dict[str, dict[str, Published]] = {}
-    for row in sorted(chosen, key=lambda row: (row.backbone != backbone, not row.is_own)):
+    for row in sorted(chosen, key=lambda row: (row.backbone != backbone, row.origin != OWN_PAPER)):
         if row.backbone != backbone:
             said = row.backbone.rpartition("/")[2] if ":" in row.backbone else row.backbone
             row = replace(row, variant="; ".join(filter(None, (said, row.variant))))
@@ -156,10 +177,10 @@ def rows_of(
     return found
 
 
-def with_papers(shown: Iterable[Published]) -> list[str]:
-    """The sources of rows, each paper's arXiv number and year behind its own."""
+def with_papers(sources: Iterable[str]) -> list[str]:
+    """Sources, each once, each paper's arXiv number and year behind its own."""
     by_paper: dict[str, list[str]] = {}
-    for source in dict.fromkeys(row.source for row in shown):
+    for source in dict.fromkeys(sources):
         paper = source.split(" ")[0]
         by_paper.setdefault(paper if paper in _PAPERS else source, []).append(source)
     return [", ".join(of_paper) + (f" ({_PAPERS[paper]})" if paper in _PAPERS else "")

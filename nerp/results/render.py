@@ -10,9 +10,8 @@ from itertools import groupby
 from tabulate import tabulate
 
 from nerp.base.printable import csv_cell, printable
-from nerp.results.cells import Column, Row, Table
+from nerp.results.cells import Cell, Column, Row, Table
 from nerp.results.grid import INCOMPLETE, MARKS
-from nerp.results.layout import text_of
 
 MISSING = "–"  # a run that is not there
 _PADDING = 2  # of a header in a terminal, by tabulate
@@ -87,8 +86,8 @@ def _marked_down(text: str) -> str:
 
 
 def comma_separated(tables: Iterable[Table]) -> str:
-    """A line a number: table, method, kind of row, dataset, part, mean, std, what marks it, and the
-    backbone where the table has several."""
+    """A line per number: table, method, kind of row, dataset, part, mean, std, what marks it, and
+    the backbone where the table has several."""
     words = {mark: name for name, (mark, _) in MARKS.items()} | {INCOMPLETE: "fewer seeds"}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -122,6 +121,13 @@ def _text(table: Table, row: Row, column: Column) -> str:
     if cell is None:
         return MISSING if is_missing(table, row, column) else ""
     return text_of(cell)
+
+
+def text_of(cell: Cell) -> str:
+    """A cell in plain characters."""
+    number = round(cell.mean, 2) + 0.0  # there is no -0.00
+    mean = f"{number:+.2f}" if cell.difference else f"{number:.2f}"
+    return mean + ("" if cell.std is None else f" ± {cell.std:.2f}") + cell.marks
 
 
 def indented(row: Row, indent: str, label: str = "") -> str:

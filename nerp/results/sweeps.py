@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from nerp.base.paths import write_bytes, write_text
 from nerp.correction.sweep import Grid, Outcome
+from nerp.results.output import Written, write
 
 _MEASURED = ("accuracy", "flips", "helped", "hurt")
 
@@ -21,22 +21,19 @@ def outcome_table(outcomes: Sequence[Outcome], grid: Grid, most: int) -> str:
     return str(tabulate(rows, headers=headers, disable_numparse=True))
 
 
-def write_outcomes(
-    file: Path, outcomes: Sequence[Outcome], grid: Grid
-) -> Path:
+def write_outcomes(file: Path, outcomes: Sequence[Outcome], grid: Grid) -> Written:
     """Every setting as a line of CSV, in the order of the sweep."""
     content = io.StringIO()
     writer = csv.writer(content)
     writer.writerow([*grid, *_MEASURED])
     for o in outcomes:
         writer.writerow([*o.settings, *(getattr(o, name) for name in _MEASURED)])
-    write_text(file, content.getvalue())
-    return file
+    return write(file, content.getvalue())
 
 
 def draw_heat_map(
     file: Path, outcomes: Sequence[Outcome], grid: Grid, plain: float
-) -> Path:
+) -> Written:
     """Gain in points over the uncorrected accuracy `plain`, for the two settings that vary."""
     import numpy as np
     from matplotlib.figure import Figure
@@ -64,6 +61,4 @@ def draw_heat_map(
     figure.colorbar(image, ax=axes, label="points")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
-    write_bytes(file, content.getvalue())
-    return file
-
+    return write(file, content.getvalue())

@@ -28,6 +28,7 @@ from nerp.results.grid import (
     is_seedless,
     meanings,
     split,
+    trainer_of,
 )
 from nerp.results.layout import SPREAD
 from nerp.results.published import AVERAGE, Published
@@ -76,10 +77,10 @@ def build_tables(
         if not protocols or part.name in protocols:
             table = _table(part)
             rank(table)
-            if gains:
-                add_gains(table)
             if against:
                 compare(table, part, against)
+            if gains:
+                add_gains(table)
             there = tables.setdefault((part.name, part.shots, part.drawn), table)
             if there is not table:
                 _join(there, table)
@@ -118,10 +119,7 @@ def _table(part: Part) -> Table:
 
 
 def _join(table: Table, other: Table) -> None:
-    """Put the rows of another backbone below those of `table`, which has the same datasets."""
-    groups = list(dict.fromkeys(group for group, _ in table.columns))
-    new = [column for column in other.columns if column not in table.columns]
-    table.columns = sorted([*table.columns, *new], key=lambda column: groups.index(column[0]))
+    """Put the rows of another backbone below those of `table`, which has the same columns."""
     table.rows += other.rows
     table.notes = list(dict.fromkeys([*table.notes, *other.notes]))
 
@@ -143,7 +141,7 @@ def _column(part: Part, group: str, name: str) -> Column:
 
 def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
     """The cells of a row in one group of columns."""
-    grid, seedless = part.grid, is_seedless(label.split(" ")[0])
+    grid, seedless = part.grid, is_seedless(trainer_of(label))
     datasets = part.averaged if group == AVERAGE else [group]
     series = {}
     for name in grid.parts:
@@ -171,7 +169,7 @@ def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
 
 
 def _cell(series: Mapping[int, float], marks: str, grid: Grid, seedless: bool) -> Cell:
-    """Args: seedless: whether nothing is drawn, so that equal numbers of seeds are one run's."""
+    """Args: seedless: whether nothing is drawn; then equal numbers have no spread."""
     values = list(series.values())
     if len(values) < len(grid.seeds):
         marks += INCOMPLETE

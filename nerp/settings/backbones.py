@@ -7,11 +7,11 @@ from pathlib import Path
 from nerp.base.errors import NerpError
 from nerp.base.printable import is_printable
 from nerp.files.opening import read_text
+from nerp.files.yaml_file import LARGEST
 
 BACKBONE_KEY = "MODEL.BACKBONE.NAME"
 DEFAULT_BACKBONE = "ViT-B/16"  # of CoOp's family: what nobody names another in place of
 _STEM = "vit_b16"  # what the configurations for it begin with
-_LARGEST = 2**18  # bytes of a configuration, as `nerp.files.yaml_file` has it
 _LONGEST = 200  # characters of a name
 # NAME below BACKBONE below MODEL, in the form that a run writes its configuration in. A table reads
 # thousands of runs, so the rest of the file is not parsed for it.
@@ -28,7 +28,7 @@ def folder_of(backbone: str) -> str:
 def backbone_in(file: Path) -> str:
     """The backbone of a run, by the configuration that it kept; "" where nothing says it."""
     try:
-        return named(read_text(file, _LARGEST))
+        return named(read_text(file, LARGEST))
     except NerpError:
         return ""
 

@@ -1,6 +1,6 @@
 """A configuration as a tree of keys: reading one, setting one, putting a file's layer on top."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from yacs.config import CfgNode as CN
@@ -12,7 +12,7 @@ from nerp.base.printable import brief
 from nerp.base.registry import unknown
 from nerp.files.yaml_file import key_lines
 from nerp.settings.defaults import common_config, default_config, key
-from nerp.settings.options import RELEASE_NAMES, options_of, own_name
+from nerp.settings.options import RELEASE_NAMES, own_name
 from nerp.settings.published import Reader, is_settled, own_setting
 
 
@@ -124,11 +124,12 @@ def put(cfg: CN, name: str, value: object, source: object) -> None:
     node[leaf] = key(name).read(value, _Place(source, name))
 
 
-def check_options(opts: Sequence[str]) -> None:
-    """Raise NerpError, as `put` does, for what is wrong with KEY VALUE pairs whatever the method:
-    in no time, since no method is imported. What a method's own keys take, it says later."""
+def check_options(options: Mapping[str, str]) -> None:
+    """Raise NerpError, as `put` does, for keys and values of a command line that are wrong whatever
+    the method: in no time, since no method is imported. What a method's own keys take, it says
+    later."""
     cfg, origin = common_config(), Origin(COMMAND_LINE)
-    for name, value in options_of(opts).items():
+    for name, value in options.items():
         if not name.startswith("TRAINER.") and not is_settled(name, value, origin):
             put(cfg, name, value, origin)
 

@@ -2,7 +2,8 @@
 folder, in milliseconds.
 
 STUB_JOURNAL: a file that gets a line at the beginning and at the end of each run.
-STUB_FAIL: runs whose folder contains this text fail. STUB_SLOW: those take minutes.
+STUB_FAIL: runs whose folder contains this text fail, with the error STUB_ERROR. STUB_SLOW: those
+take minutes.
 """
 
 import json
@@ -35,7 +36,7 @@ if slow in str(directory):
         note("interrupted")
         sys.exit(130)
 if fail in str(directory):
-    print("nerp: error: made to fail")
+    print(f"nerp: error: {os.environ.get('STUB_ERROR', 'made to fail')}")
     sys.exit(1)
 time.sleep(0.02)
 directory.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from test_sweep import STUB
 
 from nerp.base.errors import NerpError
 from nerp.base.paths import shipped
-from nerp.experiments.plan import plan
+from nerp.experiments.plan import plan, shared_epochs
 from nerp.experiments.selection import Selection
 from nerp.experiments.sweep import Sweep
 from nerp.experiments.workers import Local
@@ -122,6 +122,16 @@ def test_a_sweep_runs_everything_on_each_backbone():
                        options=(BACKBONE_KEY, "RN50")))
 
 
+def test_features_are_shared_on_one_backbone_alone():
+    chosen = Selection("B2N", ("CoOp", "KgCoOp"), ("eurosat",), (1, 2))
+    said = shared_epochs(plan(chosen))
+    assert said.startswith("4 of the trainings learn on frozen features") and "of 2 sets" in said
+    said = shared_epochs(plan(replace(chosen, backbones=THREE[:2])))
+    assert said.startswith("8 of the trainings learn on frozen features") and "of 4 sets" in said
+    alone = replace(chosen, methods=("CoOp",), backbones=THREE[:2])
+    assert shared_epochs(plan(alone)) == ""
+
+
 def test_saved_logits_are_asked_for_in_tests_and_belong_to_no_fingerprint():
     chosen = Selection("B2N", ("MMRL_NeRP",), ("eurosat",), (1,))
     for run, plain in zip(plan(replace(chosen, save_logits=True)), plan(chosen), strict=True):
@@ -149,15 +159,15 @@ def test_two_backbones_stand_side_by_side_in_one_table(swept):
     assert text.index("ViT-B/16:") < text.index("ViT-B/32:")
     below = arranged(table, backbones="rows")
     assert [row.label for row in below.rows] == [
-        "CoOp, ViT-B/16", "CoOp, ViT-B/32", "CoOp_NeRP, ViT-B/16", "CoOp_NeRP, ViT-B/32"]
+        "CoOp (ViT-B/16)", "CoOp (ViT-B/32)", "CoOp_NeRP (ViT-B/16)", "CoOp_NeRP (ViT-B/32)"]
     beside = arranged(table, backbones="columns")
     assert [row.label for row in beside.rows] == ["CoOp", "CoOp_NeRP"]
-    assert beside.columns[0][0] == "eurosat, ViT-B/16" and len(beside.columns) == 6
+    assert beside.columns[0][0] == "eurosat (ViT-B/16)" and len(beside.columns) == 6
     turned = arranged(table, rows="datasets", backbones="columns")
     assert {group for group, _ in turned.columns} == {row.label for row in below.rows}
     number = table.rows[2].cells["eurosat", "Novel"]
-    assert beside.rows[0].cells["eurosat, ViT-B/32", "Novel"] == number
-    assert turned.rows[0].cells["CoOp, ViT-B/32", "Novel"] == number
+    assert beside.rows[0].cells["eurosat (ViT-B/32)", "Novel"] == number
+    assert turned.rows[0].cells["CoOp (ViT-B/32)", "Novel"] == number
 
 
 def test_records_without_a_backbone_are_known_by_their_configuration(swept):

@@ -289,6 +289,8 @@ def test_a_malformed_file_is_refused(tmp_path, text, message):
     ({"phase": "training"}, "unknown phase"),
     ({"config": "vit_b17"}, "no such method configuration"),
     ({"methods": ("MMRL_NeRP",), "phase": "train"}, "nothing to train"),
+    ({"options": ("OPTIM.MAX_EPOC", "1")}, "Did you mean OPTIM.MAX_EPOCH"),
+    ({"options": ("OPTIM.MAX_EPOCH", "many")}, "OPTIM.MAX_EPOCH is 'many'"),
 ])
 def test_what_does_not_exist_is_named(changes, message):
     chosen = {"protocol": "B2N", "methods": ("MMRL",), "datasets": ("eurosat",), **changes}

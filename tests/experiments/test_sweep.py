@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_eurosat
+from test_plan import parsed
 
 from nerp.base.errors import NerpError
 from nerp.experiments import workers
@@ -145,6 +146,21 @@ def test_a_failure_is_listed_with_its_log_and_stops_only_what_needs_it(world, mo
     assert [run for run in runs if (run.directory / "result.json").exists()] == runs[5:]
 
 
+def test_where_an_error_advises_what_a_sweep_does_not_have_the_command_that_has_it_is_said(
+    world, monkeypatch
+):
+    monkeypatch.setenv("STUB_FAIL", f"{TRAINED}/vit_b16/seed1")
+    run, *_ = runs = world.plan()
+    advice = f"    nerp sweep has no --overwrite; this has: {run.command} --overwrite"
+    _, told = world.sweep(runs)
+    assert "--overwrite" not in told
+    monkeypatch.setenv("STUB_ERROR", "something else: --output-dir, or --overwrite to replace it")
+    _, told = world.sweep(runs)
+    assert advice in told.splitlines()
+    args = parsed(f"{run.command} --overwrite")
+    assert args.overwrite and args.opts == parsed(run.command).opts
+
+
 def test_the_same_sweep_again_begins_only_what_has_not_finished(world, monkeypatch):
     monkeypatch.setenv("STUB_FAIL", "test_new")
     runs = world.plan()
@@ -208,7 +224,10 @@ def test_at_the_terminal_nothing_runs_after_a_failure(world, monkeypatch):
     assert sweep.returncode == 1
     runs = world.plan(seeds=(1, 2, 3))
     assert world.folders("begin") == [run.directory for run in runs[:6]]
-    assert told.splitlines() == [*(run.command for run in runs[:6]), "nerp: error: made to fail"]
+    assert told.splitlines() == [
+        *(run.command for run in runs[:6]), "nerp: error: made to fail",
+        f"failed: {runs[5].label}. An option that its error names is one of the command above, not "
+        "of nerp sweep"]
 
 
 @pytest.mark.parametrize("killed", ["the sweep", "what starts its runs"])

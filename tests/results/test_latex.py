@@ -80,6 +80,43 @@ def test_packages_caption_and_label_are_there(tmp_path):
     assert r"\caption{Ours \& theirs}" in latex([table], "Ours & theirs", "tab:mine")
 
 
+def test_what_the_numbers_are_stands_below_where_the_caption_is_ones_own(tmp_path):
+    (table,) = tables(two_datasets(tmp_path))
+    said = r"Accuracy in percent, mean $\pm$ population standard deviation over seeds 1, 2."
+    own = latex([table], "Ours")
+    assert said not in own.split(r"\label")[0] and f"{said}\\par" in own
+    assert latex([table]).count(said) == 1  # in the caption
+
+
+def test_a_correction_on_a_backbone_stands_beside_its_baseline_on_that_backbone(tmp_path):
+    for backbone in ("ViT-B/16", "ViT-B/32"):
+        for trainer in ("CoOp", "CoOp_NeRP"):
+            write(tmp_path / backbone, trainer, "EuroSAT", "new", 1, 50.0, backbone=backbone)
+    (table,) = tables(tmp_path, gains=True)
+    heads = {backbones: re.findall(r"multicolumn\{3\}\{c\}\{([^}]*)\}", latex(
+        [arranged(table, rows="datasets", backbones=backbones)])) for backbones in ("rows",
+                                                                                "columns")}
+    assert heads["rows"] == heads["columns"] == [
+        "CoOp (ViT-B/16)", "CoOp + NeRP (ViT-B/16)", r"$\Delta$",
+        "CoOp (ViT-B/32)", "CoOp + NeRP (ViT-B/32)", r"$\Delta$"]
+
+
+def test_a_correction_is_not_parted_from_its_baseline_where_columns_take_several_blocks(tmp_path):
+    trainers = ("CoOp", "CoOp_NeRP", "MMRL", "MMRL_NeRP")
+    for backbone in ("ViT-B/16", "ViT-B/32"):
+        for trainer in trainers:
+            write(tmp_path / backbone, trainer, "EuroSAT", "new", 1, 50.0, backbone=backbone)
+    (table,) = tables(tmp_path, gains=True)
+    text = latex([arranged(table, rows="datasets", backbones="rows")])
+    blocks = [re.findall(r"multicolumn\{3\}\{c\}\{([^}]*)\}", block)
+              for block in text.split(r"\begin{tabular}")[1:]]
+    assert len(blocks) > 1
+    for heads in blocks:
+        assert len(heads) % 3 == 0  # a method, its correction, the gain
+        for method, correction, gain in zip(heads[::3], heads[1::3], heads[2::3], strict=True):
+            assert correction == method.replace(" (", " + NeRP (") and gain == r"$\Delta$"
+
+
 def test_numbers_of_one_column_stand_in_one_and_more_across_two(tmp_path):
     (table,) = tables(two_datasets(tmp_path))
     narrow = latex([arranged(without_spread(table), rows="datasets")])
@@ -114,7 +151,7 @@ def test_names_are_those_of_papers():
     assert as_in_papers("MMRL_NeRP") == "MMRL + NeRP"
     assert as_in_papers("CoOp_SAR_NeRP (mine) + temperature") == "CoOp + SAR + NeRP (mine) + " \
         "temperature"
-    assert as_in_papers("MMRLpp, ViT-B/32") == "MMRL++, ViT-B/32"
+    assert as_in_papers("MMRLpp (ViT-B/32)") == "MMRL++ (ViT-B/32)"
     assert as_in_papers("CasPL_CoOp_NeRP") == "CoOp + CasPL + NeRP"
     assert not [name for name in methods() if "_" in as_in_papers(name)]
 

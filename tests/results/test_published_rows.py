@@ -6,7 +6,7 @@ import pytest
 from recorded import complete, row, tables, two_datasets, write
 
 from nerp.base.errors import NerpError
-from nerp.results.published import published, read_published, with_papers
+from nerp.results.published import OWN_PAPER, published, read_published, with_papers
 from nerp.results.tables import AVERAGE
 
 
@@ -84,7 +84,7 @@ def test_the_footnote_names_the_papers_and_the_rows_that_have_none(tmp_path):
 
 def test_every_published_row_says_where_it_is_from():
     rows = published()
-    assert rows and all("arXiv" in line for line in with_papers(rows))
+    assert rows and all("arXiv" in line for line in with_papers(row.source for row in rows))
     assert all((row.hm is None) != row.protocol.startswith("base_to_novel") for row in rows)
     assert all(row.accuracy("Base") is not None for row in rows if not row.variant)
 
@@ -135,7 +135,7 @@ def test_the_methods_own_paper_stands_first(tmp_path):
     own = theirs.index("CasPL Table 1")
     assert theirs[own + 1:] == [label for label in theirs[own + 1:] if "CasPL" in label]
     assert theirs[:3] == ["ANPrompt Table I", "SAR Table 3", "DePT README, base-to-new table"]
-    assert all(row.is_own == row.source.startswith(("CasPL", "SAR", "DePT"))
+    assert all((row.origin == OWN_PAPER) == row.source.startswith(("CasPL", "SAR", "DePT"))
                for row in published() if "+" in row.method and not row.method.endswith("++"))
 
 
@@ -167,6 +167,32 @@ def test_rows_of_a_file_of_ones_own_stand_beside_ours(tmp_path, nerp):
     assert status == 0 and re.search(r"· mine.csv .* 80.50", out)
 
 
+@pytest.mark.parametrize("source", ["my notes, tuned on test", "DePT", "SAR Table 3"])
+def test_a_row_of_ones_own_is_called_that_whatever_its_source_is_called(source, tmp_path):
+    write(tmp_path, "MMRL_NeRP", "EuroSAT", "new", 1, 82.0)
+    file = tmp_path / "mine.csv"
+    file.write_text(OWN.replace("my notes", f'"{source}"'))
+    (table,) = tables(tmp_path, against=read_published(file))
+    assert [r.label for r in table.rows] == ["MMRL_NeRP", source, "difference"]
+    assert (f"Published numbers, from a file of one's own: {source}. Ours - theirs below "
+            "them.") in table.notes
+
+
+def test_a_row_of_ones_own_is_marked_where_its_file_says_so(tmp_path):
+    write(tmp_path, "MMRL_NeRP", "EuroSAT", "new", 1, 82.0)
+    file = tmp_path / "mine.csv"
+    file.write_text(OWN.replace("hm,source", "hm,source,chosen_on_test").replace(
+        "my notes", "my notes,yes"))
+    (table,) = tables(tmp_path, against=read_published(file))
+    assert table.rows[1].label == "my notes: published number chosen on test labels ‡"
+
+
+def test_what_a_source_says_of_test_images_is_marked_in_the_file_that_ships():
+    said = ("on test", "on base test", "on its test")
+    assert all(row.chosen_on_test == any(words in f"{row.source} {row.variant}" for words in said)
+               for row in published())
+
+
 @pytest.mark.parametrize(("before", "after", "said"), [
     ("hm,source", "hmm,source", "lacks the column hm"),
     ("80.5", "eighty", "line 2: novel is 'eighty'; it takes a number from 0 to 100"),
@@ -175,9 +201,15 @@ def test_rows_of_a_file_of_ones_own_stand_beside_ours(tmp_path, nerp):
     ("my notes", "my notes,more", "line 2: more cells than columns"),
     ("95.0,80.5,87.2", ",80.5,", "line 2: it has no number"),
     ("my notes", '"my notes', "unexpected end of data"),
+    ("base_to_novel", "base_to_novle",
+     "line 2: unknown protocol 'base_to_novle'. Did you mean base_to_novel"),
+    ("base_to_novel", "few_shot", "line 2: unknown protocol 'few_shot'"),
+    ("base_to_novel", "unsupervised", "line 2: unknown protocol"),  # ships; no table has it
+    ("my notes", "my notes,,maybe", "line 2: chosen_on_test is 'maybe'; it takes yes"),
 ])
 def test_a_file_that_holds_no_such_rows_is_refused_by_its_line(before, after, said, tmp_path):
     file = tmp_path / "mine.csv"
-    file.write_text(OWN.replace(before, after))
+    text = OWN.replace("source\n", "source,backbone,chosen_on_test\n") if ",," in after else OWN
+    file.write_text(text.replace(before, after))
     with pytest.raises(NerpError, match=f"mine.csv.*{re.escape(said)}"):
         read_published(file)

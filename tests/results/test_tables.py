@@ -13,7 +13,7 @@ from nerp.base.errors import NerpError
 from nerp.results import render
 from nerp.results.grid import ALSO_SEEN, MARKS, SUBSTITUTE
 from nerp.results.layout import arranged
-from nerp.results.published import published
+from nerp.results.published import published, read_published
 from nerp.results.records import LOG, TAKEN, collect
 from nerp.results.tables import AVERAGE, build_tables
 
@@ -148,8 +148,45 @@ def test_a_test_that_contradicts_its_protocol_is_left_out_and_named(output):
     (table,) = tables(output)
     assert [row.label for row in table.rows] == ["MMRL"]
     assert f"Left out: {folder}: {reason}." in table.notes
-    with pytest.raises(NerpError, match=f"none of their protocol: {folder}: {reason}"):
+    said = f"every result contradicts its protocol: {folder}: {reason}"
+    with pytest.raises(NerpError, match=said):
         tables(folder)
+
+
+WHY = "all of the tested classes were trained on"
+
+
+def left_out(folder):
+    """Title -> what is said of tests that were left out."""
+    return {table.title: [note for note in table.notes if note.startswith("Left out")]
+            for table in tables(folder)}
+
+
+def test_what_was_left_out_is_said_below_the_table_that_it_is_of(output):
+    write(output, "MMRL", "EuroSAT", "new", 1, 1.0, shots=4)
+    write(output, "MMRL", "DemoLandcover", "new", 1, 1.0)
+    folder = write(output, "CoOp", "EuroSAT", "new", 1, 99.0, shots=4, contradiction=WHY)
+    assert left_out(output) == {
+        "Base-to-novel, 4 shots": [f"Left out: {folder}: {WHY}."],
+        "Base-to-novel, 16 shots": [], "Base-to-novel, 16 shots, drawn benchmarks": []}
+
+
+@pytest.mark.parametrize("more", [
+    {"shots": 8}, {"backbone": "ViT-B/32"}, {"task": "CD"}, {"task": "FS"}])
+def test_what_was_left_out_of_a_table_that_is_not_there_is_said_once(output, more):
+    write(output, "MMRL", "DemoLandcover", "new", 1, 1.0)
+    folder = write(output, "CoOp", "UCF101", "all", 1, 99.0, contradiction=WHY, **more)
+    assert left_out(output) == {
+        "Base-to-novel, 16 shots": [f"Left out: {folder}: {WHY}."],
+        "Base-to-novel, 16 shots, drawn benchmarks": []}
+
+
+def test_two_reasons_for_leaving_out_are_both_said(output):
+    first, second = (write(output, "CoOp", "EuroSAT", "new", seed, 99.0, contradiction=why)
+                     for seed, why in ((1, WHY), (2, "another one")))
+    write(output, "CoOp", "UCF101", "new", 1, 99.0, contradiction=WHY)
+    assert left_out(output)["Base-to-novel, 16 shots"] == [
+        f"Left out: {first}, and 1 more like it: {WHY}.", f"Left out: {second}: another one."]
 
 
 def test_rows_follow_the_order_of_the_methods_each_before_its_nerp(output):
@@ -241,6 +278,16 @@ def test_few_shot_takes_the_test_that_ends_training(tmp_path):
     assert [c.mean for c in row(table, "CoOp").cells.values()] == [51.0, 99.0]
 
 
+def test_shots_stand_in_order_whichever_backbone_has_them(tmp_path):
+    for backbone, shots in (("ViT-B/16", 1), ("ViT-B/16", 16), ("ViT-B/32", 4)):
+        write(tmp_path / backbone, "CoOp", "EuroSAT", "all", 1, 50.0, task="FS", kind="train",
+              shots=shots, backbone=backbone)
+    (table,) = tables(tmp_path)
+    assert table.columns == [("EuroSAT", f"{shots}-shot") for shots in (1, 4, 16)]
+    assert any(note.startswith("Missing on ViT-B/32") and "CoOp EuroSAT 1-shot" in note
+               for note in table.notes)
+
+
 def test_terminal_blocks_fit_the_width_and_part_no_dataset(output):
     for dataset in ("DescribableTextures", "Food101", "SUN397"):
         for seed in (1, 2):
@@ -307,6 +354,9 @@ def test_the_command_prints_and_writes(output, nerp, tmp_path):
     file = tmp_path / "tables" / "main.tex"
     status, out, _ = nerp("table", output, "--format", "latex", "--output", file)
     assert status == 0 and str(file) in out and r"\toprule" in file.read_text()
+    assert "replaces" not in out + nerp("table", output, "--latex", "--output", file)[1]
+    _, out, _ = nerp("table", output, "--format", "csv", "--output", file)
+    assert out == f"written: {file}  (replaces another one)\n"
     status, _, err = nerp("table", tmp_path / "tables")
     assert status == 1 and "no finished run" in err
     status, _, err = nerp("table", output, "--protocol", "few_shots")
@@ -369,6 +419,23 @@ def test_what_a_correction_adds_stands_below_it(output):
     assert "Δ" in render.terminal([table], 100) and "-4.50" in render.terminal([table], 100)
 
 
+def test_what_a_correction_adds_stands_before_what_others_had(output, tmp_path):
+    for dataset, seed in NOVEL:
+        write(output, "MMRL_NeRP", dataset, "new", seed, 66.0, looked_at="nothing")
+    file = tmp_path / "mine.csv"
+    file.write_text("protocol,method,dataset,base_or_accuracy,novel,hm,source\n"
+                    "base_to_novel,MMRL,EuroSAT,90,80,84.71,notes\n"
+                    "base_to_novel,MMRL_NeRP,EuroSAT,90,81,85.26,notes\n")
+    (table,) = tables(output, gains=True, against=read_published(file))
+    assert [r.label for r in table.rows] == [
+        "MMRL", "notes", "difference", "MMRL_NeRP", "Δ", "notes", "difference"]
+    assert table.rows[4].cells["EuroSAT", "Novel"].mean == pytest.approx(66 - 70)
+    turned = arranged(table, rows="datasets")
+    assert list(dict.fromkeys(group for group, _ in turned.columns)) == [
+        "MMRL", "MMRL (notes)", "MMRL (difference from notes)", "MMRL_NeRP", "Δ MMRL_NeRP",
+        "MMRL_NeRP (notes)", "MMRL_NeRP (difference from notes)"]
+
+
 def test_datasets_may_be_rows_and_nothing_is_missing_where_nothing_belongs(output):
     (table,) = tables(output, against=published(), gains=True)
     turned = arranged(table, rows="datasets")
@@ -385,10 +452,3 @@ def test_the_command_arranges_and_refuses_a_caption_of_several_tables(output, ne
     write(output, "MMRL", "EuroSAT", "new", 1, 1.0, shots=4)
     status, _, err = nerp("table", output, "--latex", "--label", "tab:x")
     assert status == 1 and "of one table in LaTeX" in err and "4 shots" in err
-
-
-def test_the_choices_of_the_command_are_those_of_the_layout():
-    from nerp.commands import table
-    from nerp.results import layout
-
-    assert (table.ROWS, table.BACKBONES) == (layout.ROWS, layout.BACKBONES)
