@@ -197,6 +197,21 @@ def small_run(eurosat_root, golden_weights):
 
 
 @pytest.fixture
+def train(nerp, eurosat_root, golden_weights, tmp_path):
+    """Trains a small CoOp on base classes in `tmp_path / folder`: (status, printed, error)."""
+
+    def train(folder, *args):
+        return nerp(
+            "train", "--trainer", "CoOp", "--root", eurosat_root, "--dataset", "eurosat",
+            "--output-dir", tmp_path / folder, "MODEL.BACKBONE.PATH", golden_weights,
+            "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "1",
+            "DATALOADER.TRAIN_X.BATCH_SIZE", "5", "TRAINER.COOP.N_CTX", "4", *args,
+        )
+
+    return train
+
+
+@pytest.fixture
 def trained(nerp, small_run, tmp_path):
     """A small MMRL run: its folder and the arguments to test it with."""
     flags, opts = small_run

@@ -99,21 +99,6 @@ def test_a_plain_default_stands_for_its_type():
         as_key(3).read("four", "x")
 
 
-@pytest.fixture
-def train(nerp, eurosat_root, golden_weights, tmp_path):
-    """A small CoOp trained in `tmp_path / folder`: (status, printed, error)."""
-
-    def train(folder, *args):
-        return nerp(
-            "train", "--trainer", "CoOp", "--root", eurosat_root, "--dataset", "eurosat",
-            "--output-dir", tmp_path / folder, "MODEL.BACKBONE.PATH", golden_weights,
-            "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "1",
-            "TRAINER.COOP.N_CTX", "4", *args,
-        )
-
-    return train
-
-
 def test_key_and_value_may_be_one_word():
     options = ["OPTIM.LR=0.1", "DATASET.NAME", "a=b", "TEST.TAU=1", "DATASET.TEMPLATE=x = {}"]
     assert options_of(options) == {

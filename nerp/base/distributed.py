@@ -57,6 +57,15 @@ def agree(answer: T) -> T:
     return answers[0]
 
 
+def everywhere(answer: bool) -> bool:
+    """Whether the answer of every process is yes."""
+    if world_size() == 1:
+        return answer
+    least = torch.tensor(int(answer))
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return bool(least)
+
+
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """Let the main process do something that leaves a file before the others look for it."""

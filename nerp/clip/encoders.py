@@ -13,8 +13,12 @@ Opaque = Any
 
 
 class Encoder(Protocol):
-    """Attributes: kind: what it is, in words. width: W of its layers. depth: how many layers a
-    method may reach into, 0 for none."""
+    """A frozen encoder whose layers, counted from 1, a method may edit.
+
+    Attributes:
+        kind: what it is, in words. width: W of its layers, 0 where none can be edited.
+        depth: how many layers a method may edit, 0 for none.
+    """
 
     kind: str
     width: int
@@ -28,6 +32,8 @@ class Encoder(Protocol):
 
 
 class TextEncoder(Encoder, Protocol):
+    """An encoder whose input is prompts; it gives text features in D dimensions."""
+
     def token_embedding(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., W] of ids [...], without positions."""
 
@@ -36,5 +42,7 @@ class TextEncoder(Encoder, Protocol):
 
 
 class ImageEncoder(Encoder, Protocol):
+    """An encoder whose input is images [B, 3, H, W]; it gives image features [B, D]."""
+
     def embed(self, images: Tensor) -> Opaque:
         """The input of layer 1 of images [B, 3, H, W], normalised."""

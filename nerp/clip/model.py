@@ -140,7 +140,7 @@ class Clip:
 
     @property
     def patch(self) -> int:
-        """Pixels a side of a patch, of CLIP's vision transformer."""
+        """Side of a patch in pixels; CLIP's vision transformer only."""
         return int(self.vision.visual.conv1.kernel_size[0])
 
     @property
@@ -287,8 +287,8 @@ def build_clip(
     notes, asked = [], precision
     precision = usable_precision(asked, device)
     if precision != asked:
-        notes.append(f"precision {asked} needs a CUDA device; on this {place(device)} the run is "
-                     f"in {precision}")
+        notes.append(f"precision {asked} is not computed on this {place(device)}: the run is in "
+                     f"{precision}")
     file, activation, config = _resolve(name, path, activation)
     # A Clip changes its model, so that one is used once.
     ready = None if size else _ahead.pop(_state(file, activation, name), None)

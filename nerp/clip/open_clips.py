@@ -20,6 +20,9 @@ _SIZES = {
     "RN50x4": (0, None, 12, 640), "RN50x16": (0, None, 12, 768), "RN50x64": (0, None, 12, 1024),
 }
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+# The arguments of open_clip.create_model, as Python has them, that read these files in the current
+# folder.
+FROM_FOLDER = ["'local-dir:.'"]
 
 
 def own_arguments(backbone: CfgNode) -> list[str] | None:

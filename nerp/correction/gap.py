@@ -72,8 +72,12 @@ def _slope(features: Tensor, labels: Tensor, text: Tensor, scale: float) -> floa
 def between_halves(
     features: Tensor, labels: Tensor, text: Tensor, scale: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each direction of 20 random halvings of the classes the gap prior of one half and the
-    bias that its images' labels ask for, both of mean 0."""
+    """For each direction of 20 random halvings of the classes two vectors [K'] over the K' classes
+    of one half, in logits and of mean 0: the gap prior that the other half's images give them, and
+    the bias that makes the mean prediction of their own images meet the labels.
+
+    Args: as `gap_direction`; scale: what cosines are multiplied by.
+    """
     classes = len(text)
     generator = torch.Generator().manual_seed(0)
     for _ in range(_SPLITS):

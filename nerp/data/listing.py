@@ -95,8 +95,8 @@ def _row(values: Mapping[str, object], file: Path, line: int) -> Row:
     path, label = (_text(named, names, where) for names in (_PATH, _LABEL))
     split = _text(named, _SPLIT, where) if any(name in named for name in _SPLIT) else ""
     if not path or not is_inside(path):
-        raise NerpError(f"{where}: {path!r} is no path inside the image folder; it is to "
-                        "start there, such as cat/1.jpg")
+        raise NerpError(f"{where}: {path!r} is no path inside the image folder; paths are "
+                        "relative to it, such as cat/1.jpg")
     if not label:
         raise NerpError(f"{where}: there is no label")
     return Row(path, label, split_of(split) or split.lower(), file, line)

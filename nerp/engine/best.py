@@ -39,8 +39,8 @@ class BestEpoch:
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode):
         asked = f"TEST.FINAL_MODEL {BEST_VAL}"
         if not trainer.reads_labels:
-            raise NerpError(f"{asked}: {cfg.TRAINER.NAME} is trained without labels, by which this "
-                            "would choose; leave it out")
+            raise NerpError(f"{asked}: {cfg.TRAINER.NAME} is trained without labels, and this "
+                            "chooses by labels; leave it out")
         if not bench.val:
             raise NerpError(f"{asked}: {bench.name} has no validation images; leave it out, or "
                             "split some off (nerp data split)")

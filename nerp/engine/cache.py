@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from nerp.base.beside import lock, make_folder, open_locked
-from nerp.base.distributed import agree, is_main
+from nerp.base.beside import check_folder, lock, make_folder, open_locked
+from nerp.base.distributed import agree, everywhere, is_main
 from nerp.base.errors import DiskError, NerpError
 from nerp.base.log import environment, say
 from nerp.base.paths import replacing
@@ -38,6 +38,9 @@ from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
 FEATURES_FOLDER = "features_cache"
+# The end of the file names of features whose images are drawn at random. Each epoch has a file of
+# its own, so `trim` bounds these.
+DRAWN = ".drawn.npz"
 
 
 class Kept(NamedTuple):
@@ -75,14 +78,15 @@ def cached_features(
     Args:
         part: what of the dataset the items are, for the file's name; the tested split by default.
         drawn: what decides about a random transform of the images, {} for that of a test.
-        quietly: whether only the log says where they are from.
+        quietly: as in `cached`.
     """
     key = features_key(clip, bench.image_dir, images, cfg, drawn)
     dataset = cfg.DATASET
     matrices = str(clip.precision.weights).removeprefix("torch.")
     name = "-".join((dataset.NAME, dataset.SUBSAMPLE_CLASSES, part or cfg.TEST.SPLIT,
                      clip.name.replace("/", "-"), matrices))
-    places = [Kept(folder / FEATURES_FOLDER / f"{name}.npz", folder)
+    file = f"{name}{DRAWN if drawn else '.npz'}"
+    places = [Kept(folder / FEATURES_FOLDER / file, folder)
               for folder in feature_folders(bench, directory)]
     return cached(places, key, "features", (len(items), clip.embed_dim), compute, quietly)
 
@@ -94,18 +98,23 @@ def cached(
     """The tensor `name` of that shape kept under `key` in one of `places`, or `compute()`, which is
     then kept in the first that can be written.
 
-    Where none can, nothing is kept; the numbers are the same either way.
+    Where none can, nothing is kept; the numbers are the same either way. The processes of one run
+    all read it, or all compute it.
+
+    Args: quietly: whether only the log says where it is from, and nothing is said of `nerp test
+        --no-cache`, which does not compute it again.
     """
     with _alone(places) if is_main() else contextlib.nullcontext():
         kept = [read_kept(p.file, key, {name: shape}) for p in places] if is_main() else []
         number = agree(next((i for i, found in enumerate(kept) if found), None))
         if number is not None:
             file = places[number].file
-            say(f"{name} from {file}, computed by an earlier run (nerp test --no-cache "
-                "computes them again)", file_only=quietly)
             found = kept[number] if is_main() else read_kept(file, key, {name: shape})
-            assert found is not None  # the main process has just read it
-            return found[name]
+            # Another command may have removed it meanwhile: not every place can be locked.
+            if everywhere(found is not None) and found is not None:
+                again = "" if quietly else " (nerp test --no-cache computes them again)"
+                say(f"{name} from {file}, computed by an earlier run{again}", file_only=quietly)
+                return found[name]
         computed = compute()
         if is_main():
             keep(places, key, {name: computed})
@@ -120,7 +129,7 @@ def _alone(places: Sequence[Kept]) -> Iterator[None]:
         for file, within in places:
             try:
                 make_folder(file.parent, within)
-                beside = stack.enter_context(open_locked(file.with_suffix(".lock")))
+                beside = stack.enter_context(open_locked(_lock_file(file)))
             except DiskError:
                 continue
             if not lock(beside, wait=False):
@@ -128,6 +137,10 @@ def _alone(places: Sequence[Kept]) -> Iterator[None]:
                 lock(beside)
             break
         yield
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_suffix(".lock")
 
 
 def read_kept(
@@ -180,20 +193,27 @@ def feature_folders(bench: Benchmark, directory: Path) -> list[Path]:
     return [bench.directory, runs]
 
 
-def trim(folder: Path, names: str, most: int) -> None:
-    """Remove those of the entries whose file names match a pattern that were used longest ago,
-    until they take at most `most` bytes in the folder `folder`."""
-    left, found = most, []
-    for file in (folder / FEATURES_FOLDER).glob(names):
+def trim(folder: Path, most: int) -> None:
+    """Remove the `DRAWN` features that were used longest ago, until they take at most `most` bytes
+    in the folder `folder`; what another process reads or computes stays. Nothing happens where
+    they would be behind a link that leads out of it."""
+    left, found, kept_in = most, [], folder / FEATURES_FOLDER
+    try:
+        check_folder(kept_in, folder)
+    except DiskError:
+        return
+    for file in kept_in.glob(f"*{DRAWN}"):
         with contextlib.suppress(OSError):
             state = file.lstat()
             found.append((state.st_mtime, state.st_size, file))
     for _, size, file in sorted(found, reverse=True):
         left -= size
         if left < 0:
-            for gone in (file, file.with_suffix(".lock")):
-                with contextlib.suppress(OSError):  # another process has removed it
-                    gone.unlink()
+            # The lock file stays: were it removed, a process that waits for it and one that makes
+            # it anew would both compute the entry.
+            with contextlib.suppress(OSError), open_locked(_lock_file(file)) as beside:
+                if lock(beside, wait=False):
+                    file.unlink()
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

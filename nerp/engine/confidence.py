@@ -1,7 +1,7 @@
 """How sure predictions are and how often they are right: probabilities judged by labels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,11 +35,15 @@ class Judged:
     right: npt.NDArray[np.bool_]
     nll: Floats
     brier: Floats
+    _of_equal_width: dict[int, "Bins"] = field(
+        default_factory=dict, init=False, repr=False, compare=False)
 
     def equal_width(self, bins: int) -> "Bins":
         """Bins of equal width on [0, 1]; an edge belongs to the bin above it, 1 to the last.
         Raises NerpError for no bins."""
-        return _binned(self, np.linspace(0, 1, _checked(bins) + 1))
+        if bins not in self._of_equal_width:  # two metrics read the same bins
+            self._of_equal_width[bins] = _binned(self, np.linspace(0, 1, _checked(bins) + 1))
+        return self._of_equal_width[bins]
 
     def equal_count(self, bins: int) -> "Bins":
         """Bins with equally many images: their edges are the quantiles of the confidences, equal

@@ -25,7 +25,7 @@ from nerp.data.images import Normalise, eval_transform
 from nerp.data.reference import cached_mean_image, load_reference
 from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.extra import gather_extra
-from nerp.engine.metrics import Whole, asymmetry, confusion_matrix, flip_effect
+from nerp.engine.metrics import Integers, asymmetry, confusion_matrix, flip_effect
 from nerp.engine.open_world import is_open
 from nerp.engine.tested import Tested
 from nerp.settings.protocols import NERP_SUFFIX
@@ -276,7 +276,7 @@ def stream_record(nerp: NeRP, rule: Streaming, tested: Tested) -> StreamNode:
 
 
 def _by_pair(
-    labels: Whole, correction: Correction, classnames: list[str]
+    labels: Integers, correction: Correction, classnames: list[str]
 ) -> list[PairFlips]:
     """What the flips of each (from, to) did, most flips first."""
     source, target = correction.source.numpy(), correction.target.numpy()

@@ -9,7 +9,6 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.base.distributed import rank, world_size
-from nerp.base.log import say
 from nerp.clip.device import send
 from nerp.data.benchmark import Benchmark
 from nerp.data.images import EpochBatches, Normalise, epoch_batches, train_loader, train_set
@@ -77,23 +76,15 @@ class EpochFeatures:
 
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path):
         """Args: directory: the run's folder."""
-        clip, epochs, most = trainer.clip, cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.FEATURES_MB
         self.batches = epoch_batches(len(bench.train), cfg, rank(), world_size())
-        self.features = TrainingFeatures(bench, cfg, clip, directory)
+        self.features = TrainingFeatures(bench, cfg, trainer.clip, directory, cfg.OPTIM.MAX_EPOCH)
         self._labels = self.features.labels("train")
-        bytes_each = 2 if clip.precision.weights == torch.float16 else 4
-        size = epochs * len(bench.train) * clip.embed_dim * bytes_each / 2**20
-        self._keep = size <= most
-        if most and not self._keep:
-            say(f"the features of {epochs} epochs of augmented images take {size:,.0f} MiB, more "
-                f"than DATALOADER.FEATURES_MB ({most:,}): they are not kept for other runs",
-                file_only=True)
 
     def __iter__(self) -> Iterator[Shown]:
         chosen = [[index for _, index in batch] for batch in self.batches]
         places = torch.tensor([index for batch in chosen for index in batch])
         order = send(places, self._labels.device)
-        features = self.features.drawn(self.batches.epoch, keep=self._keep)
+        features = self.features.drawn(self.batches.epoch)
         sizes = [len(batch) for batch in chosen]
         for outputs, labels in zip(features[order].split(sizes), self._labels[order].split(sizes),
                                    strict=True):

@@ -14,21 +14,26 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from nerp.base.beside import remove
 from nerp.base.errors import NerpError
 from nerp.base.paths import holding, write_bytes
 from nerp.clip.model import Clip
-from nerp.clip.open_clips import open_clips_files, own_arguments
-from nerp.correction.shifting import Shift, class_bias
+from nerp.clip.open_clips import CONFIG_FILE, FROM_FOLDER, open_clips_files, own_arguments
+from nerp.clip.open_clips import WEIGHTS_FILE as BACKBONE_FILE
+from nerp.correction.shifting import Shift
 from nerp.correction.wrapper import values
 from nerp.engine.calibrators import Temperature
+from nerp.engine.export_onnx import graph
 from nerp.engine.export_page import page
 from nerp.engine.model import Model
 from nerp.settings.protocols import NERP_SUFFIX
 from nerp.trainers.base import Trainer
-from nerp.trainers.linear import Linear
+from nerp.trainers.linear import LinearClassifier
 
 WEIGHTS_FILE, ARRAYS_FILE = "class_weights.safetensors", "class_weights.npz"
 GRAPH_FILE, PAGE_FILE = "model.onnx", "README.md"
+# What an export of any form may hold.
+_FILES = (WEIGHTS_FILE, ARRAYS_FILE, CONFIG_FILE, BACKBONE_FILE, GRAPH_FILE, PAGE_FILE)
 _INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -43,7 +48,7 @@ def export(
         directory: an empty folder, or one that does not exist.
         onnx: the whole model as a graph; otherwise class weights for CLIP's image features, and
             CLIP's own weights where open_clip does not have them.
-        overwrite: replace what an earlier export left there.
+        overwrite: replace what an earlier export left there, in either form.
 
     Raises NerpError for a model that this form cannot hold, and a folder with other files.
     """
@@ -56,8 +61,6 @@ def export(
                         f"by which images are prepared, has {' and '.join(_INTERPOLATIONS)}")
     factor, bias = finishing(model)
     if onnx:
-        from nerp.engine.export_onnx import graph
-
         arguments = None
         contents = {GRAPH_FILE: graph(model, factor, bias)}
     else:
@@ -66,25 +69,28 @@ def export(
         contents = _class_weights(model, linear.then(factor, bias))
         if arguments is None:
             contents |= _backbone(model, folded)
-            arguments = ["'local-dir:.'"]
+            arguments = FROM_FOLDER
     contents[PAGE_FILE] = page(model, arguments).encode()
     with holding(directory):
         for name, content in contents.items():
             write_bytes(directory / name, content, directory)
+        for name in _FILES:  # those of an earlier export are of another model
+            if name not in contents and not (directory / name).is_dir():
+                remove(directory / name)
     return [directory / name for name in contents]
 
 
-def weights(trainer: Trainer) -> tuple[Linear, Mapping[str, Tensor] | None]:
-    """The classifier of CLIP's normalised image features, and CLIP's state dict where that is not
-    the backbone's own. Raises NerpError for a model that is not of this form."""
-    linear = trainer.linear()
+def weights(trainer: Trainer) -> tuple[LinearClassifier, Mapping[str, Tensor] | None]:
+    """The classifier of CLIP's normalised image features, its weights [C, D], and CLIP's state dict
+    where that is not the backbone's own. Raises NerpError for a model that is not of this form."""
+    linear = trainer.linear_classifier()
     if linear is not None:
         return linear, None
     folded = trainer.folded()
     if folded is None:
         raise NerpError(f"{trainer.node}: {obstacle(trainer)}, so no class weights give its "
                         "logits; --onnx writes the whole model")
-    return Linear.cosine(trainer.class_features(), trainer.scale), folded
+    return LinearClassifier.cosine(trainer.class_features(), trainer.scale), folded
 
 
 def obstacle(trainer: Trainer) -> str:
@@ -112,7 +118,8 @@ def finishing(model: Model) -> tuple[float, Tensor]:
         if not isinstance(rule, Shift) or rule.uses_pairs:
             raise NerpError(f"NERP.RULE {rule.name}: what it does depends on the image, and an "
                             "export holds one bias per class: NERP.RULE shift, with NERP.SCOPE all")
-        bias = bias - class_bias(values(nerp.priors), rule.strengths).float().cpu()
+        no_logits = torch.zeros(0, len(model.classes))  # a shift's bias depends on the priors alone
+        bias = bias - rule.bias(no_logits, values(nerp.priors)).float().cpu()
     if isinstance(calibrator, Temperature):
         factor = 1 / calibrator.value
     elif calibrator:
@@ -121,7 +128,7 @@ def finishing(model: Model) -> tuple[float, Tensor]:
     return factor, factor * bias
 
 
-def _class_weights(model: Model, linear: Linear) -> dict[str, bytes]:
+def _class_weights(model: Model, linear: LinearClassifier) -> dict[str, bytes]:
     """The files' contents."""
     tensors = {
         "weight": linear.weight.float().cpu().contiguous(),

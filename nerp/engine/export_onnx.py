@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
-from nerp.engine.export_page import OPSET
 from nerp.engine.model import Model
 from nerp.files.opening import reason
 
+OPSET = 18
 _TOLERANCE = 1e-3  # logits; beyond it the graph is not the model
 _CHECKED = 3  # images that both are compared on, another number than it was traced with
 
@@ -53,7 +53,8 @@ def graph(model: Model, factor: float, bias: Tensor) -> bytes:
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+        disabled = logging.root.manager.disable
+        logging.disable(max(disabled, logging.WARNING))
         try:
             program = torch.onnx.export(
                 module, (images,), dynamo=True, opset_version=OPSET, verbose=False,
@@ -61,7 +62,7 @@ def graph(model: Model, factor: float, bias: Tensor) -> bytes:
                 dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             )
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
     assert program is not None  # as it is where dynamo exports
     proto = program.model_proto
     entry = proto.metadata_props.add()

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from nerp.clip.open_clips import FROM_FOLDER
+from nerp.engine.export_onnx import OPSET
 from nerp.engine.model import Model
 
-OPSET = 18
 _WEIGHTS = '''```python
 import numpy as np
 import open_clip
@@ -53,7 +54,7 @@ def page(model: Model, arguments: Sequence[str] | None) -> str:
         facts.append(f"`weight`: float32 [{classes}, {clip.embed_dim}]; `scale`: a number; `bias`: "
                      f"float32 [{classes}]; `classnames`: {classes} texts. The same is in "
                      "`class_weights.safetensors`, with the names in its metadata.")
-        if "local-dir" in arguments[0]:
+        if arguments == FROM_FOLDER:
             facts.append("`open_clip_model.safetensors` holds CLIP's weights; open_clip 3 or newer "
                          "reads the folder.")
     shown = code.format(arguments=", ".join(arguments or []), transform=_transform(model))

@@ -41,7 +41,7 @@ class FeatureTraining:
         self.cfg = cfg
         self.directory = directory
         trainer.prepare_training()
-        self.features = TrainingFeatures(bench, cfg, trainer.clip, directory)
+        self.features = TrainingFeatures(bench, cfg, trainer.clip, directory, trainer.passes)
         self.history = History(directory, cfg)
 
     @property

@@ -26,7 +26,8 @@ class KeptTexts:
         self._directory = directory
 
     def encode(self, texts: list[str], compute: Callable[[list[str]], Tensor]) -> Tensor:
-        """`compute(texts)`, features [n, D] of n texts."""
+        """`compute(texts)`, features [n, D] of n texts, on the backbone's device. Those of fewer
+        than 200 texts are computed each time, and not kept."""
         if len(texts) < _FEW:
             return compute(texts)
         clip = self._clip

@@ -14,7 +14,9 @@ from nerp.engine.confidence import BINS, Floats, arrays, as_numpy, judge, measur
 if TYPE_CHECKING:
     from torch import Tensor
 
-Whole = npt.NDArray[np.integer]
+# Labels, predictions or counts, of any integer type: numpy's depends on what they come from.
+Integers = npt.NDArray[np.integer]
+
 
 class Accuracy(TypedDict):
     """Counts of images, and percentages of them; a class without images has no accuracy."""
@@ -26,13 +28,13 @@ class Accuracy(TypedDict):
     per_class_accuracy: list[float | None]
 
 
-def confusion_matrix(labels: Whole, predictions: Whole, classes: int) -> Whole:
+def confusion_matrix(labels: Integers, predictions: Integers, classes: int) -> Integers:
     """[C, C] counts; row: true class, column: predicted class."""
     cells = labels * classes + predictions
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
-def accuracy_record(confusion: Whole) -> Accuracy:
+def accuracy_record(confusion: Integers) -> Accuracy:
     """Total, correct, accuracy and macro F1 in percent, per-class accuracy in percent.
 
     Macro F1 averages over the classes that occur as a label or a prediction (as scikit-learn
@@ -67,8 +69,8 @@ class Asymmetry:
         total: None where nothing is confused.
     """
 
-    pairs: Whole
-    counts: Whole
+    pairs: Integers
+    counts: Integers
     total: float | None
 
     @property
@@ -96,7 +98,7 @@ def _mean_difference(n: int) -> float:
     return n * math.exp(log - (n - 1) * math.log(2))
 
 
-def asymmetry(confusion: Whole) -> Asymmetry:
+def asymmetry(confusion: Integers) -> Asymmetry:
     """The asymmetry of a confusion matrix [C, C] (rows: true classes)."""
     first, second = np.triu_indices(len(confusion), 1)
     counts = np.stack([confusion[first, second], confusion[second, first]], axis=1)
@@ -107,7 +109,7 @@ def asymmetry(confusion: Whole) -> Asymmetry:
     return Asymmetry(pairs, counts, total)
 
 
-def flip_effect(labels: Whole, before: Whole, after: Whole) -> dict[str, int]:
+def flip_effect(labels: Integers, before: Integers, after: Integers) -> dict[str, int]:
     """How many predictions changed, and how many of the changes helped, hurt, or did neither."""
     changed = before != after
     helped = int((changed & (after == labels)).sum())

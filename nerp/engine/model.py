@@ -8,6 +8,7 @@ needs that dataset.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from nerp.base.errors import NerpError
 from nerp.base.log import on_terminal
 from nerp.base.registry import TRAINERS
 from nerp.base.wording import in_the_callers_words
-from nerp.correction.looked_at import TEST_IMAGES, TEST_LABELS
+from nerp.correction.correction import Informed
+from nerp.correction.looked_at import SEEN_IMAGES, TEST_IMAGES, TEST_LABELS
+from nerp.correction.matched import FromTest
 from nerp.correction.running import Running
 from nerp.correction.wrapper import NeRP
 from nerp.data.decode import as_rgb, open_image
@@ -161,17 +164,38 @@ class Finishing:
 
     def opened(self, trainer: Trainer) -> tuple[NeRP | None, Calibrator | None]:
         """The correction and the calibration of the trainer's logits, None where there is none.
-        Raises NerpError where images that it looks at are not there, or a rule has to see all
-        tested images at once."""
+        Raises NerpError where images that it looks at are not there, or more decides about an
+        image's correction than its own logits."""
         part = "base" if trainer.classes.seen else "new"
         opts = [*self.request.opts, "DATASET.SUBSAMPLE_CLASSES", part]
-        tested = Tested(resolve(replace(self.request, opts=opts)))
+        tested = _Untested(resolve(replace(self.request, opts=opts)))
         tested.trainer = trainer
         nerp, calibrator = open_nerp(tested), open_calibrator(tested)
-        if nerp and nerp.looked_at in (TEST_IMAGES, TEST_LABELS):
-            raise NerpError(f"NERP.RULE {nerp.rule.name} looks at all tested images at once; for "
-                            "one image after the other, nerp.load(...).predict(images, stream)")
+        if nerp:
+            _check_by_itself(nerp)
         return nerp, calibrator
+
+
+class _Untested(Tested):
+    """A test none of whose images is shown to the model: others are given instead."""
+
+    @cached_property
+    def logits(self) -> Tensor:
+        raise NerpError(f"these settings of NERP look at the tested images of {self.bench.name}, "
+                        "and here others are given; nerp test computes them")
+
+
+def _check_by_itself(nerp: NeRP) -> None:
+    """Raise NerpError where more decides about an image's correction than its own logits."""
+    name = nerp.rule.name
+    # Images come in batches, and each batch would be corrected as if it were all of them.
+    if isinstance(nerp.rule, FromTest) or nerp.looked_at in (
+            SEEN_IMAGES, TEST_IMAGES, TEST_LABELS):
+        raise NerpError(f"NERP.RULE {name} corrects an image by other tested images too; for one "
+                        "image after the other, nerp.load(...).predict(images, stream)")
+    if isinstance(nerp.rule, Informed):
+        raise NerpError(f"NERP.RULE {name} needs more of an image than its logits; nerp test "
+                        "computes it")
 
 
 class _Pictures(Dataset[Tensor | Failure]):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -181,6 +181,11 @@ _NERP_OPTIONAL = {
 _FEATURES = {"read": _COUNT, "encoded": _COUNT}
 _OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAMES}
 _CALIBRATION = {"name": _NAME, "looked_at": _KNOWN, "note": _LINE}
+# Name, fields and optional fields of the nodes that a record may have.
+_NODES: tuple[tuple[str, Fields, Fields], ...] = (
+    ("nerp", _NERP, _NERP_OPTIONAL), ("open_world", _OPEN_WORLD, {}),
+    ("calibration", _CALIBRATION, {}), ("features", _FEATURES, {}),
+)
 
 
 def read_record(path: str | Path) -> RunRecord:
@@ -193,14 +198,10 @@ def read_record(path: str | Path) -> RunRecord:
     where = f"{path}: not a run's record"
     check_fields(content, _FIELDS, _OPTIONAL, where)
     record = cast(RunRecord, content)  # its own fields are as they must be, its nodes' come next
-    if "nerp" in record:
-        check_fields(record["nerp"], _NERP, _NERP_OPTIONAL, f"{where}: nerp")
-    if "open_world" in record:
-        check_fields(record["open_world"], _OPEN_WORLD, {}, f"{where}: open_world")
-    if "calibration" in record:
-        check_fields(record["calibration"], _CALIBRATION, {}, f"{where}: calibration")
-    if "features" in record:
-        check_fields(record["features"], _FEATURES, {}, f"{where}: features")
+    for name, fields, optional in _NODES:
+        if name in content:
+            node = cast(Mapping[str, object], content[name])
+            check_fields(node, fields, optional, f"{where}: {name}")
     for half, numbers in record.get("alone", {}).items():
         check_fields({half: numbers}, {half: _NODE}, {}, f"{where}: alone")
         check_fields(numbers, {}, _CONFIDENCE, f"{where}: alone: {half}")

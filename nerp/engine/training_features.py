@@ -8,6 +8,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.base.distributed import is_main
+from nerp.base.log import say
 from nerp.clip.model import Clip
 from nerp.data.benchmark import Benchmark, Item
 from nerp.data.digests import images_state
@@ -24,19 +25,28 @@ class TrainingFeatures:
     """What `nerp.trainers.on_features.Images` lists, of one run.
 
     An interrupted run finds again what it has encoded; so does another run that draws the same
-    images, as every method does with one number of shots and seed.
+    images, as every method does with one number of shots and seed. Where all passes over images
+    drawn at random take more than DATALOADER.FEATURES_MB none is kept, since the last ones would
+    displace the first, and other runs' entries with them.
     """
 
-    def __init__(self, bench: Benchmark, cfg: CfgNode, clip: Clip, directory: Path):
-        """Args: directory: the run's folder, for what cannot be kept beside the data."""
+    def __init__(
+        self, bench: Benchmark, cfg: CfgNode, clip: Clip, directory: Path, passes: int
+    ):
+        """Args:
+        directory: the run's folder, for what cannot be kept beside the data.
+        passes: how many times at most the training asks for images drawn at random.
+        """
         self._bench = bench
         self._cfg = cfg
         self._clip = clip
         self._directory = directory
+        self._passes = passes
         self._texts = KeptTexts(clip, directory)
         self.read = self.encoded = 0  # sets of features that were there, and that were not
         self._plain: dict[str, Tensor] = {}
         self._sets: dict[str, ImageSet] = {}
+        self._are_kept: dict[str, bool] = {}  # by split, of images drawn at random
 
     def plain(self, split: str) -> Tensor:
         if split not in self._plain:
@@ -52,12 +62,10 @@ class TrainingFeatures:
         return self._kept(items, images, part, {}, 0, _WHAT[split])
 
     def drawn(
-        self, number: int, which: Sequence[int] | None = None, split: str = "train",
-        keep: bool = True,
+        self, number: int, which: Sequence[int] | None = None, split: str = "train"
     ) -> Tensor:
-        """As `Images.drawn`. Args: keep: whether for other runs."""
-        cfg, items = self._cfg, getattr(self._bench, split)
-        part = f"{self._name(split)}-drawn{number}"
+        cfg, items, keep = self._cfg, getattr(self._bench, split), self._keeps(split)
+        part = f"{self._name(split)}-pass{number}"
         if which is None:
             images = self._decoded(split)
         else:
@@ -69,8 +77,22 @@ class TrainingFeatures:
         features = self._kept(items, images, part, by, number, what, keep)
         if keep and is_main():
             for folder in feature_folders(self._bench, self._directory):
-                trim(folder, "*-drawn*.npz", cfg.DATALOADER.FEATURES_MB * 2**20)
+                trim(folder, cfg.DATALOADER.FEATURES_MB * 2**20)
         return features
+
+    def _keeps(self, split: str) -> bool:
+        """Whether the features of a split's images drawn at random are kept for other runs."""
+        if split not in self._are_kept:
+            clip, most = self._clip, self._cfg.DATALOADER.FEATURES_MB
+            bytes_each = 2 if clip.precision.weights == torch.float16 else 4
+            numbers = self._passes * len(getattr(self._bench, split)) * clip.embed_dim
+            size = numbers * bytes_each / 2**20
+            self._are_kept[split] = most > 0 and size <= most
+            if size > most > 0:
+                say(f"the features of {self._passes} passes over augmented {_WHAT[split]} take "
+                    f"{size:,.0f} MiB, more than DATALOADER.FEATURES_MB ({most:,}): they are not "
+                    "kept for other runs", file_only=True)
+        return self._are_kept[split]
 
     def texts(self, texts: list[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
         return self._texts.encode(texts, encode)

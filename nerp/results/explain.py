@@ -32,7 +32,7 @@ from nerp.data.benchmark import dataset_folder, distinct
 from nerp.data.decode import open_image
 from nerp.engine.metrics import (
     Asymmetry,
-    Whole,
+    Integers,
     accuracy_record,
     asymmetry,
     confusion_matrix,
@@ -58,8 +58,8 @@ class When:
     percent.
     """
 
-    predictions: Whole
-    confusion: Whole
+    predictions: Integers
+    confusion: Integers
     accuracy: float
     macro_f1: float
     asymmetry: Asymmetry
@@ -167,7 +167,7 @@ class Explanation:
                                                         self.correction.target))
         self.kind = np.where(truth == self.target, 0, np.where(truth == self.source, 1, 2))
 
-    def _when(self, predictions: Whole) -> When:
+    def _when(self, predictions: Integers) -> When:
         confusion = confusion_matrix(self.labels, predictions, len(self.classnames))
         numbers = accuracy_record(confusion)
         return When(predictions, confusion, numbers["accuracy"], numbers["macro_f1"],
@@ -235,7 +235,7 @@ class Explanation:
         )
 
     def _flipped(
-        self, keys: Whole, label: Callable[[int], tuple[str, ...]]
+        self, keys: Integers, label: Callable[[int], tuple[str, ...]]
     ) -> list[FlippedRow]:
         found, group, flips = np.unique(keys, return_inverse=True, return_counts=True)
         kinds = np.bincount(group * 3 + self.kind, minlength=3 * len(found)).reshape(-1, 3)
@@ -297,7 +297,7 @@ class Explanation:
         return thumbnail(self.image_dir / path) if is_inside(path) else ""
 
 
-def fair_sample(kind: Whole, most: int) -> Whole:
+def fair_sample(kind: Integers, most: int) -> Integers:
     """At most `most` places of `kind` [F], of each kind an equal share, and evenly spaced.
 
     What one kind does not fill goes to the others. Returns the places, by kind.

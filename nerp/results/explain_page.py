@@ -14,7 +14,7 @@ from torch import Tensor
 from nerp.correction.flipping import PROB_THRES
 from nerp.correction.looked_at import CAVEATS, SEEN_IMAGES, TEST_IMAGES, TEST_LABELS, UNKNOWN
 from nerp.engine.confidence import BINS, judge
-from nerp.engine.metrics import Whole, confusion_matrix
+from nerp.engine.metrics import Integers, confusion_matrix
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 from nerp.settings.protocols import protocol
 
@@ -184,7 +184,7 @@ def _changed(by_gain: list[ClassRow]) -> list[ClassRow]:
             + [row for row in by_gain[-_ENDS:] if row.gained < 0])
 
 
-def _reliability(logits: Tensor, labels: Whole) -> tuple[float, list[dict[str, float]]]:
+def _reliability(logits: Tensor, labels: Integers) -> tuple[float, list[dict[str, float]]]:
     """The expected calibration error, and the bars of a reliability diagram in a box of 100 x 100:
     of each bin that has images its left edge and width, how often its predictions are right and
     how sure they are, from below; and its images."""
@@ -240,13 +240,13 @@ def _overview(facts: Explanation) -> Overview:
     }
 
 
-def _blocks(matrix: Whole, block: int) -> Whole:
+def _blocks(matrix: Integers, block: int) -> Integers:
     """Sums of `block` x `block` cells; the last ones may be of fewer."""
     edges = np.arange(0, len(matrix), block)
     return np.add.reduceat(np.add.reduceat(matrix, edges, 0), edges, 1)
 
 
-def _picture(counts: Whole, colour: tuple[int, int, int], largest: int) -> str:
+def _picture(counts: Integers, colour: tuple[int, int, int], largest: int) -> str:
     """A PNG in a data URI, a pixel a cell: the larger the count, the less transparent (by square
     root and from a fifth, so that a count of 1 is seen), 0 not at all."""
     share = np.sqrt(counts / max(largest, 1))

@@ -13,7 +13,7 @@ from nerp.clip.device import in_float32
 from nerp.clip.model import PRECISIONS, Clip, normalise
 from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import Key, choice, whole
-from nerp.trainers.linear import Linear
+from nerp.trainers.linear import LinearClassifier
 from nerp.trainers.method import Method
 from nerp.trainers.tensors import NO_TENSORS, Tensors, tree
 from nerp.trainers.texts import Classes
@@ -163,13 +163,13 @@ class Trainer(Method):
         text = self.class_features()
         return lambda features: self.similarity(features, text)
 
-    def linear(self) -> Linear | None:
+    def linear_classifier(self) -> LinearClassifier | None:
         """The classifier of frozen CLIP's normalised image features, where it is linear in them;
         None where it is not, or the image encoder is another."""
         plain = type(self).from_frozen is Method.from_frozen
         if not (self.frozen_images and plain and self.is_cosine()):
             return None
-        return Linear.cosine(self.class_features(), self.scale)
+        return LinearClassifier.cosine(self.class_features(), self.scale)
 
     def folded(self) -> dict[str, Tensor] | None:
         """The backbone's state dict changed so that plain CLIP with it is this model, for any

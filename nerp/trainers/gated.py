@@ -16,6 +16,18 @@ def shares(gate: Tensor) -> Tensor:
     return torch.zeros_like(gate).scatter(1, best.indices, best.values.softmax(1))
 
 
+def picked(gate: Tensor) -> list[int]:
+    """The experts that any of the images with gates q [B, G] picks, in order."""
+    found: list[int] = gate.topk(PICKED).indices.unique().tolist()
+    return found
+
+
+def mixed(shares: Tensor, experts: Tensor) -> Tensor:
+    """sum_g p_bg x_g [B, ...] of p [B, G] and what each expert has, x [G, ...], in float32."""
+    with in_float32(experts.device):
+        return torch.einsum("bg,g...->b...", shares, experts)
+
+
 def mixed_cosines(features: Tensor, shares: Tensor, experts: Tensor) -> Tensor:
     """f_b · sum_g p_bg t_gc [B, C] of f [B, D], p [B, G] and t [G, C, D], in float32."""
     with in_float32(features.device):

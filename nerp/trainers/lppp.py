@@ -13,7 +13,7 @@ from nerp.clip.device import in_float64
 from nerp.clip.model import normalise
 from nerp.settings.keys import choice, number, whole
 from nerp.trainers.base import precision
-from nerp.trainers.linear import Linear
+from nerp.trainers.linear import LinearClassifier
 from nerp.trainers.on_features import Images
 from nerp.trainers.votes import columns_by_name
 from nerp.trainers.voting import FrozenText, validation_images
@@ -190,11 +190,11 @@ class LPpp(FrozenText):
             "no tested class was trained on; the logits are zero-shot CLIP's"
 
     def of_features(self) -> Callable[[Tensor], Tensor]:
-        return self.linear().logits
+        return self.linear_classifier().logits
 
-    def linear(self) -> Linear:
+    def linear_classifier(self) -> LinearClassifier:
         text, rows = self.class_features(), self.rows()
         if rows is None:
-            return Linear.cosine(text, self.scale)
+            return LinearClassifier.cosine(text, self.scale)
         weight, bias, alpha = (self.tensor(name)[rows] for name in self.signature)
-        return Linear(weight + alpha[:, None] * text, 1.0, bias)
+        return LinearClassifier(weight + alpha[:, None] * text, 1.0, bias)

@@ -46,8 +46,8 @@ class Method(ABC):
         text_by_image: whether a class has another feature for each image.
         also_seen: what a training has seen beyond the labelled images of the classes that it is
             on, in words (`seen_besides`).
-        reads_labels: whether training reads labels; where it does not, its classes are none that
-            were trained on because their names are known.
+        reads_labels: whether training reads labels; where it does not, that a checkpoint names a
+            class does not mean it was trained on.
         learns_names: whether training on base classes makes use of the novel classes' names
             (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.

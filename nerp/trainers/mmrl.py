@@ -74,7 +74,8 @@ class MMRL(InsertedTokens):
         return mean @ self.parameter(_PROJ)
 
     def fuse(self, image: Tensor, rep: Tensor) -> Tensor:
-        """What is taken of both features' logits, or losses, together."""
+        """α x + (1 - α) y of what the image feature (x) and the representation feature (y) give:
+        logits [B, C], or losses, scalars; of the same shape."""
         alpha: float = self.settings.ALPHA
         return alpha * image + (1 - alpha) * rep
 

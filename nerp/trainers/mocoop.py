@@ -12,16 +12,15 @@ from nerp.clip.device import in_float32
 from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.settings.keys import flag, listing, number, template, whole
+from nerp.trainers import gated
 from nerp.trainers.base import Trainer, precision
-from nerp.trainers.gated import PICKED, gate_loss, gate_target, mixed_cosines, shares, text_loss
-from nerp.trainers.mocoop_words import Words, group_means, settled
+from nerp.trainers.mocoop_words import SIDES, Words, first_of_groups, group_means, settled
 from nerp.trainers.norms import OwnNorms, frozen_norms
 from nerp.trainers.tensors import Tensors, linear
 
 _SOURCE = "ImageNet"  # whose templates a cross-dataset test uses
 _SMALL = 4  # images per batch, below which experts that no image picked are not computed
 _CTX = "prompt_learner.ctx_{}_{}"
-_SIDES = ("before", "after")
 _W = "prompt_learner.w"
 
 
@@ -71,7 +70,7 @@ class MoCoOp(Trainer):
 
     def misfit(self, tensors: Tensors) -> str:
         theirs = [
-            tuple(len(tensors[_CTX.format(side, g)]) for side in _SIDES)
+            tuple(len(tensors[_CTX.format(side, g)]) for side in SIDES)
             for g in range(sum("ctx_before_" in name for name in tensors))
         ]
         ours = [words.pieces for words in self.experts]
@@ -89,16 +88,14 @@ class MoCoOp(Trainer):
         dataset = _SOURCE if crossing else self.classes.dataset
         self.settings = settings = settled(self.settings, self.node, dataset)
         self.words = [Words(prompt) for prompt in settings.PROMPTS]
-        firsts = [sum(settings.GROUPS[:g]) for g in range(len(settings.GROUPS))]
-        self.experts = [self.words[first] for first in firsts]
+        self.experts = first_of_groups(self.words, settings.GROUPS)
         norms = () if settings.FINETUNE_VIT_LN else tuple(frozen_norms(self.clip.vision))
         self.fixed = norms if settings.TRAIN_W else (*norms, _W)
 
     def initial(self) -> dict[str, Tensor]:
         tensors = {}
         for g, words in enumerate(self.experts):
-            for side, count in zip(_SIDES, words.pieces, strict=True):
-                ids = words.first_ids(side, count, self.clip.device)
+            for side, ids in words.first_ids(self.clip.device).items():
                 tensors[_CTX.format(side, g)] = self.clip.text.token_embedding(ids)
         if self.settings.ENABLE_CORRECTION:
             tensors[_W] = torch.zeros(1, self.clip.embed_dim)
@@ -117,8 +114,8 @@ class MoCoOp(Trainer):
         device, everyone = self.clip.device, self.classes.everyone
         self.prompts = [words.prompts(self.classes.names).to(device) for words in self.experts]
         # In training, where there are further names, the text loss is of the reference form.
-        experts = self.experts if everyone else []
-        self.text_prompts = [words.prompts(everyone, ".").to(device) for words in experts]
+        self.text_prompts = [words.prompts(everyone, ".").to(device)
+                             for words in self.experts if everyone]
         self._prototypes: Tensor | None = None
 
     def expert_features(
@@ -131,7 +128,7 @@ class MoCoOp(Trainer):
                 shape = len(own.ids), self.clip.embed_dim
                 features.append(torch.zeros(shape, device=self.clip.device))
                 continue
-            ctx = torch.cat([self.tensors[_CTX.format(side, g)] for side in _SIDES])
+            ctx = torch.cat([self.tensors[_CTX.format(side, g)] for side in SIDES])
             features.append(self._encode(own, ctx))
         return torch.stack(features)
 
@@ -160,14 +157,12 @@ class MoCoOp(Trainer):
 
     def feature_classifier(self) -> Callable[[Tensor], Tensor]:
         experts = self.expert_features(self.prompts)
-        return lambda f: self.scale * mixed_cosines(f, shares(self.gate(f)), experts)
+        return lambda f: self.scale * gated.mixed_cosines(f, gated.shares(self.gate(f)), experts)
 
     def _mixed(self, images: Tensor | None, experts: Tensor) -> Tensor:
         """[B, ...] of what each expert has [G, ...], as the images' gates mix it."""
         assert images is not None  # `text_by_image`
-        gate = self.gate(self.image_features(images))
-        with in_float32(self.clip.device):
-            return torch.einsum("bg,g...->b...", shares(gate), experts)
+        return gated.mixed(gated.shares(self.gate(self.image_features(images))), experts)
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         return self._mixed(images, self.expert_features(self.prompts))
@@ -175,17 +170,16 @@ class MoCoOp(Trainer):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         image = self.image_features(images)
         gate = self.gate(image)
-        which = None
-        if self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE < _SMALL:
-            which = gate.topk(PICKED).indices.unique().tolist()
+        few = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE < _SMALL
+        which = gated.picked(gate) if few else None
         experts = self.expert_features(self.prompts, which)
         everyone = self.expert_features(self.text_prompts, which) if self.text_prompts else experts
-        logits = self.scale * mixed_cosines(image, shares(gate), experts)
+        logits = self.scale * gated.mixed_cosines(image, gated.shares(gate), experts)
         prototypes = self.prototypes()
-        target = gate_target(image, prototypes[:, labels])
+        target = gated.gate_target(image, prototypes[:, labels])
         return (self.cross_entropy(logits, labels)
-                + float(self.settings.TEXT_LOSS_WEIGHT) * text_loss(everyone, prototypes)
-                + float(self.settings.GATE_LOSS_WEIGHT) * gate_loss(gate, target))
+                + float(self.settings.TEXT_LOSS_WEIGHT) * gated.text_loss(everyone, prototypes)
+                + float(self.settings.GATE_LOSS_WEIGHT) * gated.gate_loss(gate, target))
 
     @torch.no_grad()
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:

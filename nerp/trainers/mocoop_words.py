@@ -16,6 +16,7 @@ from nerp.files.json_file import read_json
 from nerp.trainers.gated import PICKED
 
 _TEMPLATES = Path(__file__).with_name("mocoop_templates.json")
+SIDES = ("before", "after")  # of the class name
 _GENERAL = "SUN397"  # whose templates serve a dataset without a list of its own
 
 
@@ -46,6 +47,11 @@ def settled(settings: CfgNode, node: str, dataset: str) -> CfgNode:
     return settings
 
 
+def first_of_groups(words: Sequence["Words"], groups: Sequence[int]) -> list["Words"]:
+    """The first template of each group, by the groups' sizes."""
+    return [words[sum(groups[:g])] for g in range(len(groups))]
+
+
 def group_means(
     clip: Clip, words: Sequence["Words"], groups: Sequence[int], names: Sequence[str]
 ) -> Tensor:
@@ -61,13 +67,13 @@ def group_means(
 class Words:
     """What stands around the name in a template, without its full stops.
 
-    Attributes: sides: the words before and after the name, by "before" and "after"; the latter's
-        space or comma at its beginning included.
+    Attributes: sides: the words before and after the name, by `SIDES`; the latter's space or comma
+        at its beginning included.
     """
 
     def __init__(self, template: str):
         before, after = template.replace(".", "").split("{}")
-        self.sides = {"before": before[:-1], "after": after}
+        self.sides = dict(zip(SIDES, (before[:-1], after), strict=True))
 
     @property
     def pieces(self) -> tuple[int, int]:
@@ -76,11 +82,14 @@ class Words:
         before, after = (len(part.split(" ")) if part else 0 for part in self.sides.values())
         return before, after
 
-    def first_ids(self, side: str, count: int, device: torch.device) -> Tensor:
-        """The token ids [count] that the vectors of a side start from: where there are more vectors
-        than tokens, end-of-text and then padding follow."""
-        ids = (tokenize(self.sides[side])[1:] + [0] * count)[:count]
-        return torch.tensor(ids, dtype=torch.long, device=device)
+    def first_ids(self, device: torch.device) -> dict[str, Tensor]:
+        """For each of `SIDES` the token ids [n] that its n vectors start from: where there are more
+        vectors than tokens, end-of-text and then padding follow."""
+        found = {}
+        for side, count in zip(SIDES, self.pieces, strict=True):
+            ids = (tokenize(self.sides[side])[1:] + [0] * count)[:count]
+            found[side] = torch.tensor(ids, dtype=torch.long, device=device)
+        return found
 
     def around(self, name: str, end: str = "") -> str:
         """The prompt for a name; with the `end` "." the form of the frozen references."""

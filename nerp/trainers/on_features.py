@@ -58,6 +58,11 @@ class OnFeatures(Trainer):
         """As a checkpoint's name counts them; 0: there are none."""
         return 0
 
+    @property
+    def passes(self) -> int:
+        """How many times at most a training asks for `Images.drawn`."""
+        return 1
+
     @abstractmethod
     def build(self, images: Images) -> None:
         """Have the tensors that need no gradient, or from which the steps begin."""
@@ -121,6 +126,10 @@ class DescendsOnFeatures(OnFeatures):
     @property
     def epochs(self) -> int:
         return int(self.cfg.OPTIM.MAX_EPOCH)
+
+    @property
+    def passes(self) -> int:
+        return self.epochs
 
     @property
     @abstractmethod

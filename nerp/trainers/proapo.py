@@ -23,7 +23,7 @@ from nerp.trainers.evolution.templates import Trace as TemplateTrace
 from nerp.trainers.evolution.templates import evolve_templates, library
 from nerp.trainers.evolution.texts import Encode, Encoded, Pair
 from nerp.trainers.evolution.written import Written, read_written
-from nerp.trainers.linear import Linear
+from nerp.trainers.linear import LinearClassifier
 from nerp.trainers.on_features import Images, OnFeatures
 
 __all__ = ["library", "measure", "search_descriptions", "search_templates"]
@@ -180,10 +180,10 @@ class ProAPO(OnFeatures):
         return normalise(self.clip.text_features([self.classes.neutral]))[0]
 
     def of_features(self) -> Callable[[Tensor], Tensor]:
-        return self.linear().logits
+        return self.linear_classifier().logits
 
-    def linear(self) -> Linear:
-        return Linear.cosine(self.class_features(), self.scale)
+    def linear_classifier(self) -> LinearClassifier:
+        return LinearClassifier.cosine(self.class_features(), self.scale)
 
     def plain_values(self) -> dict[str, object]:
         return self.written.plain()

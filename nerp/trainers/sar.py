@@ -3,10 +3,9 @@
 `CoOp_SAR` is CoOp with it. Registry names end in `_SAR`, before `_NeRP`.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +13,16 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
-from nerp.base.log import say
-from nerp.base.printable import brief, is_printable
 from nerp.base.registry import TRAINERS
 from nerp.clip.device import in_float32, send
 from nerp.clip.model import Clip, normalise
 from nerp.clip.templates import ENSEMBLE_7
-from nerp.data.benchmark import comparable
-from nerp.data.sentences import read_named
-from nerp.files.opening import MIB, read_bytes, reading
 from nerp.settings.protocols import SAR_SUFFIX
 from nerp.trainers.base import Trainer
+from nerp.trainers.sar_names import novel_names
 from nerp.trainers.tensors import NO_TENSORS, Tensors, epoch_seed
 from nerp.trainers.texts import Classes, mean_of_normalised
 
-_LISTS = Path(__file__).with_name("sar_novel_classes.json")
-_KEY = "TRAINER.SAR.NOVEL_FILE"
-_LARGEST = MIB  # of a text file of names
 # Dataset -> the eighth template of T*, where it is not the one in the dataset's card.
 _TEMPLATES = {
     "FGVCAircraft": "a photo of an aircraft {}.",
@@ -62,65 +54,6 @@ def alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) ->
             for x in (normalise(learned), normalise(frozen))
         )
         return F.kl_div(own, target, reduction="sum", log_target=True) / len(learned)
-
-
-@dataclass(frozen=True)
-class NovelNames:
-    """Class names related to the trained ones.
-
-    Attributes: names: those in use, no trained class among them. source: the list, in words.
-    """
-
-    names: tuple[str, ...]
-    source: str
-
-    def equal_to(self, classnames: Collection[str]) -> int:
-        """How many are the name of one of `classnames`."""
-        return len({*map(_compared, self.names)} & {*map(_compared, classnames)})
-
-
-def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
-    """The first TRAINER.SAR.N_NOVEL names of the dataset's list that are no trained class.
-
-    Raises NerpError for a TRAINER.SAR.NOVEL_FILE that is missing or no list of names.
-    """
-    settings, dataset = cfg.TRAINER.SAR, cfg.DATASET.NAME
-    path = Path(settings.NOVEL_FILE).expanduser() if settings.NOVEL_FILE else _LISTS
-    source = f"{settings.NOVEL_FILE or 'the shipped list'}, {dataset}"
-    listed = _read_names(path, dataset)
-    if listed is None:
-        say(f"SAR: {path.name} has no novel names for {dataset}; its term runs over the trained "
-            "classes alone")
-        return NovelNames((), f"none for {dataset}")
-    known = set(map(_compared, trained))
-    left: dict[str, str] = {}
-    for name in listed:
-        if _compared(name) not in known:
-            left.setdefault(_compared(name), name)
-    return NovelNames(tuple(left.values())[: settings.N_NOVEL], source)
-
-
-def _read_names(path: Path, dataset: str) -> list[str] | None:
-    """The names for a dataset in a JSON object, dataset -> names, or in a text file of one name a
-    line; None where the object has none."""
-    listed: object
-    if path.suffix == ".json":
-        listed = read_named(path, _KEY).get(dataset)
-        if listed is None:
-            return None
-    else:
-        with reading(path, "a readable text file"):
-            text = read_bytes(path, _LARGEST).decode()
-        listed = [line.strip() for line in text.splitlines() if line.strip()]
-    if not isinstance(listed, list) or not listed or not all(
-            isinstance(name, str) and name.strip() and is_printable(name) for name in listed):
-        raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "
-                        "class names (.json: dataset -> names; else one name a line)")
-    return [name.replace("_", " ") for name in listed]
-
-
-def _compared(name: str) -> str:
-    return comparable(name.replace("-", " "))
 
 
 class Aligned(Trainer):
@@ -196,7 +129,7 @@ def with_alignment(method: type[Trainer]) -> type[Trainer]:
         raise NerpError(f"there is no {name}: {method.__name__} learns nothing")
     if method.on_features:
         raise NerpError(f"there is no {name}: {method.__name__} learns from features that are "
-                        "encoded once, and its classes' do not change")
+                        "encoded once, and its class features do not change")
     if method.text_by_image:
         raise NerpError(f"there is no {name}: a class of {method.__name__} has no feature of its "
                         "own, only one for each image")

@@ -93,6 +93,10 @@ class TipAdapter(Voting):
             "alpha": torch.tensor(self.settings.INIT_ALPHA),
         }
 
+    @property
+    def passes(self) -> int:
+        return int(self.settings.AUGMENT)
+
     def build(self, images: Images) -> None:
         views = torch.stack([images.drawn(number) for number in range(self.settings.AUGMENT)])
         start = self.initial()
@@ -126,6 +130,10 @@ class TipAdapterF(DescendsOnFeatures, TipAdapter):
     """
 
     fixed = ("labels", "beta", "alpha")
+
+    @property
+    def passes(self) -> int:
+        return self.epochs + int(self.settings.AUGMENT)
 
     @property
     def rate_steps(self) -> int:

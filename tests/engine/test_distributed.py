@@ -84,6 +84,29 @@ def test_no_thread_of_the_group_outlives_it(tmp_path, monkeypatch):
     assert during > 0 and after == 0
 
 
+def test_where_one_process_finds_nothing_all_compute(tmp_path, monkeypatch):
+    """As where another command removes what is kept between one process's look and the next's."""
+    (tmp_path / "looks.py").write_text(
+        "import sys\n"
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from nerp.base.distributed import interleave, processes, rank\n"
+        "from nerp.engine import cache\n"
+        "place = cache.Kept(Path(sys.argv[1]) / 'x.npz', Path(sys.argv[1]))\n"
+        "def compute():\n"  # which all have to take part in
+        "    return interleave(torch.full((1, 3), 1.0 + rank()), 2)\n"
+        "with processes():\n"
+        "    if rank() == 0:\n"
+        "        cache.keep([place], 'key', {'features': torch.zeros(2, 3)})\n"
+        "    else:\n"
+        "        cache.read_kept = lambda *args: None\n"
+        "    found = cache.cached([place], 'key', 'features', (2, 3), compute)\n"
+        "    assert found.tolist() == [[1.0] * 3, [2.0] * 3]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    launch(2, "looks", tmp_path)
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_every_item_of_a_batch_has_one_process(processes):
     whole = list(EpochBatches(11, 4, seed=1))

@@ -1,6 +1,7 @@
 """nerp export: what it writes gives the model's logits without nerp, and what cannot is refused."""
 
 import json
+import logging
 import re
 import runpy
 import shutil
@@ -46,14 +47,14 @@ def test_class_weights_are_the_model_or_the_method_says_why_not(method, golden_c
 def test_so_does_a_method_on_features(method, golden_clip):
     trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
     features = torch.nn.functional.normalize(torch.randn(6, golden_clip.embed_dim), dim=1)
-    linear = trainer.linear()
+    linear = trainer.linear_classifier()
     assert (linear is not None) == (method in OF_FEATURES)
     if linear is None:
         assert "image feature" in obstacle(trainer)
         return
     with torch.no_grad():
         wanted = trainer.feature_classifier()(features)
-        torch.testing.assert_close(trainer.linear().logits(features), wanted, atol=1e-4, rtol=0)
+        torch.testing.assert_close(linear.logits(features), wanted, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -141,7 +142,11 @@ def test_the_page_of_class_weights_gives_the_models_logits(
         assert tensors.get_tensor("scale") == pytest.approx(100, abs=1e-3)
     status, _, error = nerp_command("export", file, out, *words, *pairs)
     assert status == 1 and "not empty" in error and "--overwrite" in error
+    wanted = {path.name for path in out.iterdir()} | {"notes.txt"}
+    for name in ("model.onnx", "notes.txt"):  # of an earlier export, and of nobody's
+        (out / name).write_text("old")
     assert nerp_command("export", file, out, *words, *pairs, "--overwrite")[0] == 0
+    assert {path.name for path in out.iterdir()} == wanted
 
 
 @pytest.fixture
@@ -158,8 +163,17 @@ def test_a_whole_model_as_a_graph_gives_its_logits(
     status, _, error = nerp_command("export", folder, tmp_path / "weights")
     assert status == 1 and "MMRL: it changes the image encoder" in error and "--onnx" in error
     assert not (tmp_path / "weights").exists()
-    status, _, error = nerp_command("export", folder, tmp_path / "graph", "--onnx")
+    (tmp_path / "graph").mkdir()
+    for name in ("class_weights.npz", "class_weights.safetensors", "open_clip_config.json",
+                 "open_clip_model.safetensors"):
+        (tmp_path / "graph" / name).write_text("an earlier export's")
+    logging.disable(logging.INFO)
+    status, _, error = nerp_command("export", folder, tmp_path / "graph", "--onnx", "--overwrite")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
     assert status == 0, error
+    assert {path.name for path in (tmp_path / "graph").iterdir()} == {"model.onnx", "README.md"}
+    assert disabled == logging.INFO  # what a caller has set stays
     wanted = next(nerp.load(folder, precision="fp32").logits(picture)).numpy()
     found = run_page(tmp_path / "graph", picture, monkeypatch)
     np.testing.assert_allclose(found[0], wanted, atol=1e-3)
@@ -179,7 +193,7 @@ def test_every_method_is_a_graph_for_any_number_of_images(method, golden_clip):
     assert graph(model, 1.0, torch.zeros(len(model.classes)))
 
 
-def test_a_shift_and_a_temperature_are_in_bias_and_scale(nerp_command, small_run, tmp_path):
+def test_a_class_bias_and_a_temperature_are_in_bias_and_scale(nerp_command, small_run, tmp_path):
     flags, opts = small_run
     root = flags[flags.index("--root") + 1]
     status, _, error = nerp_command("train", "--trainer", "KgCoOp", *flags, "--output-dir",
@@ -188,18 +202,20 @@ def test_a_shift_and_a_temperature_are_in_bias_and_scale(nerp_command, small_run
     names = ["River", "Pasture Land"]
     asked = {"trainer": "KgCoOp_NeRP", "root": str(root), "precision": "fp32"}
     options = {"NERP.RULE": "shift", "TEST.CALIBRATION": "temperature"}
-    model = nerp.load(tmp_path / "run", names, **asked, options=options)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits = model.trainer.logits(images)
-        features = model.trainer.clip.image_features(images)
-    for step in model.finishing.steps(model.trainer):
-        logits = step(logits)
-    export(model, tmp_path / "out")
-    with np.load(tmp_path / "out" / "class_weights.npz") as of:
-        found = of["scale"] * features.numpy() @ of["weight"].T + of["bias"]
-        assert of["scale"] != pytest.approx(100) and of["bias"].any()
-    np.testing.assert_allclose(found, logits, atol=1e-4)
+    of_two = {"NERP.RULE": "contextual", "NERP.REFERENCES": "['text', 'image']"}
+    for number, rule in enumerate((options, options | of_two)):
+        model = nerp.load(tmp_path / "run", names, **asked, options=rule)
+        with torch.no_grad():
+            logits = model.trainer.logits(images)
+            features = model.trainer.clip.image_features(images)
+        for step in model.finishing.steps(model.trainer):
+            logits = step(logits)
+        export(model, tmp_path / f"out{number}")
+        with np.load(tmp_path / f"out{number}" / "class_weights.npz") as of:
+            found = of["scale"] * features.numpy() @ of["weight"].T + of["bias"]
+            assert of["scale"] != pytest.approx(100) and of["bias"].any()
+        np.testing.assert_allclose(found, logits, atol=1e-4)
     for key, value in (("NERP.RULE", "flip"), ("NERP.SCOPE", "pairs"),
                        ("TEST.CALIBRATION", "dac")):
         other = nerp.load(tmp_path / "run", names, **asked, options={**options, key: value})

@@ -194,6 +194,21 @@ def test_a_corrected_and_calibrated_model_says_what_its_test_does(nerp, trained,
     assert names == [model.classes[i] for i in arrays["corrected_logits"].argmax(1)]
     plain = package.load(out, arrays["classnames"].tolist())
     assert not np.allclose(plain.predict(images)[1], probabilities, atol=1e-3)
-    with pytest.raises(NerpError, match="looks at all tested images at once"):
-        package.load(out, arrays["classnames"].tolist(), trainer="MMRL_NeRP", root=str(root),
-                     options={"NERP.RULE": "match"})
+
+
+def test_a_correction_that_an_images_logits_do_not_decide_is_refused(trained, tmp_path):
+    import nerp as package
+
+    out, flags, _ = trained
+    root, shares = flags[flags.index("--root") + 1], tmp_path / "shares.json"
+    shares.write_text(json.dumps(dict.fromkeys(EUROSAT[5:], 0.2)))
+    for says, options in (
+        ("match corrects an image by other", {"NERP.RULE": "match"}),
+        ("match corrects an image by other", {"NERP.RULE": "match", "NERP.SHARES": shares}),
+        ("batch corrects an image by other", {"NERP.RULE": "batch", "NERP.STREAM": True}),
+        ("look at the tested images of EuroSAT, and here", {"NERP.PAIRS": "unlabelled"}),
+        ("look at the tested images of EuroSAT, and here", {"NERP.PAIRS": "labels"}),
+        ("distribution needs more of an image", {"NERP.RULE": "distribution"}),
+    ):
+        with pytest.raises(NerpError, match=says):
+            package.load(out, EUROSAT[5:], trainer="MMRL_NeRP", root=str(root), options=options)

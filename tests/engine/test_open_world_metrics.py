@@ -9,8 +9,9 @@ from conftest import GOLDEN
 from sklearn.metrics import roc_auc_score
 
 from nerp.base.errors import NerpError
+from nerp.engine import confidence as confidences
 from nerp.engine.calibrators import Distance, Temperature, distance_factors, least_nll
-from nerp.engine.confidence import probabilities
+from nerp.engine.confidence import judge, measures, probabilities
 from nerp.engine.measures import OPEN_WORLD
 from nerp.engine.metrics import confidence, open_world
 
@@ -35,6 +36,16 @@ def test_the_open_world_is_golden(golden):
                 assert value == pytest.approx(float(golden[f"open/{name}"]), abs=1e-9), name
         b, n = found["base"], found["novel"]
         assert found["h"] == pytest.approx(2 * b * n / (b + n))
+
+
+def test_two_metrics_of_the_same_bins_sort_the_images_once(golden, monkeypatch):
+    counts, binned = [], confidences._binned
+    monkeypatch.setattr(confidences, "_binned", lambda judged, edges: (
+        counts.append(len(edges) - 1) or binned(judged, edges)))
+    judged = judge(golden["logits"], golden["labels"])
+    for bins in (10, 15):
+        measures(judged, bins)
+    assert counts == [10, 10, 15, 15]  # of equal width, and of equally many images
 
 
 @pytest.mark.parametrize("bins", [10, 15, 20])

@@ -15,6 +15,7 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.engine.checkpoint import load_trainer, read_checkpoint, save_checkpoint
 from nerp.engine.kept_texts import KeptTexts
+from nerp.engine.training_features import TrainingFeatures
 from nerp.files.tensors import load_inert
 from nerp.trainers.evolution.clusters import k_means
 from nerp.trainers.votes import columns_by_name
@@ -62,11 +63,28 @@ def checkpoint_of(folder):
     return note.parent / note.read_text().strip()
 
 
+@pytest.fixture
+def passes(monkeypatch):
+    """How many passes over images drawn at random trainings say that they make, and the numbers of
+    those that they make."""
+    said, made, draw = set(), set(), TrainingFeatures.drawn
+
+    def drawn(features, number, *args):
+        said.add(features._passes)
+        made.add(number)
+        return draw(features, number, *args)
+
+    monkeypatch.setattr(TrainingFeatures, "drawn", drawn)
+    return said, made
+
+
 @pytest.mark.parametrize("name", ON_FEATURES)
 def test_a_run_on_base_classes_is_tested_on_novel_ones_with_and_without_nerp(
-    name, nerp, run, tmp_path
+    name, nerp, run, passes, tmp_path
 ):
     folder, flags, opts = run(name)
+    said, made = passes
+    assert said == ({len(made)} if made else set())
     record = json.loads((folder / "result.json").read_text())
     assert (folder / record["checkpoint"]).is_file()
     assert record["checkpoint"].endswith(f"-{record['epoch']}")

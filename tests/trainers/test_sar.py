@@ -18,6 +18,7 @@ from nerp.engine.optim import build_optimizer, learning_rate
 from nerp.settings.defaults import default_config
 from nerp.settings.protocols import plain_name, trained_name
 from nerp.trainers import sar
+from nerp.trainers.sar_names import SHIPPED, novel_names
 
 Z = np.load(GOLDEN / "SAR_CoOp.npz")
 OTHERS = Z["others/methods"].tolist()
@@ -187,18 +188,18 @@ def test_class_specific_contexts_do_not_serve_novel_names(golden_clip):
 
 
 def test_every_shipped_list_keeps_two_hundred_names():
-    listed = json.loads(sar._LISTS.read_text())
+    listed = json.loads(SHIPPED.read_text())
     for dataset, names in listed.items():
         cfg = default_config()
         cfg.DATASET.NAME = dataset
-        found = sar.novel_names(cfg, [])
+        found = novel_names(cfg, [])
         assert len(found.names) == min(200, len(names))
         assert found.source == f"the shipped list, {dataset}"
 
 
 def names_of(file, trained=(), **settings):
     cfg = sar_config(NOVEL_FILE=str(file), N_NOVEL=3, **settings)
-    return sar.novel_names(cfg, trained).names
+    return novel_names(cfg, trained).names
 
 
 def test_trained_names_and_repetitions_are_left_out(tmp_path):

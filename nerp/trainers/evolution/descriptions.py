@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nerp.trainers.evolution.draws import Draws
 from nerp.trainers.evolution.groups import make_groups
-from nerp.trainers.evolution.population import Library, Population, Record
+from nerp.trainers.evolution.population import Population, Record, Stock
 from nerp.trainers.evolution.score import coarse, measure, worst_drop
 from nerp.trainers.evolution.settings import Settings
 from nerp.trainers.evolution.states import States
@@ -98,7 +98,7 @@ class Search:
     def search(self, group: Sequence[int]) -> None:
         """Search one group. (Section 3.3.)"""
         self._enter(group)
-        scores = self._library(group)
+        scores = self._insertable(group)
         if not scores and self.records:
             return
         base = tuple(pair for c in group for pair in self.now[c])
@@ -108,11 +108,11 @@ class Search:
         gains = None
         if self.settings.sample == "weighted":
             gains = [score - self.baseline["fitness"] + 1 for score in scores.values()]
-        library = Library(list(scores), gains, places, lambda pair: self.owner[pair] in members,
-                          base, grouped=True)
+        stock = Stock(list(scores), gains, places, lambda pair: self.owner[pair] in members,
+                      base, grouped=True)
         states = States(self)
         population = Population(
-            self._first_records(group, library, scores, states), library,
+            self._first_records(group, stock, scores, states), stock,
             states.fitness, self.draws, self.settings,
         )
         for epoch in range(self.settings.inner):
@@ -141,7 +141,7 @@ class Search:
             for pair in self.now[c]:
                 self.owner.setdefault(pair, c)
 
-    def _library(self, group: Sequence[int]) -> dict[Pair, float]:
+    def _insertable(self, group: Sequence[int]) -> dict[Pair, float]:
         """The prompts that may be put in, with the fitness of each beside what there is now."""
         new = [(pair, c) for pair, c in self.owner.items()
                if c in group and pair not in self.now[c]]
@@ -154,12 +154,12 @@ class Search:
         return found
 
     def _first_records(
-        self, group: Sequence[int], library: Library[Pair], scores: Mapping[Pair, float],
+        self, group: Sequence[int], stock: Stock[Pair], scores: Mapping[Pair, float],
         states: States,
     ) -> list[Record[Pair]]:
         """What a group begins with: what there is now, and either that with one more prompt each,
         or what the last group left."""
-        base = library.base
+        base = stock.base
         if not self.records:
             count = min(self.settings.top, len(scores))
             drawn = self.draws.python.sample(list(scores), count)

@@ -28,7 +28,7 @@ class Record(Generic[P]):
 
 
 @dataclass
-class Library(Generic[P]):
+class Stock(Generic[P]):
     """What candidates are made of.
 
     Attributes:
@@ -56,7 +56,7 @@ class Population(Generic[P]):
     """Records in the order in which they stand, and the compositions that were tried."""
 
     records: list[Record[P]]
-    library: Library[P]
+    stock: Stock[P]
     score: Callable[[tuple[P, ...]], float]
     draws: Draws
     settings: Settings
@@ -71,15 +71,15 @@ class Population(Generic[P]):
     def generate(self, epoch: int) -> None:
         """Add the candidates of one epoch, of ranked records. (Section 3.2.)"""
         settings, top = self.settings, self.settings.top
-        parents = [self.library.candidate(record.prompts) for record in self.records[:top]]
+        parents = [self.stock.candidate(record.prompts) for record in self.records[:top]]
         if len(parents) < top:
             parents = self.draws.python.choices(parents, k=top)
         for parent in parents:
             self._vary(parent)
-        mutations = settings.mutate // 2 if self.library.grouped else settings.mutate
+        mutations = settings.mutate // 2 if self.stock.grouped else settings.mutate
         self._attempt(mutations, lambda: self._mutated(2 + epoch))
         if settings.crossover == "quick":
-            parents = [self.library.candidate(record.prompts) for record in self.records[:top]]
+            parents = [self.stock.candidate(record.prompts) for record in self.records[:top]]
         self._attempt(settings.cross, lambda: self._crossed(parents))
 
     def _attempt(self, count: int, draw: Callable[[], Candidate[P] | None]) -> None:
@@ -98,10 +98,10 @@ class Population(Generic[P]):
 
     def _vary(self, parent: Candidate[P]) -> None:
         """Add one to a parent, remove one, replace one."""
-        library, settings = self.library, self.settings
-        rest = [i for i, prompt in enumerate(library.prompts) if prompt not in parent.prompts]
-        inside = [prompt for prompt in parent.prompts if library.inside(prompt)]
-        if not rest and not library.grouped:
+        stock, settings = self.stock, self.settings
+        rest = [i for i, prompt in enumerate(stock.prompts) if prompt not in parent.prompts]
+        inside = [prompt for prompt in parent.prompts if stock.inside(prompt)]
+        if not rest and not stock.grouped:
             return
         self.tried.add(parent.places)
         if rest:
@@ -115,41 +115,39 @@ class Population(Generic[P]):
 
     def _with(self, parent: Candidate[P], rest: Sequence[int]) -> Candidate[P]:
         (place,) = self._pick(rest, 1)
-        return self.library.candidate((*parent.prompts, self.library.prompts[place]))
+        return self.stock.candidate((*parent.prompts, self.stock.prompts[place]))
 
     def _without(self, parent: Candidate[P], inside: Sequence[P]) -> Candidate[P]:
         """Without the first of one. Where that stands twice it counts as gone all the same, until
         the candidate is changed again: the published code clears its place."""
         gains = None
-        if self.library.gains is not None:
-            alone = dict(zip(self.library.prompts, self.library.gains, strict=True))
-            gains = [1.0 if self.library.grouped else alone[prompt] for prompt in inside]
+        if self.stock.gains is not None:
+            alone = dict(zip(self.stock.prompts, self.stock.gains, strict=True))
+            gains = [1.0 if self.stock.grouped else alone[prompt] for prompt in inside]
         (prompt,) = self.draws.pick(inside, 1, gains, least=True)
         left = list(parent.prompts)
         left.remove(prompt)
-        return Candidate(tuple(left), parent.places - {self.library.places[prompt]})
+        return Candidate(tuple(left), parent.places - {self.stock.places[prompt]})
 
     def _mutated(self, count: int) -> Candidate[P] | None:
-        if count > len(self.library.prompts):
+        if count > len(self.stock.prompts):
             return None
-        picked = self._pick(range(len(self.library.prompts)), count)
-        drawn = [self.library.prompts[place] for place in picked]
-        return self.library.candidate([*drawn, *self.library.base])
+        picked = self._pick(range(len(self.stock.prompts)), count)
+        drawn = [self.stock.prompts[place] for place in picked]
+        return self.stock.candidate([*drawn, *self.stock.base])
 
     def _pick(self, places: Sequence[int], count: int) -> list[int]:
-        gains = self.library.gains
+        gains = self.stock.gains
         return self.draws.pick(places, count, gains and [gains[place] for place in places])
 
     def _crossed(self, parents: Sequence[Candidate[P]]) -> Candidate[P] | None:
         counts = Counter(prompt for parent in parents for prompt in parent.prompts)
         common = [prompt for prompt, count in counts.items() if count == self.settings.top]
         other = [prompt for prompt, count in counts.items() if count != self.settings.top]
-        if self.library.grouped:
-            least = sum(not self.library.inside(prompt) for prompt in other)
-        else:
-            least = 1
-        if len(other) < (1 if self.library.grouped else 2):
+        grouped, inside = self.stock.grouped, self.stock.inside
+        least = sum(not inside(prompt) for prompt in other) if grouped else 1
+        if len(other) < (1 if grouped else 2):
             return None
         count = self.draws.python.randint(least, len(other))
         picked = self.draws.pick(other, count, [counts[prompt] for prompt in other])
-        return self.library.candidate([*picked, *common])
+        return self.stock.candidate([*picked, *common])

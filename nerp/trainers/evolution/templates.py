@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nerp.clip.model import normalise
 from nerp.trainers.evolution.draws import Draws
-from nerp.trainers.evolution.population import Library, Population, Record
+from nerp.trainers.evolution.population import Population, Record, Stock
 from nerp.trainers.evolution.score import measure, worst_drop
 from nerp.trainers.evolution.settings import Settings
 
@@ -58,7 +58,7 @@ def evolve_templates(
     gains = None
     if settings.sample == "weighted":
         gains = [scores[t]["fitness"] - baseline["fitness"] + 1 for t in kept]
-    stock = Library(kept, gains, {template: i for i, template in enumerate(kept)})
+    stock = Stock(kept, gains, {template: i for i, template in enumerate(kept)})
 
     def fitness(prompts: tuple[str, ...]) -> float:
         return (scores[prompts[0]] if len(prompts) == 1 else score(prompts))["fitness"]
