@@ -1,5 +1,5 @@
-"""A training that dies while it fills the cache of augmented images' features loses nothing: it goes
-on, and others read what is whole, to the same numbers bit for bit."""
+"""A training that dies while it fills the cache of augmented images' features loses nothing: it
+goes on, and others read what is whole, to the same numbers bit for bit."""
 
 import json
 import os
