@@ -163,7 +163,10 @@ class Clip:
 
     @torch.no_grad()
     def image_output(self, images: Tensor) -> Tensor:
-        """`image_features` as the image encoder gives them: of any length."""
+        """`image_features` as the image encoder gives them: of any length. What is encoded already,
+        [B, D], stays as it is."""
+        if images.dim() == 2:
+            return images
         with self.autocast():
             parts = images.split(self._images_at_once(images))
             return torch.cat([self.image.features(self.image_state(x)) for x in parts]).float()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,8 +27,9 @@ from nerp.base.distributed import (
 from nerp.base.errors import NerpError, OtherRunError
 from nerp.base.log import say
 from nerp.base.printable import duration
+from nerp.clip.device import send
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import EpochBatches, Normalise, train_loader, train_set
+from nerp.data.images import EpochBatches, Normalise, draws, train_loader, train_set
 from nerp.engine.best import BEST_VAL, BestEpoch
 from nerp.engine.checkpoint import (
     BEST_FILE,
@@ -41,6 +42,7 @@ from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, checked_steps, take_step
 from nerp.engine.schedule import Stretch, make_schedule
+from nerp.engine.training_features import TrainingFeatures
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
 from nerp.trainers.base import Trainer
@@ -120,6 +122,9 @@ class TrainingRun:
         )
         assert isinstance(self.loader.batch_sampler, EpochBatches)
         self.batches = self.loader.batch_sampler
+        self.features: TrainingFeatures | None = None
+        if trainer.frozen_images and trainer.views == 1 and not draws(cfg):
+            self.features = TrainingFeatures(bench, cfg, trainer.clip, directory)
         self.schedule = make_schedule(cfg.OPTIM, len(self.batches), trainer.steps)
         self.stretches = list(self.schedule.stretches())
         self.normalise = Normalise(cfg, self.device)
@@ -160,7 +165,7 @@ class TrainingRun:
         if is_main():
             self.history.begin(self._steps_done())
         left = self.schedule.steps - self._steps_done()
-        if left:
+        if left and not self.features:
             self.dataset.decode(self.cfg.DATALOADER.CACHE_MB)
         hidden = None if is_main() else True  # None: shown on a terminal
         self.step.train()
@@ -213,7 +218,7 @@ class TrainingRun:
         start = time.monotonic()
         self.batches.choose(epoch, stretch.first, stretch.last)
         self.trainer.start_epoch(self.done.stretches)
-        for step, (pixels, labels) in enumerate(self.loader, 1):
+        for step, (pixels, labels) in enumerate(self._inputs(), 1):
             rate = self._set_rates(epoch, before + step - 1)
             measured[step - 1] = self._step(pixels, labels, self.batches.size(before + step - 1))
             bar.update()
@@ -241,6 +246,17 @@ class TrainingRun:
         place = f"epoch {stretch.epoch + 1} of {self.schedule.epochs}"
         return place if stretch.ends_epoch else f"{place}, step {stretch.last}"
 
+    def _inputs(self) -> Iterator[Sequence[Tensor]]:
+        """Images and labels of each step; of images that the image encoder sees alike in every
+        epoch, and encodes as frozen CLIP does, what it gives them."""
+        if not self.features:
+            yield from self.loader
+            return
+        outputs, labels = self.features.drawn(0), self.features.labels("train")
+        for batch in self.batches:
+            chosen = send(torch.tensor([index for _, index in batch]), self.device)
+            yield outputs[chosen], labels[chosen]
+
     def _set_rates(self, epoch: int, step: int) -> float:
         """The rate of a step, which the optimizer now has."""
         for group in self.optimizer.param_groups:
@@ -248,17 +264,20 @@ class TrainingRun:
         return self.schedule.rate(epoch, step)
 
     def _step(self, pixels: Tensor, labels: Tensor, batch: int) -> Tensor:
-        """Args: batch: how many images all processes have in this step.
+        """Args: pixels: or what `_inputs` gives. batch: how many images all processes have in this
+        step.
 
         Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
         say), each by the process's share of the batch."""
-        images, *others = self.normalise(pixels[:, : self.trainer.views]).unbind(1)
+        images, *others = (pixels,) if self.features else \
+            self.normalise(pixels[:, : self.trainer.views]).unbind(1)
         labels = labels.to(self.device, non_blocking=True)
         with self.trainer.clip.autocast():
             loss = self.step(images, labels, *others)
         # Gradients are averaged over the processes: each loss counts by its share of the batch.
         share = len(images) * world_size() / batch
-        take_step(self.optimizer, self.scaler, share * loss, self.trainer.clip_norm)
+        take_step(self.optimizer, self.scaler, share * loss, self.trainer.clip_norm,
+                  self.trainer.change_gradients)
         right = self.trainer.right
         percent = torch.full_like(loss, math.nan) if right is None else 100 * right / len(images)
         return share * torch.stack([loss.detach(), percent])

@@ -21,17 +21,19 @@ _MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "K
 _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
            "BiomedCoOp": "arXiv 2411.15232, 2025",
            "CasPL": "arXiv 2409.17805, 2024", "Tip-Adapter": "arXiv 2207.09519, 2022",
-           "TFUP": "arXiv 2404.16339, 2024"}
+           "TFUP": "arXiv 2404.16339, 2024", "PromptKD": "arXiv 2403.02781, 2024",
+           "KgCoOp": "arXiv 2303.13283, 2023"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
 # A protocol of the file -> its name and shots.
 _PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
+              "base_to_novel_transductive": ("base_to_novel", 16),
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
 # What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
 _NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts", "TipAdapter": "Tip-Adapter",
           "TipAdapterF": "Tip-Adapter-F", "TFUP_T": "TFUP-T",
           **{f"CasPL_{name}": f"{name}+CasPL" for name in ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")}}
 # What sources and variants say of a number that was chosen on the images it is of.
-_CHOSEN_ON_TEST = ("on test",)
+_CHOSEN_ON_TEST = ("on test", "on base test", "on its test")
 
 
 @dataclass(frozen=True)

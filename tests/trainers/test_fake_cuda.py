@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import eurosat_classes, golden_config
+from conftest import asked, eurosat_classes, golden_config
 from fake_cuda import CUDA, fake_cuda, missing
 
 from nerp.base.errors import NerpError
@@ -155,7 +155,7 @@ def test_training_evaluation_and_priors(method, precision, cuda, tmp_path):
     elif trainer.parameters() and not trainer.on_features:
         steps(trainer, cuda, tmp_path)
     evaluation(trainer, cuda)
-    other = trainer.for_classes(eurosat_classes("new"))
+    other = trainer.for_classes(eurosat_classes(asked(method)))
     reference = torch.zeros(1, 3, 32, 32, device=CUDA)
     for prior in priors(other, reference, trainer.cfg.NERP):
         assert prior.shape == (5,) and prior.device.type == "cpu" and prior.dtype == torch.float32
