@@ -126,7 +126,7 @@ class Taught(Trainer):
             self._teacher = other
 
     def prepare_training(self) -> None:
-        if not self._vision:
+        if not self.settings.TEACHER_CHECKPOINT:
             raise NerpError(f"TRAINER.{self.node}.TEACHER_CHECKPOINT is empty: the student learns "
                             "from a PromptSRC checkpoint of the teacher's backbone (nerp train "
                             "--trainer PromptSRC); give its file, or the --output-dir of its "

@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, HALVES, LEARNING, asked, eurosat_classes, golden_config
+from conftest import (
+    GOLDEN,
+    HALVES,
+    LEARNING,
+    ON_FEATURES,
+    asked,
+    eurosat_classes,
+    golden_config,
+)
 from settled import settled
 
 from nerp.base.errors import NerpError
@@ -142,6 +150,19 @@ def test_a_checkpoint_without_an_epoch_may_be_given_as_a_file(tmp_path):
                        f"'{folder}/model.pth.tar'"):
         checkpoint_file(folder.parent, "prompt_learner")
     assert checkpoint_file(folder / "model.pth.tar", "prompt_learner").is_file()
+
+
+@pytest.mark.parametrize("method", [*LEARNING, *ON_FEATURES])
+def test_no_file_of_ours_is_taken_for_one_of_another_method_whoever_asks(
+    method, golden_clip, tmp_path
+):
+    cfg = golden_config(TRAINER={"NAME": method})
+    trainer = TRAINERS[method](cfg, golden_clip, eurosat_classes("base"))
+    path, _ = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    for other in (*LEARNING, *ON_FEATURES):
+        if other != method:
+            with pytest.raises(NerpError, match=f"checkpoint of {method}, the trainer is {other}"):
+                load(other, golden_clip, read_checkpoint(path, other), "base")
 
 
 def test_which_file_is_meant(tmp_path):

@@ -65,6 +65,8 @@ def cuda(possible, monkeypatch):
     # A teacher is a second backbone: the student serves as its own.
     monkeypatch.setattr("nerp.trainers.caspl.open_teacher",
                         lambda settings, node, student, classes: Teacher(student, classes))
+    monkeypatch.setattr("nerp.trainers.taught.open_backbone",
+                        lambda name, path, precision, student: student)
     with fake_cuda() as watch:
         yield watch
 
@@ -87,7 +89,9 @@ def build(method, model, precision):
     del model.logit_scale
     model.logit_scale = torch.tensor(4.6)  # this one has a value, which `Clip` reads
     clip = Clip(model, precision, CUDA, "fake")
-    return TRAINERS[method](golden_config(), clip, eurosat_classes("base"))
+    cfg = golden_config()
+    cfg.TRAINER.PROMPTKD.TEACHER_PATH = "of the student"
+    return TRAINERS[method](cfg, clip, eurosat_classes("base"))
 
 
 class Features:

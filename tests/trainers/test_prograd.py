@@ -91,7 +91,8 @@ from nerp.engine.optim import build_optimizer, take_step
 torch.set_num_threads(1)
 with processes():
     trainer, images, labels = share_of(Path({str(golden_weights)!r}), rank())
-    loss = 2 * len(images) / 8 * DistributedDataParallel(_Step(trainer))(images, labels)
+    step = DistributedDataParallel(_Step(trainer))
+    loss = 2 * len(images) / 8 * step(images, labels)
     take_step(build_optimizer(trainer.parameters(), trainer.cfg.OPTIM), UNSCALED, loss, 0.0,
               trainer.change_gradients)
     if is_main():
