@@ -22,6 +22,16 @@ GOLDEN = Path(__file__).parent / "golden"
 LEARNING = [name for name in TRAINERS.names()
             if TRAINERS[name].folder and not TRAINERS[name].on_features]
 ON_FEATURES = [name for name in TRAINERS.names() if TRAINERS[name].on_features]
+# (method, classes): each on base and novel ones, but where it serves those trained on alone.
+HALVES = [(name, which) for name in LEARNING for which in ("base", "new")
+          if which == "base" or not TRAINERS[name].own_classes]
+
+
+def asked(method: str) -> str:
+    """The classes that a trained method is asked about: novel ones where it serves any."""
+    return "base" if TRAINERS[method].own_classes else "new"
+
+
 
 EUROSAT = (
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
@@ -31,11 +41,17 @@ EUROSAT = (
 TEMPLATE = "a centered satellite photo of {}."
 NEUTRAL = "a centered satellite photo"
 
+# The golden files' larger CLIP.
+TEACHER = Sizes(embed=96, vision_width=256, vision_layers=3, text_width=192, text_layers=3)
+TAUGHT = {"TEACHER_CHECKPOINT": str(GOLDEN / "checkpoints" / "PromptKD_teacher"),
+          "TEACHER_EPOCH": 2}
 BOOSTING = {"BOOSTING": str(GOLDEN / "checkpoints" / "CasPL"), "BOOSTING_EPOCH": 2}
 # The settings the golden vectors were made with, where they are not the defaults.
 GOLDEN_SETTINGS = {
     "CoOp": {"N_CTX": 4},
     "CoCoOp": {"CTX_INIT": "a photo of a"},
+    "ProGrad": {"N_CTX": 8, "LAMBDA": 0.8, "T": 1.5},
+    "PromptKD": {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 3, "KD_WEIGHT": 10.0, **TAUGHT},
     "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
@@ -80,11 +96,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def golden_weights(tmp_path_factory) -> Path:
+def golden_weights(tmp_path_factory, golden_teacher_weights) -> Path:
     """The golden CLIP as a plain state dict file."""
     path = tmp_path_factory.mktemp("clip") / "tiny.pt"
     torch.save(random_clip(0), path)
     GOLDEN_SETTINGS["CasPL"]["TEACHER_PATH"] = str(path)  # for runs whose teacher does not matter
+    GOLDEN_SETTINGS["PromptKD"]["TEACHER_PATH"] = str(golden_teacher_weights)
     return path
 
 
@@ -92,8 +109,7 @@ def golden_weights(tmp_path_factory) -> Path:
 def golden_teacher_weights(tmp_path_factory) -> Path:
     """The golden files' larger CLIP, for methods with a teacher."""
     path = tmp_path_factory.mktemp("clip") / "teacher.pt"
-    sizes = Sizes(embed=96, vision_width=256, vision_layers=3, text_width=192, text_layers=3)
-    torch.save(random_clip(7, sizes), path)
+    torch.save(random_clip(7, TEACHER), path)
     return path
 
 

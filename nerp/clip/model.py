@@ -185,7 +185,10 @@ class Clip:
 
     @torch.no_grad()
     def image_output(self, images: Tensor) -> Tensor:
-        """`image_features` as the image encoder gives them: of any length."""
+        """`image_features` as the image encoder gives them: of any length. What is encoded already,
+        [B, D], stays as it is."""
+        if images.dim() == 2:
+            return images
         with self.autocast():
             if torch.compiler.is_compiling():  # one graph for any number of images
                 return self.image.features(self.image_state(images)).float()

@@ -119,7 +119,9 @@ def imagenet_variant(card: CfgNode, directory: Path) -> Listing:
     wnids = subfolders(image_dir, _WNID)
     names = _names_of(wnids, card, directory)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names)
+    order = {wnid: place for place, wnid in enumerate(sorted(_names_file(card, directory)[1]))}
+    places = [order[wnid] for wnid in wnids]
+    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names, places)
 
 
 @LAYOUTS.register("imagenet_v2")

@@ -71,6 +71,8 @@ class Demo:
         once = {of.method for of in below if of}
         once |= set(filter(catalogue.trains_without_labels, settings.methods))
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds) + len(once)
+        self.total += len(settings.seeds) * sum(  # tested on base classes apart
+            map(catalogue.trains_on_all_classes, settings.methods))
         self.once: dict[str, Path] = {}  # method -> the training that serves all seeds
         self.folders: list[Path] = []  # of the runs
         # What must be said of a plain method: what stood in for its files, what else it has seen.
@@ -144,6 +146,10 @@ class Demo:
         if catalogue.trains_without_labels(method):
             directory = self._train_once(method)
             self._test(method, "base", seed, directory)
+        elif catalogue.trains_on_all_classes(method):
+            options = [*self._foundation(method), "DATASET.NUM_SHOTS", "0", "TEST.NO_TEST", "True"]
+            directory = self._train(method, "all", seed, options)
+            self._test(method, "base", seed, directory)
         else:
             directory = self._train(method, "base", seed, self._foundation(method))
         self._test(method, "new", seed, directory)
@@ -156,11 +162,13 @@ class Demo:
         return self._run(lambda overwrite: run_training(request, overwrite=overwrite))
 
     def _train_once(self, method: str) -> Path:
-        """The folder of a training on all images without their labels, for every seed."""
+        """The folder of a training that serves every seed: on all images without their labels, or
+        of the first seed."""
         if method not in self.once:
             seed = self.settings.seeds[0]
             options = ["DATASET.NUM_SHOTS", "-1", "TEST.NO_TEST", "True"]
-            self.once[method] = self._train(method, "all", seed, options)
+            self.once[method] = self._train(method, "all", seed, options) \
+                if catalogue.trains_without_labels(method) else self._train(method, "base", seed)
         return self.once[method]
 
     def _foundation(self, method: str) -> list[str]:
@@ -169,7 +177,7 @@ class Demo:
         if below is None:
             return []
         folder = self._train_once(below.method)
-        return [below.setting, str(folder), f"{below.setting}_EPOCH", "0"]
+        return [below.setting, str(folder), catalogue.epoch_key(below.setting), "0"]
 
     def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
         """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""
@@ -195,7 +203,8 @@ class Demo:
         except OtherRunError as change:
             self.tell(f"    {str(change).split(': give')[0]}; it is replaced")
             directory = run(True)
-        self.folders.append(directory)
+        if directory not in self.folders:
+            self.folders.append(directory)
         return directory
 
     def _announce(self, what: str) -> None:
@@ -248,8 +257,9 @@ def _spread(values: list[float]) -> str:
 
 
 def all_methods() -> tuple[str, ...]:
-    """The methods that learn something, in the order of tables."""
-    return tuple(filter(catalogue.learns, catalogue.methods()))
+    """The methods that learn something and serve novel classes, in the order of tables."""
+    return tuple(name for name in catalogue.methods() if catalogue.learns(name)
+                 and catalogue.serves(name, "", "", "new"))
 
 
 def demo_datasets() -> list[str]:

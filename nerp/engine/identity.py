@@ -131,7 +131,8 @@ def _shipped(cfg: CfgNode) -> dict[str, str]:
     method, backbone = cfg.TRAINER[node], cfg.MODEL.BACKBONE
     named = {
         "MODEL.BACKBONE.NAME": (backbone.NAME, backbone.PATH),
-        f"TRAINER.{node}.TEACHER": (method.get("TEACHER"), method.get("TEACHER_PATH")),
+        **{f"TRAINER.{node}.{name}": (method.get(name), method.get("TEACHER_PATH"))
+           for name in ("TEACHER", "TEACHER_NAME")},
     }
     return {key: str(SHIPPED[name]) for key, (name, path) in named.items()
             if not path and name in SHIPPED}

@@ -27,6 +27,7 @@ from nerp.correction.running import Running
 from nerp.correction.wrapper import NeRP
 from nerp.data.decode import as_rgb, open_image
 from nerp.data.images import Normalise, eval_transform, worker_count
+from nerp.engine.built_on import completed
 from nerp.engine.calibrate import open_calibrator
 from nerp.engine.calibrators import Calibrator
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
@@ -244,7 +245,7 @@ def load(
         raise NerpError(f"{file}: it was trained on other weights than those of {clip.name}: give "
                         "its backbone, MODEL.BACKBONE.PATH FILE or MODEL.BACKBONE.NAME NAME")
     asked = _asked(names, checkpoint.classnames, cfg.DATASET)
-    method, _ = load_trainer(resolved, clip, asked, checkpoint)
+    method, _ = load_trainer(resolved, clip, asked, completed(checkpoint, cfg))
     finishing = None
     if trainer.endswith(NERP_SUFFIX) or cfg.TEST.CALIBRATION != "none":
         finishing = Finishing(_test_request(trainer, resolved, dataset, root, options or {}))

@@ -84,7 +84,8 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict[str, object], lo
     torch.manual_seed(cfg.SEED)
     classes = replace(class_set(cfg, bench, seen=True), everyone=known_names(cfg, bench))
     trainer, inputs = built(
-        lambda: TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes, start=starting_tensors(cfg)), cfg
+        lambda: TRAINERS[cfg.TRAINER.NAME](
+            cfg, clip, classes, start=starting_tensors(cfg, classes.names)), cfg
     )
     say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
         f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")

@@ -19,6 +19,7 @@ from nerp.data.benchmark import Benchmark, Item, comparable, open_benchmark
 from nerp.data.digests import Seen, images_state, seen_images
 from nerp.data.doubts import name_doubts
 from nerp.data.selection import class_half, select_run
+from nerp.engine.built_on import completed
 from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
 from nerp.engine.evaluate import compute_logits
@@ -231,7 +232,7 @@ def open_checkpoint(resolved: Resolved) -> Checkpoint | None:
                         "run")
     published = method.published_file(resolved.cfg)
     file = checkpoint_file(request.model_dir, method.folder, request.load_epoch, published)
-    return read_checkpoint(file, resolved.method)
+    return completed(read_checkpoint(file, resolved.method), resolved.cfg)
 
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
@@ -338,7 +339,8 @@ def _interpolated_size(cfg: CfgNode) -> int:
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
     """The benchmark's classes with its prompts."""
     node = cfg.DATASET
-    return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME)
+    return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME,
+                   written=tuple(bench.written), places=tuple(bench.places))
 
 
 def known_names(cfg: CfgNode, bench: Benchmark) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -118,18 +118,49 @@ def learns_on_outputs(name: str) -> bool:
     return plain_name(name).removesuffix(SAR_SUFFIX) in catalogue()["on_outputs"]
 
 
+def trains_on_all_classes(name: str) -> bool:
+    """Whether a method is trained for each seed on the whole training split of all classes, without
+    labels."""
+    return plain_name(name) in catalogue()["on_all_classes"]
+
+
+def serves(name: str, trained_on: str, dataset: str, classes: str) -> bool:
+    """Whether a model trained on the base classes ("base") or all classes ("all") of a card can be
+    asked about those classes of another."""
+    own = catalogue()["own_classes"].get(plain_name(name))
+    if own is None:
+        return True
+    return classes != "new" and (dataset == trained_on or trained_on == "imagenet"
+                                 and dataset in own)
+
+
+def has_place(name: str, protocol_name: str) -> bool:
+    """Whether a sweep of a protocol, by its one name, takes a method in."""
+    return plain_name(name) not in catalogue()["not_in"].get(protocol_name, ())
+
+
 @dataclass(frozen=True)
 class Foundation:
-    """The method whose training another one starts from, and the setting that names its folder."""
+    """The method whose training another one starts from, and the setting that names its folder.
+
+    Attributes: of_dataset: protocol -> the card trained on and the shots, where these are not those
+        of the method that builds on it.
+    """
 
     method: str
     setting: str
+    of_dataset: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
 
 
 def foundation(name: str) -> Foundation | None:
     """What a method, with or without SAR and NeRP, builds on."""
     row = catalogue()["builds_on"].get(plain_name(name))
-    return Foundation(row["method"], row["setting"]) if row else None
+    return Foundation(row["method"], row["setting"], row.get("of_dataset", {})) if row else None
+
+
+def epoch_key(setting: str) -> str:
+    """The setting beside it that says which epoch's checkpoint it means."""
+    return f"{setting.removesuffix('_CHECKPOINT')}_EPOCH"
 
 
 def is_drawn(dataset: str) -> bool:

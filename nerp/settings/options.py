@@ -14,8 +14,8 @@ RELEASE_NAMES = {
     "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
     "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
 }
-# What the name of a key begins with.
-_NODES = {name.partition(".")[0] for name in KEYS}
+# What the name of a key begins with; LOSS is ProGrad's, in published files.
+_NODES = {*(name.partition(".")[0] for name in KEYS), "LOSS"}
 
 
 def own_name(name: str) -> str:

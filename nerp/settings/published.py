@@ -23,6 +23,9 @@ class Reader(Protocol):
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]: ...
 
+    @classmethod
+    def disregards(cls, name: str, value: object) -> str | None: ...
+
 
 # Dassl's keys without a choice here: the values that ask for what is done anyway, as text without
 # spaces. Of what nothing here has (a second loader, other transforms and methods) the defaults.
@@ -120,6 +123,8 @@ def own_setting(
     Raises NerpError, beginning with `source`, for a key of a node that the method does not read.
     """
     parts = name.split(".")
+    if len(parts) == 2 and parts[0] in method.published:
+        return _translated(method, parts[1], value, source, name)
     if len(parts) != 3 or parts[0] != "TRAINER" or parts[1] == "SAR":
         return name, value
     node, leaf = parts[1:]

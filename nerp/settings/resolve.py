@@ -42,6 +42,7 @@ from nerp.settings.protocols import (
     trained_name,
 )
 from nerp.settings.tree import (
+    AUTOMATIC,
     BACKBONE,
     CARD,
     CHECKPOINT,
@@ -176,6 +177,7 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     if trainer.endswith(SAR_SUFFIX):
         settle_weight(draft, trainer)
     _follow_backbone(draft)
+    _on_all_classes(draft, phase)
     _check(draft.cfg)
     if draft.cfg.SEED < 0:
         _draw_seed(draft, anew)
@@ -266,6 +268,17 @@ def _follow_backbone(draft: Draft) -> None:
         if get(draft.cfg, name) != before:
             say(f"{name} {before} gives way to {get(draft.cfg, name)}, which {backbone.name} was "
                 f"trained with ({before} is from {old})")
+
+
+def _on_all_classes(draft: Draft, phase: str) -> None:
+    """Have a training of a method that learns from the images of all classes be on all of them."""
+    name = "DATASET.SUBSAMPLE_CLASSES"
+    if phase == "train" and TRAINERS[draft.cfg.TRAINER.NAME].all_classes:
+        before, old = get(draft.cfg, name), draft.origin(name)
+        if before != "all":
+            draft.put(name, "all", Origin(AUTOMATIC))
+            say(f"{name} {before} gives way to all: {draft.cfg.TRAINER.NAME} is trained on the "
+                f"images of all classes ({before} is from {old})")
 
 
 def _check(cfg: CN) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from yacs.config import CfgNode as CN
 
 from nerp.base.errors import NerpError
-from nerp.base.log import command_line
+from nerp.base.log import command_line, say
 from nerp.base.paths import shipped_name
 from nerp.base.printable import brief
 from nerp.base.registry import unknown
@@ -69,6 +69,11 @@ class Draft:
     def put(self, name: str, value: object, origin: Origin) -> None:
         """Set one key. Raises NerpError, naming the origin, as the function `put` does."""
         origin = Origin(origin.kind, origin.file, origin.entry, name)
+        said = self.method.disregards(name, value)
+        if said is not None:
+            if said:
+                say(f"{origin}: {said}")
+            return
         if is_settled(name, value, origin):
             return
         means = own_setting(self.method, name, value, origin, origin.kind != COMMAND_LINE)

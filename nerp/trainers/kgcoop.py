@@ -1,5 +1,7 @@
 """KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -12,27 +14,17 @@ from nerp.trainers.method import SWITCHED_ON
 from nerp.trainers.tensors import Tensors, cosine_distance
 
 
-@TRAINERS.register("KgCoOp")
-class KgCoOp(CoOp):
-    """CE(s f t^T, y) + W (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template.
+class NearTemplate(CoOp):
+    """CoOp with a reference t*, frozen CLIP's features of one template a dataset; the class name
+    stands at the end.
 
-    Learned: ctx [K, W_t]; with CSC and a random start [C, K, W_t]. See docs/methods/kgcoop.md.
+    Attributes: templates: dataset -> the template of t*, where it is not the one in its card.
     """
 
-    node = "KGCOOP"
     published = ("COOP",)
-    paper = "Yao et al., Knowledge-guided Context Optimization, CVPR 2023"
-    defaults = {
-        **context_settings(4, SWITCHED_ON),
-        "CSC": False,
-        "W": number(8.0, least=0),
-    }
-    marks: tuple[str, ...] = ("bias_vectors",)
-    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC")
+    shape_settings = ("N_CTX", "CTX_INIT", "CSC")
     position = "end"
-    loss_by_features = True
-    # Dataset -> the template of t*, where it is not the one in the dataset's card.
-    templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
+    templates: Mapping[str, str] = {}
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
@@ -42,13 +34,42 @@ class KgCoOp(CoOp):
         return super().published_values(key, value)
 
     @classmethod
-    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
+    def infer(
+        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
+    ) -> dict[str, object]:
         inferred = super().infer(tensors, settings, clip)
-        return {**inferred, "CTX_INIT": ""} if inferred["CSC"] else inferred
+        return {**inferred, "CTX_INIT": ""} if inferred.get("CSC") else inferred
 
     @property
     def class_specific(self) -> bool:
-        return bool(self.settings.CSC and not self.words)
+        return bool(self.settings.CSC) and not self.words
+
+    @property
+    def template(self) -> str:
+        """Of t*."""
+        return self.templates.get(self.classes.dataset, self.classes.template)
+
+    def frozen_prompts(self) -> list[list[str]]:
+        return [[self.template.format(name)] for name in self.classes.names]
+
+
+@TRAINERS.register("KgCoOp")
+class KgCoOp(NearTemplate):
+    """CE(s f t^T, y) + W (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template.
+
+    Learned: ctx [K, W_t]; with CSC and a random start [C, K, W_t]. See docs/methods/kgcoop.md.
+    """
+
+    node = "KGCOOP"
+    paper = "Yao et al., Knowledge-guided Context Optimization, CVPR 2023"
+    defaults = {
+        **context_settings(4, SWITCHED_ON),
+        "CSC": False,
+        "W": number(8.0, least=0),
+    }
+    marks: tuple[str, ...] = ("bias_vectors",)
+    loss_by_features = True
+    templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
     @property
     def pull_weight(self) -> float:
@@ -62,7 +83,3 @@ class KgCoOp(CoOp):
         text = self.class_features()
         logits = self.similarity(self.image_features(images), text)
         return self.cross_entropy(logits, labels) + self.pull_weight * self.pull(text)
-
-    def frozen_prompts(self) -> list[list[str]]:
-        template = self.templates.get(self.classes.dataset, self.classes.template)
-        return [[template.format(name)] for name in self.classes.names]

@@ -24,7 +24,8 @@ class Method(ABC):
     Class attributes:
         node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
             states the range of a number, or a plain text or truth value.
-        published: nodes below TRAINER, in any case, that its published files have these in.
+        published: nodes below TRAINER or at the top, in any case, that its published files have
+            these in.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
         group: the heading that it stands under there; one of GROUPS for a method that ships.
@@ -48,11 +49,15 @@ class Method(ABC):
             on, in words (`seen_besides`).
         reads_labels: whether training reads labels; where it does not, its classes are none that
             were trained on because their names are known.
+        learns_text: whether training changes the feature of any class, trained on or not.
+        own_classes: whether a model serves no classes but those that it was trained on.
         learns_names: whether training on base classes makes use of the novel classes' names
             (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.
         loss_by_features: said by a class beside a `loss` that looks at images through
             `image_features` and `logits` alone.
+        all_classes: whether training is on the images of all classes, whatever a run is to be
+            tested on.
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
             than others.
@@ -80,7 +85,10 @@ class Method(ABC):
     also_seen: str = ""
     text_by_image: bool = False
     reads_labels: bool = True
+    learns_text: bool = True
+    own_classes: bool = False
     learns_names: bool = False
+    all_classes: bool = False
     views: int = 1
     loss_by_features: bool = False
     independent: bool = True
@@ -99,6 +107,31 @@ class Method(ABC):
         start."""
         if key == "CTX_INIT" and str(value) in ("True", "False"):
             return {key: SWITCHED_ON if str(value) == "True" else ""}
+        return {}
+
+    @classmethod
+    def disregards(cls, name: str, value: object) -> str | None:
+        """Of a key of published files, by its full name, that asks for what is not done here and is
+        passed over: what to say of it, "" for nothing; None for any other key."""
+        return None
+
+    @classmethod
+    def unfit(
+        cls, cfg: CfgNode, names: Sequence[str], source: str, trained: Sequence[str]
+    ) -> str:
+        """Why a training on the classes called `names` cannot build on one of the dataset `source`
+        and its classes `trained`, "" and () where its file does not say; "" where it can."""
+        return ""
+
+    @classmethod
+    def lacks(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a test needs what these tensors of a checkpoint build on, too."""
+        return False
+
+    @classmethod
+    def taken_over(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that a checkpoint takes over from one that it builds on, by their names in
+        it."""
         return {}
 
     @classmethod
@@ -207,6 +240,11 @@ class Method(ABC):
     def clip_norm(self) -> float:
         """What norm the gradients of all learned tensors together are cut to; 0: they are not."""
         return 0.0
+
+    def change_gradients(self) -> None:
+        """Called in every step when the gradients of all processes together are there, before the
+        optimiser takes them; they may be scaled. For a method that steps otherwise than down its
+        loss."""
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the steps of epoch 0, 1, ..., before its tensors are saved: for what changes

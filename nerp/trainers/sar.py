@@ -197,6 +197,8 @@ def with_alignment(method: type[Trainer]) -> type[Trainer]:
     if method.on_features:
         raise NerpError(f"there is no {name}: {method.__name__} learns from features that are "
                         "encoded once, and its classes' do not change")
+    if not method.learns_text:
+        raise NerpError(f"there is no {name}: {method.__name__} learns nothing of a novel class")
     if method.text_by_image:
         raise NerpError(f"there is no {name}: a class of {method.__name__} has no feature of its "
                         "own, only one for each image")

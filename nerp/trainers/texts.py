@@ -21,6 +21,8 @@ class Classes:
         template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
         seen: whether the model was trained on these classes.
         dataset: its registry name, for methods with prompts of their own a dataset.
+        written: the names as they are on disk, with their underscores; () where that is not known.
+        places: of a variant of ImageNet, where its classes stand among ImageNet's; else ().
         everyone: all of the dataset's names in label order, where only base classes are trained on
             and the method makes use of the others' names (`Method.learns_names`); else ().
     """
@@ -31,6 +33,13 @@ class Classes:
     seen: bool = True
     dataset: str = ""
     everyone: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
+
+    @property
+    def as_written(self) -> tuple[str, ...]:
+        """The names with their underscores, as far as they are known."""
+        return self.written or self.names
 
     @property
     def prompts(self) -> list[str]:

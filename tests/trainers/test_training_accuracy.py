@@ -18,8 +18,7 @@ def said_and_predicted(method, clip, images):
     return trainer.right, (len(images) + 1) // 2
 
 
-# CasPL reads no label.
-@pytest.mark.parametrize("method", [name for name in LEARNING if name != "CasPL"])
+@pytest.mark.parametrize("method", [name for name in LEARNING if TRAINERS[name].reads_labels])
 def test_every_method_says_it(method, golden_clip, inputs):
     said, predicted = said_and_predicted(TRAINERS[method], golden_clip, inputs[0])
     assert said == predicted

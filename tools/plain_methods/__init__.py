@@ -6,6 +6,7 @@ recomputes everything at every call, frozen CLIP included. Numerics: the methods
 gradient, see `PlainMMA.loss`.
 """
 
+from plain_methods.adapted import PlainCLIPAdapter, PlainPromptKD, PlainTaskRes
 from plain_methods.adapter import PlainMMA
 from plain_methods.blocks import PlainCLIPLoRA, PlainMoCoOp
 from plain_methods.boosted import (
@@ -20,6 +21,7 @@ from plain_methods.context import (
     PlainCoOp,
     PlainCoOpSAR,
     PlainKgCoOp,
+    PlainProGrad,
     PlainTCP,
     plain_alignment,
 )
@@ -40,6 +42,10 @@ PLAIN = {
     "PromptSRC": PlainPromptSRC,
     "CoOp_SAR": PlainCoOpSAR,
     "KgCoOp": PlainKgCoOp,
+    "ProGrad": PlainProGrad,
+    "CLIPAdapter": PlainCLIPAdapter,
+    "TaskRes": PlainTaskRes,
+    "PromptKD": PlainPromptKD,
     "TCP": PlainTCP,
     "MaPLe": PlainMaPLe,
     "CoPrompt": PlainCoPrompt,
