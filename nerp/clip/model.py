@@ -185,10 +185,7 @@ class Clip:
 
     @torch.no_grad()
     def image_output(self, images: Tensor) -> Tensor:
-        """`image_features` as the image encoder gives them: of any length. What is encoded already,
-        [B, D], stays as it is."""
-        if images.dim() == 2:
-            return images
+        """`image_features` as the image encoder gives them: of any length."""
         with self.autocast():
             if torch.compiler.is_compiling():  # one graph for any number of images
                 return self.image.features(self.image_state(images)).float()

@@ -20,7 +20,6 @@ from nerp.base.distributed import agree, is_main, main_first, mean_over_processe
 from nerp.base.errors import NerpError, OtherRunError
 from nerp.base.log import say
 from nerp.base.printable import duration
-from nerp.clip.device import send
 from nerp.data.benchmark import Benchmark
 from nerp.engine.best import BEST_VAL, BestEpoch
 from nerp.engine.checkpoint import (
@@ -232,17 +231,6 @@ class TrainingRun:
         """The end of a stretch, in words."""
         place = f"epoch {stretch.epoch + 1} of {self.schedule.epochs}"
         return place if stretch.ends_epoch else f"{place}, step {stretch.last}"
-
-    def _inputs(self) -> Iterator[Sequence[Tensor]]:
-        """Images and labels of each step; of images that the image encoder sees alike in every
-        epoch, and encodes as frozen CLIP does, what it gives them."""
-        if not self.features:
-            yield from self.loader
-            return
-        outputs, labels = self.features.drawn(0), self.features.labels("train")
-        for batch in self.batches:
-            chosen = send(torch.tensor([index for _, index in batch]), self.device)
-            yield outputs[chosen], labels[chosen]
 
     def _set_rates(self, epoch: int, step: int) -> float:
         """The rate of a step, which the optimizer now has."""

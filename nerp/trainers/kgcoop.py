@@ -11,7 +11,7 @@ from nerp.settings.keys import number
 from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
 from nerp.trainers.method import SWITCHED_ON
-from nerp.trainers.tensors import Tensors, cosine_distance
+from nerp.trainers.tensors import cosine_distance
 
 
 class NearTemplate(CoOp):

@@ -56,6 +56,8 @@ class ProGrad(NearTemplate):
         "Food101": "a type of food, a photo of {}.",
     }
 
+    loss_by_features = True
+
     conflicting: Tensor | None = None  # b of the latest loss, of this process and of any length
 
     @classmethod

@@ -17,7 +17,7 @@ import yaml
 from nerp.experiments.plan import Selection, plan
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import shipped_cards
-from nerp.settings.catalogue import methods, trains_without_labels
+from nerp.settings.catalogue import methods
 
 REPO = Path(__file__).parents[2]
 PAGES = ["README.md", "DATASETS.md",
