@@ -15,12 +15,14 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 from nerp.settings.defaults import default_config
+from nerp.settings.protocols import method_name
 from nerp.trainers.texts import Classes
 
 GOLDEN = Path(__file__).parent / "golden"
 # The methods that learn something from images, and those that are built from frozen features.
+WITH_DEPT = [f"{name}_DePT" for name in ("CoOp", "CoCoOp", "KgCoOp", "MaPLe")]  # as published
 LEARNING = [name for name in TRAINERS.names()
-            if TRAINERS[name].folder and not TRAINERS[name].on_features]
+            if TRAINERS[name].folder and not TRAINERS[name].on_features] + WITH_DEPT
 ON_FEATURES = [name for name in TRAINERS.names() if TRAINERS[name].on_features]
 
 EUROSAT = (
@@ -125,6 +127,7 @@ def golden_config(**changes):
     cfg = default_config()
     for name, settings in GOLDEN_SETTINGS.items():
         cfg.TRAINER[TRAINERS[name].node].update(settings)
+    cfg.TRAINER.DEPT.WEIGHT = 0.6
     cfg.TRAINER.W = 2.0  # CoPrompt's
     for node, settings in changes.items():
         cfg[node].update(settings)
@@ -180,7 +183,8 @@ def nerp(capsys):
 def golden_options(method):
     """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
     node = f"TRAINER.{TRAINERS[method].node}."
-    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method, {}).items()}
+    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method_name(method), {}).items()}
+    keys["TRAINER.DEPT.WEIGHT"] = 0.6
     keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
     if method == "MoCoOp":  # whose warm-up is longer than a short run
         keys["OPTIM.WARMUP_EPOCH"] = 0

@@ -1,6 +1,7 @@
 """The model and the images of a test, opened as they are needed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -69,6 +70,8 @@ class Tested:
         """The trainer in the checkpoint, or one that learns nothing."""
         clip = open_clip_model(self.resolved)
         classes = class_set(self.cfg, self.bench, self.as_trained)
+        if self._is_variant:
+            classes = replace(classes, within=self.bench.within)
         notes: list[str] = []
 
         def make() -> Trainer:
@@ -132,6 +135,11 @@ class Tested:
         """Whether the test is of another dataset than the training, as a protocol of its own has
         it; class names that both share do not make it the same."""
         return bool(self.cfg.TASK == "CD") and self.source != self.cfg.DATASET.NAME
+
+    @property
+    def _is_variant(self) -> bool:
+        """Whether the tested dataset is a variant of the one that was trained on."""
+        return self._is_elsewhere and bool(self.cfg.DATASET.REFERENCE == self.source)
 
     @property
     def is_corrected(self) -> bool:

@@ -10,7 +10,7 @@ from nerp.results.published import domain_shifts, in_published_order
 from nerp.results.readings import ALONE, OPEN, OPEN_PARTS
 from nerp.results.records import LOG, SOURCE, TAKEN, Record
 from nerp.settings.catalogue import drawn_names, methods
-from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, method_name, plain_name, trained_name
 
 BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
@@ -119,7 +119,7 @@ class Grid:
 
         def key(label: str) -> tuple[int, str, str, bool, str]:
             trainer = label.split(" ")[0]
-            plain = plain_name(trainer)
+            plain = method_name(trainer)
             return (order.get(plain, len(order)), plain, trained_name(trainer),
                     trainer.endswith(NERP_SUFFIX), label)
 

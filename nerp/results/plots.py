@@ -24,7 +24,7 @@ from nerp.results.grid import BASE, BORROWED, INCOMPLETE, NOVEL, Part, cautions,
 from nerp.results.published import AVERAGE
 from nerp.results.readings import BASE_ALONE, NOVEL_ALONE, OPEN_BASE, OPEN_H, OPEN_NOVEL
 from nerp.settings.catalogue import methods
-from nerp.settings.protocols import NERP_SUFFIX, plain_name
+from nerp.settings.protocols import NERP_SUFFIX, method_name
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -262,7 +262,7 @@ def style_of(place: int) -> tuple[str, Marker]:
 
 
 def _style(label: str) -> Style:
-    plain = plain_name(label.split(" ")[0])
+    plain = method_name(label.split(" ")[0])
     known = methods()
     colour, marker = style_of(known.index(plain) if plain in known else len(known))
     hollow = NERP_SUFFIX in label

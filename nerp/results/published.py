@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from nerp.settings.protocols import SAR_SUFFIX
+from nerp.settings.protocols import method_name
 
 AVERAGE = "Average"
 MEDICAL_AVERAGE = "Average (biomedical)"
@@ -26,7 +26,7 @@ _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` s
 # A protocol of the file -> its name and shots.
 _PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
-# What a trainer is called in the papers, where that differs; SAR's tables write CoOp+SAR.
+# What a trainer is called in the papers, where that differs; CoOp_SAR is CoOp+SAR there.
 _NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts", "TipAdapter": "Tip-Adapter",
           "TipAdapterF": "Tip-Adapter-F", "TFUP_T": "TFUP-T",
           **{f"CasPL_{name}": f"{name}+CasPL" for name in ("CoOp", "CoCoOp", "MaPLe", "PromptSRC")}}
@@ -101,8 +101,8 @@ def with_papers(shown: Iterable[Published]) -> list[str]:
 
 
 def _name(trainer: str) -> str:
-    method = trainer.removesuffix(SAR_SUFFIX)
-    return _NAMES.get(method, method) + ("+SAR" if method != trainer else "")
+    method = method_name(trainer)
+    return _NAMES.get(method, method) + trainer.removeprefix(method).replace("_", "+")
 
 
 def domain_shifts() -> list[str]:

@@ -15,7 +15,7 @@ from nerp.settings.cards import find_card
 from nerp.settings.protocols import (
     CONFIG_FILE,
     NERP_SUFFIX,
-    SAR_SUFFIX,
+    method_name,
     plain_name,
     protocol,
     trained_name,
@@ -44,9 +44,9 @@ def published_methods() -> list[str]:
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP:
-    neither one that ships nor one that is registered; or if SAR does not fit it."""
-    plain = plain_name(name)
+    """Raise NerpError, listing the methods, if `name` is none, with or without SAR or DePT, and
+    NeRP: neither one that ships nor one that is registered; or if they do not fit it."""
+    plain = method_name(name)
     if plain not in methods() and plain not in (registered := TRAINERS.names()):
         raise unknown("method", plain, {*methods(), *registered}, own=REGISTERED)
     if trained_name(name) != plain:
@@ -55,7 +55,7 @@ def check_method(name: str) -> None:
 
 def learns(name: str) -> bool:
     """Whether a method is trained; one that is not has no configuration either."""
-    plain = plain_name(name)
+    plain = method_name(name)
     if plain in methods():
         return bool(catalogue()["methods"][plain])
     return bool(TRAINERS[plain].folder)
@@ -64,7 +64,7 @@ def learns(name: str) -> bool:
 def trains_without_labels(name: str) -> bool:
     """Whether a method is trained once for all seeds and shots: on the whole training split of all
     classes, without labels."""
-    return plain_name(name) in catalogue()["without_labels"]
+    return method_name(name) in catalogue()["without_labels"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Foundation:
 
 
 def foundation(name: str) -> Foundation | None:
-    """What a method, with or without SAR and NeRP, builds on."""
-    row = catalogue()["builds_on"].get(plain_name(name))
+    """What a method, with or without SAR or DePT, and NeRP, builds on."""
+    row = catalogue()["builds_on"].get(method_name(name))
     return Foundation(row["method"], row["setting"]) if row else None
 
 
@@ -106,7 +106,7 @@ def config_name(
     name: str, task: str, trained_on: str, shots: int,
     options: Mapping[str, str] = MappingProxyType({}), below: str = "",
 ) -> str:
-    """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
+    """The configuration's name, such as vit_b16, of a method, with or without SAR or DePT; "" for
     zero-shot CLIP on a downloaded dataset.
 
     Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it.
@@ -114,7 +114,7 @@ def config_name(
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
-    ships = plain_name(name) in methods()
+    ships = method_name(name) in methods()
     drawn = catalogue()["drawn"]
     if ships and (is_drawn(trained_on) or options.get(_BACKBONE) in drawn["backbones"]):
         return drawn["config"]
@@ -123,18 +123,24 @@ def config_name(
     if not ships:
         raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
                         f"{name}=FILE.yaml")
-    own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
-    wanted = catalogue()["builds_on"].get(plain_name(below), {}).get("configs", {})
-    protocols = {
-        **catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {}), **wanted
-    }
+    wanted = catalogue()["builds_on"].get(method_name(below), {}).get("configs", {})
+    protocols = {**catalogue()["methods"][method_name(name)], **_otherwise(name), **wanted}
     rows = protocols[protocol(training_task(task)).name]
     return rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
 
 
+def _otherwise(name: str) -> dict[str, dict[str, str]]:
+    """By protocol the configurations of a method with SAR or DePT, where they are not its own."""
+    suffix = trained_name(name).removeprefix(method_name(name))
+    rows = catalogue()[f"with{suffix.lower()}"] if suffix else {}
+    return dict(rows.get(method_name(name), {}))
+
+
 def config_file(name: str, config: str) -> str:
-    """What --config-file takes for a method's configuration of that name."""
-    return f"configs/trainers/{plain_name(name)}/{config}.yaml"
+    """What --config-file takes for a method's configuration of that name. With DePT a method has
+    files of its own where it is published."""
+    own = any(config in rows.values() for rows in _otherwise(name).values())
+    return f"configs/trainers/{plain_name(name) if own else method_name(name)}/{config}.yaml"
 
 
 def shipped_config(
@@ -144,11 +150,11 @@ def shipped_config(
     protocol, shots and the dataset trained on; "" for none. Which one is said.
 
     Args:
-        name: the method's own, with or without SAR. options: KEY VALUE pairs beside it.
+        name: the method's own, with or without SAR or DePT. options: KEY VALUE pairs beside it.
         card: of the dataset. model_dir: of the tested checkpoint, whose run says what it was
             trained on.
     """
-    if plain_name(name) not in methods():
+    if method_name(name) not in methods():
         say(f"no --config-file, and configs/experiments.yaml has none for {name}: the defaults")
         return ""
     config = config_name(name, task, _trained_on(card, task, model_dir), shots, options)

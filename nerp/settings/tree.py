@@ -69,7 +69,7 @@ class Draft:
     def put(self, name: str, value: object, origin: Origin) -> None:
         """Set one key. Raises NerpError, naming the origin, as the function `put` does."""
         origin = Origin(origin.kind, origin.file, origin.entry, name)
-        if is_settled(name, value, origin):
+        if is_settled(self.method, name, value, origin):
             return
         means = own_setting(self.method, name, value, origin, origin.kind != COMMAND_LINE)
         if means is not None:

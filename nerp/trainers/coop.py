@@ -4,7 +4,6 @@ import torch
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import CONTEXT_POSITIONS, build_prompts
 from nerp.settings.keys import choice
@@ -31,6 +30,7 @@ class CoOp(Trainer):
     }
     signature = ("ctx",)
     shape_settings = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
+    one_entropy = True
 
     @classmethod
     def fits(cls, tensors):
@@ -94,7 +94,7 @@ class CoOp(Trainer):
 
     def text_features(self, prompts, ctx):
         """Normalised features of `prompts` with `ctx` in their slots: [G, C, D]."""
-        return normalise(self.clip.text.features(self.clip.text_state(prompts, ctx)))
+        return self.text_of(self.clip.text.features(self.clip.text_state(prompts, ctx)))
 
     def class_features(self, images=None):
         return self.text_features(self.prompts, self.parameter("ctx").flatten(0, -2))[0]

@@ -31,8 +31,8 @@ class KgCoOp(CoOp):
 
     @classmethod
     def published_values(cls, key, value):
-        """The class name always stands at the end there."""
-        if key == "CLASS_TOKEN_POSITION" and value == cls.position:
+        """The class name always stands at the end there, and nothing reads ALPHA."""
+        if key == "ALPHA" or key == "CLASS_TOKEN_POSITION" and value == cls.position:
             return {"": None}
         return super().published_values(key, value)
 

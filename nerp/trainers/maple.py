@@ -32,6 +32,7 @@ class MaPLe(DeepPrompts):
     }
     signature = (re.escape(_CTX), re.escape(_PROJ) + r"\.weight")
     shape_settings = ("N_CTX", "CTX_INIT", "PROMPT_DEPTH")
+    one_entropy = True
 
     @classmethod
     def infer(cls, tensors, settings, clip):

@@ -54,6 +54,11 @@ class Method(ABC):
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
             than others.
+        one_entropy: whether its loss is one `cross_entropy`, of the logits s f tᵀ of features that
+            are `image_of` and `text_of` the encoders' outputs, and terms beside it: so DePT fits.
+        optional: names of tensors that a file may lack; they are then as fresh ones.
+        settled: keys of Dassl's that its published files have, with the values, as text, that ask
+            for what is done anyway.
 
     Attributes:
         cfg: the whole configuration. settings: the method's own node of it.
@@ -82,6 +87,9 @@ class Method(ABC):
     views: int = 1
     independent: bool = True
     two_heads: bool = False
+    one_entropy: bool = False
+    optional: tuple[str, ...] = ()
+    settled: Mapping[str, Collection[str]] = MappingProxyType({})
 
     cfg: CfgNode
     settings: CfgNode
@@ -162,7 +170,15 @@ class Method(ABC):
     def from_frozen(self, output: Tensor) -> Tensor:
         """f [B, D] of what frozen CLIP's image encoder gives [B, D], where `image_features` is not
         defined."""
-        return normalise(output)
+        return self.image_of(output)
+
+    def image_of(self, v: Tensor) -> Tensor:
+        """f of v [..., D], what the image encoder, and what stands behind it, gives of images."""
+        return normalise(v)
+
+    def text_of(self, u: Tensor) -> Tensor:
+        """t of u [..., D], the same of texts of the classes."""
+        return normalise(u)
 
     def frozen_prompts(self) -> list[list[str]]:
         """For each class, the texts whose frozen features average to t*."""

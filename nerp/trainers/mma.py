@@ -74,6 +74,7 @@ class MMA(Trainer):
     }
     signature = (r"shared_adapter\.\d+\.0\.weight",)
     shape_settings = tuple(key for key in defaults if key != "PREC")
+    one_entropy = True
 
     @classmethod
     def infer(cls, tensors, settings, clip):
@@ -117,12 +118,12 @@ class MMA(Trainer):
 
     def class_features(self, images=None):
         edit = AdapterEdit(self, "text")
-        return normalise(self.clip.text.features(self.text_state, edit))[0]
+        return self.text_of(self.clip.text.features(self.text_state, edit))[0]
 
     def image_features(self, images):
         edit = AdapterEdit(self, "visual")
         state = self.clip.image_state(images, edit.first_layer)
-        return normalise(self.clip.image.features(state, edit))
+        return self.image_of(self.clip.image.features(state, edit))
 
     def frozen_prompts(self):
         prefix = context_words(self.settings.TEXT_CTX_INIT)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import build_prompts
+from nerp.data.benchmark import Within
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Classes:
         dataset: its registry name, for methods with prompts of their own a dataset.
         everyone: all of the dataset's names in label order, where only base classes are trained on
             and the method makes use of the others' names (`Method.learns_names`); else ().
+        within: where they stand among the classes that were trained on, of a variant of the
+            dataset (ImageNet-A of ImageNet); else None.
     """
 
     names: tuple[str, ...]
@@ -29,6 +32,7 @@ class Classes:
     seen: bool = True
     dataset: str = ""
     everyone: tuple[str, ...] = ()
+    within: Within | None = None
 
     @property
     def prompts(self) -> list[str]:

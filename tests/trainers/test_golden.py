@@ -18,6 +18,7 @@ from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
 from nerp.trainers.anprompt import ANPrompt
 from nerp.trainers.biomedcoop import BiomedCoOp
+from nerp.trainers.dept import Decoupled
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.mocoop import MoCoOp
@@ -54,8 +55,14 @@ OPTIM = {
         "LR_SCHEDULER": "cosine_iterations",
     },
     "MoCoOp": {"LR": 0.032, "WARMUP_EPOCH": 1},
+    "CoOp_DePT": {"LR": 0.0035, "WARMUP_EPOCH": 1},
+    "CoCoOp_DePT": {"LR": 0.002, "WARMUP_EPOCH": 1},
+    "KgCoOp_DePT": {"LR": 0.0035, "WARMUP_EPOCH": 1},
+    "MaPLe_DePT": {"LR": 0.0035, "WARMUP_EPOCH": 1},
     "TCP": {"NAME": "adam", "LR": 0.002, "ADAM_EPS": 1e-3, "WARMUP_EPOCH": 1},
 }
+# Settings that decide about a training alone, where a golden file has its own.
+TRAINING = {"KgCoOp_DePT": {"W": 2.0}}
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
 
 
@@ -112,6 +119,15 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
         found["image_features_rep"] = rep
     if isinstance(trainer, KgCoOp):
         found["score"] = trainer.pull(found["text_features"])
+    if isinstance(trainer, Decoupled):
+        trainer.class_features(images)
+        (f, v), u = trainer.taken_image, trainer.taken_text
+        return found | {
+            "image_features_tower": v,
+            "text_features_tower": u if u.dim() == 2 or trainer.text_by_image else u[0],
+            "logits_head": trainer.head("image", v),
+            "logits_similarity": trainer.similarity(f, found["text_features"]),
+        }
     if isinstance(trainer, MaPLe):
         found["vision_prompts"] = torch.stack(list(trainer.vision_tokens().values()))
         trainer.text_output = trainer.image_output = lambda u: u
@@ -198,6 +214,7 @@ def test_six_training_steps(method, golden_clip, golden_teacher, inputs):
     images, labels, _ = inputs
     z = golden(method)
     cfg = golden_config(OPTIM={"MAX_EPOCH": 3, **OPTIM[method]})
+    cfg.TRAINER[TRAINERS[method].node].update(TRAINING.get(method, {}))
     trainer = build(method, golden_clip, "all" if method == "CasPL" else "base", cfg)
     if method == "CasPL":
         trainer.teacher = Teacher(golden_teacher, trainer.classes)
