@@ -183,7 +183,8 @@ def nerp(capsys):
 def golden_options(method):
     """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
     node = f"TRAINER.{TRAINERS[method].node}."
-    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method_name(method), {}).items()}
+    settings = GOLDEN_SETTINGS.get(method_name(method), {})
+    keys = {node + key: value for key, value in settings.items()}
     keys["TRAINER.DEPT.WEIGHT"] = 0.6
     keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
     if method == "MoCoOp":  # whose warm-up is longer than a short run

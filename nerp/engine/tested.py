@@ -139,7 +139,7 @@ class Tested:
     @property
     def _is_variant(self) -> bool:
         """Whether the tested dataset is a variant of the one that was trained on."""
-        return self._is_elsewhere and bool(self.cfg.DATASET.REFERENCE == self.source)
+        return self._is_elsewhere and bool(self.source == self.cfg.DATASET.REFERENCE)
 
     @property
     def is_corrected(self) -> bool:

@@ -21,10 +21,11 @@ _MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "K
 _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
            "BiomedCoOp": "arXiv 2411.15232, 2025",
            "CasPL": "arXiv 2409.17805, 2024", "Tip-Adapter": "arXiv 2207.09519, 2022",
-           "TFUP": "arXiv 2404.16339, 2024"}
+           "TFUP": "arXiv 2404.16339, 2024", "DePT": "arXiv 2309.07439, 2024",
+           "PLOT++": "arXiv 2210.01253, 2023"}
 _SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
 # A protocol of the file -> its name and shots.
-_PROTOCOLS = {"base_to_novel_4_shot": ("base_to_novel", 4),
+_PROTOCOLS = {**{f"base_to_novel_{shots}_shot": ("base_to_novel", shots) for shots in (4, 8)},
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
 # What a trainer is called in the papers, where that differs; CoOp_SAR is CoOp+SAR there.
 _NAMES = {"ZeroshotCLIP": "CLIP", "CasPL": "CLIP+boosting prompts", "TipAdapter": "Tip-Adapter",
