@@ -278,7 +278,10 @@ class _Setting:
     def _foundation(self) -> Run | None:
         """The training that this one builds on."""
         below = foundation(self.plain)
-        return replace(self, plain=below.method, below=self.plain).training() if below else None
+        if below is None:
+            return None
+        seed = self.seed if below.seed is None else below.seed
+        return replace(self, plain=below.method, below=self.plain, seed=seed).training()
 
     def run(
         self, phase: str, trainer: str, dataset: str, classes: str,

@@ -69,16 +69,23 @@ def trains_without_labels(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Foundation:
-    """The method whose training another one starts from, and the setting that names its folder."""
+    """The method whose training another one starts from, and the setting that names its folder.
+    seed: of that training, where it is one for all; config: its configuration on the drawn
+    benchmarks."""
 
     method: str
     setting: str
+    seed: int | None = None
+    config: str = ""
 
 
 def foundation(name: str) -> Foundation | None:
     """What a method, with or without SAR or DePT, and NeRP, builds on."""
     row = catalogue()["builds_on"].get(method_name(name))
-    return Foundation(row["method"], row["setting"]) if row else None
+    if not row:
+        return None
+    config = row.get("configs", {}).get("drawn", catalogue()["drawn"]["config"])
+    return Foundation(row["method"], row["setting"], row.get("seed"), config)
 
 
 def is_drawn(dataset: str) -> bool:
@@ -115,9 +122,10 @@ def config_name(
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
     ships = method_name(name) in methods()
+    above = foundation(below) if below else None
     drawn = catalogue()["drawn"]
     if ships and (is_drawn(trained_on) or options.get(_BACKBONE) in drawn["backbones"]):
-        return drawn["config"]
+        return above.config if above else drawn["config"]
     if not learns(name):
         return ""
     if not ships:

@@ -34,7 +34,11 @@ class CoOp(Trainer):
 
     @classmethod
     def fits(cls, tensors):
-        return not any(name.startswith("ZS_image_encoder.") for name in tensors)  # BiomedCoOp's
+        if any(name.startswith("ZS_image_encoder.") for name in tensors):  # BiomedCoOp's
+            return False
+        # With class-specific contexts each has a prompt; PLOT's have one for each class.
+        first = tensors.get("token_prefix")
+        return tensors["ctx"].dim() == 2 or first is None or len(first) == len(tensors["ctx"])
 
     @classmethod
     def infer(cls, tensors, settings, clip):

@@ -10,6 +10,7 @@ from conftest import EUROSAT, GOLDEN, LEARNING, eurosat_classes, golden_config
 from PIL import Image
 
 from nerp.base.registry import TRAINERS
+from nerp.clip.model import normalise
 from nerp.correction.wrapper import priors
 from nerp.data.images import Normalise, eval_transform
 from nerp.engine.optim import build_optimizer, take_step
@@ -22,6 +23,7 @@ from nerp.trainers.dept import Decoupled
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.mocoop import MoCoOp
+from nerp.trainers.plot import Transport, transport_plan
 from nerp.trainers.tcp import TCP
 from nerp.trainers.teacher import Teacher
 from nerp.trainers.texts import Classes
@@ -30,7 +32,7 @@ FUSING = ("MMRL", "MMRLpp")  # on classes they were trained on
 # What published checkpoints leave off the front of a name.
 PREFIX = {
     "CoOp": "prompt_learner.", "CoCoOp": "prompt_learner.", "MMA": "adapter_learner.",
-    "KgCoOp": "prompt_learner.", "TCP": "prompt_learner.",
+    "KgCoOp": "prompt_learner.", "TCP": "prompt_learner.", "PLOT": "prompt_learner.",
 }
 OPTIM = {
     "CoOp": {"LR": 0.002, "WARMUP_EPOCH": 1},
@@ -55,6 +57,8 @@ OPTIM = {
         "LR_SCHEDULER": "cosine_iterations",
     },
     "MoCoOp": {"LR": 0.032, "WARMUP_EPOCH": 1},
+    "PLOT": {"LR": 0.05, "WARMUP_EPOCH": 1},
+    "PLOTPP": {"LR": 0.05, "WARMUP_EPOCH": 1},
     "CoOp_DePT": {"LR": 0.0035, "WARMUP_EPOCH": 1},
     "CoCoOp_DePT": {"LR": 0.002, "WARMUP_EPOCH": 1},
     "KgCoOp_DePT": {"LR": 0.0035, "WARMUP_EPOCH": 1},
@@ -64,6 +68,7 @@ OPTIM = {
 # Settings that decide about a training alone, where a golden file has its own.
 TRAINING = {"KgCoOp_DePT": {"W": 2.0}}
 LOGIT, FEATURE = {"atol": 1e-3, "rtol": 0}, {"atol": 1e-5, "rtol": 0}
+PLAN = {"atol": 1e-4, "rtol": 0}
 
 
 def golden(method: str):
@@ -119,6 +124,16 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
         found["image_features_rep"] = rep
     if isinstance(trainer, KgCoOp):
         found["score"] = trainer.pull(found["text_features"])
+    if isinstance(trainer, Transport):
+        image, text = trainer.local_images(images), trainer.local_texts()
+        local, prompts = normalise(image.locals), normalise(text.locals)
+        cosines = torch.einsum("mbd,ncd->bcmn", local, prompts)
+        return found | {
+            "local_features": local,
+            "prompt_features": prompts,
+            "plan": transport_plan(cosines, together=False),
+            "logits_batch": trainer.matched(image, text, together=True),
+        }
     if isinstance(trainer, Decoupled):
         trainer.class_features(images)
         (f, v), u = trainer.taken_image, trainer.taken_text
@@ -154,6 +169,7 @@ def test_forward(method, which, golden_clip, inputs):
     assert wanted and set(wanted) <= set(found)
     for name in wanted:
         tolerance = LOGIT if name.startswith("logits") else FEATURE
+        tolerance = PLAN if name == "plan" else tolerance
         torch.testing.assert_close(found[name], torch.tensor(z[f"{which}/{name}"]), **tolerance)
 
 
