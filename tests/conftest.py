@@ -64,6 +64,7 @@ GOLDEN_SETTINGS = {
     "RESTORE": {"PROMPT_DEPTH": 3, "TEXT_CALIB_R": 0.3, "VIS_CALIB_R": 0.2, "FS_LOSS_R": 0.7},
     "CLIPLoRA": {"RANK": 3, "ALPHA": 2.0, "N_ITERS": 3},
     "PLOT": {"N": 3, "N_CTX": 4},
+    "DeCoOp": {"N_CTX": 4, "DETECTOR_EPOCHS": 1},
     "PLOTPP": {"N": 3, "WORDS": ["a centered satellite photo of", "a centered satellite picture of",
                                  "this is centered satellite photo of"]},
     "MoCoOp": {

@@ -327,7 +327,7 @@ def save_checkpoint(
     """
     path = directory / trainer.folder / (BEST_FILE if best else f"model.pth.tar-{epoch}")
     content = {
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in tensors.items()},
+        "state_dict": {n: tensor.detach().cpu() for n, tensor in trainer.saved(tensors).items()},
         "epoch": epoch,
         "trainer": plain_name(cfg.TRAINER.NAME),
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
@@ -22,7 +23,7 @@ from nerp.data.doubts import name_doubts
 from nerp.data.selection import class_half, select_run
 from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
-from nerp.engine.evaluate import compute_logits
+from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.open_world import base_classes, batches_of, is_open, stands_for
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
@@ -190,6 +191,21 @@ class Tested:
             given = (keep,) if cached else ()
             rows[places] = compute_logits(trainer, items, image_dir, cfg, *given)
         return rows
+
+    def trained_scores(self) -> npt.NDArray[np.float64] | None:
+        """Scores [N] by which the method itself says that the tested images show trained classes;
+        None where it says nothing."""
+        trainer = self.trainer
+        with torch.inference_mode(), trainer.clip.autocast():
+            score = trainer.trained_score()
+            if score is None:
+                return None
+            found = np.empty(len(self.items))
+            for cfg, bench, places in batches_of(self.cfg, self.bench):
+                outputs = encode_images(trainer.clip.image_output, trainer.clip,
+                                        tested_items(bench, cfg), bench.image_dir, cfg)
+                found[places] = score(trainer.from_frozen(outputs)).cpu().numpy()
+        return found
 
     @cached_property
     def seen_bench(self) -> tuple[CfgNode, Benchmark]:

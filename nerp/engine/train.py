@@ -37,6 +37,7 @@ from nerp.engine.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from nerp.engine.evaluate import FEATURE_BATCH, encode_images
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, checked_steps, take_step
@@ -105,6 +106,7 @@ class TrainingRun:
         identity: Mapping[str, object],
     ):
         self.trainer = trainer
+        self.bench = bench
         self.cfg = cfg
         self.directory = directory
         self.identity = dict(identity)
@@ -114,9 +116,9 @@ class TrainingRun:
                             f"{cfg.TRAINER.NAME} learns from {trainer.views} views of an image")
         trainer.prepare_training()
         self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
-        by_step = trainer.steps is not None
+        keep_last = trainer.keeps_last or trainer.steps is not None
         self.loader = train_loader(
-            self.dataset, cfg, self.device, rank(), world_size(), keep_last=by_step
+            self.dataset, cfg, self.device, rank(), world_size(), keep_last=keep_last
         )
         assert isinstance(self.loader.batch_sampler, EpochBatches)
         self.batches = self.loader.batch_sampler
@@ -243,6 +245,12 @@ class TrainingRun:
 
     def _set_rates(self, epoch: int, step: int) -> float:
         """The rate of a step, which the optimizer now has."""
+        own = self.trainer.step_rate(epoch * self.schedule.epoch_steps + step,
+                                     self.schedule.epoch_steps)
+        if own is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["factor"] * own
+            return own
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(epoch, step, group["factor"])
         return self.schedule.rate(epoch, step)
@@ -276,6 +284,7 @@ class TrainingRun:
 
     def _finish(self, stretch: Stretch) -> None:
         if stretch.ends_epoch:
+            self._survey(stretch.epoch)
             with self.trainer.clip.autocast():
                 self.trainer.end_epoch(stretch.epoch)
         tensors = self.trainer.learned.state_dict()
@@ -298,6 +307,16 @@ class TrainingRun:
         if every and epoch % every == 0 and stretch.ends_epoch and epoch < self.schedule.epochs:
             save_checkpoint(self.directory, self.trainer, tensors, epoch, self.cfg)
         self._save_state(tensors)  # after the last one too: what is left is to test
+
+    def _survey(self, epoch: int) -> None:
+        """Show the method all training images where it wants to see them."""
+        if not self.trainer.surveys(epoch):
+            return
+        clip, bench = self.trainer.clip, self.bench
+        outputs = encode_images(clip.image_output, clip, bench.train, bench.image_dir, self.cfg,
+                                FEATURE_BATCH)
+        with clip.autocast():
+            self.trainer.survey(outputs)
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()

@@ -86,9 +86,12 @@ def tensors(method: str, kind: str) -> dict[str, torch.Tensor]:
 
 
 def build(method: str, clip, which: str, cfg=None):
-    return TRAINERS[method](
+    trainer = TRAINERS[method](
         cfg or golden_config(), clip, eurosat_classes(which), tensors(method, "param")
     )
+    if method == "DeCoOp":  # which knows the trained names
+        trainer.recall(EUROSAT[:5], {})
+    return trainer
 
 
 def outputs(trainer, images) -> dict[str, torch.Tensor]:
@@ -159,7 +162,8 @@ def outputs(trainer, images) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", LEARNING)
+# DeCoOp has its own tests, in two phases.
+@pytest.mark.parametrize("method", [name for name in LEARNING if name != "DeCoOp"])
 def test_forward(method, which, golden_clip, inputs):
     z = golden(method)
     wanted = [k.split("/")[1] for k in z.files if k.startswith(which) and "classnames" not in k]
@@ -225,7 +229,7 @@ def test_coprompts_sentences_and_its_other_distance(golden_clip, inputs):
         torch.testing.assert_close(features, wanted, **FEATURE)
 
 
-@pytest.mark.parametrize("method", LEARNING)
+@pytest.mark.parametrize("method", [name for name in LEARNING if name != "DeCoOp"])
 def test_six_training_steps(method, golden_clip, golden_teacher, inputs):
     images, labels, _ = inputs
     z = golden(method)

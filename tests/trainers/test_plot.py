@@ -178,12 +178,14 @@ def test_a_sweep_trains_the_first_stage_once_for_all_seeds():
         assert run.needs == (first.directory,)
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("TRAINER.PLOT.CTX_INIT", "a photo of a"), ("TRAINER.PLOT.CSC", "True"),
+@pytest.mark.parametrize(("key", "works", "fails"), [
+    ("TRAINER.PLOT.CTX_INIT", "", "a photo of a"), ("TRAINER.PLOT.CSC", "False", "True"),
+    ("TRAINER.PLOT.CLASS_TOKEN_POSITION", "end", "middle"),
 ])
-def test_what_does_not_work_in_the_published_code_is_not_offered(key, value):
-    with pytest.raises(NerpError, match="its settings are N, N_CTX, PREC"):
-        resolve(Request("PLOT", "eurosat", opts=[key, value]))
+def test_what_does_not_work_in_the_published_code_is_not_offered(key, works, fails):
+    assert resolve(Request("PLOT", "eurosat", opts=[key, works])).cfg.TRAINER.PLOT.N == 4
+    with pytest.raises(NerpError, match=f"unknown configuration key '{key}'"):
+        resolve(Request("PLOT", "eurosat", opts=[key, fails]))
 
 
 def test_a_backbone_without_places(golden_clip):
