@@ -69,14 +69,6 @@ class Decoupled(Prefixed):
         self.dept = cfg.TRAINER.DEPT
         super().__init__(cfg, clip, classes, tensors, start)
 
-    @classmethod
-    def unpack(cls, content: Mapping[str, object]) -> None:
-        return None
-
-    @classmethod
-    def published_file(cls, cfg: CfgNode) -> str:
-        return ""
-
     def initial(self) -> dict[str, Tensor]:
         width, classes = self.clip.embed_dim, len(self.classes.names)
         tensors = super().initial() | linear(classes, width, _WEIGHT.removesuffix(".weight"))
@@ -181,8 +173,8 @@ class Decoupled(Prefixed):
 def with_head(method: type[Trainer]) -> type[Trainer]:
     """The method with DePT. Raises NerpError for one whose loss is not one cross entropy, of logits
     s f t^T, and terms beside it."""
-    registered = next((name for name in TRAINERS.names() if TRAINERS[name] is method),
-                      method.__name__)
+    names = (name for name in TRAINERS.names() if TRAINERS[name] is method)
+    registered = next(names, method.__name__)
     name = registered + DEPT_SUFFIX
     if not method.one_entropy:
         raise NerpError(f"there is no {name}: DePT needs a loss with one cross entropy, of the "
@@ -199,5 +191,7 @@ def with_head(method: type[Trainer]) -> type[Trainer]:
         "paper": "Zhang et al., DePT: Decoupled Prompt Tuning, CVPR 2024",
         "signature": (re.escape(_WEIGHT), *told),
         # A file that does not say whose it is is a published one.
+        "unpack": classmethod(lambda cls, content: None),
+        "published_file": classmethod(lambda cls, cfg: ""),
         "marks": tuple(marks) if registered in _PUBLISHED else (_NO_NAME,),
     })
