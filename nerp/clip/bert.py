@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from nerp.base.errors import NerpError
+from nerp.clip.layers import fill
 from nerp.clip.tokenizer import Prompts, Tokenizer
-from nerp.clip.towers import FROZEN, Edit, fill
+from nerp.clip.towers import FROZEN, Edit
 from nerp.clip.wordpiece import require_transformers
 
 # What tells the form: these tensors, as `loading` names them.

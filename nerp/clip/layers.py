@@ -55,3 +55,14 @@ def add_linear(
 def layer_scale(block: nn.Module, name: str) -> Tensor | None:
     """gamma [W] of a block's LayerScale, which some of open_clip's have."""
     return getattr(getattr(block, name, None), "gamma", None)
+
+
+def fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
+    """x [..., W] with ctx[slots] where slots >= 0."""
+    vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
+    return torch.where((slots >= 0)[..., None], vectors, x)
+
+
+def ends_mask(start: int, length: int, device: torch.device) -> Tensor:
+    """[S, P + S]: the end's i-th token sees the whole start and the end up to itself."""
+    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)

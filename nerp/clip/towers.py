@@ -23,6 +23,8 @@ from nerp.clip.layers import (
     Affine,
     Norms,
     add_linear,
+    ends_mask,
+    fill,
     hidden_layer,
     layer_norm,
     layer_scale,
@@ -124,8 +126,7 @@ class PromptTokens(Edit):
         if not entering:
             return x
         insert = self.insert and layer == self.first_layer
-        added = sum(tokens.shape[-2] for _, tokens in entering) if insert else 0
-        length = x.shape[1] + added
+        length = x.shape[1] + insert * sum(tokens.shape[-2] for _, tokens in entering)
         parts, read, position = [], 0, 0  # of x; of what comes out
         for place, tokens in entering:
             begin = place % length
@@ -200,7 +201,7 @@ class Tower:
         out = out.transpose(1, 2).reshape(cut, -1)
         if not ends:
             return out
-        mask = _ends_mask(start, length, h.device)
+        mask = ends_mask(start, length, h.device)
         q2, k2, v2 = self._split(qkv[cut:].view(groups * ends, length, -1))
         k2, v2 = _join(k, k2, ends), _join(v, v2, ends)
         tail = F.scaled_dot_product_attention(q2, k2, v2, attn_mask=mask)
@@ -313,11 +314,6 @@ def _join(start: Tensor, end: Tensor, ends: int) -> Tensor:
     return torch.cat([start.repeat_interleave(ends, 0), end], dim=2)
 
 
-def _ends_mask(start: int, length: int, device: torch.device) -> Tensor:
-    """[S, P + S]: the end's i-th token sees the whole start and the end up to itself."""
-    return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-
-
 class TextTower(Tower):
     """CLIP's text transformer."""
 
@@ -360,12 +356,6 @@ class TextTower(Tower):
         """Text features [G, C, D] at end-of-text, not normalised."""
         x = layer_norm(self.model.ln_final, self.run(state, edit))
         return edit.output(x @ self.model.text_projection)
-
-
-def fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
-    """x [..., W] with ctx[slots] where slots >= 0."""
-    vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
-    return torch.where((slots >= 0)[..., None], vectors, x)
 
 
 class VisionTower(Tower):

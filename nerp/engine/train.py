@@ -117,9 +117,7 @@ class TrainingRun:
         trainer.prepare_training()
         self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
         keep_last = trainer.keeps_last or trainer.steps is not None
-        self.loader = train_loader(
-            self.dataset, cfg, self.device, rank(), world_size(), keep_last=keep_last
-        )
+        self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size(), keep_last)
         assert isinstance(self.loader.batch_sampler, EpochBatches)
         self.batches = self.loader.batch_sampler
         self.schedule = make_schedule(cfg.OPTIM, len(self.batches), trainer.steps)
@@ -245,15 +243,14 @@ class TrainingRun:
 
     def _set_rates(self, epoch: int, step: int) -> float:
         """The rate of a step, which the optimizer now has."""
-        own = self.trainer.step_rate(epoch * self.schedule.epoch_steps + step,
-                                     self.schedule.epoch_steps)
-        if own is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["factor"] * own
-            return own
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(epoch, step, group["factor"])
-        return self.schedule.rate(epoch, step)
+            group["lr"] = self._rate(epoch, step, group["factor"])
+        return self._rate(epoch, step)
+
+    def _rate(self, epoch: int, step: int, factor: float = 1.0) -> float:
+        steps = self.schedule.epoch_steps
+        own = self.trainer.step_rate(epoch * steps + step, steps)
+        return self.schedule.rate(epoch, step, factor) if own is None else factor * own
 
     def _step(self, pixels: Tensor, labels: Tensor, batch: int) -> Tensor:
         """Args: batch: how many images all processes have in this step.
@@ -284,8 +281,9 @@ class TrainingRun:
 
     def _finish(self, stretch: Stretch) -> None:
         if stretch.ends_epoch:
-            self._survey(stretch.epoch)
             with self.trainer.clip.autocast():
+                if self.trainer.surveys(stretch.epoch):
+                    self.trainer.survey(self._outputs())
                 self.trainer.end_epoch(stretch.epoch)
         tensors = self.trainer.learned.state_dict()
         for name, tensor in tensors.items():
@@ -308,15 +306,11 @@ class TrainingRun:
             save_checkpoint(self.directory, self.trainer, tensors, epoch, self.cfg)
         self._save_state(tensors)  # after the last one too: what is left is to test
 
-    def _survey(self, epoch: int) -> None:
-        """Show the method all training images where it wants to see them."""
-        if not self.trainer.surveys(epoch):
-            return
+    def _outputs(self) -> Tensor:
+        """What frozen CLIP gives of all training images."""
         clip, bench = self.trainer.clip, self.bench
-        outputs = encode_images(clip.image_output, clip, bench.train, bench.image_dir, self.cfg,
-                                FEATURE_BATCH)
-        with clip.autocast():
-            self.trainer.survey(outputs)
+        return encode_images(clip.image_output, clip, bench.train, bench.image_dir, self.cfg,
+                             FEATURE_BATCH)
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()
