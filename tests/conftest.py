@@ -15,12 +15,14 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 from nerp.settings.defaults import default_config
+from nerp.settings.protocols import bare_name
 from nerp.trainers.texts import Classes
 
 GOLDEN = Path(__file__).parent / "golden"
 # The methods that learn something from images, and those that are built from frozen features.
+WITH_DEPT = [f"{name}_DePT" for name in ("CoOp", "CoCoOp", "KgCoOp", "MaPLe")]  # as published
 LEARNING = [name for name in TRAINERS.names()
-            if TRAINERS[name].folder and not TRAINERS[name].on_features]
+            if TRAINERS[name].folder and not TRAINERS[name].on_features] + WITH_DEPT
 ON_FEATURES = [name for name in TRAINERS.names() if TRAINERS[name].on_features]
 # (method, classes): each on base and novel ones, but where it serves those trained on alone.
 HALVES = [(name, which) for name in LEARNING for which in ("base", "new")
@@ -77,6 +79,10 @@ GOLDEN_SETTINGS = {
     },
     "RESTORE": {"PROMPT_DEPTH": 3, "TEXT_CALIB_R": 0.3, "VIS_CALIB_R": 0.2, "FS_LOSS_R": 0.7},
     "CLIPLoRA": {"RANK": 3, "ALPHA": 2.0, "N_ITERS": 3},
+    "PLOT": {"N": 3, "N_CTX": 4},
+    "DeCoOp": {"N_CTX": 4, "DETECTOR_EPOCHS": 1},
+    "PLOTPP": {"N": 3, "WORDS": ["a centered satellite photo of", "a centered satellite picture of",
+                                 "this is centered satellite photo of"]},
     "MoCoOp": {
         "PROMPTS": [
             "{} texture.", "a photo of the large {}.", "a photo of a large {}.",
@@ -141,6 +147,7 @@ def golden_config(**changes):
     cfg = default_config()
     for name, settings in GOLDEN_SETTINGS.items():
         cfg.TRAINER[TRAINERS[name].node].update(settings)
+    cfg.TRAINER.DEPT.WEIGHT = 0.6
     cfg.TRAINER.W = 2.0  # CoPrompt's
     for node, settings in changes.items():
         cfg[node].update(settings)
@@ -196,7 +203,9 @@ def nerp(capsys):
 def golden_options(method):
     """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
     node = f"TRAINER.{TRAINERS[method].node}."
-    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method, {}).items()}
+    settings = GOLDEN_SETTINGS.get(bare_name(method), {})
+    keys = {node + key: value for key, value in settings.items()}
+    keys["TRAINER.DEPT.WEIGHT"] = 0.6
     keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
     if method == "MoCoOp":  # whose warm-up is longer than a short run
         keys["OPTIM.WARMUP_EPOCH"] = 0

@@ -11,6 +11,7 @@ from scripts.test_docs import REPO
 from nerp.base.registry import TRAINERS
 from nerp.settings.defaults import default_config
 from nerp.settings.keys import Key
+from nerp.settings.protocols import TRAINING_SUFFIXES
 from nerp.trainers.cliplora import CLIPLoRA
 from nerp.trainers.mocoop import MoCoOp
 
@@ -104,10 +105,11 @@ def test_every_setting_stands_with_its_default(name):
     assert stated == {f"`{key}`": shown(value) for key, value in method.defaults.items()}
 
 
-def test_every_setting_of_sar_stands_with_its_default():
-    text = (PAGES / "sar.md").read_text()
-    stated = {key: default for key, default, *_ in rows(text, "`TRAINER.SAR`")}
-    settings = default_config().TRAINER.SAR
+@pytest.mark.parametrize("node", TRAINING_SUFFIXES.values())
+def test_every_setting_of_what_trains_otherwise_stands_with_its_default(node):
+    text = (PAGES / f"{node.lower()}.md").read_text()
+    stated = {key: default for key, default, *_ in rows(text, f"`TRAINER.{node}`")}
+    settings = default_config().TRAINER[node]
     assert stated == {f"`{key}`": shown(value) for key, value in settings.items()}
 
 

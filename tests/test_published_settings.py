@@ -25,7 +25,7 @@ FILES = [
     json.loads((PUBLISHED / f"{name}.json").read_text())
     for name in ("trainer_configs", "configs_maple_kgcoop_tcp", "configs_coprompt_mmrlpp",
                  "configs_biomedcoop_restore", "configs_mocoop_cliplora",
-                 "configs_caspl", "configs_promptkd_prograd_taskres")
+                 "configs_caspl", "configs_promptkd_prograd_taskres", "configs_dept_decoop_plot")
 ]
 COMMON_INPUT = FILES[0]["COMMON_INPUT"]
 CONFIGS = {file: tree for part in FILES for file, tree in part.items() if "/" in file}

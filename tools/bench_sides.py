@@ -36,8 +36,9 @@ BATCHES = {
     "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
     "BiomedCoOp": (4, 100), "RESTORE": (4, 100), "CLIPLoRA": (32, 256), "MoCoOp": (32, 32),
     "CasPL": (4, 100), "CasPL_CoOp": (32, 100), "CasPL_CoCoOp": (1, 100), "CasPL_MaPLe": (4, 100),
-    "CasPL_PromptSRC": (4, 100), "ProGrad": (32, 100),
-    "CLIPAdapter": (32, 100), "TaskRes": (256, 500), "PromptKD": (8, 100),
+    "CasPL_PromptSRC": (4, 100), "MaPLe_DePT": (4, 100), "PLOT": (128, 200), "PLOTPP": (32, 100),
+    "DeCoOp": (32, 256), "ProGrad": (32, 100), "CLIPAdapter": (32, 100), "TaskRes": (256, 500),
+    "PromptKD": (8, 100),
 }
 # The published code of these keeps class features for the whole evaluation; the others' encodes
 # text per batch.

@@ -77,6 +77,29 @@ class WholeEncoder:
     def features(self, state: Tensor, edit: Edit = FROZEN) -> Tensor:
         return state
 
+class ResNetEncoder(WholeEncoder):
+    """CLIP's ResNet, whose attention pool can be asked at every place of its map."""
+
+    def __init__(self, visual: nn.Module):
+        super().__init__(visual, "a ResNet")
+
+    @torch.no_grad()
+    def all_features(self, images: Tensor) -> Tensor:
+        """Features [B, 1 + M, D], not normalised: the attention pool with the map's mean and with
+        each of its M places as a query."""
+        visual, pool = self.visual, self.visual.attnpool
+        with float32_convolutions():
+            x = visual.stem(images)
+            for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+                x = layer(x)
+            x = x.flatten(2).transpose(1, 2)  # [B, M, W]
+            x = torch.cat([x.mean(1, keepdim=True), x], 1)
+            x = x + pool.positional_embedding.to(x.dtype)
+            q, k, v = (layer(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+                       for layer in (pool.q_proj, pool.k_proj, pool.v_proj))
+            out = F.scaled_dot_product_attention(q, k, v)
+            return pool.c_proj(out.transpose(1, 2).flatten(2))
+
 
 class Clip:
     """A frozen CLIP on one device and in one precision.
@@ -114,8 +137,7 @@ class Clip:
         else:
             self.text = TextTower(model)
             transformer = hasattr(model.visual, "transformer")
-            self.image = VisionTower(model) if transformer else WholeEncoder(model.visual,
-                                                                             "a ResNet")
+            self.image = VisionTower(model) if transformer else ResNetEncoder(model.visual)
             self.embed_dim = model.text_projection.shape[1]
         size = model.visual.image_size
         self.size = size if isinstance(size, int) else size[0]
@@ -191,6 +213,22 @@ class Clip:
                 return self.image.features(self.image_state(images)).float()
             parts = images.split(self._images_at_once(images))
             return torch.cat([self.image.features(self.image_state(x)) for x in parts]).float()
+
+    @torch.no_grad()
+    def image_tokens(self, images: Tensor) -> Tensor:
+        """Frozen features [B, 1 + M, D], float32, not normalised: the image's own, then those of
+        its M places (`all_features` of the encoder)."""
+        assert isinstance(self.image, VisionTower | ResNetEncoder)  # `require_tokens`
+        with self.autocast():
+            parts = images.split(self._images_at_once(images))
+            return torch.cat([self.image.all_features(x) for x in parts]).float()
+
+    def require_tokens(self, who: str) -> None:
+        """Raise NerpError, beginning with `who`, for an image encoder without features of
+        places."""
+        if not isinstance(self.image, VisionTower | ResNetEncoder):
+            raise NerpError(f"{who}: it matches features of an image's places, and this backbone's "
+                            f"image encoder, {self.image.kind}, gives none")
 
     def _images_at_once(self, images: Tensor) -> int:
         """As many as are encoded together: on a CPU those whose widest activations its cache holds,

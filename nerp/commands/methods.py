@@ -44,7 +44,8 @@ def main(args: argparse.Namespace) -> None:
     print(draw(rows, headers, _LEAST, colalign=align))
     closing = (f"learned: parameters on {args.backbone}, default settings, 10 classes; –: does not "
                "fit it. Any method is tested with NeRP by _NeRP after its name, and trained with "
-               "SAR by _SAR where classes have learned features. nerp methods NAME says more.")
+               "SAR by _SAR where classes have learned features, with DePT by _DePT where its loss "
+               "has one cross entropy of cosines. nerp methods NAME says more.")
     print(f"\n{broken(closing, terminal_width(), 0)}")
 
 

@@ -44,9 +44,9 @@ class EpochImages:
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode):
         self.device = trainer.clip.device
         self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
-        # A training that counts in steps needs them all.
-        self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size(),
-                                   keep_last=trainer.steps is not None)
+        self.loader = train_loader(
+            self.dataset, cfg, self.device, rank(), world_size(), _keeps_last(trainer)
+        )
         self.batches = self.loader.batch_sampler
         self._views = trainer.views
         self._normalise = Normalise(cfg, self.device)
@@ -78,7 +78,9 @@ class EpochFeatures:
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path):
         """Args: directory: the run's folder."""
         clip, epochs, most = trainer.clip, cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.FEATURES_MB
-        self.batches = epoch_batches(len(bench.train), cfg, rank(), world_size())
+        self.batches = epoch_batches(
+            len(bench.train), cfg, rank(), world_size(), _keeps_last(trainer)
+        )
         self.features = TrainingFeatures(bench, cfg, clip, directory)
         self._labels = self.features.labels("train")
         bytes_each = 2 if clip.precision.weights == torch.float16 else 4
@@ -98,6 +100,12 @@ class EpochFeatures:
         for outputs, labels in zip(features[order].split(sizes), self._labels[order].split(sizes),
                                    strict=True):
             yield (outputs,), labels
+
+
+def _keeps_last(trainer: Trainer) -> bool:
+    """Whether an epoch's last batch counts where it is incomplete; a training that counts in steps
+    needs them all."""
+    return trainer.keeps_last or trainer.steps is not None
 
 
 def epochs_of(trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path) -> Epochs:

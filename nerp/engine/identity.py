@@ -29,7 +29,13 @@ from nerp.files.digest import content_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.defaults import key
-from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.settings.protocols import (
+    CONFIG_FILE,
+    NERP_SUFFIX,
+    TRAINING_SUFFIXES,
+    plain_name,
+    training_node,
+)
 from nerp.settings.tree import get, keys
 
 # What does not change a run's numbers, and so is left out of its digest.
@@ -225,14 +231,12 @@ def _input_files(cfg: Config) -> dict[str, str]:
 
 
 def _decisive(cfg: Config) -> dict[str, object]:
-    """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
-    about a run without them."""
+    """The keys that a run's numbers depend on; those of NeRP, SAR, DePT and other methods do not
+    decide about a run without them."""
     trainer = str(get(cfg, "TRAINER.NAME"))
     idle = () if trainer.endswith(NERP_SUFFIX) or _calibrates_by_image(cfg) else ("NERP.",)
-    if not trained_name(trainer).endswith(SAR_SUFFIX):
-        idle = (*idle, "TRAINER.SAR.")
-    nodes = {TRAINERS[name].node for name in TRAINERS.names()}
-    nodes.discard(TRAINERS[plain_name(trainer)].node)
+    nodes = {TRAINERS[name].node for name in TRAINERS.names()} | {*TRAINING_SUFFIXES.values()}
+    nodes -= {TRAINERS[plain_name(trainer)].node, training_node(trainer)}
     idle = (*idle, *(f"TRAINER.{node}." for node in nodes))
     return {
         name: get(cfg, name)

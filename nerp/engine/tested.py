@@ -1,11 +1,13 @@
 """The model and the images of a test, opened as they are needed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
@@ -22,7 +24,7 @@ from nerp.data.selection import class_half, select_run
 from nerp.engine.built_on import completed
 from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
-from nerp.engine.evaluate import compute_logits
+from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.open_world import base_classes, batches_of, is_open, stands_for
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
@@ -70,6 +72,8 @@ class Tested:
         """The trainer in the checkpoint, or one that learns nothing."""
         clip = open_clip_model(self.resolved)
         classes = class_set(self.cfg, self.bench, self.as_trained)
+        if self._is_variant:
+            classes = replace(classes, within=self.bench.within)
         notes: list[str] = []
 
         def make() -> Trainer:
@@ -135,6 +139,11 @@ class Tested:
         return bool(self.cfg.TASK == "CD") and self.source != self.cfg.DATASET.NAME
 
     @property
+    def _is_variant(self) -> bool:
+        """Whether the tested dataset is a variant of the one that was trained on."""
+        return self._is_elsewhere and bool(self.source == self.cfg.DATASET.REFERENCE)
+
+    @property
     def is_corrected(self) -> bool:
         """Whether NeRP corrects the tested classes: where the trainer's name says so, and those
         that were trained on only with NERP.ON_BASE."""
@@ -183,6 +192,21 @@ class Tested:
             given = (keep,) if cached else ()
             rows[places] = compute_logits(trainer, items, image_dir, cfg, *given)
         return rows
+
+    def trained_scores(self) -> npt.NDArray[np.float64] | None:
+        """Scores [N] by which the method itself says that the tested images show trained classes;
+        None where it says nothing."""
+        trainer = self.trainer
+        with torch.inference_mode(), trainer.clip.autocast():
+            score = trainer.trained_score()
+            if score is None:
+                return None
+            found = np.empty(len(self.items))
+            for cfg, bench, places in batches_of(self.cfg, self.bench):
+                outputs = encode_images(trainer.clip.image_output, trainer.clip,
+                                        tested_items(bench, cfg), bench.image_dir, cfg)
+                found[places] = score(trainer.from_frozen(outputs)).cpu().numpy()
+        return found
 
     @cached_property
     def seen_bench(self) -> tuple[CfgNode, Benchmark]:
@@ -340,7 +364,7 @@ def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
     """The benchmark's classes with its prompts."""
     node = cfg.DATASET
     return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME,
-                   written=tuple(bench.written), places=tuple(bench.places))
+                   written=tuple(bench.written))
 
 
 def known_names(cfg: CfgNode, bench: Benchmark) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from nerp.results.readings import ALONE, OPEN, OPEN_PARTS
 from nerp.results.records import LOG, SOURCE, TAKEN, Record
 from nerp.settings.backbones import DEFAULT_BACKBONE
 from nerp.settings.catalogue import drawn_names, learns, methods
-from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, bare_name, plain_name, trained_name
 
 BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
@@ -132,7 +132,7 @@ class Grid:
 
         def key(label: str) -> tuple[int, str, str, bool, str]:
             trainer = label.split(" ")[0]
-            plain = plain_name(trainer)
+            plain = bare_name(trainer)
             return (order.get(plain, len(order)), plain, trained_name(trainer),
                     trainer.endswith(NERP_SUFFIX), label)
 

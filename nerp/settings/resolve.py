@@ -1,9 +1,9 @@
 """What a request comes to: `resolve` is called once per run, and everything after takes its value.
 
-Later layers win: defaults, dataset card, method configuration (then its PER_DATASET row), the
-command line; then what nobody gave is filled in from the published tables (NeRP's settings, SAR's
-weight) and from what the backbone was trained with. Key names are those of CoOp's family of
-repositories wherever those have one.
+Later layers win: defaults, dataset card, method configuration (then its PER_SHOTS and its
+PER_DATASET row), the command line; then what nobody gave is filled in from the published tables
+(NeRP's settings, SAR's weight) and from what the backbone was trained with. Key names are those of
+CoOp's family of repositories wherever those have one.
 """
 
 import secrets
@@ -164,7 +164,8 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     draft.merge(read_card(card), Origin(CARD, str(card)))
     check_card(draft.cfg, str(card))
     if method_file:
-        for layer, entry in read_method(method_file, draft.cfg.DATASET.NAME):
+        shots = options.get("DATASET.NUM_SHOTS", draft.cfg.DATASET.NUM_SHOTS)
+        for layer, entry in read_method(method_file, draft.cfg.DATASET.NAME, shots):
             draft.merge(layer, Origin(METHOD, str(method_file), entry))
     for name, value in backbone.items():
         if get(draft.cfg, name) != value:

@@ -74,7 +74,7 @@ class Draft:
             if said:
                 say(f"{origin}: {said}")
             return
-        if is_settled(name, value, origin):
+        if is_settled(self.method, name, value, origin):
             return
         means = own_setting(self.method, name, value, origin, origin.kind != COMMAND_LINE)
         if means is not None:

@@ -28,8 +28,8 @@ class NearTemplate(CoOp):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """The class name always stands at the end there."""
-        if key == "CLASS_TOKEN_POSITION" and value == cls.position:
+        """The class name always stands at the end there, and nothing reads ALPHA."""
+        if key == "ALPHA" or key == "CLASS_TOKEN_POSITION" and value == cls.position:
             return {"": None}
         return super().published_values(key, value)
 

@@ -61,6 +61,13 @@ class Method(ABC):
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
             than others.
+        one_entropy: whether its loss is one `cross_entropy`, of the logits s f tᵀ of features that
+            are `image_of` and `text_of` the encoders' outputs, and terms beside it: so DePT fits.
+        keeps_last: whether the last batch of an epoch is kept where it is incomplete; of a method
+            that counts in steps it always is.
+        optional: names of tensors that a file may lack; they are then as fresh ones.
+        settled: keys of Dassl's that its published files have, with the values, as text, that ask
+            for what is done anyway.
 
     Attributes:
         cfg: the whole configuration. settings: the method's own node of it.
@@ -93,6 +100,10 @@ class Method(ABC):
     loss_by_features: bool = False
     independent: bool = True
     two_heads: bool = False
+    one_entropy: bool = False
+    keeps_last: bool = False
+    optional: tuple[str, ...] = ()
+    settled: Mapping[str, Collection[str]] = MappingProxyType({})
 
     cfg: CfgNode
     settings: CfgNode
@@ -199,7 +210,15 @@ class Method(ABC):
     def from_frozen(self, output: Tensor) -> Tensor:
         """f [B, D] of what frozen CLIP's image encoder gives [B, D], where `image_features` is not
         defined."""
-        return normalise(output)
+        return self.image_of(output)
+
+    def image_of(self, v: Tensor) -> Tensor:
+        """f of v [..., D], what the image encoder, and what stands behind it, gives of images."""
+        return normalise(v)
+
+    def text_of(self, u: Tensor) -> Tensor:
+        """t of u [..., D], the same of texts of the classes."""
+        return normalise(u)
 
     def frozen_prompts(self) -> list[list[str]]:
         """For each class, the texts whose frozen features average to t*."""
@@ -230,6 +249,29 @@ class Method(ABC):
         """How many steps a training has, of a method that counts in steps: its last epoch may end
         in its middle, and the last batch of an epoch is kept where it is incomplete. None: a
         training has OPTIM.MAX_EPOCH epochs."""
+        return None
+
+    def step_rate(self, step: int, epoch_steps: int) -> float | None:
+        """The learning rate of step 0, 1, ... of the whole training, of a method with a schedule of
+        its own; None: OPTIM's."""
+        return None
+
+    def surveys(self, epoch: int) -> bool:
+        """Whether it looks at all training images after the steps of an epoch, before
+        `end_epoch`."""
+        return False
+
+    def survey(self, outputs: Tensor) -> None:
+        """Look at what frozen CLIP's image encoder gives of all training images [N, D], of any
+        length, after the test transform."""
+
+    def saved(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of the learned tensors that a checkpoint has."""
+        return tensors
+
+    def trained_score(self) -> Callable[[Tensor], Tensor] | None:
+        """Scores [B] of image features f [B, D], of a method with `frozen_images` that says itself
+        how likely they show a trained class; None: it does not."""
         return None
 
     def rate_factor(self, name: str) -> float:

@@ -112,14 +112,14 @@ class TaskRes(PlainText):
     def _rows(self, trained: tuple[str, ...]) -> Tensor | None:
         """Where the classes asked about stand among those trained on: by their places in ImageNet,
         of its variants; by name. Raises NerpError where one of them was not trained on."""
-        names, places = self.classes.names, self.classes.places
+        names, within = self.classes.names, self.classes.within
         count = len(self.parameter(_RESIDUALS))
-        if trained == names or not trained and len(names) == count:
+        if trained == names or not trained and len(names) == count and not within:
             return None
         known = {plain_name(name): row for row, name in enumerate(trained)}
-        if places and max(places) < count != len(names) and (
-                not trained or [trained[place] for place in places] == list(names)):
-            return torch.tensor(places, device=self.clip.device)
+        if within and within.total == count and (
+                not trained or [trained[place] for place in within.places] == list(names)):
+            return torch.tensor(within.places, device=self.clip.device)
         missing = [name for name in names if plain_name(name) not in known]
         if missing or not trained:
             which = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")

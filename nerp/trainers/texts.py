@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import Prompts, build_prompts
+from nerp.data.benchmark import Within
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Classes:
         seen: whether the model was trained on these classes.
         dataset: its registry name, for methods with prompts of their own a dataset.
         written: the names as they are on disk, with their underscores; () where that is not known.
-        places: of a variant of ImageNet, where its classes stand among ImageNet's; else ().
         everyone: all of the dataset's names in label order, where only base classes are trained on
             and the method makes use of the others' names (`Method.learns_names`); else ().
+        within: where they stand among the classes that were trained on, of a variant of the
+            dataset (ImageNet-A of ImageNet); else None.
     """
 
     names: tuple[str, ...]
@@ -34,7 +36,7 @@ class Classes:
     dataset: str = ""
     everyone: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
-    places: tuple[int, ...] = ()
+    within: Within | None = None
 
     @property
     def as_written(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from trainers.test_golden import build, golden
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
+from nerp.data.benchmark import Within
 from nerp.engine.checkpoint import load_trainer, read_checkpoint, save_checkpoint
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
@@ -49,9 +50,9 @@ def saved(golden_clip, tmp_path):
     return path
 
 
-def load(clip, path, names, places=()):
+def load(clip, path, names, within=None):
     classes = eurosat_classes("base")
-    asked = Classes(tuple(names), classes.template, classes.neutral, places=tuple(places))
+    asked = Classes(tuple(names), classes.template, classes.neutral, within=within)
     cfg = golden_config(TRAINER={"NAME": "TaskRes"})
     return load_trainer(settled(cfg), clip, asked, read_checkpoint(path))[0]
 
@@ -76,7 +77,8 @@ def test_a_published_file_serves_as_many_classes_or_those_of_a_variant_of_imagen
     names = eurosat_classes("base").names
     whole = load(golden_clip, PUBLISHED, names).class_features()
     assert torch.equal(load(golden_clip, PUBLISHED, "ABCDE").class_features(), whole)
-    assert torch.equal(load(golden_clip, PUBLISHED, "XY", (1, 4)).class_features(), whole[[1, 4]])
+    variant = load(golden_clip, PUBLISHED, "XY", Within(5, (1, 4)))
+    assert torch.equal(variant.class_features(), whole[[1, 4]])
     with pytest.raises(NerpError, match="5 classes .* not trained on X, Y"):
         load(golden_clip, PUBLISHED, "XY")
 

@@ -32,6 +32,7 @@ from plain_methods.deep import (
     PlainPromptSRC,
     PlainRESTORE,
 )
+from plain_methods.family import PlainDeCoOp, PlainMaPLeDePT, PlainPLOT, PlainPLOTPP
 from plain_methods.inserted import PlainANPrompt, PlainMMRL, PlainMMRLpp
 from plain_methods.plain import PlainMethod, padded
 
@@ -62,6 +63,10 @@ PLAIN = {
     "MMRL": PlainMMRL,
     "MMRLpp": PlainMMRLpp,
     "ANPrompt": PlainANPrompt,
+    "MaPLe_DePT": PlainMaPLeDePT,
+    "PLOT": PlainPLOT,
+    "PLOTPP": PlainPLOTPP,
+    "DeCoOp": PlainDeCoOp,
 }
 
 __all__ = ["PLAIN", "PlainMMRL", "padded", "plain_alignment"]
