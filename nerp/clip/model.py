@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.bert import BertCLIP, BertEncoder
-from nerp.clip.device import float32_convolutions, place
+from nerp.clip.device import place
 from nerp.clip.encoders import ImageEncoder, Opaque, TextEncoder
 from nerp.clip.loading import Model, load_model, weights_file
 from nerp.clip.modules import Config
 from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
-from nerp.clip.towers import FROZEN, Edit, TextTower, VisionTower
+from nerp.clip.towers import TextTower, VisionTower
+from nerp.clip.whole import ResNetEncoder, WholeEncoder
 from nerp.clip.wordpiece import vocabulary_beside
 from nerp.files.digest import content_digest, read_digested
 
@@ -50,55 +51,6 @@ PRECISIONS = {
 def normalise(x: Tensor) -> Tensor:
     """x / |x| over the last axis, in float32."""
     return F.normalize(x.float(), dim=-1)
-
-
-class WholeEncoder:
-    """An image encoder that is run as a whole, nothing to edit: CLIP's ResNets, timm's models.
-
-    Args: kind: what it is, in words.
-    """
-
-    width = 0
-    depth = 0
-
-    def __init__(self, visual: nn.Module, kind: str):
-        self.visual = visual
-        self.kind = kind
-
-    @torch.no_grad()
-    def embed(self, images: Tensor) -> Tensor:
-        with float32_convolutions():
-            features: Tensor = self.visual(images)
-            return features
-
-    def advance(self, state: Tensor, layer: int) -> Tensor:
-        return state
-
-    def features(self, state: Tensor, edit: Edit = FROZEN) -> Tensor:
-        return state
-
-class ResNetEncoder(WholeEncoder):
-    """CLIP's ResNet, whose attention pool can be asked at every place of its map."""
-
-    def __init__(self, visual: nn.Module):
-        super().__init__(visual, "a ResNet")
-
-    @torch.no_grad()
-    def all_features(self, images: Tensor) -> Tensor:
-        """Features [B, 1 + M, D], not normalised: the attention pool with the map's mean and with
-        each of its M places as a query."""
-        visual, pool = self.visual, self.visual.attnpool
-        with float32_convolutions():
-            x = visual.stem(images)
-            for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-                x = layer(x)
-            x = x.flatten(2).transpose(1, 2)  # [B, M, W]
-            x = torch.cat([x.mean(1, keepdim=True), x], 1)
-            x = x + pool.positional_embedding.to(x.dtype)
-            q, k, v = (layer(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
-                       for layer in (pool.q_proj, pool.k_proj, pool.v_proj))
-            out = F.scaled_dot_product_attention(q, k, v)
-            return pool.c_proj(out.transpose(1, 2).flatten(2))
 
 
 class Clip:

@@ -128,7 +128,7 @@ def read_method(
     for every run, then its PER_SHOTS and its PER_DATASET row. Raises NerpError for a file that is
     none."""
     layer = load_yaml(file)
-    layers = [(layer, "")]
+    layers: list[tuple[Mapping[str, object], str]] = [(layer, "")]
     for table, wanted in (("PER_SHOTS", shots), ("PER_DATASET", dataset)):
         rows = mapping(layer.pop(table, {}), f"{file}, {table}")
         row = next((own for name, own in rows.items() if str(name) == str(wanted)), {})

@@ -16,7 +16,9 @@ from nerp.settings.backbones import BACKBONE_KEY, for_backbone
 from nerp.settings.cards import card_name, find_card
 from nerp.settings.protocols import (
     CONFIG_FILE,
+    DEPT_SUFFIX,
     NERP_SUFFIX,
+    SAR_SUFFIX,
     bare_name,
     plain_name,
     protocol,
@@ -45,21 +47,20 @@ class _Drawn(TypedDict):
     config: str
 
 
-class _OtherConfigs(TypedDict, total=False):
-    configs: _Configs  # where it runs otherwise than by itself
+class OtherTraining(TypedDict):
+    """What a training is on that another one builds on, where the two differ."""
 
-
-class _TrainedOn(TypedDict):
     trained_on: str  # a card
     shots: int
 
 
-class _OfDataset(_OtherConfigs, total=False):
+class _OwnTraining(TypedDict, total=False):
+    configs: _Configs  # where it runs otherwise than by itself
     drawn: str  # the configuration on the drawn benchmarks
-    of_dataset: dict[str, _TrainedOn]  # by protocol
+    of_dataset: dict[str, OtherTraining]  # by protocol
 
 
-class _Foundation(_OfDataset):
+class _Foundation(_OwnTraining):
     method: str
     setting: str
 
@@ -166,7 +167,7 @@ class Foundation:
     method: str
     setting: str
     config: str
-    of_dataset: Mapping[str, _TrainedOn]
+    of_dataset: Mapping[str, OtherTraining]
 
 
 def foundation(name: str) -> Foundation | None:
@@ -248,9 +249,10 @@ def _config_path(method: str, config: str) -> Path:
 
 def _otherwise(name: str) -> dict[str, dict[str, str]]:
     """By protocol the configurations of a method with SAR or DePT, where they are not its own."""
-    suffix = trained_name(name).removeprefix(bare_name(name))
-    rows = catalogue()[f"with{suffix.lower()}"] if suffix else {}
-    return dict(rows.get(bare_name(name), {}))
+    rows: dict[str, _Configs] = {
+        SAR_SUFFIX: catalogue()["with_sar"], DEPT_SUFFIX: catalogue()["with_dept"],
+    }.get(trained_name(name).removeprefix(bare_name(name)), {})
+    return rows.get(bare_name(name), {})
 
 
 def config_file(name: str, config: str) -> str:

@@ -94,6 +94,11 @@ def is_settled(method: type[Reader], name: str, value: object, source: object) -
     return True
 
 
+def is_methods(name: str) -> bool:
+    """Whether what a key takes is the method's to say, or what Dassl's files for it have."""
+    return name.startswith(("TRAINER.", "LOSS.")) or name in _SETTLED
+
+
 # Where what another value of such a key asks for is.
 _ELSEWHERE = {
     "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "

@@ -125,6 +125,13 @@ class Trainer(Method):
         return self.frozen_images and self.views == 1 and by_features
 
     @classmethod
+    def has_one_entropy(cls) -> bool:
+        """Whether the loss is what `one_entropy` says, so that DePT fits. A subclass with a loss of
+        its own says it anew."""
+        said = next(vars(kind) for kind in cls.__mro__ if {"loss", "one_entropy"} & {*vars(kind)})
+        return bool(said.get("one_entropy"))
+
+    @classmethod
     def is_cosine(cls) -> bool:
         """Whether prediction is by the cosine of `image_features` and one class feature for all
         images. It follows from what a method defines: neither `classifier` nor

@@ -167,7 +167,7 @@ class DeCoOp(Detecting):
         return cosine_rate(optim.LR, step - detector * epoch_steps, optim.MAX_EPOCH - detector)
 
     def surveys(self, epoch: int) -> bool:
-        return epoch == self.settings.DETECTOR_EPOCHS - 1
+        return epoch + 1 == int(self.settings.DETECTOR_EPOCHS)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         f = self.image_features(images)

@@ -120,7 +120,7 @@ class Decoupled(Prefixed):
         of_image = self.head("image", self.taken_image[1])
         self.count_right(self.mixed(logits, of_image), labels)
         head = (F.cross_entropy(of_text, labels) + F.cross_entropy(of_image, labels)) / 2
-        weight = self.dept.WEIGHT
+        weight = float(self.dept.WEIGHT)
         return (1 - weight) * F.cross_entropy(logits, labels) + weight * head
 
     def rows(self) -> Sequence[int] | None:
@@ -177,7 +177,7 @@ def with_head(method: type[Trainer]) -> type[Trainer]:
     names = (name for name in TRAINERS.names() if TRAINERS[name] is method)
     registered = next(names, method.__name__)
     name = registered + DEPT_SUFFIX
-    if not method.one_entropy:
+    if not method.has_one_entropy():
         raise NerpError(f"there is no {name}: DePT needs a loss with one cross entropy, of the "
                         f"cosines of an image and class features, and {registered}'s is not that")
     in_learner = method.folder == "prompt_learner"  # of which the files hold that module alone

@@ -21,8 +21,8 @@ class NearTemplate(CoOp):
     Attributes: templates: dataset -> the template of t*, where it is not the one in its card.
     """
 
-    published = ("COOP",)
-    shape_settings = ("N_CTX", "CTX_INIT", "CSC")
+    published: tuple[str, ...] = ("COOP",)
+    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC")
     position = "end"
     templates: Mapping[str, str] = {}
 
@@ -69,6 +69,7 @@ class KgCoOp(NearTemplate):
     }
     marks: tuple[str, ...] = ("bias_vectors",)
     loss_by_features = True
+    one_entropy = True
     templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
     @property

@@ -61,8 +61,9 @@ class Method(ABC):
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
             than others.
-        one_entropy: whether its loss is one `cross_entropy`, of the logits s f tᵀ of features that
-            are `image_of` and `text_of` the encoders' outputs, and terms beside it: so DePT fits.
+        one_entropy: said by a class beside a `loss`, its own or an inherited one, that is one
+            `cross_entropy`, of the logits s f tᵀ of features that are `image_of` and `text_of` the
+            encoders' outputs, and terms beside it (`has_one_entropy`).
         keeps_last: whether the last batch of an epoch is kept where it is incomplete; of a method
             that counts in steps it always is.
         optional: names of tensors that a file may lack; they are then as fresh ones.

@@ -1,12 +1,13 @@
 """PLOT++: PLOT on a vision transformer, whose local features come of learned vision tokens."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.layers import layer_norm
 from nerp.clip.model import Clip
 from nerp.clip.state import State
 from nerp.clip.tokenizer import Prompts, build_prompts, tokenize
@@ -88,7 +89,9 @@ class PLOTPP(Transport):
         return {"": None} if key == "N_CTX" or str(value) in settled.get(key, ()) else {}
 
     @classmethod
-    def infer(cls, tensors: dict[str, Tensor], settings: CfgNode, clip: Clip) -> dict[str, object]:
+    def infer(
+        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
+    ) -> dict[str, object]:
         groups, count, _ = tensors[_VISION].shape
         return {"N": len(tensors[_CTX]), "M": groups, "N_CTX_V": count}
 
@@ -151,7 +154,7 @@ class PLOTPP(Transport):
         return Local(u, u.float().mean(0))
 
     def local_images(self, images: Tensor) -> Local:
-        groups = layer_norm(self.clip.image.visual.ln_pre, self.parameter(_VISION))
+        groups = self.clip.vision.entering(self.parameter(_VISION))
         once = self.clip.image_state(images)
         count, length, ends, behind = once.sizes
         state = State(once.x.repeat(len(groups), 1), (len(groups) * count, length, ends, behind))

@@ -170,6 +170,6 @@ def _configurations(name: str, backbone: str) -> Iterator[CfgNode]:
         config := config_name(name, "B2N", "", _SHOTS, {BACKBONE_KEY: backbone})
     ):
         draft, file = Draft(TRAINERS[name]), find_method_file(config_file(name, config))
-        for layer, entry in read_method(file, ""):
+        for layer, entry in read_method(file, "", _SHOTS):
             draft.merge(layer, Origin(METHOD, str(file), entry))
         yield draft.cfg

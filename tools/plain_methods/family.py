@@ -128,7 +128,8 @@ class PlainDeCoOp(PlainMethod):
         return torch.where(anyone[:, None], total, self.scale * f @ self.frozen_text().t())
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        f, count, total = self.image(images), self.settings["K"], 0.0
+        f, count = self.image(images), self.settings["K"]
+        total = f.new_zeros(())
         for i in range(count):
             own = self.own(i)
             log = (self.scale * f @ self.features(
