@@ -7,6 +7,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
+from nerp.base.printable import printable
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip
 from nerp.clip.state import State
@@ -79,6 +80,8 @@ class PLOTPP(Transport):
     edits = ("image",)
     builds_on = {"PRETRAIN_DIR": "PLOTPP"}
 
+    unlike = ""  # why tensors that it is to start from are not its own
+
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
         """Keys of CoOp's that work there at these values alone, and an N_CTX that nothing reads;
@@ -118,12 +121,17 @@ class PLOTPP(Transport):
         tensors = {_CTX: self.first_context(), _VISION: EMBEDDING_STD * torch.randn(shape)}
         for name, tensor in tensors.items():
             started = self.start.get(name, tensor)
-            if started.shape != tensor.shape:
-                raise NerpError(f"{self.node}: {name} of the first stage is {tuple(started.shape)},"
-                                f" this run needs {tuple(tensor.shape)}: another backbone, dataset "
-                                "or setting")
-            tensors[name] = started
+            if started.shape == tensor.shape:
+                tensors[name] = started
+            else:
+                self.unlike = (f"its {name} is {tuple(started.shape)}, this run needs "
+                               f"{tuple(tensor.shape)}: another backbone, dataset or setting")
         return tensors
+
+    def prepare_training(self) -> None:
+        if self.unlike:
+            raise NerpError(f"TRAINER.{self.node}.PRETRAIN_DIR "
+                            f"{printable(self.settings.PRETRAIN_DIR)}: {self.unlike}")
 
     def first_context(self) -> Tensor:
         """[N, K, W_t]: of each text the token embeddings at positions 1..K, whatever stands
