@@ -226,9 +226,10 @@ class _Setting:
             return None
         setting = replace(self, plain=below.method, below=self.plain)
         if not trains_without_labels(below.method):
-            drawn = is_drawn(self.trained_on)
-            other = {} if drawn else below.of_dataset.get(self.selection.protocol, {})
-            setting = replace(setting, seed=catalogue()["seeds"][0], **other)
+            setting = replace(setting, seed=catalogue()["seeds"][0])
+            other = below.of_dataset.get(self.selection.protocol)
+            if other and not is_drawn(self.trained_on):
+                setting = replace(setting, trained_on=other["trained_on"], shots=other["shots"])
         return setting.training()
 
     def run(

@@ -45,11 +45,19 @@ class _Drawn(TypedDict):
     config: str
 
 
-class _OtherConfigs(TypedDict, total=False):
+class OtherTraining(TypedDict):
+    """What a training is on that another one builds on, where the two differ."""
+
+    trained_on: str
+    shots: int
+
+
+class _OwnTraining(TypedDict, total=False):
     configs: _Configs  # where it runs otherwise than by itself
+    of_dataset: dict[str, OtherTraining]  # by protocol
 
 
-class _Foundation(_OtherConfigs):
+class _Foundation(_OwnTraining):
     method: str
     setting: str
 
@@ -64,6 +72,9 @@ class Catalogue(TypedDict):
     with_sar: dict[str, _Configs]
     without_labels: list[str]
     on_outputs: list[str]
+    on_all_classes: list[str]
+    own_classes: dict[str, list[str]]  # method -> the cards that have ImageNet's classes
+    not_in: dict[str, list[str]]  # protocol -> methods
     other_backbones: dict[str, dict[str, dict[str, str]]]  # method, backbone, published -> its
     builds_on: dict[str, _Foundation]
     methods: dict[str, _Configs]
@@ -149,7 +160,7 @@ class Foundation:
 
     method: str
     setting: str
-    of_dataset: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
+    of_dataset: Mapping[str, OtherTraining] = field(default_factory=dict)
 
 
 def foundation(name: str) -> Foundation | None:

@@ -21,8 +21,8 @@ class NearTemplate(CoOp):
     Attributes: templates: dataset -> the template of t*, where it is not the one in its card.
     """
 
-    published = ("COOP",)
-    shape_settings = ("N_CTX", "CTX_INIT", "CSC")
+    published: tuple[str, ...] = ("COOP",)
+    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC")
     position = "end"
     templates: Mapping[str, str] = {}
 
