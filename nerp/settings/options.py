@@ -14,8 +14,10 @@ RELEASE_NAMES = {
     "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
     "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
 }
-# What the name of a key begins with; LOSS is ProGrad's, in published files.
-_NODES = {*(name.partition(".")[0] for name in KEYS), "LOSS"}
+# Nodes whose keys belong to one method; LOSS is a published one of ProGrad's.
+METHOD_NODES = ("TRAINER", "LOSS")
+# What the name of a key begins with.
+_NODES = {*(name.partition(".")[0] for name in KEYS), *METHOD_NODES}
 
 
 def own_name(name: str) -> str:

@@ -12,7 +12,7 @@ from nerp.base.printable import brief
 from nerp.base.registry import unknown
 from nerp.files.yaml_file import key_lines
 from nerp.settings.defaults import common_config, default_config, key
-from nerp.settings.options import RELEASE_NAMES, options_of, own_name
+from nerp.settings.options import METHOD_NODES, RELEASE_NAMES, options_of, own_name
 from nerp.settings.published import Reader, is_settled, own_setting
 
 
@@ -134,7 +134,7 @@ def check_options(opts: Sequence[str]) -> None:
     in no time, since no method is imported. What a method's own keys take, it says later."""
     cfg, origin = common_config(), Origin(COMMAND_LINE)
     for name, value in options_of(opts).items():
-        if not name.startswith("TRAINER.") and not is_settled(name, value, origin):
+        if name.partition(".")[0] not in METHOD_NODES and not is_settled(name, value, origin):
             put(cfg, name, value, origin)
 
 
