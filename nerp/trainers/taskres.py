@@ -59,7 +59,7 @@ class TaskRes(PlainText):
     paper = "Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023"
     group = "adapters"
     defaults = {
-        "RESIDUAL_SCALE": number(0.5),
+        "RESIDUAL_SCALE": number(0.5, least=0),
         "ENHANCED_BASE": file(""),  # another projection of the text encoder
         "PREC": precision("fp16"),
     }
