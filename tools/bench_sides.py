@@ -4,11 +4,15 @@ import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import cast
+from unittest.mock import patch
 
 import open_clip
 import torch
 from plain_methods import PLAIN
+from plain_methods.adapted import PlainPromptKD
 from plain_methods.adapter import PlainMMA
+from plain_methods.context import PlainProGrad
+from plain_methods.deep import PlainPromptSRC
 from plain_methods.inserted import PlainANPrompt
 from plain_methods.plain import OpenCLIP
 from torch import Tensor, nn
@@ -123,12 +127,12 @@ class Plain:
             prototypes=bench.prototypes,  # MoCoOp's
             weight=bench.cfg.TRAINER.W,
         )
-        if method == "PromptKD":
-            vars(self.plain)["teacher"] = bench.plain_teacher()
-        elif bench.teacher:
-            text = bench.teacher.text
-            if args.memory:
-                del bench.teacher
+        text = bench.teacher.text if bench.teacher else None
+        if args.memory:
+            del bench.teacher
+        if isinstance(self.plain, PlainPromptKD):
+            self.plain.teacher = bench.plain_teacher()
+        elif text is not None:
             vars(self.plain).update(
                 teacher_text=lambda: text, teacher=plain_model(TEACHER, bench.device))
         if isinstance(self.plain, PlainANPrompt):
@@ -142,7 +146,7 @@ class Plain:
         loss.backward()
         if isinstance(self.plain, PlainMMA):
             self.plain.unscale()
-        elif self.method == "ProGrad":
+        elif isinstance(self.plain, PlainProGrad):
             self.plain.project()
         self.optimizer.step()
         return loss.detach()
@@ -190,9 +194,10 @@ class Bench:
                 self.teacher = Teacher(clip, self.classes)
             if method == "PromptKD":
                 self.start = PromptSRC(self.cfg, clip, self.classes).learned.state_dict()
-                Taught._backbone = clip  # instead of one that is read
-        self.trainer: Trainer = TRAINERS[method](
-            self.cfg, self.clip, self.classes, start=self.start)
+        # Instead of a backbone that is read.
+        with patch.object(Taught, "_backbone", self.teacher and self.teacher.clip):
+            self.trainer: Trainer = TRAINERS[method](
+                self.cfg, self.clip, self.classes, start=self.start)
         size, width = self.clip.size, self.clip.embed_dim
         most = max(self.train_batch, self.eval_batch)
         images = torch.randn(most, 3, size, size, device=self.device)
@@ -225,6 +230,8 @@ class Bench:
         )
         if self.method == "CasPL":
             vars(trainer)["teacher"] = self.teacher
+        elif self.teacher:
+            vars(trainer).update(_backbone=self.teacher.clip, _vision=self.start)
         if isinstance(trainer, ANPrompt):
             trainer.weak_class_features()
 
@@ -238,14 +245,14 @@ class Bench:
         self.hold_references(trainer)
         return Ours(self, trainer, compiled=True)
 
-    def plain_teacher(self):
+    def plain_teacher(self) -> PlainPromptSRC:
         """PromptKD's, as a plain PromptSRC whose class features are encoded once."""
-        model = random_model(TEACHER).to(self.device)
-        plain = PLAIN["PromptSRC"](model, self.classes.names, self.classes.template, self.start,
-                                   self.cfg.TRAINER.PROMPTSRC)
-        with torch.no_grad(), self.teacher.clip.autocast():
+        plain = PlainPromptSRC(
+            plain_model(TEACHER, self.device), self.classes.names, self.classes.template,
+            self.start, self.cfg.TRAINER.PROMPTSRC)
+        with torch.no_grad():
             text = plain.text()
-        plain.text = lambda: text
+        vars(plain)["text"] = lambda: text
         return plain
 
     def of_sar(self) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """What a training is shown, epoch by epoch: augmented images, or frozen features of them."""
 
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,14 @@ from nerp.base.distributed import rank, world_size
 from nerp.base.log import say
 from nerp.clip.device import send
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import EpochBatches, Normalise, epoch_batches, train_loader, train_set
+from nerp.data.images import (
+    EpochBatches,
+    Normalise,
+    draws,
+    epoch_batches,
+    train_loader,
+    train_set,
+)
 from nerp.engine.training_features import TrainingFeatures
 from nerp.trainers.base import Trainer
 
@@ -72,12 +80,15 @@ class EpochFeatures:
     What the frozen image encoder makes of an epoch's augmented images depends on the selection, the
     transform, the seed and the epoch, and on nothing that a method learns. So an epoch is encoded
     as a whole, in parts that are the same for every method, and kept beside the data for the next
-    one. The numbers do not depend on who has encoded them.
+    one. The numbers do not depend on who has encoded them. Where the transform draws nothing, all
+    epochs are the first.
     """
 
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path):
         """Args: directory: the run's folder."""
-        clip, epochs, most = trainer.clip, cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.FEATURES_MB
+        clip, most = trainer.clip, cfg.DATALOADER.FEATURES_MB
+        self._draws = draws(cfg)
+        epochs = cfg.OPTIM.MAX_EPOCH if self._draws else 1
         self.batches = epoch_batches(
             len(bench.train), cfg, rank(), world_size(), _keeps_last(trainer)
         )
@@ -85,8 +96,9 @@ class EpochFeatures:
         self._labels = self.features.labels("train")
         bytes_each = 2 if clip.precision.weights == torch.float16 else 4
         size = epochs * len(bench.train) * clip.embed_dim * bytes_each / 2**20
-        self._keep = size <= most
-        if most and not self._keep:
+        keep = size <= most
+        self._drawn = lru_cache(maxsize=1)(partial(self.features.drawn, keep=keep))
+        if most and not keep:
             say(f"the features of {epochs} epochs of augmented images take {size:,.0f} MiB, more "
                 f"than DATALOADER.FEATURES_MB ({most:,}): they are not kept for other runs",
                 file_only=True)
@@ -95,7 +107,7 @@ class EpochFeatures:
         chosen = [[index for _, index in batch] for batch in self.batches]
         places = torch.tensor([index for batch in chosen for index in batch])
         order = send(places, self._labels.device)
-        features = self.features.drawn(self.batches.epoch, keep=self._keep)
+        features = self._drawn(self.batches.epoch if self._draws else 0)
         sizes = [len(batch) for batch in chosen]
         for outputs, labels in zip(features[order].split(sizes), self._labels[order].split(sizes),
                                    strict=True):

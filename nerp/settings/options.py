@@ -17,8 +17,10 @@ RELEASE_NAMES = {
     "TRAINER.LINEAR_PROBE.TEST_TIME_FUSION": "TRAINER.DEPT.FUSION",
     "OPTIM.LR_EXP": "TRAINER.DEPT.LR_FACTOR",
 }
-# What the name of a key begins with; LOSS is ProGrad's, in published files.
-_NODES = {*(name.partition(".")[0] for name in KEYS), "LOSS"}
+# Nodes whose keys belong to one method; LOSS is a published one of ProGrad's.
+METHOD_NODES = ("TRAINER", "LOSS")
+# What the name of a key begins with.
+_NODES = {*(name.partition(".")[0] for name in KEYS), *METHOD_NODES}
 
 
 def own_name(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Protocol
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.base.registry import TRAINERS
+from nerp.settings.options import METHOD_NODES
 from nerp.settings.protocols import TRAINING_SUFFIXES
 
 
@@ -96,7 +97,7 @@ def is_settled(method: type[Reader], name: str, value: object, source: object) -
 
 def is_methods(name: str) -> bool:
     """Whether what a key takes is the method's to say, or what Dassl's files for it have."""
-    return name.startswith(("TRAINER.", "LOSS.")) or name in _SETTLED
+    return name.partition(".")[0] in METHOD_NODES or name in _SETTLED
 
 
 # Where what another value of such a key asks for is.

@@ -183,6 +183,11 @@ class Trainer(Method):
         classes in the method's prompts; None where no such state dict exists."""
         return None
 
+    @property
+    def frozen_clip(self) -> Clip:
+        """The CLIP whose text encoder makes t*; its image encoder's features belong to them."""
+        return self.clip
+
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once. Those of
         a method that mixes them by the image are of `images` [1, 3, H, W]."""

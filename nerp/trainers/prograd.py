@@ -131,11 +131,12 @@ class ProGrad(NearTemplate):
     def alignment(self, logits: Tensor, frozen: Tensor) -> Tensor:
         """A, of logits z and z° [B, C], summed over the images, so that those of several processes
         add up; its length is of no account."""
-        temperature = self.settings.T
+        temperature = float(self.settings.T)
         target = (frozen / temperature).softmax(1)
         return temperature**2 * F.cross_entropy(logits / temperature, target, reduction="sum")
 
     def change_gradients(self) -> None:
-        assert self.conflicting is not None
-        ctx, other = self.parameter("ctx"), mean_over_processes(self.conflicting)
+        ctx = self.parameter("ctx")
+        assert self.conflicting is not None and ctx.grad is not None  # of the same step
+        other = mean_over_processes(self.conflicting)
         ctx.grad = project(ctx.grad, other, self.settings.LAMBDA)

@@ -114,4 +114,4 @@ class PromptKD(Taught, Projecting):
         f = self.projected(self.image_output(images), training=True)
         logits = self.similarity(f, self.class_features())
         found = divergence(logits, self.teacher_logits(images), self.settings.TEMPERATURE)
-        return self.settings.KD_WEIGHT / logits.numel() * found
+        return float(self.settings.KD_WEIGHT) / logits.numel() * found

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import Clip, normalise
 from nerp.clip.templates import ENSEMBLE_7
+from nerp.clip.towers import TextTower
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert
 from nerp.settings.keys import file, number
@@ -23,20 +25,21 @@ _SHOWN = 3  # names in a message
 
 
 @contextlib.contextmanager
-def _projected_by(clip: Clip, weight: Tensor) -> Iterator[None]:
+def _projected_by(weight: Tensor, encoder: TextTower) -> Iterator[None]:
     """Have the text encoder project by `weight` [D, W_t] instead of its own."""
-    own = clip.model.text_projection
-    clip.model.text_projection = nn.Parameter(weight.t().to(own), requires_grad=False)
+    own = encoder.model.text_projection
+    encoder.model.text_projection = nn.Parameter(weight.t().to(own), requires_grad=False)
     try:
         yield
     finally:
-        clip.model.text_projection = own
+        encoder.model.text_projection = own
 
 
-def read_projection(path: str, clip: Clip) -> Tensor:
+def _read_projection(path: Path, clip: Clip) -> Tensor:
     """weight [D, W_t] of a file of an "enhanced base". Raises NerpError for another file."""
-    with reading(Path(path), "a file of an enhanced base, {'state_dict': {'weight': [D, W_t]}}"):
-        weight = load_inert(Path(path).expanduser())["state_dict"]["weight"]
+    content: Any = load_inert(path)
+    with reading(path, "a file of an enhanced base, {'state_dict': {'weight': [D, W_t]}}"):
+        weight: Tensor = content["state_dict"]["weight"]
         shape = clip.embed_dim, clip.text.width
         if tuple(weight.shape) != shape or not weight.isfinite().all():
             raise ValueError(f"its weight is {tuple(weight.shape)}, this backbone needs {shape}")
@@ -56,7 +59,7 @@ class TaskRes(PlainText):
     paper = "Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023"
     group = "adapters"
     defaults = {
-        "RESIDUAL_SCALE": number(0.5),
+        "RESIDUAL_SCALE": number(0.5, least=0),
         "ENHANCED_BASE": file(""),  # another projection of the text encoder
         "PREC": precision("fp16"),
     }
@@ -90,13 +93,22 @@ class TaskRes(PlainText):
         eight templates."""
         more = ENSEMBLE_7 if self.classes.dataset == "ImageNet" else ()
         templates = [*more, self.classes.template]
-        path, columns = self.settings.ENHANCED_BASE, []
-        weight = read_projection(path, self.clip) if path else None
-        with _projected_by(self.clip, weight) if weight is not None else contextlib.nullcontext():
-            for template in templates:
-                texts = [template.format(name) for name in self.classes.as_written]
-                columns.append(self.clip.text_features(texts))
-        return sum(columns[1:], columns[0]) / len(columns)
+        with self._enhanced():
+            columns = [
+                self.clip.text_features([template.format(name) for name in self.classes.as_written])
+                for template in templates
+            ]
+        return torch.stack(columns).mean(0)
+
+    def _enhanced(self) -> contextlib.AbstractContextManager[None]:
+        """The text encoder with the projection of ENHANCED_BASE, where that names a file."""
+        path, encoder = self.settings.ENHANCED_BASE, self.clip.text
+        if not path:
+            return contextlib.nullcontext()
+        if not isinstance(encoder, TextTower):
+            raise NerpError("TRAINER.TASKRES.ENHANCED_BASE takes the place of the projection of "
+                            f"CLIP's text transformer; this backbone has {encoder.kind}")
+        return _projected_by(_read_projection(Path(path).expanduser(), self.clip), encoder)
 
     def prepare(self) -> None:
         if self.trained is not None:

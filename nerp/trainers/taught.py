@@ -11,9 +11,11 @@ from nerp.clip.model import Clip
 from nerp.trainers.base import Trainer
 from nerp.trainers.promptsrc import PromptSRC
 from nerp.trainers.teacher import check_size, open_backbone
+from nerp.trainers.tensors import random_tokens
 
 _LAYER = r"{}_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow"
-_PREFIX, _CTX = "teacher.", "prompt_learner.ctx"
+_PREFIX, _CTX, _VPT = "teacher.", "prompt_learner.ctx", "image_encoder.VPT"
+_USUAL = 4  # tokens
 # What of a PromptSRC checkpoint a test needs too, and what training alone.
 _OF_TEXT = r"prompt_learner\.ctx|text_encoder\.transformer\.resblocks\.\d+\.VPT_shallow"
 _OF_IMAGES = r"image_encoder\.VPT|image_encoder\.transformer\.resblocks\.\d+\.VPT_shallow"
@@ -73,14 +75,17 @@ class Taught(Trainer):
 
     def first_teacher(self) -> dict[str, Tensor]:
         """The teacher's text prompts in a checkpoint: the student's own, else PromptSRC's of the
-        training that it builds on; without either random ones, where TEACHER_PATH is given."""
+        training that it builds on; without either random ones of layer 1, where TEACHER_PATH is
+        given."""
         start: Mapping[str, Tensor] = self.start
         kept = {name: t for name, t in start.items() if name.startswith(_PREFIX)}
-        if not kept and _CTX not in start and self.settings.TEACHER_PATH:
-            start = PromptSRC(self.cfg, self.backbone, self.classes).learned.state_dict()
-        if not kept:
-            self._vision = {name: t for name, t in start.items() if re.fullmatch(_OF_IMAGES, name)}
-        return kept or self.taken_over(start)
+        if kept:
+            return kept
+        if _CTX not in start and self.settings.TEACHER_PATH:
+            start = {_CTX: random_tokens(_USUAL, self.backbone.text.width),
+                     _VPT: random_tokens(_USUAL, self.backbone.image.width)}
+        self._vision = {name: t for name, t in start.items() if re.fullmatch(_OF_IMAGES, name)}
+        return self.taken_over(start)
 
     @property
     def width(self) -> int:
@@ -104,7 +109,8 @@ class Taught(Trainer):
 
     @property
     def teacher(self) -> PromptedTeacher:
-        """Raises NerpError where the backbone is not the one of its prompts."""
+        """Raises NerpError where the backbone is not the one of its prompts, or takes images of
+        another size than the student."""
         if self._teacher is None:
             own = {name.removeprefix(_PREFIX): tensor
                    for name, tensor in self.learned.named_buffers() if name.startswith(_PREFIX)}
@@ -115,6 +121,7 @@ class Taught(Trainer):
                 raise NerpError(f"TRAINER.{self.node}.TEACHER_NAME: {clip.name} has features of "
                                 f"{found[0]} and a text encoder of {found[1]}, the teacher's are "
                                 f"{wanted[0]} and {wanted[1]}: name its backbone")
+            check_size(clip, self.clip, f"TRAINER.{self.node}.TEACHER_NAME")
             self._teacher = PromptedTeacher(self.cfg, clip, self.classes, {**own, **self._vision})
         return self._teacher
 
@@ -131,7 +138,6 @@ class Taught(Trainer):
                             "from a PromptSRC checkpoint of the teacher's backbone (nerp train "
                             "--trainer PromptSRC); give its file, or the --output-dir of its "
                             "training")
-        check_size(self.backbone, self.clip, f"TRAINER.{self.node}.TEACHER_NAME")
         self.class_features()
 
     def plain_values(self) -> dict[str, object]:
@@ -149,6 +155,10 @@ class Taught(Trainer):
             with torch.no_grad():
                 self._text = self.teacher.class_features()
         return self._text
+
+    @property
+    def frozen_clip(self) -> Clip:
+        return self.backbone
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         return self.teacher.frozen_class_features()

@@ -1,5 +1,7 @@
 """CLIP-Adapter: what its ratio mixes, and the backbones that it takes."""
 
+import json
+
 import pytest
 import torch
 from conftest import eurosat_classes, golden_config
@@ -39,10 +41,10 @@ def test_images_that_look_alike_in_every_epoch_are_encoded_once(
 ):
     flags, opts = small_run
 
-    def train(name):
+    def train(name, *more):
         status, _, error = nerp("train", "--trainer", method, *flags, "--output-dir",
                                 tmp_path / name, *opts, *FIXED, "TEST.NO_TEST", "True",
-                                "DATASET.SUBSAMPLE_CLASSES", "base")
+                                "DATASET.SUBSAMPLE_CLASSES", "base", *more)
         assert status == 0, error
         return torch.load(tmp_path / name / TRAINERS[method].folder / "model.pth.tar-2",
                           weights_only=True)["state_dict"]
@@ -52,8 +54,11 @@ def test_images_that_look_alike_in_every_epoch_are_encoded_once(
         patch.setattr("nerp.engine.training_features.encode_set",
                       lambda *args, **kwargs: pytest.fail("an image is encoded"))
         again = train("again")
-    monkeypatch.setattr("nerp.engine.train.draws", lambda cfg: True)
-    anew = train("anew")
+    monkeypatch.setattr("nerp.engine.epochs.draws", lambda cfg: True)
+    anew = train("anew", "DATALOADER.FEATURES_MB", "0")
     for name, tensor in first.items():
-        assert torch.equal(tensor, again[name])
-        torch.testing.assert_close(tensor, anew[name], atol=1e-6, rtol=0)
+        assert torch.equal(tensor, again[name]) and torch.equal(tensor, anew[name])
+    passes = [json.loads((tmp_path / name / "result.json").read_text())["features"]
+              for name in ("first", "again", "anew")]
+    assert passes[0]["read"] + passes[0]["encoded"] == 1
+    assert passes[1:] == [{"read": 1, "encoded": 0}, {"read": 0, "encoded": 2}]

@@ -149,7 +149,9 @@ def test_loss_and_gradients(method, settings, golden_clip, golden_model, inputs)
             continue
         if not wanted.numel():  # nothing is learned there
             continue
-        torch.testing.assert_close(tensor.grad, wanted, atol=1e-4 * float(wanted.abs().max()),
+        # BatchNorm takes this bias away: its gradient is the rounding of the weight's.
+        of = plain.tensors[name.replace("conv1.0.bias", "conv1.0.weight")].grad
+        torch.testing.assert_close(tensor.grad, wanted, atol=1e-4 * float(of.abs().max()),
                                    rtol=0, msg=name)
 
 

@@ -54,10 +54,10 @@ class PlainPromptKD(PlainPromptSRC):
         self.training = True
         f = self.image(images)
         self.training = False
-        t, temperature = self.text(), self.settings["TEMPERATURE"]
+        t, temperature = self.text(), float(self.settings["TEMPERATURE"])
         with torch.no_grad():
             target = self.teacher.scale * self.teacher.image(images) @ t.t()
         p = (self.scale * f @ t.t() / temperature).log_softmax(1)
         q = (target / temperature).softmax(1)
-        divergence = (q * (q.log() - p)).sum()
-        return self.settings["KD_WEIGHT"] * temperature**2 * divergence / p.numel()
+        divergence: Tensor = (q * (q.log() - p)).sum() / p.numel()
+        return float(self.settings["KD_WEIGHT"]) * temperature**2 * divergence
