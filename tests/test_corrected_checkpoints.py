@@ -42,11 +42,12 @@ def published(tmp_path_factory):
             continue
         shutil.copytree(GOLDEN / "checkpoints" / method, folder / method)
         file = checkpoint_file(folder / method, TRAINERS[method].folder)
-        state = load_inert(file)["state_dict"]
+        content = load_inert(file)
+        state = content["state_dict"]
         own = {name: tensor for name, tensor in tensors(method, "param").items()
                if not name.startswith("teacher.")}  # no published file has it
         assert state.keys() >= own.keys()
-        torch.save({"state_dict": {**state, **own}, "epoch": 2}, file)
+        torch.save({**content, "state_dict": {**state, **own}, "epoch": 2}, file)
     mean = np.load(GOLDEN / "inputs.npz")["mean_image"]
     Image.fromarray(mean).save(folder / "reference.png")
     return folder

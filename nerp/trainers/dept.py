@@ -187,6 +187,7 @@ def with_head(method: type[Trainer]) -> type[Trainer]:
                    for patterns in (method.signature, method.marks))
     return type(name, (Decoupled, method), {
         "__doc__": Decoupled.__doc__,
+        "__module__": __name__,
         "own_prefix": prefix or getattr(method, "own_prefix", ""),
         "folder": "PromptLearner" if in_learner else method.folder,
         "paper": "Zhang et al., DePT: Decoupled Prompt Tuning, CVPR 2024",

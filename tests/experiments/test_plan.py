@@ -74,9 +74,9 @@ def test_the_published_base_to_novel_experiment_is_complete():
     wanted |= {("test", name, dataset, classes, seed) for name, dataset, classes, seed
                in itertools.product(TESTED, ELEVEN, ("base", "new"), (1, 2, 3))
                if drawn(name, seed)}
-    found = list(keys(plan(Selection("base_to_novel", methods=WHOLE))))
-    assert len(found) == len(set(found))
-    assert set(found) == wanted
+    runs = plan(Selection("base_to_novel", methods=WHOLE))
+    assert len({run.directory for run in runs}) == len(runs)
+    assert set(keys(runs)) == wanted
 
 
 def test_the_published_cross_dataset_experiment_is_complete():

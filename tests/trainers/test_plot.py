@@ -42,6 +42,14 @@ def test_an_image_has_the_plan_that_it_has_alone():
     assert torch.equal(transport_plan(cosines, together=False), alone)
 
 
+def test_a_plan_may_end_with_those_of_other_classes():
+    """So the methods are not `independent`, though cosines of real features hardly show it."""
+    torch.manual_seed(0)
+    cosines = torch.rand(5, 6, 4, 2) * 2 - 1
+    some = transport_plan(cosines[:, :3], together=False)
+    assert not torch.allclose(transport_plan(cosines, together=False)[:, :3], some)
+
+
 def test_a_plan_has_no_gradient(golden_clip, inputs):
     prompts = torch.randn(2, 3, 8, requires_grad=True)
     local = torch.randn(4, 1, 8)
