@@ -106,10 +106,11 @@ class Registry:
         return base, found[0]
 
     def code(self, name: str) -> str:
-        """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is."""
+        """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is;
+        with a suffix, of the entry that it is made of."""
         from nerp.base.own_code import own_code
 
-        return own_code(self[name])
+        return own_code(self[self._parts(name)[0]])
 
     def names(self) -> list[str]:
         """Every entry's own name, aliases left out."""

@@ -2,7 +2,7 @@
 published. With names, say all about these: the paper's title and the checkpoint's folder, too.
 
   nerp methods
-  nerp methods MMRL CoOp
+  nerp methods MMRL CoOp_DePT
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
 
     wanted = {TRAINERS.canonical(name) for name in args.names}
     rows = []
-    for group, methods in groupby(method_rows(args.backbone), key=lambda row: row[-1]):
+    for group, methods in groupby(method_rows(args.backbone, wanted), key=lambda row: row[-1]):
         listed = []
         for name, count, folder, paper, _ in methods:
             learned = "–" if count is None else f"{count:,}"

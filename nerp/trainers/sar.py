@@ -202,4 +202,4 @@ def with_alignment(method: type[Trainer]) -> type[Trainer]:
     if method.text_by_image:
         raise NerpError(f"there is no {name}: a class of {method.__name__} has no feature of its "
                         "own, only one for each image")
-    return type(name, (Aligned, method), {"__doc__": Aligned.__doc__})
+    return type(name, (Aligned, method), {"__doc__": Aligned.__doc__, "__module__": __name__})
