@@ -15,13 +15,25 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.loading import load_model
 from nerp.clip.model import Clip
 from nerp.settings.defaults import default_config
+from nerp.settings.protocols import bare_name
 from nerp.trainers.texts import Classes
 
 GOLDEN = Path(__file__).parent / "golden"
 # The methods that learn something from images, and those that are built from frozen features.
+WITH_DEPT = [f"{name}_DePT" for name in ("CoOp", "CoCoOp", "KgCoOp", "MaPLe")]  # as published
 LEARNING = [name for name in TRAINERS.names()
-            if TRAINERS[name].folder and not TRAINERS[name].on_features]
+            if TRAINERS[name].folder and not TRAINERS[name].on_features] + WITH_DEPT
 ON_FEATURES = [name for name in TRAINERS.names() if TRAINERS[name].on_features]
+# (method, classes): each on base and novel ones, but where it serves those trained on alone.
+HALVES = [(name, which) for name in LEARNING for which in ("base", "new")
+          if which == "base" or not TRAINERS[name].own_classes]
+
+
+def asked(method: str) -> str:
+    """The classes that a trained method is asked about: novel ones where it serves any."""
+    return "base" if TRAINERS[method].own_classes else "new"
+
+
 
 EUROSAT = (
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
@@ -31,11 +43,17 @@ EUROSAT = (
 TEMPLATE = "a centered satellite photo of {}."
 NEUTRAL = "a centered satellite photo"
 
+# The golden files' larger CLIP.
+TEACHER = Sizes(embed=96, vision_width=256, vision_layers=3, text_width=192, text_layers=3)
+TAUGHT = {"TEACHER_CHECKPOINT": str(GOLDEN / "checkpoints" / "PromptKD_teacher"),
+          "TEACHER_EPOCH": 2}
 BOOSTING = {"BOOSTING": str(GOLDEN / "checkpoints" / "CasPL"), "BOOSTING_EPOCH": 2}
 # The settings the golden vectors were made with, where they are not the defaults.
 GOLDEN_SETTINGS = {
     "CoOp": {"N_CTX": 4},
     "CoCoOp": {"CTX_INIT": "a photo of a"},
+    "ProGrad": {"N_CTX": 8, "LAMBDA": 0.8, "T": 1.5},
+    "PromptKD": {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 3, "KD_WEIGHT": 10.0, **TAUGHT},
     "PromptSRC": {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3},
     "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 4, "ADAPTER_SCALE": 0.5},
     "MMRL": {"REP_LAYERS": [2, 3, 4], "REP_DIM": 48},
@@ -61,6 +79,10 @@ GOLDEN_SETTINGS = {
     },
     "RESTORE": {"PROMPT_DEPTH": 3, "TEXT_CALIB_R": 0.3, "VIS_CALIB_R": 0.2, "FS_LOSS_R": 0.7},
     "CLIPLoRA": {"RANK": 3, "ALPHA": 2.0, "N_ITERS": 3},
+    "PLOT": {"N": 3, "N_CTX": 4},
+    "DeCoOp": {"N_CTX": 4, "DETECTOR_EPOCHS": 1},
+    "PLOTPP": {"N": 3, "WORDS": ["a centered satellite photo of", "a centered satellite picture of",
+                                 "this is centered satellite photo of"]},
     "MoCoOp": {
         "PROMPTS": [
             "{} texture.", "a photo of the large {}.", "a photo of a large {}.",
@@ -80,11 +102,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def golden_weights(tmp_path_factory) -> Path:
+def golden_weights(tmp_path_factory, golden_teacher_weights) -> Path:
     """The golden CLIP as a plain state dict file."""
     path = tmp_path_factory.mktemp("clip") / "tiny.pt"
     torch.save(random_clip(0), path)
     GOLDEN_SETTINGS["CasPL"]["TEACHER_PATH"] = str(path)  # for runs whose teacher does not matter
+    GOLDEN_SETTINGS["PromptKD"]["TEACHER_PATH"] = str(golden_teacher_weights)
     return path
 
 
@@ -92,8 +115,7 @@ def golden_weights(tmp_path_factory) -> Path:
 def golden_teacher_weights(tmp_path_factory) -> Path:
     """The golden files' larger CLIP, for methods with a teacher."""
     path = tmp_path_factory.mktemp("clip") / "teacher.pt"
-    sizes = Sizes(embed=96, vision_width=256, vision_layers=3, text_width=192, text_layers=3)
-    torch.save(random_clip(7, sizes), path)
+    torch.save(random_clip(7, TEACHER), path)
     return path
 
 
@@ -125,6 +147,7 @@ def golden_config(**changes):
     cfg = default_config()
     for name, settings in GOLDEN_SETTINGS.items():
         cfg.TRAINER[TRAINERS[name].node].update(settings)
+    cfg.TRAINER.DEPT.WEIGHT = 0.6
     cfg.TRAINER.W = 2.0  # CoPrompt's
     for node, settings in changes.items():
         cfg[node].update(settings)
@@ -180,7 +203,9 @@ def nerp(capsys):
 def golden_options(method):
     """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
     node = f"TRAINER.{TRAINERS[method].node}."
-    keys = {node + key: value for key, value in GOLDEN_SETTINGS.get(method, {}).items()}
+    settings = GOLDEN_SETTINGS.get(bare_name(method), {})
+    keys = {node + key: value for key, value in settings.items()}
+    keys["TRAINER.DEPT.WEIGHT"] = 0.6
     keys["DATALOADER.K_TRANSFORMS"] = TRAINERS[method].views
     if method == "MoCoOp":  # whose warm-up is longer than a short run
         keys["OPTIM.WARMUP_EPOCH"] = 0

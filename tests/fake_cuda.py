@@ -127,6 +127,18 @@ def backward(loss):
                     ready.append(after)
 
 
+def grad(output, inputs, retain_graph=False):
+    """`torch.autograd.grad` by the same way, of inputs that are all the leaves."""
+    kept = [tensor.grad for tensor in inputs]
+    for tensor in inputs:
+        tensor.grad = None
+    backward(output)
+    found = tuple(tensor.grad for tensor in inputs)
+    for tensor, gradient in zip(inputs, kept, strict=True):
+        tensor.grad = gradient
+    return found
+
+
 def _run(node, given):
     """Where the gradients go that a node makes of those `given` by place, and they themselves."""
     wanted, edges = node._input_metadata, node.next_functions
@@ -177,5 +189,6 @@ def fake_cuda() -> Iterator[Watch]:
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(nn.Module, "_apply", _apply)
         patch.setattr(Tensor, "backward", backward)
+        patch.setattr(torch.autograd, "grad", grad)
         with FakeTensorMode(), Watch() as watch:
             yield watch

@@ -7,7 +7,7 @@ from nerp.base.paths import shipped_name
 from nerp.experiments.plan import plan
 from nerp.experiments.selection import Selection
 from nerp.settings.cards import find_method_file, shipped_cards
-from nerp.settings.catalogue import catalogue, is_drawn, learns, methods
+from nerp.settings.catalogue import catalogue, has_place, is_drawn, learns, methods
 from nerp.settings.protocols import NERP_SUFFIX, PROTOCOLS
 from nerp.settings.resolve import Request, resolve
 
@@ -25,7 +25,7 @@ def asked(trainer, dataset, *opts, model_dir="", **flags):
 @pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
 @pytest.mark.parametrize("method", methods())
 def test_every_training_of_a_sweep_can_leave_its_configuration_out(method, protocol):
-    if not learns(method):
+    if not learns(method) or not has_place(method, protocol):
         return
     shots = {16, *catalogue()["protocols"][protocol]["shots"]}
     for run in plan(Selection(protocol, (method,), shots=tuple(shots), seeds=(1,), phase="train")):

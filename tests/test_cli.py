@@ -7,9 +7,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, LEARNING, TEMPLATE, golden_config, golden_options
+from conftest import (
+    GOLDEN,
+    GOLDEN_SETTINGS,
+    HALVES,
+    LEARNING,
+    TEACHER,
+    TEMPLATE,
+    asked,
+    golden_config,
+    golden_options,
+)
 from PIL import Image
 from plain_methods import PLAIN
+from tiny_clip import open_clip_model, random_clip
 
 from nerp.base.registry import TRAINERS
 from nerp.engine.checkpoint import checkpoint_file, read_checkpoint
@@ -110,7 +121,8 @@ def test_every_method_trains_tests_and_takes_nerp(method, nerp, small_run, tmp_p
     # Shape settings are not repeated: the checkpoint knows them.
     status, _, error = nerp(
         "test", "--trainer", f"{method}_NeRP", *flags, "--model-dir", out, "--output-dir",
-        tmp_path / "test", *small_run[1], "DATASET.SUBSAMPLE_CLASSES", "new",
+        tmp_path / "test", *small_run[1], *backbone_of_a_teacher(method),
+        "DATASET.SUBSAMPLE_CLASSES", asked(method), "NERP.ON_BASE", "True",
         "OPTIM.WARMUP_EPOCH", "0",
     )
     assert status == 0, error
@@ -123,8 +135,13 @@ def test_every_method_trains_tests_and_takes_nerp(method, nerp, small_run, tmp_p
         assert bool(found.get("substitute")) == stands_in
 
 
-@pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", LEARNING)
+def backbone_of_a_teacher(method):
+    """What a test has to be told besides, as KEY VALUE."""
+    key = "TRAINER.PROMPTKD.TEACHER_PATH"
+    return [key, GOLDEN_SETTINGS["PromptKD"]["TEACHER_PATH"]] if method == "PromptKD" else []
+
+
+@pytest.mark.parametrize(("method", "which"), HALVES)
 def test_published_checkpoints(method, which, nerp, eurosat_root, golden_weights, golden_model,
                                tmp_path):
     """A published checkpoint on a EuroSAT folder, from the command line to predictions.npz,
@@ -147,6 +164,11 @@ def test_published_checkpoints(method, which, nerp, eurosat_root, golden_weights
     names = saved["classnames"].tolist()
     plain = PLAIN[method](golden_model, names, TEMPLATE, checkpoint.tensors, node,
                           seen=which == "base")
+    if method == "PromptKD":
+        taught = read_checkpoint(GOLDEN / "checkpoints/PromptKD_teacher/VLPromptLearner"
+                                 / "model.pth.tar-2").tensors
+        plain.teacher = PLAIN["PromptSRC"](open_clip_model(random_clip(7, TEACHER)), names,
+                                           TEMPLATE, taught, node)
     images = torch.stack([pixels(eurosat_root / "eurosat/2750" / p) for p in saved["paths"]])
     with torch.no_grad():
         wanted = plain.logits(images).numpy()

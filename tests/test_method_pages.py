@@ -11,6 +11,7 @@ from scripts.test_docs import REPO
 from nerp.base.registry import TRAINERS
 from nerp.settings.defaults import default_config
 from nerp.settings.keys import Key
+from nerp.settings.protocols import TRAINING_SUFFIXES
 from nerp.trainers.cliplora import CLIPLoRA
 from nerp.trainers.mocoop import MoCoOp
 
@@ -65,6 +66,8 @@ def test_the_table_has_exactly_the_learned_tensors_in_their_shapes(name, golden_
     for symbol, key in re.findall(r"\b(\w+) = ([A-Z_]+)\b", page(name)):
         if key in trainer.settings:
             symbols[symbol] = trainer.settings[key]
+    if name == "PromptKD":
+        symbols["D_T"] = trainer.width
     if hasattr(trainer, "n_ctx"):  # the number of CTX_INIT's words, where there are any
         symbols["K"] = trainer.n_ctx
     tensors = trainer.initial()
@@ -102,10 +105,11 @@ def test_every_setting_stands_with_its_default(name):
     assert stated == {f"`{key}`": shown(value) for key, value in method.defaults.items()}
 
 
-def test_every_setting_of_sar_stands_with_its_default():
-    text = (PAGES / "sar.md").read_text()
-    stated = {key: default for key, default, *_ in rows(text, "`TRAINER.SAR`")}
-    settings = default_config().TRAINER.SAR
+@pytest.mark.parametrize("node", TRAINING_SUFFIXES.values())
+def test_every_setting_of_what_trains_otherwise_stands_with_its_default(node):
+    text = (PAGES / f"{node.lower()}.md").read_text()
+    stated = {key: default for key, default, *_ in rows(text, f"`TRAINER.{node}`")}
+    settings = default_config().TRAINER[node]
     assert stated == {f"`{key}`": shown(value) for key, value in settings.items()}
 
 
@@ -119,7 +123,8 @@ def test_every_published_schedule_stands_as_its_file_has_it(folder):
     schedules = {}
     for file in CONFIGS.joinpath(folder).glob("*.yaml"):
         read = yaml.safe_load(file.read_text())
-        if {"LR", "MAX_EPOCH"} <= read.get("OPTIM", {}).keys() and file.stem != "tiny":
+        if {"LR", "MAX_EPOCH"} <= read.get("OPTIM", {}).keys() \
+                and not file.stem.startswith("tiny"):
             batch, optim = read["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"], read["OPTIM"]
             schedules[f"`{file.stem}`"] = [str(batch), str(optim["MAX_EPOCH"]), str(optim["LR"])]
     if schedules:

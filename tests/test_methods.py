@@ -63,6 +63,16 @@ def test_the_published_sizes_are_those_of_open_clip(backbone):
     assert summary.method_rows(backbone) == summary.method_rows(PUBLISHED[backbone])
 
 
+def test_a_method_with_a_suffix_has_a_row_where_it_is_named(nerp):
+    _, text, _ = nerp("methods", "CoOp_DePT", "CoOp_SAR", "--backbone", "tiny")
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.startswith("CoOp")}
+    learned = {name: int(row[1].replace(",", "")) for name, row in rows.items()}
+    width = 128  # D of the backbone, with 10 classes
+    assert learned["CoOp_DePT"] == learned["CoOp_SAR"] + 4 * width + 10 * (width + 1)
+    folders = {name: row[2] for name, row in rows.items()}
+    assert folders == {"CoOp_DePT": "PromptLearner", "CoOp_SAR": "prompt_learner"}
+
+
 def test_every_method_stands_below_its_group(nerp):
     _, text, _ = nerp("methods", "--backbone", "tiny")
     found, heading = {}, None

@@ -90,3 +90,49 @@ def open_clip_model(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     """open_clip's own model of an OpenAI state dict whose values survive float16; frozen."""
     model = build_model_from_openai_state_dict(dict(state), cast_dtype=torch.float32)
     return model.float().requires_grad_(False)
+
+
+def _resnet_shapes(width: int = 8, embed: int = 64, grid: int = 2):
+    """A ResNet of one block a stage: stem, four stages, attention over grid x grid places."""
+    def norm(name: str, count: int):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            yield f"{name}.{leaf}", (count,)
+
+    for i, (before, after) in enumerate(
+            ((3, width // 2), (width // 2, width // 2), (width // 2, width)), 1):
+        yield f"visual.conv{i}.weight", (after, before, 3, 3)
+        yield from norm(f"visual.bn{i}", after)
+    before = width
+    for stage in range(1, 5):
+        block, inner = f"visual.layer{stage}.0.", width * 2 ** (stage - 1)
+        for i, shape in ((1, (inner, before, 1, 1)), (2, (inner, inner, 3, 3)),
+                         (3, (4 * inner, inner, 1, 1))):
+            yield f"{block}conv{i}.weight", shape
+            yield from norm(f"{block}bn{i}", shape[0])
+        yield f"{block}downsample.0.weight", (4 * inner, before, 1, 1)
+        yield from norm(f"{block}downsample.1", 4 * inner)
+        before = 4 * inner
+    yield "visual.attnpool.positional_embedding", (grid * grid + 1, before)
+    for part, count in (("k", before), ("q", before), ("v", before), ("c", embed)):
+        yield f"visual.attnpool.{part}_proj.weight", (count, before)
+        yield f"visual.attnpool.{part}_proj.bias", (count,)
+
+
+def random_resnet(seed: int = 0) -> dict[str, torch.Tensor]:
+    """`random_clip(seed)` with a small ResNet as its image encoder, for 64 pixels."""
+    rng = np.random.RandomState(1000 + seed)
+    state = {n: t for n, t in random_clip(seed).items() if not n.startswith("visual.")}
+    for name, shape in _resnet_shapes():
+        draw = rng.standard_normal(shape)
+        if name.endswith("running_var"):
+            draw = 1.0 + 0.2 * np.abs(draw)
+        elif name.endswith(("running_mean", "bias")):
+            draw = 0.05 * draw
+        elif len(shape) == 1:
+            draw = 1.0 + 0.1 * draw
+        elif "positional" in name:
+            draw = 0.5 * draw
+        else:
+            draw = draw * np.sqrt(2 / np.prod(shape[1:]))
+        state[name] = torch.from_numpy(draw.astype(np.float16).astype(np.float32))
+    return state

@@ -4,11 +4,15 @@ import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import cast
+from unittest.mock import patch
 
 import open_clip
 import torch
 from plain_methods import PLAIN
+from plain_methods.adapted import PlainPromptKD
 from plain_methods.adapter import PlainMMA
+from plain_methods.context import PlainProGrad
+from plain_methods.deep import PlainPromptSRC
 from plain_methods.inserted import PlainANPrompt
 from plain_methods.plain import OpenCLIP
 from torch import Tensor, nn
@@ -23,7 +27,9 @@ from nerp.settings.protocols import SAR_SUFFIX
 from nerp.trainers.anprompt import ANPrompt
 from nerp.trainers.base import Trainer
 from nerp.trainers.mocoop import MoCoOp
+from nerp.trainers.promptsrc import PromptSRC
 from nerp.trainers.sar import Aligned
+from nerp.trainers.taught import Taught
 from nerp.trainers.teacher import Teacher
 from nerp.trainers.texts import Classes
 
@@ -34,16 +40,18 @@ BATCHES = {
     "MaPLe": (4, 100), "TCP": (32, 500), "CoPrompt": (4, 100), "CoOp_SAR": (32, 100),
     "BiomedCoOp": (4, 100), "RESTORE": (4, 100), "CLIPLoRA": (32, 256), "MoCoOp": (32, 32),
     "CasPL": (4, 100), "CasPL_CoOp": (32, 100), "CasPL_CoCoOp": (1, 100), "CasPL_MaPLe": (4, 100),
-    "CasPL_PromptSRC": (4, 100),
+    "CasPL_PromptSRC": (4, 100), "MaPLe_DePT": (4, 100), "PLOT": (128, 200), "PLOTPP": (32, 100),
+    "DeCoOp": (32, 256), "ProGrad": (32, 100), "CLIPAdapter": (32, 100), "TaskRes": (256, 500),
+    "PromptKD": (8, 100),
 }
 # The published code of these keeps class features for the whole evaluation; the others' encodes
 # text per batch.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt", "MMA"}
 HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp",
-                   "CasPL_PromptSRC"}
-TEACHER = "ViT-L-14-quickgelu"  # CasPL's
+                   "CasPL_PromptSRC", "ProGrad"}
+TEACHER = "ViT-L-14-quickgelu"  # CasPL's and PromptKD's
 OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam",
-             "CLIPLoRA": "adamw"}
+             "CLIPLoRA": "adamw", "TaskRes": "adam"}
 
 
 Images = Callable[..., Tensor]  # of images, and of labels where it is a loss
@@ -70,6 +78,7 @@ class Ours:
             loss = self.loss(self.images, self.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.trainer.change_gradients()
         self.optimizer.step()
         return loss.detach()
 
@@ -118,10 +127,12 @@ class Plain:
             prototypes=bench.prototypes,  # MoCoOp's
             weight=bench.cfg.TRAINER.W,
         )
-        if bench.teacher:
-            text = bench.teacher.text
-            if args.memory:
-                del bench.teacher
+        text = bench.teacher.text if bench.teacher else None
+        if args.memory:
+            del bench.teacher
+        if isinstance(self.plain, PlainPromptKD):
+            self.plain.teacher = bench.plain_teacher()
+        elif text is not None:
             vars(self.plain).update(
                 teacher_text=lambda: text, teacher=plain_model(TEACHER, bench.device))
         if isinstance(self.plain, PlainANPrompt):
@@ -135,6 +146,8 @@ class Plain:
         loss.backward()
         if isinstance(self.plain, PlainMMA):
             self.plain.unscale()
+        elif isinstance(self.plain, PlainProGrad):
+            self.plain.project()
         self.optimizer.step()
         return loss.detach()
 
@@ -173,7 +186,18 @@ class Bench:
         self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
         self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
         self.precision = self.clip.precision
-        self.trainer: Trainer = TRAINERS[method](self.cfg, self.clip, self.classes)
+        self.teacher: Teacher | None = None
+        self.start: dict[str, Tensor] = {}
+        if method in ("CasPL", "PromptKD"):
+            clip = Clip(random_model(TEACHER), args.precision, self.device, TEACHER)
+            with clip.autocast():
+                self.teacher = Teacher(clip, self.classes)
+            if method == "PromptKD":
+                self.start = PromptSRC(self.cfg, clip, self.classes).learned.state_dict()
+        # Instead of a backbone that is read.
+        with patch.object(Taught, "_backbone", self.teacher and self.teacher.clip):
+            self.trainer: Trainer = TRAINERS[method](
+                self.cfg, self.clip, self.classes, start=self.start)
         size, width = self.clip.size, self.clip.embed_dim
         most = max(self.train_batch, self.eval_batch)
         images = torch.randn(most, 3, size, size, device=self.device)
@@ -181,11 +205,6 @@ class Bench:
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
         # Encoded once a run, so no part of a step; where only memory is measured, any will do.
         self.frozen_text = normalise(torch.randn(classes, width, device=self.device))
-        self.teacher: Teacher | None = None
-        if method == "CasPL":
-            clip = Clip(random_model(TEACHER), args.precision, self.device, TEACHER)
-            with clip.autocast():
-                self.teacher = Teacher(clip, self.classes)
         self.sentences = self.prototypes = torch.empty(0)
         if isinstance(self.trainer, MoCoOp):
             experts = len(self.trainer.experts)
@@ -202,11 +221,17 @@ class Bench:
         if self.method == "BiomedCoOp":
             vars(trainer)["sentence_features"] = lambda: self.sentences
             return
+        vars(trainer)["prototypes"] = lambda: self.prototypes  # MoCoOp's
+        if self.method == "TaskRes":  # a part of its checkpoint
+            return
         vars(trainer).update(
-            prototypes=lambda: self.prototypes,  # MoCoOp's
-            frozen_class_features=lambda: self.frozen_text, teacher=self.teacher,
+            frozen_class_features=lambda: self.frozen_text,
             sentence_features=lambda: self.frozen_text,  # CoPrompt's
         )
+        if self.method == "CasPL":
+            vars(trainer)["teacher"] = self.teacher
+        elif self.teacher:
+            vars(trainer).update(_backbone=self.teacher.clip, _vision=self.start)
         if isinstance(trainer, ANPrompt):
             trainer.weak_class_features()
 
@@ -219,6 +244,16 @@ class Bench:
         trainer = TRAINERS[self.method](self.cfg, self.clip, self.classes, copied)
         self.hold_references(trainer)
         return Ours(self, trainer, compiled=True)
+
+    def plain_teacher(self) -> PlainPromptSRC:
+        """PromptKD's, as a plain PromptSRC whose class features are encoded once."""
+        plain = PlainPromptSRC(
+            plain_model(TEACHER, self.device), self.classes.names, self.classes.template,
+            self.start, self.cfg.TRAINER.PROMPTSRC)
+        with torch.no_grad():
+            text = plain.text()
+        vars(plain)["text"] = lambda: text
+        return plain
 
     def of_sar(self) -> dict[str, object]:
         """What tools/plain_methods takes for SAR's term; its sets will be the trainer's."""

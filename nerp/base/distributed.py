@@ -87,6 +87,30 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; each gets the gradients of all of them."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of each element over the processes, differentiable in all of them."""
+    if world_size() == 1:
+        return values
+    total: Tensor = _Sum.apply(values)
+    return total
+
+
 def interleave(part: Tensor, total: int) -> Tensor:
     """Rows r, r + R, r + 2R, ... of each of R processes, put together in order: [total, ...]."""
     if world_size() == 1:

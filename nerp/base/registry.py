@@ -35,6 +35,7 @@ class Registry:
         self._entries: dict[str, object] = {}
         self._canonical: dict[str, str] = {}
         self._suffixes: dict[str, Callable[..., Any]] = {}
+        self._aliases: dict[str, str] = {}
 
     def register(self, *names: str) -> Callable[[Entry], Entry]:
         """Decorator: enter a class or function under `names`; the first one is its own name."""
@@ -49,11 +50,13 @@ class Registry:
 
         return enter
 
-    def suffix(self, suffix: str) -> Callable[[Entry], Entry]:
-        """Decorator: what a function makes of an entry is called by its name and `suffix`."""
+    def suffix(self, suffix: str, **aliases: str) -> Callable[[Entry], Entry]:
+        """Decorator: what a function makes of an entry is called by its name and `suffix`; by an
+        alias too, name=what it stands for."""
 
         def enter(make: Entry) -> Entry:
             self._suffixes[suffix] = make  # type: ignore[assignment]
+            self._aliases |= aliases
             return make
 
         return enter
@@ -78,16 +81,36 @@ class Registry:
         base, suffix = self._parts(name)
         return self._canonical[base] + suffix
 
+    def taking(self, suffix: str) -> list[str]:
+        """The names of what a suffix makes of the entries that it fits."""
+        self._fill()
+        return [name + suffix for name in self.names() if self._fits(name, suffix)]
+
+    def _fits(self, name: str, suffix: str) -> bool:
+        try:
+            return bool(self[name + suffix])
+        except NerpError:
+            return False
+
     def _parts(self, name: str) -> tuple[str, str]:
-        """The entry's name and the suffix, "" for none, that `name` is made of."""
+        """The entry's name and the suffix, "" for none, that `name` is made of. Raises NerpError
+        for two suffixes."""
+        name = self._aliases.get(name, name)
         found = [suffix for suffix in self._suffixes if name.endswith(suffix)]
-        return (name.removesuffix(found[0]), found[0]) if found else (name, "")
+        if not found:
+            return name, ""
+        base = name.removesuffix(found[0])
+        if any(base.endswith(suffix) for suffix in self._suffixes):
+            raise NerpError(f"there is no {brief(name)}: a {self.kind} takes one of "
+                            f"{', '.join(sorted(self._suffixes))}")
+        return base, found[0]
 
     def code(self, name: str) -> str:
-        """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is."""
+        """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is;
+        with a suffix, of the entry that it is made of."""
         from nerp.base.own_code import own_code
 
-        return own_code(self[name])
+        return own_code(self[self._parts(name)[0]])
 
     def names(self) -> list[str]:
         """Every entry's own name, aliases left out."""

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from nerp.base.errors import NerpError
 from nerp.clip.backbones import find_backbone
 from nerp.clip.bert import BertCLIP, BertEncoder
-from nerp.clip.device import float32_convolutions, place
+from nerp.clip.device import place
 from nerp.clip.encoders import ImageEncoder, Opaque, TextEncoder
 from nerp.clip.loading import Model, load_model, weights_file
 from nerp.clip.modules import Config
 from nerp.clip.tokenizer import Prompts, Tokenizer, build_prompts, clip_tokenizer
-from nerp.clip.towers import FROZEN, Edit, TextTower, VisionTower
+from nerp.clip.towers import TextTower, VisionTower
+from nerp.clip.whole import ResNetEncoder, WholeEncoder
 from nerp.clip.wordpiece import vocabulary_beside
 from nerp.files.digest import content_digest, read_digested
 
@@ -50,32 +51,6 @@ PRECISIONS = {
 def normalise(x: Tensor) -> Tensor:
     """x / |x| over the last axis, in float32."""
     return F.normalize(x.float(), dim=-1)
-
-
-class WholeEncoder:
-    """An image encoder that is run as a whole, nothing to edit: CLIP's ResNets, timm's models.
-
-    Args: kind: what it is, in words.
-    """
-
-    width = 0
-    depth = 0
-
-    def __init__(self, visual: nn.Module, kind: str):
-        self.visual = visual
-        self.kind = kind
-
-    @torch.no_grad()
-    def embed(self, images: Tensor) -> Tensor:
-        with float32_convolutions():
-            features: Tensor = self.visual(images)
-            return features
-
-    def advance(self, state: Tensor, layer: int) -> Tensor:
-        return state
-
-    def features(self, state: Tensor, edit: Edit = FROZEN) -> Tensor:
-        return state
 
 
 class Clip:
@@ -114,8 +89,7 @@ class Clip:
         else:
             self.text = TextTower(model)
             transformer = hasattr(model.visual, "transformer")
-            self.image = VisionTower(model) if transformer else WholeEncoder(model.visual,
-                                                                             "a ResNet")
+            self.image = VisionTower(model) if transformer else ResNetEncoder(model.visual)
             self.embed_dim = model.text_projection.shape[1]
         size = model.visual.image_size
         self.size = size if isinstance(size, int) else size[0]
@@ -191,6 +165,22 @@ class Clip:
                 return self.image.features(self.image_state(images)).float()
             parts = images.split(self._images_at_once(images))
             return torch.cat([self.image.features(self.image_state(x)) for x in parts]).float()
+
+    @torch.no_grad()
+    def image_tokens(self, images: Tensor) -> Tensor:
+        """Frozen features [B, 1 + M, D], float32, not normalised: the image's own, then those of
+        its M places (`all_features` of the encoder)."""
+        assert isinstance(self.image, VisionTower | ResNetEncoder)  # `require_tokens`
+        with self.autocast():
+            parts = images.split(self._images_at_once(images))
+            return torch.cat([self.image.all_features(x) for x in parts]).float()
+
+    def require_tokens(self, who: str) -> None:
+        """Raise NerpError, beginning with `who`, for an image encoder without features of
+        places."""
+        if not isinstance(self.image, VisionTower | ResNetEncoder):
+            raise NerpError(f"{who}: it matches features of an image's places, and this backbone's "
+                            f"image encoder, {self.image.kind}, gives none")
 
     def _images_at_once(self, images: Tensor) -> int:
         """As many as are encoded together: on a CPU those whose widest activations its cache holds,

@@ -79,8 +79,8 @@ FROZEN = Edit()
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """Tokens, layer -> [K, W], and the position of their first; a negative one counts from the
-    sequence's end."""
+    """Tokens, layer -> [K, W] or [N, K, W], and the position of their first; a negative one counts
+    from the sequence's end."""
 
     tokens: Mapping[int, Tensor]
     place: int
@@ -90,7 +90,7 @@ class PromptTokens(Edit):
     """Learned tokens at K positions of the input of some layers, or several groups of them.
 
     Args:
-        tokens: layer -> [K, W].
+        tokens: layer -> [K, W], or [N, K, W] where each of N sequences has its own.
         at_end: whether they stand at the end of the sequence, or after its first token.
         beside: further groups, each with places and layers of its own.
         insert: whether the first of all those layers gets its tokens' positions more; otherwise,
@@ -111,7 +111,7 @@ class PromptTokens(Edit):
         shift: int = 0,
         output: Callable[[Tensor], Tensor] | None = None,
     ):
-        count = next((len(group) for group in tokens.values()), 0)
+        count = next((group.shape[-2] for group in tokens.values()), 0)
         groups = [TokenGroup(tokens, -count if at_end else 1), *beside]
         self.groups = sorted(groups, key=lambda g: (g.place < 0, g.place))  # as they stand
         self.insert = insert
@@ -129,13 +129,13 @@ class PromptTokens(Edit):
         if not entering:
             return x
         insert = self.insert and layer == self.first_layer
-        length = x.shape[1] + (sum(len(tokens) for _, tokens in entering) if insert else 0)
+        length = x.shape[1] + insert * sum(tokens.shape[-2] for _, tokens in entering)
         parts, read, position = [], 0, 0  # of x; of what comes out
         for place, tokens in entering:
             begin = place % length
             parts.append(x[:, read : read + begin - position])
             read += begin - position
-            position = begin + len(tokens)
+            position = begin + tokens.shape[-2]
             tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
             if not insert:
                 there = x[:, read : read + tokens.shape[1]]
@@ -393,3 +393,9 @@ class VisionTower(Tower):
     def features(self, state: State, edit: Edit = FROZEN) -> Tensor:
         """Image features [B, D] of the class token, not normalised."""
         return edit.output(self.tokens(state, edit)[:, 0] @ self.visual.proj)
+
+    @torch.no_grad()
+    def all_features(self, images: Tensor) -> Tensor:
+        """Frozen features [B, 1 + M, D] of the class token and of the M patches, not normalised."""
+        tokens = self.advance(self.embed(images), self.depth + 1).starts()
+        return layer_norm(self.visual.ln_post, tokens) @ self.visual.proj

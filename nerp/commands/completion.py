@@ -99,10 +99,10 @@ def _complete(action: argparse.Action, name: str) -> None:
 
 def _trainers() -> list[str]:
     from nerp.settings.catalogue import methods
-    from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX
+    from nerp.settings.protocols import NERP_SUFFIX, TRAINING_SUFFIXES
 
-    return [name + sar + nerp for name in methods()
-            for sar in ("", SAR_SUFFIX) for nerp in ("", NERP_SUFFIX)]
+    return [name + trained + nerp for name in methods()
+            for trained in ("", *TRAINING_SUFFIXES) for nerp in ("", NERP_SUFFIX)]
 
 
 def _datasets() -> list[str]:

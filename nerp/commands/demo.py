@@ -9,7 +9,8 @@ from nerp.commands.common import add_drawn_arguments, tell
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawn_arguments(parser, [1, 2, 3], "output/demo")
-    parser.add_argument("--all", action="store_true", help="every method, not MMRL alone")
+    parser.add_argument("--all", action="store_true", help="every method that serves novel "
+                        "classes, not MMRL alone")
     parser.add_argument("--dataset", default="demo_landcover",
                         help="demo_landcover (default), demo_textures or demo_objects")
     parser.add_argument("--backbone", default="tiny", choices=["tiny", "tiny-biased"],

@@ -2,7 +2,7 @@
 published. With names, say all about these: the paper's title and the checkpoint's folder, too.
 
   nerp methods
-  nerp methods MMRL CoOp
+  nerp methods MMRL CoOp_DePT
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
 
     wanted = {TRAINERS.canonical(name) for name in args.names}
     rows = []
-    for group, methods in groupby(method_rows(args.backbone), key=lambda row: row[-1]):
+    for group, methods in groupby(method_rows(args.backbone, wanted), key=lambda row: row[-1]):
         listed = []
         for name, count, folder, paper, _ in methods:
             learned = "–" if count is None else f"{count:,}"
@@ -44,7 +44,8 @@ def main(args: argparse.Namespace) -> None:
     print(draw(rows, headers, _LEAST, colalign=align))
     closing = (f"learned: parameters on {args.backbone}, default settings, 10 classes; –: does not "
                "fit it. Any method is tested with NeRP by _NeRP after its name, and trained with "
-               "SAR by _SAR where classes have learned features. nerp methods NAME says more.")
+               "SAR by _SAR where classes have learned features, with DePT by _DePT where its loss "
+               "has one cross entropy of cosines. nerp methods NAME says more.")
     print(f"\n{broken(closing, terminal_width(), 0)}")
 
 

@@ -171,7 +171,7 @@ def modality_gap(probe: Probe) -> Prior:
         # Some methods' own slope is nearly 0 on the classes that they were trained on.
         frozen = probe.frozen_shown()
         known = slope_between_halves(frozen.features, frozen.labels, frozen.text,
-                                     trainer.clip.scale)
+                                     trainer.frozen_clip.scale)
         slope = (slope + _clipped(known or 0.0)) / 2
     strength = GAP_SHARE * (GAP_STRENGTH + slope) / 2
     return Prior(values.float().cpu(), TRAINING_LABELS, strength)

@@ -141,7 +141,7 @@ def class_orders(trainer: Trainer, reference: Tensor) -> list[tuple[Tensor, Tens
         tuned = trainer.reference_class_features(reference)
         frozen = trainer.frozen_class_features(reference)
         _, tuned_image = trainer.reference_logits(reference)
-        frozen_image = trainer.similarity(trainer.clip.image_features(reference), frozen)[0]
+        frozen_image = trainer.similarity(trainer.frozen_clip.image_features(reference), frozen)[0]
         frozen_neutral, tuned_neutral = trainer.neutral_features(reference)
         with in_float32(frozen.device):
             tuned_text, frozen_text = (tuned * tuned_neutral).sum(-1), frozen @ frozen_neutral

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from yacs.config import CfgNode
 
@@ -17,6 +17,7 @@ from nerp.base.printable import is_printable
 from nerp.base.registry import DRAWN, LAYOUTS
 
 SPLITS = ("train", "val", "test")
+T = TypeVar("T")
 
 
 class Item(NamedTuple):
@@ -27,17 +28,27 @@ class Item(NamedTuple):
     classname: str
 
 
+class Within(NamedTuple):
+    """Where classes stand among those of a larger dataset: its `total` number of classes, and the
+    label that each has there."""
+
+    total: int
+    places: tuple[int, ...]
+
+
 class Listing(NamedTuple):
     """What the reader of a layout returns.
 
     image_dir: what the items' paths start from. splits: the items of train, val and test.
     classnames: every class in label order, where the layout says so apart from the images, so
     that a class keeps its label where a split has no image of it; None: the items' classes.
+    within: of a variant of ImageNet, its classes among ImageNet's.
     """
 
     image_dir: Path
     splits: dict[str, list[Item]]
     classnames: list[str] | None = None
+    within: Within | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ class Benchmark:
     name: the registry name (EuroSAT). directory: its folder. image_dir: what paths start from.
     train, val, test: the items, in the order of the lists on disk; a split may be empty.
     classnames: in label order, underscores replaced by spaces; some may have no image.
+    written: the same with their underscores. within: as in `Listing`.
     """
 
     name: str
@@ -55,6 +67,8 @@ class Benchmark:
     val: list[Item] = field(repr=False)
     test: list[Item] = field(repr=False)
     classnames: list[str] = field(repr=False)
+    written: list[str] = field(default_factory=list, repr=False)
+    within: Within | None = field(default=None, repr=False)
 
     def select(self, labels: Iterable[int]) -> "Benchmark":
         """Only these classes, relabelled from 0 in ascending order of their labels."""
@@ -64,8 +78,13 @@ class Benchmark:
         def kept(items: list[Item]) -> list[Item]:
             return [item._replace(label=new[item.label]) for item in items if item.label in new]
 
+        def of_classes(column: Sequence[T]) -> list[T]:
+            return [column[label] for label in labels] if column else []
+
+        within = self.within and self.within._replace(places=tuple(of_classes(self.within.places)))
         return replace(self, train=kept(self.train), val=kept(self.val), test=kept(self.test),
-                       classnames=[self.classnames[label] for label in labels])
+                       classnames=of_classes(self.classnames), written=of_classes(self.written),
+                       within=within)
 
 
 def dataset_folder(cfg: CfgNode) -> Path:
@@ -109,7 +128,7 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     """`open_benchmark`, with what is wrong with the labels returned instead of raised."""
     card = cfg.DATASET
     directory = data_directory(cfg)
-    image_dir, splits, classnames = LAYOUTS[card.LAYOUT](card, directory)
+    image_dir, splits, classnames, within = Listing(*LAYOUTS[card.LAYOUT](card, directory))
     called = {(item.label, item.classname) for items in splits.values() for item in items}
     problems = [] if called else ["no images are listed"]
     called.update(enumerate(classnames or ()))
@@ -126,7 +145,9 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     problems += [f"label {label} is called {name!a}, which no prompt can say"
                  for label, name in names.items() if not name.strip() or not is_printable(name)]
     shown = [name.replace("_", " ") for name in names.values()]
-    return Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown), problems
+    bench = Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown,
+                      written=list(names.values()), within=within)
+    return bench, problems
 
 
 def comparable(name: str) -> str:

@@ -53,6 +53,11 @@ def train_transform(cfg: CfgNode, size: int) -> Transform:
     return transform
 
 
+def draws(cfg: CfgNode) -> bool:
+    """Whether the training transform is a random one, another for each epoch."""
+    return any(name.startswith("rand") for name in cfg.INPUT.TRANSFORMS)
+
+
 @dataclass(frozen=True)
 class Whole:
     """The whole image as uint8 [3, size, size]: its short side to `size` and its centre, or all of

@@ -16,7 +16,7 @@ from nerp.base.errors import NerpError
 from nerp.base.paths import is_inside
 from nerp.base.printable import brief, is_printable
 from nerp.base.registry import LAYOUTS
-from nerp.data.benchmark import SPLITS, Item, Listing
+from nerp.data.benchmark import SPLITS, Item, Listing, Within
 from nerp.data.listing import Row, read_rows
 from nerp.data.splits import split_named, split_tables
 from nerp.files.json_file import read_json
@@ -119,7 +119,9 @@ def imagenet_variant(card: CfgNode, directory: Path) -> Listing:
     wnids = subfolders(image_dir, _WNID)
     names = _names_of(wnids, card, directory)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names)
+    known = sorted(_names_file(card, directory)[1])
+    within = Within(len(known), tuple(map(known.index, wnids)))
+    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names, within)
 
 
 @LAYOUTS.register("imagenet_v2")
@@ -132,7 +134,8 @@ def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
     for folder, label in labels.items():
         if label >= len(names):
             raise NerpError(f"{image_dir / folder}: {card.CLASS_FILE} has {len(names)} classes")
-    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names)
+    within = Within(len(names), tuple(range(len(names))))
+    return Listing(image_dir, _only_test(_items(image_dir, labels, names)), names, within)
 
 
 @LAYOUTS.register("folders")

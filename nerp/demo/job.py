@@ -25,6 +25,7 @@ from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, run_di
 from nerp.settings.resolve import Request
 
 ZERO_SHOT = "ZeroshotCLIP"
+_CONFIG = "tiny"
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,14 @@ class Demo:
         # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
         # What is trained once for all seeds is tested on base classes for each of them instead.
         below = (catalogue.foundation(method) for method in settings.methods)
-        once = {of.method for of in below if of}
-        once |= set(filter(catalogue.trains_without_labels, settings.methods))
+        once = {(of.method, of.config) for of in below if of}
+        once |= {(method, _CONFIG)
+                 for method in filter(catalogue.trains_without_labels, settings.methods)}
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds) + len(once)
-        self.once: dict[str, Path] = {}  # method -> the training that serves all seeds
+        self.total += len(settings.seeds) * sum(  # tested on base classes apart
+            map(catalogue.trains_on_all_classes, settings.methods))
+        # Method and configuration -> the training that serves all seeds.
+        self.once: dict[tuple[str, str], Path] = {}
         self.folders: list[Path] = []  # of the runs
         # What must be said of a plain method: what stood in for its files, what else it has seen.
         self.remarks: dict[str, str] = {}
@@ -144,32 +149,39 @@ class Demo:
         if catalogue.trains_without_labels(method):
             directory = self._train_once(method)
             self._test(method, "base", seed, directory)
+        elif catalogue.trains_on_all_classes(method):
+            options = [*self._foundation(method), "DATASET.NUM_SHOTS", "0", "TEST.NO_TEST", "True"]
+            directory = self._train(method, "all", seed, options)
+            self._test(method, "base", seed, directory)
         else:
             directory = self._train(method, "base", seed, self._foundation(method))
         self._test(method, "new", seed, directory)
         self._correct(method, seed, directory)
 
-    def _train(self, method: str, classes: str, seed: int, options: Sequence[str] = ()) -> Path:
-        request = self._request(method, classes, "train", seed)
+    def _train(self, method: str, classes: str, seed: int, options: Sequence[str] = (),
+               config: str = _CONFIG) -> Path:
+        request = self._request(method, classes, "train", seed, config=config)
         request.opts += options
         self._announce(f"train {method}, seed {seed}")
         return self._run(lambda overwrite: run_training(request, overwrite=overwrite))
 
-    def _train_once(self, method: str) -> Path:
-        """The folder of a training on all images without their labels, for every seed."""
-        if method not in self.once:
-            seed = self.settings.seeds[0]
-            options = ["DATASET.NUM_SHOTS", "-1", "TEST.NO_TEST", "True"]
-            self.once[method] = self._train(method, "all", seed, options)
-        return self.once[method]
+    def _train_once(self, method: str, config: str = _CONFIG) -> Path:
+        """The folder of a training that serves every seed: on all images without their labels, or
+        of the first seed."""
+        if (method, config) not in self.once:
+            unlabelled = catalogue.trains_without_labels(method)
+            options = ["DATASET.NUM_SHOTS", "-1", "TEST.NO_TEST", "True"] if unlabelled else []
+            self.once[method, config] = self._train(
+                method, "all" if unlabelled else "base", self.settings.seeds[0], options, config)
+        return self.once[method, config]
 
     def _foundation(self, method: str) -> list[str]:
         """KEY VALUE pairs that name the training which a method builds on."""
         below = catalogue.foundation(method)
         if below is None:
             return []
-        folder = self._train_once(below.method)
-        return [below.setting, str(folder), f"{below.setting}_EPOCH", "0"]
+        folder = self._train_once(below.method, below.config)
+        return [below.setting, str(folder), catalogue.epoch_key(below.setting), "0"]
 
     def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
         """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""
@@ -195,7 +207,8 @@ class Demo:
         except OtherRunError as change:
             self.tell(f"    {str(change).split(': give')[0]}; it is replaced")
             directory = run(True)
-        self.folders.append(directory)
+        if directory not in self.folders:
+            self.folders.append(directory)
         return directory
 
     def _announce(self, what: str) -> None:
@@ -203,17 +216,19 @@ class Demo:
         self.tell(f"[{self.done}/{self.total}] {what}")
 
     def _request(
-        self, trainer: str, classes: str, phase: str, seed: int, model_dir: str = ""
+        self, trainer: str, classes: str, phase: str, seed: int, model_dir: str = "",
+        config: str = _CONFIG,
     ) -> Request:
         settings = self.settings
         directory = run_dir(
             settings.output, task="B2N", phase=phase, classes=classes, dataset=settings.dataset,
-            shots=16, trainer=trainer, config=settings.backbone, seed=seed,
+            shots=16, trainer=trainer, seed=seed,
+            config=settings.backbone + config.removeprefix(_CONFIG),
         )
         return Request(
             trainer=trainer,
             dataset=settings.dataset,
-            config_file=str(find_method_file(catalogue.config_file(trainer, "tiny"))),
+            config_file=str(find_method_file(catalogue.config_file(trainer, config))),
             root=settings.root,
             seed=seed,
             output_dir=str(directory),
@@ -248,8 +263,9 @@ def _spread(values: list[float]) -> str:
 
 
 def all_methods() -> tuple[str, ...]:
-    """The methods that learn something, in the order of tables."""
-    return tuple(filter(catalogue.learns, catalogue.methods()))
+    """The methods that learn something and serve novel classes, in the order of tables."""
+    return tuple(name for name in catalogue.methods() if catalogue.learns(name)
+                 and catalogue.serves(name, "", "", "new"))
 
 
 def demo_datasets() -> list[str]:

@@ -1,5 +1,7 @@
 """The checkpoint of another method that a training starts from (`Method.builds_on`)."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -8,7 +10,14 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.base.log import say
 from nerp.base.registry import TRAINERS
-from nerp.engine.checkpoint import check_finite, checkpoint_file, read_checkpoint
+from nerp.engine.checkpoint import (
+    Checkpoint,
+    check_finite,
+    checkpoint_file,
+    read_checkpoint,
+)
+from nerp.files.digest import content_digest
+from nerp.settings.catalogue import epoch_key
 from nerp.settings.protocols import plain_name
 
 
@@ -21,19 +30,42 @@ def built_on_files(cfg: CfgNode) -> dict[str, Path]:
     settings = cfg.TRAINER[method.node]
     files = {}
     for leaf, other in method.builds_on.items():
-        key, epoch = f"TRAINER.{method.node}.{leaf}", settings[f"{leaf}_EPOCH"]
+        key, epoch = f"TRAINER.{method.node}.{leaf}", settings[epoch_key(leaf)]
         if settings[leaf]:
+            folder = TRAINERS[other].folder
+            best = Path(settings[leaf]).expanduser() / folder / "model-best.pth.tar"
             try:
-                files[key] = checkpoint_file(settings[leaf], TRAINERS[other].folder, epoch or None)
+                files[key] = checkpoint_file(settings[leaf], folder, epoch or None)
             except NerpError as error:
-                raise NerpError(f"{key}: {error}") from None
+                if not best.is_file():
+                    raise NerpError(f"{key}: {error}") from None
+                files[key] = best  # what published folders hold
     return files
 
 
-def starting_tensors(cfg: CfgNode) -> dict[str, Tensor]:
-    """The tensors of the checkpoints that a training starts from, {} for a method without such.
+def completed(checkpoint: Checkpoint, cfg: CfgNode) -> Checkpoint:
+    """A checkpoint with what a test needs of those that it builds on, where it does not hold that
+    itself. Raises NerpError where nothing says where to find it."""
+    method = TRAINERS[checkpoint.trainer]
+    if not method.lacks(checkpoint.tensors):
+        return checkpoint
+    if not built_on_files(cfg):
+        ((leaf, other),) = method.builds_on.items()
+        raise NerpError(f"{checkpoint.path}: it lacks the prompts of its teacher, as published "
+                        f"files do: TRAINER.{method.node}.{leaf} names the {other} checkpoint that "
+                        "taught it")
+    digests = map(content_digest, built_on_files(cfg).values())
+    more = method.taken_over(starting_tensors(cfg))
+    return replace(checkpoint, tensors={**checkpoint.tensors, **more},
+                   digest=" ".join([checkpoint.digest, *digests]))
 
-    Raises NerpError, naming setting and file, for a checkpoint of another method.
+
+def starting_tensors(cfg: CfgNode, names: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The tensors of the checkpoints that a training on the classes called `names` starts from, {}
+    for a method without such; without names, that a test needs.
+
+    Raises NerpError, naming setting and file, for a checkpoint of another method, or one that this
+    training cannot build on.
     """
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
     tensors: dict[str, Tensor] = {}
@@ -42,6 +74,8 @@ def starting_tensors(cfg: CfgNode) -> dict[str, Tensor]:
         found = read_checkpoint(path, wanted)
         if found.trainer != wanted:
             raise NerpError(f"{key}: {path}: a checkpoint of {found.trainer}, not of {wanted}")
+        if names and (reason := method.unfit(cfg, names, found.source, found.classnames)):
+            raise NerpError(f"{key}: {path}: {reason}")
         for name, tensor in found.tensors.items():
             check_finite(name, tensor, path)
         of = f", trained on {found.source}" if found.source else ""

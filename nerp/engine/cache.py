@@ -33,7 +33,7 @@ from nerp.engine.evaluate import FEATURE_BATCH
 from nerp.engine.open_world import is_open
 from nerp.files.arrays import FLOATS, TEXTS, Kind, read_arrays
 from nerp.settings.defaults import key
-from nerp.settings.protocols import plain_name
+from nerp.settings.protocols import plain_name, training_node
 from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
@@ -238,15 +238,16 @@ def logits_key(
             tell it beforehand, and so make an entry that is taken for ours.
     """
     clip, classes = trainer.clip, trainer.classes
+    beside = training_node(plain_name(cfg.TRAINER.NAME))
     parts = {
         "method": plain_name(cfg.TRAINER.NAME),
         "code": TRAINERS.code(plain_name(cfg.TRAINER.NAME)),
-        "settings": dict(trainer.settings),
+        "settings": dict(trainer.settings) | dict(cfg.TRAINER[beside] if beside else {}),
         "inputs": dict(inputs),
         "checkpoint": checkpoint,
         "backbone": clip.digest,
         "description": clip.description,
-        "classes": [list(classes.names), classes.template, classes.seen],
+        "classes": [list(classes.names), classes.template, classes.seen, classes.within],
         "images": [str(image_dir.resolve()), images],
         "input": dict(cfg.INPUT),
         "batch": cfg.DATALOADER.TEST.BATCH_SIZE,

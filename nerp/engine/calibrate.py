@@ -46,7 +46,7 @@ def _distance(tested: Tested) -> Distance:
 def _features(trainer: Trainer, image: Tensor | None) -> tuple[Tensor, Tensor]:
     """The class features [C, D] of frozen CLIP with the dataset's template, and the tuned ones."""
     text = trainer.class_features() if image is None else trainer.reference_class_features(image)
-    frozen = normalise(trainer.clip.text_features(trainer.classes.prompts))
+    frozen = normalise(trainer.frozen_clip.text_features(trainer.classes.prompts))
     return frozen.float().cpu(), text.float().cpu()
 
 

@@ -19,7 +19,7 @@ from nerp.clip.model import Clip
 from nerp.files.digest import bytes_digest, read_digested
 from nerp.files.opening import read_text, reading
 from nerp.files.tensors import load_inert
-from nerp.settings.protocols import plain_name
+from nerp.settings.protocols import DEPT_SUFFIX, plain_name
 from nerp.settings.resolve import Resolved
 from nerp.settings.tree import get
 from nerp.trainers.base import Trainer
@@ -78,6 +78,12 @@ class Checkpoint:
     also_seen: str | None = None
     digest: str = ""
     plain: dict[str, object] = field(default_factory=dict)
+
+
+def methods_of_files() -> list[str]:
+    """The methods whose checkpoints there are: the registered ones, and those with a suffix whose
+    tensors are other ones."""
+    return [*TRAINERS.names(), *TRAINERS.taking(DEPT_SUFFIX)]
 
 
 def checkpoint_file(
@@ -147,7 +153,8 @@ def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
     if trainer is None:
         names = ", ".join(list(state)[:3]) or "none"
         raise NerpError(f"{path}: not a checkpoint of a registered method "
-                        f"({', '.join(TRAINERS.names())}); its tensors begin with: "
+                        f"({', '.join(TRAINERS.names())}, and with {DEPT_SUFFIX}); its tensors "
+                        "begin with: "
                         f"{printable(names)}")
     tensors = {n.removeprefix(prefix): t.float() if t.is_floating_point() else t
                for n, t in state.items() if n.startswith(prefix)}
@@ -182,7 +189,7 @@ def _inputs(said: object) -> dict[str, object]:
 def _unpacked(content: object, path: Path) -> object:
     """The content of a file, one in a method's own published layout as ours have it."""
     if isinstance(content, dict) and "state_dict" not in content:
-        for name in TRAINERS.names():
+        for name in methods_of_files():
             with reading(path, f"a checkpoint of {name}"):
                 unpacked = TRAINERS[name].unpack(content)
             if unpacked:
@@ -210,12 +217,12 @@ def _identify(
     them: BiomedCoOp's is CoOp's behind a prefix.
     """
     own = plain_name(said) if isinstance(said, str) else ""
-    if own in TRAINERS.names():
+    if own in methods_of_files():
         prefix = _prefix(state, TRAINERS[own], TRAINERS[own].signature)
         if prefix is not None:
             return own, prefix
     found: list[tuple[int, bool, bool, int, str, str]] = []
-    for name in TRAINERS.names():
+    for name in methods_of_files():
         method = TRAINERS[name]
         patterns = method.signature + method.marks
         prefix = _prefix(state, method, patterns)
@@ -282,12 +289,13 @@ def load_trainer(
     if problem:
         raise NerpError(f"{path}: {problem}")
     learned = trainer.learned.state_dict()
-    missing = [name for name in learned if name not in checkpoint.tensors]
+    missing = [name for name in learned
+               if name not in checkpoint.tensors and name not in method.optional]
     if missing:
         raise NerpError(f"{path}: lacks {missing[0]}" +
                         (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
     for name, tensor in learned.items():
-        theirs = checkpoint.tensors[name]
+        theirs = checkpoint.tensors.get(name, tensor)
         free = name in method.by_data and theirs.dim() == tensor.dim() > 0
         if theirs.shape[free:] != tensor.shape[free:]:
             raise NerpError(f"{path}: {name} is {tuple(theirs.shape)}, this run needs "
@@ -296,7 +304,7 @@ def load_trainer(
             kind = str(theirs.dtype).removeprefix("torch.")
             raise NerpError(f"{path}: {name} holds {kind}, and no floating-point numbers")
         check_finite(name, theirs, path)
-    tensors = {name: checkpoint.tensors[name] for name in learned}
+    tensors = {name: checkpoint.tensors.get(name, fresh) for name, fresh in learned.items()}
     if method.by_data:  # of another shape
         trainer.learn(tensors)
     else:
@@ -319,7 +327,7 @@ def save_checkpoint(
     """
     path = directory / trainer.folder / (BEST_FILE if best else f"model.pth.tar-{epoch}")
     content = {
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in tensors.items()},
+        "state_dict": {n: tensor.detach().cpu() for n, tensor in trainer.saved(tensors).items()},
         "epoch": epoch,
         "trainer": plain_name(cfg.TRAINER.NAME),
         "settings": {key: trainer.settings[key] for key in trainer.shape_settings},

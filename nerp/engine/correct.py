@@ -99,8 +99,9 @@ def gather_material(tested: Tested) -> Material:
         bench, items = tested.seen_bench[1], shown_items()
         there = [bench.classnames.index(name) for name in mine.classnames]
         text = seen().frozen_class_features(image_for(trainer, reference))
+        own = trainer.frozen_clip
         return replace(
-            mine, features=encode_images(clip.image_features, clip, items, bench.image_dir, cfg),
+            mine, features=encode_images(own.image_features, own, items, bench.image_dir, cfg),
             text=(text[0] if text.dim() == 3 else text)[there],
         )
 

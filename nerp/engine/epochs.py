@@ -1,6 +1,7 @@
 """What a training is shown, epoch by epoch: augmented images, or frozen features of them."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,14 @@ from yacs.config import CfgNode
 from nerp.base.distributed import rank, world_size
 from nerp.clip.device import send
 from nerp.data.benchmark import Benchmark
-from nerp.data.images import EpochBatches, Normalise, epoch_batches, train_loader, train_set
+from nerp.data.images import (
+    EpochBatches,
+    Normalise,
+    draws,
+    epoch_batches,
+    train_loader,
+    train_set,
+)
 from nerp.engine.training_features import TrainingFeatures
 from nerp.trainers.base import Trainer
 
@@ -43,9 +51,9 @@ class EpochImages:
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode):
         self.device = trainer.clip.device
         self.dataset = train_set(bench.train, bench.image_dir, cfg, trainer.clip.size)
-        # A training that counts in steps needs them all.
-        self.loader = train_loader(self.dataset, cfg, self.device, rank(), world_size(),
-                                   keep_last=trainer.steps is not None)
+        self.loader = train_loader(
+            self.dataset, cfg, self.device, rank(), world_size(), _keeps_last(trainer)
+        )
         self.batches = self.loader.batch_sampler
         self._views = trainer.views
         self._normalise = Normalise(cfg, self.device)
@@ -71,24 +79,36 @@ class EpochFeatures:
     What the frozen image encoder makes of an epoch's augmented images depends on the selection, the
     transform, the seed and the epoch, and on nothing that a method learns. So an epoch is encoded
     as a whole, in parts that are the same for every method, and kept beside the data for the next
-    one. The numbers do not depend on who has encoded them.
+    one. The numbers do not depend on who has encoded them. Where the transform draws nothing, all
+    epochs are the first.
     """
 
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path):
         """Args: directory: the run's folder."""
-        self.batches = epoch_batches(len(bench.train), cfg, rank(), world_size())
-        self.features = TrainingFeatures(bench, cfg, trainer.clip, directory, cfg.OPTIM.MAX_EPOCH)
+        self._draws = draws(cfg)
+        passes = cfg.OPTIM.MAX_EPOCH if self._draws else 1
+        self.batches = epoch_batches(
+            len(bench.train), cfg, rank(), world_size(), _keeps_last(trainer)
+        )
+        self.features = TrainingFeatures(bench, cfg, trainer.clip, directory, passes)
         self._labels = self.features.labels("train")
+        self._drawn = lru_cache(maxsize=1)(self.features.drawn)
 
     def __iter__(self) -> Iterator[Shown]:
         chosen = [[index for _, index in batch] for batch in self.batches]
         places = torch.tensor([index for batch in chosen for index in batch])
         order = send(places, self._labels.device)
-        features = self.features.drawn(self.batches.epoch)
+        features = self._drawn(self.batches.epoch if self._draws else 0)
         sizes = [len(batch) for batch in chosen]
         for outputs, labels in zip(features[order].split(sizes), self._labels[order].split(sizes),
                                    strict=True):
             yield (outputs,), labels
+
+
+def _keeps_last(trainer: Trainer) -> bool:
+    """Whether an epoch's last batch counts where it is incomplete; a training that counts in steps
+    needs them all."""
+    return trainer.keeps_last or trainer.steps is not None
 
 
 def epochs_of(trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path) -> Epochs:

@@ -63,7 +63,7 @@ def _labelled(tested: Tested) -> dict[str, Tensor]:
         raise NerpError(f"the rule labelled needs training images of the tested classes, and of "
                         f"{min(lacking)!r} there are none: it serves classes that were trained on "
                         "(NERP.ON_BASE True)")
-    frozen, clip = trainer.frozen_class_features(), trainer.clip
+    frozen, clip = trainer.frozen_class_features(), trainer.frozen_clip
 
     def logits(of: list[Item], image_dir: Path) -> Tensor:
         features = encode_images(clip.image_features, clip, of, image_dir, cfg)

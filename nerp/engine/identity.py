@@ -29,7 +29,13 @@ from nerp.files.digest import content_digest
 from nerp.files.opening import reading
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.defaults import key
-from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.settings.protocols import (
+    CONFIG_FILE,
+    NERP_SUFFIX,
+    TRAINING_SUFFIXES,
+    plain_name,
+    training_node,
+)
 from nerp.settings.tree import get, keys
 
 # What does not change a run's numbers, and so is left out of its digest.
@@ -131,7 +137,8 @@ def _shipped(cfg: CfgNode) -> dict[str, str]:
     method, backbone = cfg.TRAINER[node], cfg.MODEL.BACKBONE
     named = {
         "MODEL.BACKBONE.NAME": (backbone.NAME, backbone.PATH),
-        f"TRAINER.{node}.TEACHER": (method.get("TEACHER"), method.get("TEACHER_PATH")),
+        **{f"TRAINER.{node}.{name}": (method.get(name), method.get("TEACHER_PATH"))
+           for name in ("TEACHER", "TEACHER_NAME")},
     }
     return {key: str(SHIPPED[name]) for key, (name, path) in named.items()
             if not path and name in SHIPPED}
@@ -224,14 +231,12 @@ def _input_files(cfg: Config) -> dict[str, str]:
 
 
 def _decisive(cfg: Config) -> dict[str, object]:
-    """The keys that a run's numbers depend on; those of NeRP, SAR and other methods do not decide
-    about a run without them."""
+    """The keys that a run's numbers depend on; those of NeRP, SAR, DePT and other methods do not
+    decide about a run without them."""
     trainer = str(get(cfg, "TRAINER.NAME"))
     idle = () if trainer.endswith(NERP_SUFFIX) or _calibrates_by_image(cfg) else ("NERP.",)
-    if not trained_name(trainer).endswith(SAR_SUFFIX):
-        idle = (*idle, "TRAINER.SAR.")
-    nodes = {TRAINERS[name].node for name in TRAINERS.names()}
-    nodes.discard(TRAINERS[plain_name(trainer)].node)
+    nodes = {TRAINERS[name].node for name in TRAINERS.names()} | {*TRAINING_SUFFIXES.values()}
+    nodes -= {TRAINERS[plain_name(trainer)].node, training_node(trainer)}
     idle = (*idle, *(f"TRAINER.{node}." for node in nodes))
     return {
         name: get(cfg, name)

@@ -200,9 +200,16 @@ def open_world(
         "h": harmonic_mean(of_base, of_novel),
         "base_alone": float(alone[shown].mean()),
         "novel_alone": float(alone[~shown].mean()),
-        "auroc": _wins(score[shown], score[~shown]) / pairs,
+        "auroc": auroc(score, shown),
         "openworld_auc": _wins(score[shown & alone], score[~shown & alone]) / pairs,
     }
+
+
+def auroc(score: Floats, positive: "npt.NDArray[np.bool_]") -> float:
+    """The share of pairs of a positive and another of N in which the positive has the larger score,
+    ties counting one half. Args: score: [N]. positive: [N], of which some are and some are not."""
+    own, others = score[positive], score[~positive]
+    return _wins(own, others) / (len(own) * len(others))
 
 
 def _wins(a: Floats, b: Floats) -> float:

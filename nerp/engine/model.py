@@ -30,15 +30,22 @@ from nerp.correction.running import Running
 from nerp.correction.wrapper import NeRP
 from nerp.data.decode import as_rgb, open_image
 from nerp.data.images import Normalise, eval_transform, worker_count
+from nerp.engine.built_on import completed
 from nerp.engine.calibrate import open_calibrator
 from nerp.engine.calibrators import Calibrator
-from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
+from nerp.engine.checkpoint import (
+    Checkpoint,
+    checkpoint_file,
+    load_trainer,
+    methods_of_files,
+    read_checkpoint,
+)
 from nerp.engine.correct import open_nerp
 from nerp.engine.tested import Tested, open_clip_model
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card, read_card
 from nerp.settings.options import options_of
-from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name
+from nerp.settings.protocols import CONFIG_FILE, NERP_SUFFIX, plain_name, training_node
 from nerp.settings.resolve import Request, Resolved, resolve
 from nerp.settings.tree import CARD, CHECKPOINT, COMMAND_LINE, METHOD, Draft, Origin, get, leaves
 from nerp.trainers.base import Trainer
@@ -268,7 +275,7 @@ def load(
         raise NerpError(f"{file}: it was trained on other weights than those of {clip.name}: give "
                         "its backbone, MODEL.BACKBONE.PATH FILE or MODEL.BACKBONE.NAME NAME")
     asked = _asked(names, checkpoint.classnames, cfg.DATASET)
-    method, _ = load_trainer(resolved, clip, asked, checkpoint)
+    method, _ = load_trainer(resolved, clip, asked, completed(checkpoint, cfg))
     finishing = None
     if trainer.endswith(NERP_SUFFIX) or cfg.TEST.CALIBRATION != "none":
         finishing = Finishing(_test_request(trainer, resolved, dataset, root, options or {}))
@@ -278,7 +285,7 @@ def load(
 def _find(model: str | Path, epoch: int | None) -> Path:
     """The checkpoint file of a folder, whichever method's it is."""
     there = Path(model).expanduser()
-    folders = {TRAINERS[name].folder for name in TRAINERS.names()} - {""}
+    folders = {TRAINERS[name].folder for name in methods_of_files()} - {""}
     inside = [folder for folder in sorted(folders) if (there / folder).is_dir()]
     if not there.exists():
         raise NerpError(f"{there}: no such file or folder")
@@ -291,7 +298,8 @@ def _resolved(
     """The configuration that a checkpoint and what lies beside it come to."""
     method, file = checkpoint.trainer, str(checkpoint.path)
     draft = Draft(TRAINERS[method])
-    wanted = (*_READ, f"TRAINER.{TRAINERS[method].node}.")
+    nodes = TRAINERS[method].node, training_node(method)
+    wanted = (*_READ, *(f"TRAINER.{node}." for node in nodes if node))
     for folder in list(checkpoint.path.parents)[:2]:  # the checkpoint's folder, or the run's
         beside = folder / CONFIG_FILE
         if beside.is_file():

@@ -1,7 +1,7 @@
 """Optimisers, what a step of one does, and the learning rate of an epoch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,15 @@ def all_parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def take_step(
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, clip_norm: float
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, clip_norm: float,
+    change: Callable[[], None] = lambda: None,
 ) -> None:
-    """One step down the gradient of `loss`; with a `clip_norm` above 0 the gradients of all
-    parameters together are cut to that norm before it."""
+    """One step down the gradient of `loss`, as `change` leaves it (`Method.change_gradients`); with
+    a `clip_norm` above 0 the gradients of all parameters together are cut to that norm before
+    it."""
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
+    change()
     if clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(all_parameters(optimizer), clip_norm)

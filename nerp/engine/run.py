@@ -25,6 +25,7 @@ from nerp.engine.doubtful import warn
 from nerp.engine.evaluate import compute_logits, result_block, result_record
 from nerp.engine.feature_training import FeatureTraining
 from nerp.engine.identity import check_unchanged, test_identity, training_identity
+from nerp.engine.metrics import auroc
 from nerp.engine.open_world import check_training
 from nerp.engine.record import (
     CONFUSION_FILE,
@@ -84,7 +85,8 @@ def _train(resolved: Resolved, bench: Benchmark, identity: dict[str, object], lo
     torch.manual_seed(cfg.SEED)
     classes = replace(class_set(cfg, bench, seen=True), everyone=known_names(cfg, bench))
     trainer, inputs = built(
-        lambda: TRAINERS[cfg.TRAINER.NAME](cfg, clip, classes, start=starting_tensors(cfg)), cfg
+        lambda: TRAINERS[cfg.TRAINER.NAME](
+            cfg, clip, classes, start=starting_tensors(cfg, classes.names)), cfg
     )
     say(f"{cfg.TRAINER.NAME}: {sum(p.numel() for p in trainer.parameters()):,} learned "
         f"parameters; {len(bench.train)} training images of {len(bench.classnames)} classes")
@@ -167,6 +169,9 @@ def run_test(
                 ))
                 if tested.base is not None:
                     record["open_world"] = open_record(tested)
+                    scores = tested.trained_scores()
+                    if scores is not None:
+                        record["auroc_detector"] = 100 * auroc(scores, tested.base[tested.labels])
                 if nerp and correction:
                     record["nerp"] = correction_record(nerp, correction, tested)
                 record.update(

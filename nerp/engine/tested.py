@@ -1,11 +1,13 @@
 """The model and the images of a test, opened as they are needed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
@@ -19,9 +21,10 @@ from nerp.data.benchmark import Benchmark, Item, comparable, open_benchmark
 from nerp.data.digests import Seen, images_state, seen_images
 from nerp.data.doubts import name_doubts
 from nerp.data.selection import class_half, select_run
+from nerp.engine.built_on import completed
 from nerp.engine.cache import Kept, built, cache_file, cached_features, cached_logits, logits_key
 from nerp.engine.checkpoint import Checkpoint, checkpoint_file, load_trainer, read_checkpoint
-from nerp.engine.evaluate import compute_logits
+from nerp.engine.evaluate import compute_logits, encode_images
 from nerp.engine.open_world import base_classes, batches_of, is_open, stands_for
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import find_card
@@ -69,6 +72,8 @@ class Tested:
         """The trainer in the checkpoint, or one that learns nothing."""
         clip = open_clip_model(self.resolved)
         classes = class_set(self.cfg, self.bench, self.as_trained)
+        if self._is_variant:
+            classes = replace(classes, within=self.bench.within)
         notes: list[str] = []
 
         def make() -> Trainer:
@@ -134,6 +139,11 @@ class Tested:
         return bool(self.cfg.TASK == "CD") and self.source != self.cfg.DATASET.NAME
 
     @property
+    def _is_variant(self) -> bool:
+        """Whether the tested dataset is a variant of the one that was trained on."""
+        return self._is_elsewhere and bool(self.source == self.cfg.DATASET.REFERENCE)
+
+    @property
     def is_corrected(self) -> bool:
         """Whether NeRP corrects the tested classes: where the trainer's name says so, and those
         that were trained on only with NERP.ON_BASE."""
@@ -183,6 +193,21 @@ class Tested:
             rows[places] = compute_logits(trainer, items, image_dir, cfg, *given)
         return rows
 
+    def trained_scores(self) -> npt.NDArray[np.float64] | None:
+        """Scores [N] by which the method itself says that the tested images show trained classes;
+        None where it says nothing."""
+        trainer = self.trainer
+        with torch.inference_mode(), trainer.clip.autocast():
+            score = trainer.trained_score()
+            if score is None:
+                return None
+            found = np.empty(len(self.items))
+            for cfg, bench, places in batches_of(self.cfg, self.bench):
+                outputs = encode_images(trainer.clip.image_output, trainer.clip,
+                                        tested_items(bench, cfg), bench.image_dir, cfg)
+                found[places] = score(trainer.from_frozen(outputs)).cpu().numpy()
+        return found
+
     @cached_property
     def seen_bench(self) -> tuple[CfgNode, Benchmark]:
         """`seen_benchmark` of the model; in the open world what the checkpoint says."""
@@ -231,7 +256,7 @@ def open_checkpoint(resolved: Resolved) -> Checkpoint | None:
                         "run")
     published = method.published_file(resolved.cfg)
     file = checkpoint_file(request.model_dir, method.folder, request.load_epoch, published)
-    return read_checkpoint(file, resolved.method)
+    return completed(read_checkpoint(file, resolved.method), resolved.cfg)
 
 
 def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
@@ -338,7 +363,8 @@ def _interpolated_size(cfg: CfgNode) -> int:
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
     """The benchmark's classes with its prompts."""
     node = cfg.DATASET
-    return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME)
+    return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME,
+                   written=tuple(bench.written))
 
 
 def known_names(cfg: CfgNode, bench: Benchmark) -> tuple[str, ...]:

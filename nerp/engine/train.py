@@ -30,6 +30,7 @@ from nerp.engine.checkpoint import (
     save_tensors,
 )
 from nerp.engine.epochs import epochs_of
+from nerp.engine.evaluate import FEATURE_BATCH, encode_images
 from nerp.engine.history import History, Row
 from nerp.engine.identity import changes
 from nerp.engine.optim import build_optimizer, checked_steps, take_step
@@ -99,6 +100,7 @@ class TrainingRun:
         identity: Mapping[str, object],
     ):
         self.trainer = trainer
+        self.bench = bench
         self.cfg = cfg
         self.directory = directory
         self.identity = dict(identity)
@@ -235,8 +237,13 @@ class TrainingRun:
     def _set_rates(self, epoch: int, step: int) -> float:
         """The rate of a step, which the optimizer now has."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(epoch, step, group["factor"])
-        return self.schedule.rate(epoch, step)
+            group["lr"] = self._rate(epoch, step, group["factor"])
+        return self._rate(epoch, step)
+
+    def _rate(self, epoch: int, step: int, factor: float = 1.0) -> float:
+        steps = self.schedule.epoch_steps
+        own = self.trainer.step_rate(epoch * steps + step, steps)
+        return self.schedule.rate(epoch, step, factor) if own is None else factor * own
 
     def _step(self, views: Sequence[Tensor], labels: Tensor, batch: int) -> Tensor:
         """Args: views, labels: as `Epochs` has them. batch: how many images all processes have in
@@ -249,7 +256,8 @@ class TrainingRun:
             loss = self.step(images, labels, *others)
         # Gradients are averaged over the processes: each loss counts by its share of the batch.
         share = len(images) * world_size() / batch
-        take_step(self.optimizer, self.scaler, share * loss, self.trainer.clip_norm)
+        take_step(self.optimizer, self.scaler, share * loss, self.trainer.clip_norm,
+                  self.trainer.change_gradients)
         right = self.trainer.right
         percent = torch.full_like(loss, math.nan) if right is None else 100 * right / len(images)
         return share * torch.stack([loss.detach(), percent])
@@ -268,6 +276,8 @@ class TrainingRun:
     def _finish(self, stretch: Stretch) -> None:
         if stretch.ends_epoch:
             with self.trainer.clip.autocast():
+                if self.trainer.surveys(stretch.epoch):
+                    self.trainer.survey(self._outputs())
                 self.trainer.end_epoch(stretch.epoch)
         tensors = self.trainer.learned.state_dict()
         for name, tensor in tensors.items():
@@ -289,6 +299,12 @@ class TrainingRun:
         if every and epoch % every == 0 and stretch.ends_epoch and epoch < self.schedule.epochs:
             save_checkpoint(self.directory, self.trainer, tensors, epoch, self.cfg)
         self._save_state(tensors)  # after the last one too: what is left is to test
+
+    def _outputs(self) -> Tensor:
+        """What frozen CLIP gives of all training images."""
+        clip, bench = self.trainer.clip, self.bench
+        return encode_images(clip.image_output, clip, bench.train, bench.image_dir, self.cfg,
+                             FEATURE_BATCH)
 
     def _save_state(self, tensors: Mapping[str, Tensor]) -> None:
         optimizer = self.optimizer.state_dict()

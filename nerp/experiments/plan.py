@@ -26,11 +26,15 @@ from nerp.settings.catalogue import (
     check_method,
     config_file,
     config_name,
+    epoch_key,
     foundation,
+    has_place,
     is_drawn,
     learns,
     learns_on_outputs,
     published_methods,
+    serves,
+    trains_on_all_classes,
     trains_without_labels,
 )
 from nerp.settings.options import options_of
@@ -50,7 +54,7 @@ from nerp.settings.tree import check_options
 
 PHASES = ("all", "train", "test")
 _MOST_FILES = 1000  # of a folder
-_EVERY_IMAGE = -1  # DATASET.NUM_SHOTS
+_EVERY_IMAGE, _WHOLE_SPLIT = -1, 0  # DATASET.NUM_SHOTS, in two published ways
 
 
 def plan(selection: Selection) -> list[Run]:
@@ -111,9 +115,13 @@ def _complete(selection: Selection) -> Selection:
         raise unknown("phase", selection.phase, PHASES)
     if selection.backbones and BACKBONE_KEY in options:
         raise NerpError(f"--backbones and {BACKBONE_KEY} both say the backbone: leave out one")
-    methods = selection.methods or tuple(published_methods())
+    methods = selection.methods or tuple(
+        method for method in published_methods() if has_place(method, name))
     for method in methods:
         check_method(method)
+        if not has_place(method, name):
+            raise NerpError(f"{plain_name(method)} has no place in {name}: "
+                            "configs/experiments.yaml says why (not_in)")
     datasets = [_card_name(dataset) for dataset in selection.datasets or published["datasets"]]
     source = selection.source or published.get("source")
     stems: dict[str, str] = {}
@@ -159,6 +167,12 @@ class _Setting:
     @property
     def tests(self) -> list[tuple[str, str]]:
         """What the trained model is tested on: (dataset, classes)."""
+        found = self._tests()
+        if self.selection.protocol == "open_world":
+            return [test for test in found if serves(self.plain, self.trained_on, test[0], "new")]
+        return [test for test in found if serves(self.plain, self.trained_on, *test)]
+
+    def _tests(self) -> list[tuple[str, str]]:
         chosen = self.selection
         if chosen.protocol == "base_to_novel":
             return [(self.trained_on, "base"), (self.trained_on, "new")]
@@ -186,7 +200,8 @@ class _Setting:
             before = training
             # In few-shot, training ends with the test that counts, but where it is for all shots.
             ends_with_test = training and chosen.protocol == "few_shot"
-            if not ends_with_test or trains_without_labels(self.plain):
+            apart = trains_without_labels(self.plain) or trains_on_all_classes(self.plain)
+            if not ends_with_test or apart:
                 before = self.run("test", self.plain, dataset, classes, training)
                 if whole or self.plain in chosen.methods:
                     yield before
@@ -199,13 +214,24 @@ class _Setting:
             return replace(self, shots=_EVERY_IMAGE, seed=catalogue()["seeds"][0]).run(
                 "train", self.plain, self.trained_on, "all"
             )
+        if trains_on_all_classes(self.plain):
+            setting = replace(self, shots=_WHOLE_SPLIT)
+            return setting.run("train", self.plain, self.trained_on, "all", first=first)
         classes = "base" if training_task(self.selection.protocol) == "B2N" else "all"
         return self.run("train", self.plain, self.trained_on, classes, first=first)
 
     def _foundation(self) -> Run | None:
         """The training that this one builds on."""
         below = foundation(self.plain)
-        return replace(self, plain=below.method, below=self.plain).training() if below else None
+        if not below:
+            return None
+        setting = replace(self, plain=below.method, below=self.plain)
+        if not trains_without_labels(below.method):
+            setting = replace(setting, seed=catalogue()["seeds"][0])
+            other = below.of_dataset.get(self.selection.protocol)
+            if other and not is_drawn(self.trained_on):
+                setting = replace(setting, trained_on=other["trained_on"], shots=other["shots"])
+        return setting.training()
 
     def run(
         self, phase: str, trainer: str, dataset: str, classes: str,
@@ -254,7 +280,7 @@ class _Setting:
         if first:
             below = foundation(self.plain)
             assert below is not None  # `first` is what it builds on
-            argv += [below.setting, first.directory, f"{below.setting}_EPOCH", 0]
+            argv += [below.setting, first.directory, epoch_key(below.setting), 0]
         if self.plain.endswith(SAR_SUFFIX):
             inputs.append(shipped("configs") / "sar.yaml")
         if trainer != self.plain:

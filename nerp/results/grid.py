@@ -12,7 +12,7 @@ from nerp.results.readings import ALONE, OPEN, OPEN_PARTS
 from nerp.results.records import LOG, SOURCE, TAKEN, Record
 from nerp.settings.backbones import DEFAULT_BACKBONE
 from nerp.settings.catalogue import drawn_names, learns, methods
-from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, plain_name, trained_name
+from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX, bare_name, plain_name, trained_name
 
 BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
@@ -125,7 +125,7 @@ class Grid:
 
         def key(label: str) -> tuple[int, str, str, bool, str]:
             trainer = trainer_of(label)
-            plain = plain_name(trainer)
+            plain = bare_name(trainer)
             return (order.get(plain, len(order)), plain, trained_name(trainer),
                     trainer.endswith(NERP_SUFFIX), label)
 

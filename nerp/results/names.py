@@ -1,6 +1,6 @@
 """Methods and datasets as papers write them."""
 
-from nerp.settings.protocols import NERP_SUFFIX, SAR_SUFFIX
+from nerp.settings.protocols import DEPT_SUFFIX, NERP_SUFFIX, SAR_SUFFIX
 
 # Where that differs from the registry's name.
 _METHODS = {
@@ -13,7 +13,7 @@ _DATASETS = {"DescribableTextures": "DTD", "OxfordFlowers": "Flowers102",
              "ImageNetV2": "ImageNet-V2", "ImageNetSketch": "ImageNet-Sketch",
              "ImageNetA": "ImageNet-A", "ImageNetR": "ImageNet-R"}
 # What a name may end in -> how that is added; the last part of a name first.
-_ADDED = (NERP_SUFFIX, SAR_SUFFIX, "_DePT")
+_ADDED = (NERP_SUFFIX, SAR_SUFFIX, DEPT_SUFFIX)
 
 
 def method_name(trainer: str) -> str:

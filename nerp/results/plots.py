@@ -36,7 +36,7 @@ from nerp.results.published import AVERAGE
 from nerp.results.readings import BASE_ALONE, NOVEL_ALONE, OPEN_BASE, OPEN_H, OPEN_NOVEL
 from nerp.settings.backbones import DEFAULT_BACKBONE, folder_of
 from nerp.settings.catalogue import methods
-from nerp.settings.protocols import plain_name
+from nerp.settings.protocols import bare_name
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -278,7 +278,7 @@ def style_of(place: int) -> tuple[str, Marker]:
 
 
 def _style(label: str) -> Style:
-    plain = plain_name(trainer_of(label))
+    plain = bare_name(trainer_of(label))
     known = methods()
     colour, marker = style_of(known.index(plain) if plain in known else len(known))
     hollow = without_nerp(label) != label

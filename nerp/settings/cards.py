@@ -121,11 +121,17 @@ def find_method_file(file: str) -> Path:
     raise NerpError(f"{file}: no such method configuration.{listing}")
 
 
-def read_method(file: Path, dataset: str) -> list[tuple[Mapping[str, object], str]]:
+def read_method(
+    file: Path, dataset: str, shots: object
+) -> list[tuple[Mapping[str, object], str]]:
     """What a method configuration says: (layer, the entry that it stands below in the file), first
-    for every dataset, then its PER_DATASET row. Raises NerpError for a file that is none."""
-    layer, row = load_yaml(file), f"PER_DATASET.{dataset}"
-    rows = mapping(layer.pop("PER_DATASET", {}), f"{file}, PER_DATASET")
-    own = mapping(rows.get(dataset, {}), f"{file}, {row}")
-    refuse_places([*keys(layer), *keys(own)], str(file))
-    return [(layer, ""), (own, row)]
+    for every run, then its PER_SHOTS and its PER_DATASET row. Raises NerpError for a file that is
+    none."""
+    layer = load_yaml(file)
+    layers: list[tuple[Mapping[str, object], str]] = [(layer, "")]
+    for table, wanted in (("PER_SHOTS", shots), ("PER_DATASET", dataset)):
+        rows = mapping(layer.pop(table, {}), f"{file}, {table}")
+        row = next((own for name, own in rows.items() if str(name) == str(wanted)), {})
+        layers.append((mapping(row, f"{file}, {table}.{wanted}"), f"{table}.{wanted}"))
+    refuse_places([name for own, _ in layers for name in keys(own)], str(file))
+    return layers

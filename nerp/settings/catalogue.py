@@ -16,8 +16,10 @@ from nerp.settings.backbones import BACKBONE_KEY, for_backbone
 from nerp.settings.cards import card_name, find_card
 from nerp.settings.protocols import (
     CONFIG_FILE,
+    DEPT_SUFFIX,
     NERP_SUFFIX,
     SAR_SUFFIX,
+    bare_name,
     plain_name,
     protocol,
     trained_name,
@@ -45,11 +47,20 @@ class _Drawn(TypedDict):
     config: str
 
 
-class _OtherConfigs(TypedDict, total=False):
+class OtherTraining(TypedDict):
+    """What a training is on that another one builds on, where the two differ."""
+
+    trained_on: str  # a card
+    shots: int
+
+
+class _OwnTraining(TypedDict, total=False):
     configs: _Configs  # where it runs otherwise than by itself
+    drawn: str  # the configuration on the drawn benchmarks
+    of_dataset: dict[str, OtherTraining]  # by protocol
 
 
-class _Foundation(_OtherConfigs):
+class _Foundation(_OwnTraining):
     method: str
     setting: str
 
@@ -62,8 +73,12 @@ class Catalogue(TypedDict):
     benchmarks: dict[str, list[str]]
     drawn: _Drawn
     with_sar: dict[str, _Configs]
+    with_dept: dict[str, _Configs]
     without_labels: list[str]
     on_outputs: list[str]
+    on_all_classes: list[str]
+    own_classes: dict[str, list[str]]  # method -> the other cards that it can be tested on
+    not_in: dict[str, list[str]]  # protocol -> methods
     other_backbones: dict[str, dict[str, dict[str, str]]]  # method, backbone, published -> its
     builds_on: dict[str, _Foundation]
     methods: dict[str, _Configs]
@@ -89,9 +104,9 @@ def published_methods() -> list[str]:
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without SAR and NeRP:
-    neither one that ships nor one that is registered; or if SAR does not fit it."""
-    plain = plain_name(name)
+    """Raise NerpError, listing the methods, if `name` is none, with or without SAR or DePT, and
+    NeRP: neither one that ships nor one that is registered; or if they do not fit it."""
+    plain = bare_name(name)
     if plain not in methods() and plain not in (registered := TRAINERS.names()):
         raise unknown("method", plain, {*methods(), *registered}, own=REGISTERED)
     if trained_name(name) != plain:
@@ -100,7 +115,7 @@ def check_method(name: str) -> None:
 
 def learns(name: str) -> bool:
     """Whether a method is trained; one that is not has no configuration either."""
-    plain = plain_name(name)
+    plain = bare_name(name)
     if plain in methods():
         return bool(catalogue()["methods"][plain])
     return bool(TRAINERS[plain].folder)
@@ -109,27 +124,64 @@ def learns(name: str) -> bool:
 def trains_without_labels(name: str) -> bool:
     """Whether a method is trained once for all seeds and shots: on the whole training split of all
     classes, without labels."""
-    return plain_name(name) in catalogue()["without_labels"]
+    return bare_name(name) in catalogue()["without_labels"]
 
 
 def learns_on_outputs(name: str) -> bool:
-    """Whether a method, with or without SAR, trains on the frozen image encoder's outputs of
-    augmented images, which all such methods share."""
-    return plain_name(name).removesuffix(SAR_SUFFIX) in catalogue()["on_outputs"]
+    """Whether a method, with or without SAR or DePT, trains on the frozen image encoder's outputs
+    of augmented images, which all such methods share."""
+    return bare_name(name) in catalogue()["on_outputs"]
+
+
+def trains_on_all_classes(name: str) -> bool:
+    """Whether a method is trained for each seed on the whole training split of all classes, without
+    labels."""
+    return plain_name(name) in catalogue()["on_all_classes"]
+
+
+def serves(name: str, trained_on: str, dataset: str, classes: str) -> bool:
+    """Whether a model trained on the base classes ("base") or all classes ("all") of a card can be
+    asked about those classes of another."""
+    own = catalogue()["own_classes"].get(plain_name(name))
+    if own is None:
+        return True
+    return classes != "new" and (dataset == trained_on or trained_on == "imagenet"
+                                 and dataset in own)
+
+
+def has_place(name: str, protocol_name: str) -> bool:
+    """Whether a sweep of a protocol, by its one name, takes a method in."""
+    return plain_name(name) not in catalogue()["not_in"].get(protocol_name, ())
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """The method whose training another one starts from, and the setting that names its folder."""
+    """The method whose training another one starts from, and the setting that names its folder.
+
+    Attributes:
+        config: its configuration on the drawn benchmarks.
+        of_dataset: protocol -> the card trained on and the shots, where these are not those of the
+            method that builds on it.
+    """
 
     method: str
     setting: str
+    config: str
+    of_dataset: Mapping[str, OtherTraining]
 
 
 def foundation(name: str) -> Foundation | None:
-    """What a method, with or without SAR and NeRP, builds on."""
-    row = catalogue()["builds_on"].get(plain_name(name))
-    return Foundation(row["method"], row["setting"]) if row else None
+    """What a method, with or without SAR or DePT, and NeRP, builds on."""
+    row = catalogue()["builds_on"].get(bare_name(name))
+    if not row:
+        return None
+    config = row.get("drawn", catalogue()["drawn"]["config"])
+    return Foundation(row["method"], row["setting"], config, row.get("of_dataset", {}))
+
+
+def epoch_key(setting: str) -> str:
+    """The setting beside it that says which epoch's checkpoint it means."""
+    return f"{setting.removesuffix('_CHECKPOINT')}_EPOCH"
 
 
 def is_drawn(dataset: str) -> bool:
@@ -156,7 +208,7 @@ def config_name(
     name: str, task: str, trained_on: str, shots: int,
     options: Mapping[str, str] = MappingProxyType({}), below: str = "",
 ) -> str:
-    """The configuration's name, such as vit_b16, of a method, with or without SAR; "" for
+    """The configuration's name, such as vit_b16, of a method, with or without SAR or DePT; "" for
     zero-shot CLIP on a downloaded dataset.
 
     Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it; the
@@ -165,24 +217,22 @@ def config_name(
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
     """
-    ships = plain_name(name) in methods()
+    ships = bare_name(name) in methods()
     drawn, backbone = catalogue()["drawn"], options.get(BACKBONE_KEY, "")
+    above = foundation(below) if below else None
     if ships and (backbone in drawn["backbones"] or is_drawn(trained_on) and not backbone):
-        return drawn["config"]
+        return above.config if above else drawn["config"]
     if not learns(name):
         return ""
     if not ships:
         raise NerpError(f"{name} does not ship, so no configuration of it is known: --config "
                         f"{name}=FILE.yaml")
-    own = catalogue()["with_sar"] if name.endswith(SAR_SUFFIX) else {}
-    built = catalogue()["builds_on"].get(plain_name(below))
+    built = catalogue()["builds_on"].get(bare_name(below))
     wanted = built.get("configs", {}) if built else {}
-    protocols = {
-        **catalogue()["methods"][plain_name(name)], **own.get(plain_name(name), {}), **wanted
-    }
+    protocols = {**catalogue()["methods"][bare_name(name)], **_otherwise(name), **wanted}
     rows = protocols[protocol(training_task(task)).name]
     config: str = rows.get(trained_on) or rows.get(f"shots_{shots}") or rows["default"]
-    return _following(plain_name(name), config, backbone)
+    return _following(bare_name(name), config, backbone)
 
 
 def _following(method: str, config: str, backbone: str) -> str:
@@ -197,9 +247,19 @@ def _config_path(method: str, config: str) -> Path:
     return shipped("configs") / "trainers" / method / f"{config}.yaml"
 
 
+def _otherwise(name: str) -> dict[str, dict[str, str]]:
+    """By protocol the configurations of a method with SAR or DePT, where they are not its own."""
+    rows: dict[str, _Configs] = {
+        SAR_SUFFIX: catalogue()["with_sar"], DEPT_SUFFIX: catalogue()["with_dept"],
+    }.get(trained_name(name).removeprefix(bare_name(name)), {})
+    return rows.get(bare_name(name), {})
+
+
 def config_file(name: str, config: str) -> str:
-    """What --config-file takes for a method's configuration of that name."""
-    return f"configs/trainers/{plain_name(name)}/{config}.yaml"
+    """What --config-file takes for a method's configuration of that name. With DePT a method has
+    files of its own where it is published."""
+    own = any(config in rows.values() for rows in _otherwise(name).values())
+    return f"configs/trainers/{plain_name(name) if own else bare_name(name)}/{config}.yaml"
 
 
 def shipped_config(
@@ -209,11 +269,11 @@ def shipped_config(
     protocol, shots and the dataset trained on; "" for none. Which one is said.
 
     Args:
-        name: the method's own, with or without SAR. options: KEY VALUE pairs beside it.
+        name: the method's own, with or without SAR or DePT. options: KEY VALUE pairs beside it.
         card: of the dataset. model_dir: of the tested checkpoint, whose run says what it was
             trained on.
     """
-    if plain_name(name) not in methods():
+    if bare_name(name) not in methods():
         say(f"no --config-file, and configs/experiments.yaml has none for {name}: the defaults")
         return ""
     config = config_name(name, task, _trained_on(card, task, model_dir), shots, options)

@@ -142,6 +142,9 @@ KEYS: dict[str, Key] = {
     "TRAINER.SAR.SAMPLES": whole(64, 1, 10**6),  # other classes that each is compared with
     "TRAINER.SAR.N_NOVEL": whole(200, 0, 10**6),
     "TRAINER.SAR.NOVEL_FILE": file(""),  # the shipped lists
+    "TRAINER.DEPT.WEIGHT": number(0.7, least=0, most=1),  # w of a method with DePT (<method>_DePT)
+    "TRAINER.DEPT.LR_FACTOR": number(6.5, above=0),  # the head's rate, in the method's
+    "TRAINER.DEPT.FUSION": flag(True),  # both logits together on trained classes, or the head's
     "TRAINER.W": number(8.0, least=0),  # CoPrompt's, which has these two outside its node
     "TRAINER.DISTILL": choice("cosine", "mse"),
 }

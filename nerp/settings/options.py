@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nerp.base.errors import NerpError
 from nerp.settings.defaults import KEYS
 
-# What the NeRP release calls its settings -> what they are called here.
+# What the releases of NeRP and DePT call their settings -> what they are called here.
 RELEASE_NAMES = {
     **{f"TEST.{name}": f"NERP.{name}" for name in (
         "TAU", "THRES", "RESIDUAL_TEXT_PRIOR", "RESIDUAL_IMAGE_PRIOR", "FLIP_RULE",
@@ -13,13 +13,18 @@ RELEASE_NAMES = {
     )},
     "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
     "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
+    "TRAINER.LINEAR_PROBE.WEIGHT": "TRAINER.DEPT.WEIGHT",
+    "TRAINER.LINEAR_PROBE.TEST_TIME_FUSION": "TRAINER.DEPT.FUSION",
+    "OPTIM.LR_EXP": "TRAINER.DEPT.LR_FACTOR",
 }
+# Nodes whose keys belong to one method; LOSS is a published one of ProGrad's.
+METHOD_NODES = ("TRAINER", "LOSS")
 # What the name of a key begins with.
-_NODES = {name.partition(".")[0] for name in KEYS}
+_NODES = {*(name.partition(".")[0] for name in KEYS), *METHOD_NODES}
 
 
 def own_name(name: str) -> str:
-    """The key that `name` stands for: the NeRP release has other names for some."""
+    """The key that `name` stands for: releases have other names for some."""
     return RELEASE_NAMES.get(name, name)
 
 

@@ -14,7 +14,9 @@ from nerp.base.registry import unknown
 from nerp.settings.backbones import DEFAULT_BACKBONE, backbone_in, folder_of
 
 NERP_SUFFIX = "_NeRP"
-SAR_SUFFIX = "_SAR"  # before _NeRP
+SAR_SUFFIX, DEPT_SUFFIX = "_SAR", "_DePT"  # before _NeRP
+# What trains a method otherwise -> its node below TRAINER.
+TRAINING_SUFFIXES = {SAR_SUFFIX: "SAR", DEPT_SUFFIX: "DEPT"}
 COMPARISON_FILE = "corrections.json"  # what `nerp correct` leaves in a run's folder
 RESULT_FILE = "result.json"  # what a finished run leaves in its folder
 PREDICTIONS_FILE = "predictions.npz"  # what it leaves with `SAVE_LOGITS`
@@ -68,8 +70,21 @@ def trained_name(trainer: str) -> str:
 
 
 def plain_name(trainer: str) -> str:
-    """The method alone, whose checkpoint it is: CoOp_SAR_NeRP -> CoOp."""
+    """The method whose checkpoint it is: CoOp_SAR_NeRP -> CoOp, but CoOp_DePT_NeRP -> CoOp_DePT,
+    which has tensors of its own."""
     return trained_name(trainer).removesuffix(SAR_SUFFIX)
+
+
+def bare_name(trainer: str) -> str:
+    """The method alone, whose settings it has: CoOp_DePT_NeRP -> CoOp."""
+    return plain_name(trainer).removesuffix(DEPT_SUFFIX)
+
+
+def training_node(trainer: str) -> str:
+    """The node below TRAINER of what trains a method otherwise: CoOp_SAR_NeRP -> SAR; "" for
+    none."""
+    return next((node for suffix, node in TRAINING_SUFFIXES.items()
+                 if trained_name(trainer).endswith(suffix)), "")
 
 
 def run_dir(

@@ -5,12 +5,15 @@ node, or write the node otherwise (`Method.published`). And Dassl has keys for c
 made once and for all here; such a file is accepted where it makes the same choice.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.base.registry import TRAINERS
+from nerp.settings.options import METHOD_NODES
+from nerp.settings.protocols import TRAINING_SUFFIXES
 
 
 class Reader(Protocol):
@@ -18,10 +21,14 @@ class Reader(Protocol):
 
     node: str
     published: tuple[str, ...]
+    settled: Mapping[str, Collection[str]]
     defaults: Mapping[str, object]
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]: ...
+
+    @classmethod
+    def disregards(cls, name: str, value: object) -> str | None: ...
 
 
 # Dassl's keys without a choice here: the values that ask for what is done anyway, as text without
@@ -73,15 +80,24 @@ _SETTLED: dict[str, Collection[str]] = {
 }
 
 
-def is_settled(name: str, value: object, source: object) -> bool:
+def is_settled(method: type[Reader], name: str, value: object, source: object) -> bool:
     """Whether a key is one of Dassl's that has no choice here. Raises NerpError, beginning with
     `source`, where it asks for something else than what is done."""
-    if name not in _SETTLED:
+    own = method.settled.get(name, ())
+    accepted = (*own, *_SETTLED.get(name, ()))
+    if not accepted:
         return False
-    if str(value).replace(" ", "") not in _SETTLED[name]:
-        does = f"here it is always {' or '.join(map(brief, _SETTLED[name]))}"
+    # One of several words may stand in a list.
+    said = " ".join(sorted(re.findall(r"\w+", str(value)))) if own else str(value).replace(" ", "")
+    if str(value) not in accepted and said not in accepted:
+        does = f"here it is always {' or '.join(map(brief, accepted))}"
         raise NerpError(f"{source}: {name}: leave it out; {_ELSEWHERE.get(name, does)}")
     return True
+
+
+def is_methods(name: str) -> bool:
+    """Whether what a key takes is the method's to say, or what Dassl's files for it have."""
+    return name.partition(".")[0] in METHOD_NODES or name in _SETTLED
 
 
 # Where what another value of such a key asks for is.
@@ -98,7 +114,7 @@ def is_read(method: str, name: str) -> bool:
     if name.count(".") != 2 or not name.startswith("TRAINER."):
         return True
     node = name.split(".")[1]
-    return node == "SAR" or _means(TRAINERS[method], node) or not _owners(node)
+    return node in TRAINING_SUFFIXES.values() or _means(TRAINERS[method], node) or not _owners(node)
 
 
 def _means(method: type[Reader], node: str) -> bool:
@@ -120,7 +136,9 @@ def own_setting(
     Raises NerpError, beginning with `source`, for a key of a node that the method does not read.
     """
     parts = name.split(".")
-    if len(parts) != 3 or parts[0] != "TRAINER" or parts[1] == "SAR":
+    if len(parts) == 2 and parts[0] in method.published:
+        return _translated(method, parts[1], value, source, name)
+    if len(parts) != 3 or parts[0] != "TRAINER" or parts[1] in TRAINING_SUFFIXES.values():
         return name, value
     node, leaf = parts[1:]
     if _means(method, node):
@@ -164,4 +182,5 @@ def _is_default(owner: str, leaf: str, value: object) -> bool:
 
 
 def _said(method: type[Reader]) -> str:
-    return next(name for name in TRAINERS.names() if TRAINERS[name] is method)
+    names = (name for name in TRAINERS.names() if TRAINERS[name] is method)
+    return next(names, method.__name__)  # that of one with a suffix

@@ -1,9 +1,9 @@
 """What a request comes to: `resolve` is called once per run, and everything after takes its value.
 
-Later layers win: defaults, dataset card, method configuration (then its PER_DATASET row), the
-command line; then what nobody gave is filled in from the published tables (NeRP's settings, SAR's
-weight) and from what the backbone was trained with. Key names are those of CoOp's family of
-repositories wherever those have one.
+Later layers win: defaults, dataset card, method configuration (then its PER_SHOTS and its
+PER_DATASET row), the command line; then what nobody gave is filled in from the published tables
+(NeRP's settings, SAR's weight) and from what the backbone was trained with. Key names are those of
+CoOp's family of repositories wherever those have one.
 """
 
 import secrets
@@ -42,6 +42,7 @@ from nerp.settings.protocols import (
     trained_name,
 )
 from nerp.settings.tree import (
+    AUTOMATIC,
     BACKBONE,
     CARD,
     CHECKPOINT,
@@ -163,7 +164,8 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     draft.merge(read_card(card), Origin(CARD, str(card)))
     check_card(draft.cfg, str(card))
     if method_file:
-        for layer, entry in read_method(method_file, draft.cfg.DATASET.NAME):
+        shots = options.get("DATASET.NUM_SHOTS", draft.cfg.DATASET.NUM_SHOTS)
+        for layer, entry in read_method(method_file, draft.cfg.DATASET.NAME, shots):
             draft.merge(layer, Origin(METHOD, str(method_file), entry))
     for name, value in backbone.items():
         if get(draft.cfg, name) != value:
@@ -176,6 +178,7 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
     if trainer.endswith(SAR_SUFFIX):
         settle_weight(draft, trainer)
     _follow_backbone(draft)
+    _on_all_classes(draft, phase)
     _check(draft.cfg)
     if draft.cfg.SEED < 0:
         _draw_seed(draft, anew)
@@ -266,6 +269,17 @@ def _follow_backbone(draft: Draft) -> None:
         if get(draft.cfg, name) != before:
             say(f"{name} {before} gives way to {get(draft.cfg, name)}, which {backbone.name} was "
                 f"trained with ({before} is from {old})")
+
+
+def _on_all_classes(draft: Draft, phase: str) -> None:
+    """Have a training of a method that learns from the images of all classes be on all of them."""
+    name = "DATASET.SUBSAMPLE_CLASSES"
+    if phase == "train" and TRAINERS[draft.cfg.TRAINER.NAME].all_classes:
+        before, old = get(draft.cfg, name), draft.origin(name)
+        if before != "all":
+            draft.put(name, "all", Origin(AUTOMATIC))
+            say(f"{name} {before} gives way to all: {draft.cfg.TRAINER.NAME} is trained on the "
+                f"images of all classes ({before} is from {old})")
 
 
 def _check(cfg: CN) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from yacs.config import CfgNode as CN
 
 from nerp.base.errors import NerpError
-from nerp.base.log import command_line
+from nerp.base.log import command_line, say
 from nerp.base.paths import shipped_name
 from nerp.base.printable import brief
 from nerp.base.registry import unknown
 from nerp.files.yaml_file import key_lines
 from nerp.settings.defaults import common_config, default_config, key
 from nerp.settings.options import RELEASE_NAMES, own_name
-from nerp.settings.published import Reader, is_settled, own_setting
+from nerp.settings.published import Reader, is_methods, is_settled, own_setting
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,12 @@ class Draft:
     def put(self, name: str, value: object, origin: Origin) -> None:
         """Set one key. Raises NerpError, naming the origin, as the function `put` does."""
         origin = Origin(origin.kind, origin.file, origin.entry, name)
-        if is_settled(name, value, origin):
+        said = self.method.disregards(name, value)
+        if said is not None:
+            if said:
+                say(f"{origin}: {said}")
+            return
+        if is_settled(self.method, name, value, origin):
             return
         means = own_setting(self.method, name, value, origin, origin.kind != COMMAND_LINE)
         if means is not None:
@@ -130,7 +135,7 @@ def check_options(options: Mapping[str, str]) -> None:
     later."""
     cfg, origin = common_config(), Origin(COMMAND_LINE)
     for name, value in options.items():
-        if not name.startswith("TRAINER.") and not is_settled(name, value, origin):
+        if not is_methods(name):
             put(cfg, name, value, origin)
 
 

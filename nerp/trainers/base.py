@@ -125,6 +125,13 @@ class Trainer(Method):
         return self.frozen_images and self.views == 1 and by_features
 
     @classmethod
+    def has_one_entropy(cls) -> bool:
+        """Whether the loss is what `one_entropy` says, so that DePT fits. A subclass with a loss of
+        its own says it anew."""
+        said = next(vars(kind) for kind in cls.__mro__ if {"loss", "one_entropy"} & {*vars(kind)})
+        return bool(said.get("one_entropy"))
+
+    @classmethod
     def is_cosine(cls) -> bool:
         """Whether prediction is by the cosine of `image_features` and one class feature for all
         images. It follows from what a method defines: neither `classifier` nor
@@ -175,6 +182,11 @@ class Trainer(Method):
         """The backbone's state dict changed so that plain CLIP with it is this model, for any
         classes in the method's prompts; None where no such state dict exists."""
         return None
+
+    @property
+    def frozen_clip(self) -> Clip:
+        """The CLIP whose text encoder makes t*; its image encoder's features belong to them."""
+        return self.clip
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         """Frozen CLIP's class features t* [C, D] as the method uses them, computed once. Those of

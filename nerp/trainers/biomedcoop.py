@@ -54,6 +54,7 @@ class BiomedCoOp(ContextOverWords):
     }
     signature = (re.escape(_CTX),)
     shape_settings = ("N_CTX", "CTX_INIT")
+    one_entropy = True
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
@@ -158,7 +159,7 @@ class BiomedCoOp(ContextOverWords):
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         state = self.clip.text_state(self.prompts, self.parameter(_CTX))
-        return normalise(self.clip.text.features(state))[0]
+        return self.text_of(self.clip.text.features(state))[0]
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         text, image = self.class_features(), self.image_features(images)

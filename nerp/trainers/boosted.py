@@ -1,18 +1,15 @@
 """What the methods of CasPL's adapting phase share: frozen boosting prompts beside their own."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
-from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import Prompts
 from nerp.clip.towers import PromptTokens, TokenGroup
-from nerp.trainers.base import Trainer
 from nerp.trainers.caspl import (
     CTX,
     FIRST,
@@ -23,13 +20,14 @@ from nerp.trainers.caspl import (
     random_boosting,
 )
 from nerp.trainers.deep import DeepPrompts, entering
+from nerp.trainers.prefixed import Prefixed
 
 _SPLIT, _WORDS = 2, 4  # that many adapting tokens leave that many words before the boosting ones
 
 
 if TYPE_CHECKING:
 
-    class _Behind(Trainer):
+    class _Behind(Prefixed):
         """What the method that stands behind `Boosted` among a class's bases has."""
 
         @property
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
         @property
         def prefix(self) -> str: ...
 else:
-    _Behind = Trainer
+    _Behind = Prefixed
 
 
 class Boosted(_Behind):
@@ -54,27 +52,10 @@ class Boosted(_Behind):
     edits = ("text", "image")
     also_seen = SEEN
     builds_on = {"BOOSTING": "CasPL"}
-    own_prefix = ""  # of the method's tensors, in a checkpoint
     counts_differ = False  # whether the encoders may have different numbers of boosting tokens
 
-    @classmethod
-    def infer(
-        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
-    ) -> dict[str, object]:
-        return super().infer(cls.without_prefix(tensors), settings, clip)
-
-    @classmethod
-    def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
-        return super().fits(cls.without_prefix(tensors))
-
-    @classmethod
-    def without_prefix(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors by the names that the method itself gives them."""
-        return {name.removeprefix(cls.own_prefix): tensor for name, tensor in tensors.items()}
-
     def initial(self) -> dict[str, Tensor]:
-        own = {self.own_prefix + name: tensor for name, tensor in super().initial().items()}
-        return own | self.first_boosting()
+        return super().initial() | self.first_boosting()
 
     def first_boosting(self) -> dict[str, Tensor]:
         """The checkpoint's boosting tensors; without one random ones, of CasPL's own settings."""
@@ -106,9 +87,6 @@ class Boosted(_Behind):
             raise NerpError(f"TRAINER.{self.node}.BOOSTING is empty: this phase builds on a CasPL "
                             "checkpoint (nerp train --trainer CasPL); give its file, or the "
                             "--output-dir of its training")
-
-    def parameter(self, name: str) -> Tensor:
-        return super().parameter(self.own_prefix + name)
 
     def boosting(self, encoder: str) -> dict[int, Tensor]:
         """`boosting_tokens` of this model."""
@@ -160,11 +138,11 @@ class BoostedContext(Boosted):
         boosting = self.boosting_context.expand(*ctx.shape[:-2], -1, -1)
         state = self.clip.text_state(prompts, torch.cat([ctx, boosting], -2))
         edit = PromptTokens({}, beside=self.text_beside(), insert=False)
-        return normalise(self.clip.text.features(state, edit))
+        return self.text_of(self.clip.text.features(state, edit))
 
     def image_features(self, images: Tensor) -> Tensor:
         edit = PromptTokens({}, beside=self.vision_beside())
-        return normalise(self.clip.image.features(self.clip.image_state(images), edit))
+        return self.image_of(self.clip.image.features(self.clip.image_state(images), edit))
 
 
 class BoostedDeep(Boosted, DeepPrompts):

@@ -3,7 +3,6 @@ labels; the boosting phase, whose prompts `nerp.trainers.caspl_adapting` builds 
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -13,7 +12,7 @@ from nerp.clip.tokenizer import CONTEXT_LENGTH
 from nerp.settings.keys import file, number, text, whole
 from nerp.trainers.base import precision
 from nerp.trainers.deep import DeepPrompts
-from nerp.trainers.teacher import Teacher, open_teacher
+from nerp.trainers.teacher import Teacher, divergence, open_teacher
 from nerp.trainers.tensors import random_tokens
 
 CTX = "prompt_learner_teacher.ctx"
@@ -139,10 +138,6 @@ class CasPL(DeepPrompts):
         return self.similarity(self.teacher.clip.image_features(images), self.teacher.text)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        temperature = float(self.settings.TEMPERATURE)
         logits = self.similarity(self.image_features(images), self.class_features())
-        own, target = (
-            (z / temperature).log_softmax(1) for z in (logits, self.teacher_logits(images))
-        )
-        divergence = F.kl_div(own, target, reduction="sum", log_target=True)
-        return temperature**2 * divergence / len(images)
+        target = self.teacher_logits(images)
+        return divergence(logits, target, self.settings.TEMPERATURE) / len(images)

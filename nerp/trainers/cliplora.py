@@ -85,6 +85,7 @@ class CLIPLoRA(Trainer):
     }
     signature = tuple(rf"layer_\d+\.(?:q_|k_|v_|)proj\.w_lora_{leaf}" for leaf in "AB")
     shape_settings = tuple(_METADATA)
+    one_entropy = True
 
     @classmethod
     def unpack(
@@ -143,7 +144,9 @@ class CLIPLoRA(Trainer):
         return tensors
 
     def prepare(self) -> None:
-        self.text_state = self.constant_text([_TEMPLATE.format(n) for n in self.classes.names])
+        texts = [_TEMPLATE.format(name) for name in self.classes.names]
+        self.text_state = self.constant_text(texts)
+        self.frozen_text = self.clip.text_features(texts) if self.text_state is None else None
 
     def constant_text(self, texts: list[str]) -> State | None:
         """The input of the first adapted layer, which no learned tensor can change."""
@@ -154,22 +157,23 @@ class CLIPLoRA(Trainer):
         self.dropout.start(epoch)
 
     def text_features(self, state: State) -> Tensor:
-        """Normalised features [C, D] of C texts."""
+        """t [C, D] of C texts."""
         state = state.apart() if self.dropping else state  # each has masks of its own
         edit = LoRAEdit(self, self.layers["text"])
-        return normalise(self.clip.text.features(state, edit)).flatten(0, 1)
+        return self.text_of(self.clip.text.features(state, edit).flatten(0, 1))
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         if self.text_state is None:
-            return self.frozen_class_features()
+            assert self.frozen_text is not None
+            return self.text_of(self.frozen_text)
         return self.text_features(self.text_state)
 
     def image_features(self, images: Tensor) -> Tensor:
         layers = self.layers["vision"]
         if not layers:
-            return self.clip.image_features(images)
+            return self.image_of(self.clip.image_output(images))
         state = self.clip.image_state(images, min(layers))
-        return normalise(self.clip.image.features(state, LoRAEdit(self, layers)))
+        return self.image_of(self.clip.image.features(state, LoRAEdit(self, layers)))
 
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:

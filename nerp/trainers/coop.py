@@ -6,7 +6,7 @@ from yacs.config import CfgNode
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import Clip, normalise
+from nerp.clip.model import Clip
 from nerp.clip.templates import ENSEMBLE_60
 from nerp.clip.tokenizer import CONTEXT_POSITIONS, Prompts, build_prompts
 from nerp.settings.keys import choice
@@ -33,10 +33,15 @@ class CoOp(Trainer):
     }
     signature: tuple[str, ...] = ("ctx",)
     shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC", "CLASS_TOKEN_POSITION")
+    one_entropy = True
 
     @classmethod
     def fits(cls, tensors: Tensors) -> bool:
-        return not any(name.startswith("ZS_image_encoder.") for name in tensors)  # BiomedCoOp's
+        if any(name.startswith("ZS_image_encoder.") for name in tensors):  # BiomedCoOp's
+            return False
+        # With class-specific contexts each has a prompt; PLOT's have one for each class.
+        first = tensors.get("token_prefix")
+        return tensors["ctx"].dim() == 2 or first is None or len(first) == len(tensors["ctx"])
 
     @classmethod
     def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
@@ -96,7 +101,7 @@ class CoOp(Trainer):
 
     def text_features(self, prompts: Prompts, ctx: Tensor) -> Tensor:
         """Normalised features of `prompts` with `ctx` in their slots: [G, C, D]."""
-        return normalise(self.clip.text.features(self.clip.text_state(prompts, ctx)))
+        return self.text_of(self.clip.text.features(self.clip.text_state(prompts, ctx)))
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         return self.text_features(self.prompts, self.parameter("ctx").flatten(0, -2))[0]

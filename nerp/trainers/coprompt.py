@@ -37,6 +37,7 @@ class CoPrompt(MaPLe):
     paper = "Roy and Etemad, Consistency-guided Prompt Learning, ICLR 2024"
     defaults = {**MaPLe.defaults, "TEXTS": file("")}  # a sentence file, or a folder of them
     signature = (*MaPLe.signature, r"adapter_image\.fc\.0\.weight")
+    one_entropy = True
     views = 2
 
     @property

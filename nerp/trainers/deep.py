@@ -62,14 +62,14 @@ class DeepPrompts(ContextOverWords):
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         state = self.clip.text_state(self.prompts, self.context)
-        return normalise(self.clip.text.features(state, self.text_edit()))[0]
+        return self.text_of(self.clip.text.features(state, self.text_edit()))[0]
 
     def image_features(self, images: Tensor) -> Tensor:
         return self.tuned_image(self.clip.image_state(images))
 
     def tuned_image(self, state: State, tokens: Mapping[int, Tensor] | None = None) -> Tensor:
         """f [B, D] of images whose input of layer 1 is `state`; tokens: as in `vision_edit`."""
-        return normalise(self.clip.image.features(state, self.vision_edit(tokens)))
+        return self.image_of(self.clip.image.features(state, self.vision_edit(tokens)))
 
     @property
     def least_length(self) -> int:

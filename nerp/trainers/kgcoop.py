@@ -1,5 +1,7 @@
 """KgCoOp: CoOp with every class feature pulled towards frozen CLIP's."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -9,18 +11,56 @@ from nerp.settings.keys import number
 from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
 from nerp.trainers.method import SWITCHED_ON
-from nerp.trainers.tensors import Tensors, cosine_distance
+from nerp.trainers.tensors import cosine_distance
+
+
+class NearTemplate(CoOp):
+    """CoOp with a reference t*, frozen CLIP's features of one template a dataset; the class name
+    stands at the end.
+
+    Attributes: templates: dataset -> the template of t*, where it is not the one in its card.
+    """
+
+    published: tuple[str, ...] = ("COOP",)
+    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC")
+    position = "end"
+    templates: Mapping[str, str] = {}
+
+    @classmethod
+    def published_values(cls, key: str, value: object) -> dict[str, object]:
+        """The class name always stands at the end there, and nothing reads ALPHA."""
+        if key == "ALPHA" or key == "CLASS_TOKEN_POSITION" and value == cls.position:
+            return {"": None}
+        return super().published_values(key, value)
+
+    @classmethod
+    def infer(
+        cls, tensors: Mapping[str, Tensor], settings: CfgNode, clip: Clip
+    ) -> dict[str, object]:
+        inferred = super().infer(tensors, settings, clip)
+        return {**inferred, "CTX_INIT": ""} if inferred.get("CSC") else inferred
+
+    @property
+    def class_specific(self) -> bool:
+        return bool(self.settings.CSC) and not self.words
+
+    @property
+    def template(self) -> str:
+        """Of t*."""
+        return self.templates.get(self.classes.dataset, self.classes.template)
+
+    def frozen_prompts(self) -> list[list[str]]:
+        return [[self.template.format(name)] for name in self.classes.names]
 
 
 @TRAINERS.register("KgCoOp")
-class KgCoOp(CoOp):
+class KgCoOp(NearTemplate):
     """CE(s f t^T, y) + W (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template.
 
     Learned: ctx [K, W_t]; with CSC and a random start [C, K, W_t]. See docs/methods/kgcoop.md.
     """
 
     node = "KGCOOP"
-    published = ("COOP",)
     paper = "Yao et al., Knowledge-guided Context Optimization, CVPR 2023"
     defaults = {
         **context_settings(4, SWITCHED_ON),
@@ -28,27 +68,9 @@ class KgCoOp(CoOp):
         "W": number(8.0, least=0),
     }
     marks: tuple[str, ...] = ("bias_vectors",)
-    shape_settings: tuple[str, ...] = ("N_CTX", "CTX_INIT", "CSC")
-    position = "end"
     loss_by_features = True
-    # Dataset -> the template of t*, where it is not the one in the dataset's card.
+    one_entropy = True
     templates = {"DescribableTextures": "a photo of a {}, a type of texture."}
-
-    @classmethod
-    def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """The class name always stands at the end there."""
-        if key == "CLASS_TOKEN_POSITION" and value == cls.position:
-            return {"": None}
-        return super().published_values(key, value)
-
-    @classmethod
-    def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
-        inferred = super().infer(tensors, settings, clip)
-        return {**inferred, "CTX_INIT": ""} if inferred["CSC"] else inferred
-
-    @property
-    def class_specific(self) -> bool:
-        return bool(self.settings.CSC and not self.words)
 
     @property
     def pull_weight(self) -> float:
@@ -62,7 +84,3 @@ class KgCoOp(CoOp):
         text = self.class_features()
         logits = self.similarity(self.image_features(images), text)
         return self.cross_entropy(logits, labels) + self.pull_weight * self.pull(text)
-
-    def frozen_prompts(self) -> list[list[str]]:
-        template = self.templates.get(self.classes.dataset, self.classes.template)
-        return [[template.format(name)] for name in self.classes.names]

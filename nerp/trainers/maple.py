@@ -37,6 +37,7 @@ class MaPLe(DeepPrompts):
     }
     signature: tuple[str, ...] = (re.escape(_CTX), re.escape(_PROJ) + r"\.weight")
     shape_settings = ("N_CTX", "CTX_INIT", "PROMPT_DEPTH")
+    one_entropy = True
 
     @classmethod
     def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:

@@ -24,7 +24,8 @@ class Method(ABC):
     Class attributes:
         node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
             states the range of a number, or a plain text or truth value.
-        published: nodes below TRAINER, in any case, that its published files have these in.
+        published: nodes below TRAINER or at the top, in any case, that its published files have
+            these in.
         folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
         paper: the publication, for `nerp methods`.
         group: the heading that it stands under there; one of GROUPS for a method that ships.
@@ -48,14 +49,26 @@ class Method(ABC):
             on, in words (`seen_besides`).
         reads_labels: whether training reads labels; where it does not, that a checkpoint names a
             class does not mean it was trained on.
+        learns_text: whether training changes the feature of any class, trained on or not.
+        own_classes: whether a model serves no classes but those that it was trained on.
         learns_names: whether training on base classes makes use of the novel classes' names
             (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.
         loss_by_features: said by a class beside a `loss` that looks at images through
             `image_features` and `logits` alone.
+        all_classes: whether training is on the images of all classes, whatever a run is to be
+            tested on.
         independent: whether a class has the same logits whichever other classes are asked about.
         two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
             than others.
+        one_entropy: said by a class beside a `loss`, its own or an inherited one, that is one
+            `cross_entropy`, of the logits s f tᵀ of features that are `image_of` and `text_of` the
+            encoders' outputs, and terms beside it (`has_one_entropy`).
+        keeps_last: whether the last batch of an epoch is kept where it is incomplete; of a method
+            that counts in steps it always is.
+        optional: names of tensors that a file may lack; they are then as fresh ones.
+        settled: keys of Dassl's that its published files have, with the values, as text, that ask
+            for what is done anyway.
 
     Attributes:
         cfg: the whole configuration. settings: the method's own node of it.
@@ -80,11 +93,18 @@ class Method(ABC):
     also_seen: str = ""
     text_by_image: bool = False
     reads_labels: bool = True
+    learns_text: bool = True
+    own_classes: bool = False
     learns_names: bool = False
+    all_classes: bool = False
     views: int = 1
     loss_by_features: bool = False
     independent: bool = True
     two_heads: bool = False
+    one_entropy: bool = False
+    keeps_last: bool = False
+    optional: tuple[str, ...] = ()
+    settled: Mapping[str, Collection[str]] = MappingProxyType({})
 
     cfg: CfgNode
     settings: CfgNode
@@ -99,6 +119,31 @@ class Method(ABC):
         start."""
         if key == "CTX_INIT" and str(value) in ("True", "False"):
             return {key: SWITCHED_ON if str(value) == "True" else ""}
+        return {}
+
+    @classmethod
+    def disregards(cls, name: str, value: object) -> str | None:
+        """Of a key of published files, by its full name, that asks for what is not done here and is
+        passed over: what to say of it, "" for nothing; None for any other key."""
+        return None
+
+    @classmethod
+    def unfit(
+        cls, cfg: CfgNode, names: Sequence[str], source: str, trained: Sequence[str]
+    ) -> str:
+        """Why a training on the classes called `names` cannot build on one of the dataset `source`
+        and its classes `trained`, "" and () where its file does not say; "" where it can."""
+        return ""
+
+    @classmethod
+    def lacks(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a test needs what these tensors of a checkpoint build on, too."""
+        return False
+
+    @classmethod
+    def taken_over(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that a checkpoint takes over from one that it builds on, by their names in
+        it."""
         return {}
 
     @classmethod
@@ -166,7 +211,15 @@ class Method(ABC):
     def from_frozen(self, output: Tensor) -> Tensor:
         """f [B, D] of what frozen CLIP's image encoder gives [B, D], where `image_features` is not
         defined."""
-        return normalise(output)
+        return self.image_of(output)
+
+    def image_of(self, v: Tensor) -> Tensor:
+        """f of v [..., D], what the image encoder, and what stands behind it, gives of images."""
+        return normalise(v)
+
+    def text_of(self, u: Tensor) -> Tensor:
+        """t of u [..., D], the same of texts of the classes."""
+        return normalise(u)
 
     def frozen_prompts(self) -> list[list[str]]:
         """For each class, the texts whose frozen features average to t*."""
@@ -199,6 +252,29 @@ class Method(ABC):
         training has OPTIM.MAX_EPOCH epochs."""
         return None
 
+    def step_rate(self, step: int, epoch_steps: int) -> float | None:
+        """The learning rate of step 0, 1, ... of the whole training, of a method with a schedule of
+        its own; None: OPTIM's."""
+        return None
+
+    def surveys(self, epoch: int) -> bool:
+        """Whether it looks at all training images after the steps of an epoch, before
+        `end_epoch`."""
+        return False
+
+    def survey(self, outputs: Tensor) -> None:
+        """Look at what frozen CLIP's image encoder gives of all training images [N, D], of any
+        length, after the test transform."""
+
+    def saved(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Those of the learned tensors that a checkpoint has."""
+        return tensors
+
+    def trained_score(self) -> Callable[[Tensor], Tensor] | None:
+        """Scores [B] of image features f [B, D], of a method with `frozen_images` that says itself
+        how likely they show a trained class; None: it does not."""
+        return None
+
     def rate_factor(self, name: str) -> float:
         """How many times the learning rate a learned tensor has, but in the warm-up."""
         return 1.0
@@ -207,6 +283,11 @@ class Method(ABC):
     def clip_norm(self) -> float:
         """What norm the gradients of all learned tensors together are cut to; 0: they are not."""
         return 0.0
+
+    def change_gradients(self) -> None:
+        """Called in every step when the gradients of all processes together are there, before the
+        optimiser takes them; they may be scaled. For a method that steps otherwise than down its
+        loss."""
 
     def end_epoch(self, epoch: int) -> None:
         """Called after the steps of epoch 0, 1, ..., before its tensors are saved: for what changes

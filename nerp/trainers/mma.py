@@ -86,6 +86,7 @@ class MMA(Trainer):
     }
     signature = (r"shared_adapter\.\d+\.0\.weight",)
     shape_settings = tuple(key for key in defaults if key != "PREC")
+    one_entropy = True
 
     @classmethod
     def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:
@@ -130,12 +131,12 @@ class MMA(Trainer):
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         edit = AdapterEdit(self, "text")
-        return normalise(self.clip.text.features(self.text_state, edit))[0]
+        return self.text_of(self.clip.text.features(self.text_state, edit))[0]
 
     def image_features(self, images: Tensor) -> Tensor:
         edit = AdapterEdit(self, "visual")
         state = self.clip.image_state(images, edit.first_layer)
-        return normalise(self.clip.image.features(state, edit))
+        return self.image_of(self.clip.image.features(state, edit))
 
     def frozen_prompts(self) -> list[list[str]]:
         prefix = context_words(self.settings.TEXT_CTX_INIT)

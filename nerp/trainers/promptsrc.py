@@ -55,6 +55,7 @@ class PromptSRC(DeepPrompts):
         "PROMPT_DEPTH_VISION",
         "PROMPT_DEPTH_TEXT",
     )
+    one_entropy = True
 
     @classmethod
     def infer(cls, tensors: Tensors, settings: CfgNode, clip: Clip) -> dict[str, object]:

@@ -104,12 +104,3 @@ def adapted_text(text: Tensor, res: Tensor, ratio: float) -> Tensor:
     """t [C, D] of class texts u° and residuals, both [C, D]: (1 - ratio) u° + ratio res,
     normalised. u° is as the text encoder gives it."""
     return normalise((1 - ratio) * text + ratio * res)
-
-
-def adapted_image(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
-    """g [B, D] of f° [B, D]: (1 - ratio) f° + ratio relu(up relu(down f°)), normalised.
-
-    Args: down: [D/4, D]. up: [D, D/4].
-    """
-    adapter = (features @ down.t()).relu() @ up.t()
-    return normalise((1 - ratio) * features + ratio * adapter.relu())

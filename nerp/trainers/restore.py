@@ -41,6 +41,7 @@ class RESTORE(MaPLe):
         "FS_LOSS_R": number(1.0, least=0),
     }
     signature = (*MaPLe.signature, r"text_adapter\.FFN\.0\.weight")
+    one_entropy = True
     fixed = tuple(_RATIO.values())
 
     def initial(self) -> dict[str, Tensor]:

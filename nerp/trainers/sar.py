@@ -130,7 +130,9 @@ def with_alignment(method: type[Trainer]) -> type[Trainer]:
     if method.on_features:
         raise NerpError(f"there is no {name}: {method.__name__} learns from features that are "
                         "encoded once, and its class features do not change")
+    if not method.learns_text:
+        raise NerpError(f"there is no {name}: {method.__name__} learns nothing of a novel class")
     if method.text_by_image:
         raise NerpError(f"there is no {name}: a class of {method.__name__} has no feature of its "
                         "own, only one for each image")
-    return type(name, (Aligned, method), {"__doc__": Aligned.__doc__})
+    return type(name, (Aligned, method), {"__doc__": Aligned.__doc__, "__module__": __name__})

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from nerp.settings.backbones import BACKBONE_KEY
 from nerp.settings.cards import find_method_file, read_method
 from nerp.settings.catalogue import config_file, config_name, methods
 from nerp.settings.defaults import default_config
+from nerp.settings.protocols import bare_name
 from nerp.settings.tree import METHOD, Draft, Origin
 from nerp.trainers.base import Trainer
 from nerp.trainers.method import GROUPS
@@ -50,15 +51,15 @@ class MethodRow(NamedTuple):
     group: str
 
 
-def method_rows(backbone: str) -> list[MethodRow]:
-    """A row for each method on a backbone, group by group.
+def method_rows(backbone: str, more: Iterable[str] = ()) -> list[MethodRow]:
+    """A row for each method on a backbone, and for `more` of them, with suffixes; group by group.
 
     Raises NerpError for an unknown backbone.
     """
     rows = [
         MethodRow(name, sum(p.numel() for p in trainer.parameters()) if trainer else None,
                   TRAINERS[name].folder, TRAINERS[name].paper, TRAINERS[name].group)
-        for name, trainer in _fitted(_shapes_of(backbone)).items()
+        for name, trainer in _fitted(_shapes_of(backbone), more).items()
     ]
     order = dict.fromkeys([*GROUPS, *sorted(row.group for row in rows)])
     return sorted(rows, key=lambda row: list(order).index(row.group))
@@ -145,12 +146,12 @@ def backbone_row(name: str) -> BackboneRow:
     )
 
 
-def _fitted(clip: Clip) -> dict[str, Trainer | None]:
-    """Every method, by name, on a backbone, with its defaults or what its configuration says there;
-    None where it fits with neither."""
+def _fitted(clip: Clip, more: Iterable[str] = ()) -> dict[str, Trainer | None]:
+    """Every method, and `more`, by name, on a backbone, with its defaults or what its configuration
+    says there; None where it fits with neither."""
     shapes = _Shapes(clip)
     fitted: dict[str, Trainer | None] = {}
-    for name in TRAINERS.names():
+    for name in dict.fromkeys([*TRAINERS.names(), *more]):
         method = TRAINERS[name]
         # A method of the user's own may compute with what the backbone gives it.
         ours = method.__module__.startswith(f"{__package__}.")
@@ -166,10 +167,10 @@ def _configurations(name: str, backbone: str) -> Iterator[CfgNode]:
     """The defaults, then the configuration that a run of a method on a backbone takes, which may
     have its layers fitted to the backbone's depth."""
     yield default_config()
-    if name in methods() and (
+    if bare_name(name) in methods() and (
         config := config_name(name, "B2N", "", _SHOTS, {BACKBONE_KEY: backbone})
     ):
         draft, file = Draft(TRAINERS[name]), find_method_file(config_file(name, config))
-        for layer, entry in read_method(file, ""):
+        for layer, entry in read_method(file, "", _SHOTS):
             draft.merge(layer, Origin(METHOD, str(file), entry))
         yield draft.cfg

@@ -94,10 +94,10 @@ class TCP(KgCoOp):
         return self.apply_linear("meta_net.linear2", hidden).view(len(frozen), _COUNT, -1)
 
     def encode(self, prompts: Prompts, frozen: Tensor) -> Tensor:
-        """Normalised features [C, D] of prompts whose frozen features are [C, D]."""
+        """t [C, D] of prompts whose frozen features are [C, D]."""
         state = self.clip.text_state(prompts, self.parameter("ctx"))
         edit = ClassTokens(self.class_tokens(frozen), self.settings.CLASS_LAYER)
-        return normalise(self.clip.text.features(state, edit))[0]
+        return self.text_of(self.clip.text.features(state, edit))[0]
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         return self.encode(self.prompts, self.frozen_class_features())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nerp.clip.model import Clip, normalise
 from nerp.clip.tokenizer import Prompts, build_prompts
+from nerp.data.benchmark import Within
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,11 @@ class Classes:
         template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
         seen: whether the model was trained on these classes.
         dataset: its registry name, for methods with prompts of their own a dataset.
+        written: the names as they are on disk, with their underscores; () where that is not known.
         everyone: all of the dataset's names in label order, where only base classes are trained on
             and the method makes use of the others' names (`Method.learns_names`); else ().
+        within: where they stand among the classes that were trained on, of a variant of the
+            dataset (ImageNet-A of ImageNet); else None.
     """
 
     names: tuple[str, ...]
@@ -31,6 +35,13 @@ class Classes:
     seen: bool = True
     dataset: str = ""
     everyone: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    within: Within | None = None
+
+    @property
+    def as_written(self) -> tuple[str, ...]:
+        """The names with their underscores, as far as they are known."""
+        return self.written or self.names
 
     @property
     def prompts(self) -> list[str]:

@@ -10,10 +10,10 @@ from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
 from nerp.settings.keys import choice, file, number, whole
 from nerp.trainers.base import Trainer, precision
+from nerp.trainers.clip_adapter import adapted_image
 from nerp.trainers.on_features import DescendsOnFeatures, Images
 from nerp.trainers.pseudo import (
     MOST_SHOTS,
-    adapted_image,
     adapted_text,
     logits,
     marginal,

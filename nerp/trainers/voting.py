@@ -8,6 +8,7 @@ from nerp.base.log import say
 from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
 from nerp.data.sentences import read_sentences
+from nerp.trainers.frozen_text import PlainText
 from nerp.trainers.on_features import Images, OnFeatures
 from nerp.trainers.texts import mean_of_normalised, mean_outputs
 from nerp.trainers.votes import sorted_keys
@@ -32,7 +33,7 @@ def validation_images(images: Images, search: str) -> tuple[Tensor, Tensor] | No
     return images.plain("val"), labels
 
 
-class FrozenText(OnFeatures):
+class FrozenText(PlainText, OnFeatures):
     """Class features of frozen CLIP: the dataset's template, of ImageNet and its variants seven
     general ones; the scale is 100."""
 
@@ -40,18 +41,12 @@ class FrozenText(OnFeatures):
     def scale(self) -> float:
         return SCALE
 
-    def class_features(self, images: Tensor | None = None) -> Tensor:
-        return self.frozen_class_features()
-
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         if self._frozen_class_features is None and self.classes.dataset.startswith(_IMAGENETS):
             self._frozen_class_features = mean_of_normalised(
                 self.clip, self.classes.names, ENSEMBLE_7
             )
         return super().frozen_class_features()
-
-    def tuned_neutral(self) -> Tensor:
-        return normalise(self.clip.text_features([self.classes.neutral]))[0]
 
     @torch.no_grad()
     def reference_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:

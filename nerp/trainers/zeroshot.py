@@ -3,14 +3,14 @@
 from torch import Tensor
 
 from nerp.base.registry import TRAINERS
-from nerp.clip.model import normalise
 from nerp.clip.templates import ENSEMBLE_7
-from nerp.trainers.base import Trainer, precision
+from nerp.trainers.base import precision
+from nerp.trainers.frozen_text import PlainText
 from nerp.trainers.texts import mean_of_normalised
 
 
 @TRAINERS.register("ZeroshotCLIP")
-class ZeroshotCLIP(Trainer):
+class ZeroshotCLIP(PlainText):
     """CLIP as published, with the dataset's template. Nothing is learned.
 
     Logits: s f tᵀ. See docs/methods/zeroshot.md.
@@ -20,12 +20,6 @@ class ZeroshotCLIP(Trainer):
     paper = "Radford et al., ICML 2021"
     group = "zero-shot"
     defaults = {"PREC": precision("fp16")}
-
-    def class_features(self, images: Tensor | None = None) -> Tensor:
-        return self.frozen_class_features()
-
-    def tuned_neutral(self) -> Tensor:
-        return normalise(self.clip.text_features([self.classes.neutral]))[0]
 
 
 @TRAINERS.register("ZeroshotCLIP2")

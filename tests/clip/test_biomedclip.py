@@ -28,7 +28,7 @@ TEXTS = ["a photo of a River.", "Forests, permanent CROP\n land &amp; x_y", "é 
 SMALL = Sizes(embed=64, vision_width=64, vision_layers=2, patch=8, grid=4, width=128, layers=3,
               inner=256, hidden=96, vocabulary=len(VOCABULARY), positions=300)
 # Those that learn a text context over a frozen image encoder, and zero-shot CLIP.
-FITTING = ["BiomedCoOp", "CoCoOp", "CoOp", "KgCoOp", "ZeroshotCLIP", "ZeroshotCLIP2"]
+FITTING = ["BiomedCoOp", "CoCoOp", "CoOp", "KgCoOp", "ProGrad", "ZeroshotCLIP", "ZeroshotCLIP2"]
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, LEARNING, eurosat_classes, golden_config
+from conftest import (
+    GOLDEN,
+    HALVES,
+    LEARNING,
+    asked,
+    eurosat_classes,
+    golden_config,
+)
 from settled import settled
 
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
+from nerp.engine.built_on import completed
 from nerp.engine.checkpoint import (
     checkpoint_file,
     load_trainer,
+    methods_of_files,
     read_checkpoint,
     save_checkpoint,
 )
@@ -22,9 +31,18 @@ from nerp.files.tensors import load_inert
 from nerp.settings.defaults import default_config
 from nerp.trainers.tensors import tree
 
+OF_FILES = [name for name in methods_of_files() if TRAINERS[name].folder]
+
 
 def published(method):
-    return read_checkpoint(published_file(method))
+    return read(published_file(method), method)
+
+
+def read(file, method):
+    """A file that may say no method (ProGrad's may be CoOp's too), and may lack its teacher."""
+    cfg = golden_config()
+    cfg.TRAINER.NAME = method
+    return completed(read_checkpoint(file, method), cfg)
 
 
 def published_file(method):
@@ -48,8 +66,7 @@ def load(method, clip, checkpoint, which="new", cfg=None):
     return load_trainer(settled(cfg), clip, eurosat_classes(which), checkpoint)
 
 
-@pytest.mark.parametrize("which", ["base", "new"])
-@pytest.mark.parametrize("method", LEARNING)
+@pytest.mark.parametrize(("method", "which"), HALVES)
 def test_published_checkpoints_give_the_published_logits(method, which, golden_clip, inputs):
     trainer, _ = load(method, golden_clip, published(method), which)
     with torch.no_grad():
@@ -62,15 +79,15 @@ def test_published_checkpoints_give_the_published_logits(method, which, golden_c
 def test_shape_settings_come_from_a_published_checkpoint(method, golden_clip):
     cfg = default_config()
     wanted = golden_config().TRAINER[TRAINERS[method].node]
-    if method in ("CoCoOp", "CasPL_CoCoOp"):
+    if method in ("CoCoOp", "CoCoOp_DePT", "CasPL_CoCoOp"):
         wanted.N_CTX = 4  # the words of CTX_INIT, which outweigh it
     for key in ("ADAPTER_SCALE", "BETA", "CLASS_LAYER", "ALPHA", "EPSILON", "PROMPTS",
-                "GROUPS"):  # no tensor tells
+                "GROUPS", "TEACHER_PATH", "WORDS"):  # no tensor tells
         if key in wanted:
             cfg.TRAINER[TRAINERS[method].node][key] = wanted[key]
     if method == "CLIPLoRA":
         wanted.RANK, wanted.ALPHA = 2, 1.0  # of its published file
-    trainer, notes = load(method, golden_clip, published(method), cfg=cfg)
+    trainer, notes = load(method, golden_clip, published(method), asked(method), cfg=cfg)
     for key in trainer.shape_settings:
         if key != "CTX_INIT":
             assert trainer.settings[key] == wanted[key], key
@@ -85,6 +102,8 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     if method == "CoOp":
         cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "middle"
     trainer = TRAINERS[method](cfg, golden_clip, eurosat_classes("base"))
+    if method == "DeCoOp":
+        trainer.threshold.fill_(0.3)  # without one it is not trained to the end
     path, _ = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 7, cfg)
     assert path == checkpoint_file(tmp_path, trainer.folder)
     checkpoint = read_checkpoint(path)
@@ -92,7 +111,8 @@ def test_ours_carry_their_settings_and_nothing_frozen(method, golden_clip, input
     assert checkpoint.classnames == eurosat_classes("base").names
     assert set(checkpoint.tensors) == set(trainer.learned.state_dict())
     fresh = default_config()
-    for key in ("MAIN_TEXTS", "NOISE_TEXTS", "TEXTS"):  # files stay where they are
+    fresh.TRAINER.DEPT = cfg.TRAINER.DEPT  # in no checkpoint
+    for key in ("MAIN_TEXTS", "NOISE_TEXTS", "TEXTS", "TEACHER_PATH"):  # files stay where they are
         if key in trainer.settings:
             fresh.TRAINER[trainer.node][key] = trainer.settings[key]
     again, _ = load(method, golden_clip, checkpoint, "base", fresh)
@@ -137,6 +157,19 @@ def test_a_checkpoint_without_an_epoch_may_be_given_as_a_file(tmp_path):
     assert checkpoint_file(folder / "model.pth.tar", "prompt_learner").is_file()
 
 
+@pytest.mark.parametrize("method", OF_FILES)
+def test_no_file_of_ours_is_taken_for_one_of_another_method_whoever_asks(
+    method, golden_clip, tmp_path
+):
+    cfg = golden_config(TRAINER={"NAME": method})
+    trainer = TRAINERS[method](cfg, golden_clip, eurosat_classes("base"))
+    path, _ = save_checkpoint(tmp_path, trainer, trainer.learned.state_dict(), 1, cfg)
+    for other in OF_FILES:
+        if other != method:
+            with pytest.raises(NerpError, match=f"checkpoint of {method}, the trainer is {other}"):
+                load(other, golden_clip, read_checkpoint(path, other), "base")
+
+
 def test_which_file_is_meant(tmp_path):
     folder = tmp_path / "prompt_learner"
     folder.mkdir()
@@ -165,7 +198,7 @@ def test_learned_tensors_are_floating_point_numbers(method, kind, golden_clip, t
     state = {name: tensor.to(kind) for name, tensor in whole.items()}
     torch.save({"state_dict": state}, tmp_path / "model.pth.tar-2")
     with pytest.raises(NerpError, match=" holds (int64|bool), and no floating-point num"):
-        load(method, golden_clip, read_checkpoint(tmp_path / "model.pth.tar-2", method))
+        load(method, golden_clip, read(tmp_path / "model.pth.tar-2", method), asked(method))
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -218,7 +251,7 @@ def test_a_full_size_checkpoint_is_small(tmp_path):
             settings=cfg.TRAINER[TRAINERS[method].node],
             clip=SimpleNamespace(name="ViT-B/16", digest=""), substitute="",
             classes=SimpleNamespace(names=("Forest", "River")), seen_besides=lambda cfg: "",
-            plain_values=dict,
+            plain_values=dict, saved=lambda tensors: tensors,
         )
         path, _ = save_checkpoint(tmp_path, trainer, learned.state_dict(), 1, cfg)
         assert path.stat().st_size < limit

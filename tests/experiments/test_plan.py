@@ -19,6 +19,8 @@ from nerp.settings.catalogue import (
     config_name,
     methods,
     published_methods,
+    serves,
+    trains_on_all_classes,
     trains_without_labels,
 )
 from nerp.settings.resolve import Request, resolve
@@ -26,9 +28,12 @@ from nerp.settings.resolve import Request, resolve
 ELEVEN = ["imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
           "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"]
 VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-LEARNING = [name for name in methods() if name != "ZeroshotCLIP"]
+# Those of which a sweep has other runs than of the rest; see the tests below.
+APART = ("PromptKD", "TaskRes")
+LEARNING = [name for name in methods() if name not in ("ZeroshotCLIP", *APART)]
 LABELLED = [name for name in LEARNING if not trains_without_labels(name)]
 TESTED = ["ZeroshotCLIP", *LEARNING, *(f"{name}_NeRP" for name in LEARNING)]
+WHOLE = tuple(name for name in published_methods() if not name.startswith(APART))
 
 
 @cache
@@ -69,9 +74,9 @@ def test_the_published_base_to_novel_experiment_is_complete():
     wanted |= {("test", name, dataset, classes, seed) for name, dataset, classes, seed
                in itertools.product(TESTED, ELEVEN, ("base", "new"), (1, 2, 3))
                if drawn(name, seed)}
-    found = list(keys(plan(Selection("base_to_novel"))))
-    assert len(found) == len(set(found))
-    assert set(found) == wanted
+    runs = plan(Selection("base_to_novel", methods=WHOLE))
+    assert len({run.directory for run in runs}) == len(runs)
+    assert set(keys(runs)) == wanted
 
 
 def test_the_published_cross_dataset_experiment_is_complete():
@@ -80,7 +85,7 @@ def test_the_published_cross_dataset_experiment_is_complete():
     wanted |= {("train", "CasPL", "imagenet", "all", 1)}
     wanted |= {("test", name, dataset, "all", seed) for name, dataset, seed
                in itertools.product(TESTED, ELEVEN + VARIANTS, (1, 2, 3)) if drawn(name, seed)}
-    assert set(keys(plan(Selection("cross_dataset")))) == wanted
+    assert set(keys(plan(Selection("cross_dataset", methods=WHOLE)))) == wanted
 
 
 def test_the_published_few_shot_experiment_is_complete():
@@ -183,10 +188,63 @@ def test_the_methods_are_the_registered_ones():
     assert {name for name in TRAINERS.names() if TRAINERS[name].folder} == {
         name for name in methods() if catalogue()["methods"][name]
     }
-    assert {name for name in methods() if trains_without_labels(name)} == {
-        name for name in methods() if not TRAINERS[name].reads_labels}
+    without = {name for name in methods()
+               if trains_without_labels(name) or trains_on_all_classes(name)}
+    assert without == {name for name in methods() if not TRAINERS[name].reads_labels}
+    for rule, attribute in ((trains_on_all_classes, "all_classes"),
+                            (lambda name: not serves(name, "", "", "new"), "own_classes")):
+        assert set(filter(rule, methods())) == {
+            name for name in methods() if getattr(TRAINERS[name], attribute)}
+    learning = [name for name in methods() if name != "ZeroshotCLIP"]
     assert published_methods() == ["ZeroshotCLIP",
-                                   *(x for name in LEARNING for x in (name, name + "_NeRP"))]
+                                   *(x for name in learning for x in (name, name + "_NeRP"))]
+
+
+def promptkd(protocol, **chosen):
+    """The runs of PromptKD on EuroSAT: of its teacher, and its own."""
+    runs = plan(Selection(protocol, ("PromptKD_NeRP",), ("eurosat",), **chosen))
+    return ([run for run in runs if run.trainer == "PromptSRC"],
+            [run for run in runs if run.trainer != "PromptSRC"])
+
+
+def test_one_teacher_is_trained_before_a_student_a_seed_on_the_images_of_all_classes():
+    teachers, students = promptkd("base_to_novel")
+    (teacher,) = keys(teachers)
+    assert teacher == ("train", "PromptSRC", "eurosat", "base", 1)
+    assert teachers[0].directory.parent.name == "vit_l14_c2_ep20_batch8_4+4ctx"
+    assert list(keys(students)) == [run for seed in (1, 2, 3) for run in (
+        ("train", "PromptKD", "eurosat", "all", seed),
+        *((("test", name, "eurosat", part, seed)) for part in ("base", "new")
+          for name in ("PromptKD", "PromptKD_NeRP")))]
+    for run in students:
+        if run.argv[0] == "train":
+            options = parsed(run.command).options
+            assert options["DATASET.NUM_SHOTS"] == "0" and run.needs == (teachers[0].directory,)
+            assert options["TRAINER.PROMPTKD.TEACHER_CHECKPOINT"] == str(teachers[0].directory)
+            assert options["TRAINER.PROMPTKD.TEACHER_EPOCH"] == "0"
+
+
+def test_across_datasets_the_teacher_is_imagenets_and_the_student_the_targets():
+    teachers, students = promptkd("few_shot", shots=(4, 16), seeds=(1, 2))
+    (teacher,) = keys(teachers)
+    assert teacher == ("train", "PromptSRC", "imagenet", "all", 1)
+    assert parsed(teachers[0].command).options["DATASET.NUM_SHOTS"] == "16"
+    trained = [run for run in students if run.argv[0] == "train"]
+    assert [key[2:] for key in keys(trained)] == [("eurosat", "all", 1), ("eurosat", "all", 2)]
+    with pytest.raises(NerpError, match="PromptKD has no place in cross_dataset"):
+        plan(Selection("cross_dataset", ("PromptKD",)))
+    assert not any(run.trainer.startswith("PromptKD") for run in plan(Selection("cross_dataset")))
+
+
+@pytest.mark.parametrize(("protocol", "tests"), [
+    ("base_to_novel", {("eurosat", "base")}), ("few_shot", {("eurosat", "all")}),
+    ("open_world", set()), ("cross_dataset", {(name, "all") for name in ["imagenet", *VARIANTS]}),
+])
+def test_a_method_of_its_own_classes_is_tested_on_those_alone(protocol, tests):
+    datasets = () if protocol == "cross_dataset" else ("eurosat",)
+    runs = plan(Selection(protocol, ("TaskRes_NeRP",), datasets, (1,), (16,)))
+    found = [key for key in keys(runs) if key[1] == "TaskRes_NeRP"]
+    assert {key[2:4] for key in found} == tests
 
 
 def test_what_a_training_builds_on_is_trained_once_before_it():

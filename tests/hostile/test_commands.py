@@ -26,6 +26,7 @@ from nerp.data.sources import read_sources
 from nerp.engine.cache import read_kept
 from nerp.settings.cards import open_card
 from nerp.settings.defaults import KEYS, _method_keys, dataset_defaults
+from nerp.settings.protocols import TRAINING_SUFFIXES
 
 OPTIONS = ["DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "1", "TRAINER.COOP.N_CTX", "4",
            "DATALOADER.TRAIN_X.BATCH_SIZE", "5"]
@@ -225,7 +226,8 @@ FILE_KEYS = sorted(name for name, key in (KEYS | _method_keys()).items() if key.
 
 
 # Whose nodes of TRAINER they are in.
-OWNERS = {TRAINERS[name].node: name for name in TRAINERS.names()} | {"SAR": "CoOp_SAR"}
+OWNERS = {TRAINERS[name].node: name for name in TRAINERS.names()} | {
+    node: f"CoOp{suffix}" for suffix, node in TRAINING_SUFFIXES.items()}
 
 
 def _training_by(method: str, test: list) -> list:

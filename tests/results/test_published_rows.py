@@ -213,3 +213,11 @@ def test_a_file_that_holds_no_such_rows_is_refused_by_its_line(before, after, sa
     file.write_text(text.replace(before, after))
     with pytest.raises(NerpError, match=f"mine.csv.*{re.escape(said)}"):
         read_published(file)
+
+
+def test_numbers_with_dept_stand_beside_a_method_with_dept(tmp_path):
+    complete(tmp_path, "MaPLe_DePT")
+    (table,) = tables(tmp_path, against=published())
+    theirs = [row for row in table.rows if row.kind == "published"]
+    assert [row.label for row in theirs] == ["DePT README, base-to-new table"]
+    assert theirs[0].cells[AVERAGE, "H"].mean == 79.52

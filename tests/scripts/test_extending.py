@@ -161,6 +161,7 @@ def test_a_method_that_was_edited_is_another_run_and_its_logits_are_computed_ane
     assert nerp("train", "--output-dir", "trained", *line)[0] == 0
     code = TRAINERS.code("Mine")
     assert code and not TRAINERS.code("CoOp")
+    assert code == TRAINERS.code("Mine_SAR") and not TRAINERS.code("CoOp_SAR")
     (own / "mine.py").write_text(METHOD.replace("SCALE *", "SCALE * 3 *"))
     assert TRAINERS.code("Mine") != code
     status, _, error = nerp("train", "--output-dir", "trained", *line)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import eurosat_classes, golden_config
+from conftest import asked, eurosat_classes, golden_config
 from fake_cuda import CUDA, fake_cuda, missing
 
 from nerp.base.errors import NerpError
@@ -65,6 +65,8 @@ def cuda(possible, monkeypatch):
     # A teacher is a second backbone: the student serves as its own.
     monkeypatch.setattr("nerp.trainers.caspl.open_teacher",
                         lambda settings, node, student, classes: Teacher(student, classes))
+    monkeypatch.setattr("nerp.trainers.taught.open_backbone",
+                        lambda name, path, precision, student: student)
     with fake_cuda() as watch:
         yield watch
 
@@ -87,7 +89,9 @@ def build(method, model, precision):
     del model.logit_scale
     model.logit_scale = torch.tensor(4.6)  # this one has a value, which `Clip` reads
     clip = Clip(model, precision, CUDA, "fake")
-    return TRAINERS[method](golden_config(), clip, eurosat_classes("base"))
+    cfg = golden_config()
+    cfg.TRAINER.PROMPTKD.TEACHER_PATH = "of the student"
+    return TRAINERS[method](cfg, clip, eurosat_classes("base"))
 
 
 class Features:
@@ -159,7 +163,7 @@ def test_training_evaluation_and_priors(method, precision, cuda, tmp_path):
     elif trainer.parameters() and not trainer.on_features:
         steps(trainer, cuda, tmp_path)
     evaluation(trainer, cuda)
-    other = trainer.for_classes(eurosat_classes("new"))
+    other = trainer.for_classes(eurosat_classes(asked(method)))
     reference = torch.zeros(1, 3, 32, 32, device=CUDA)
     for prior in priors(other, reference, trainer.cfg.NERP):
         assert prior.shape == (5,) and prior.device.type == "cpu" and prior.dtype == torch.float32

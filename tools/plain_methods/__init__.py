@@ -6,6 +6,7 @@ recomputes everything at every call, frozen CLIP included. Numerics: the methods
 gradient, see `PlainMMA.loss`.
 """
 
+from plain_methods.adapted import PlainCLIPAdapter, PlainPromptKD, PlainTaskRes
 from plain_methods.adapter import PlainMMA
 from plain_methods.blocks import PlainCLIPLoRA, PlainMoCoOp
 from plain_methods.boosted import (
@@ -20,6 +21,7 @@ from plain_methods.context import (
     PlainCoOp,
     PlainCoOpSAR,
     PlainKgCoOp,
+    PlainProGrad,
     PlainTCP,
     plain_alignment,
 )
@@ -30,6 +32,7 @@ from plain_methods.deep import (
     PlainPromptSRC,
     PlainRESTORE,
 )
+from plain_methods.family import PlainDeCoOp, PlainMaPLeDePT, PlainPLOT, PlainPLOTPP
 from plain_methods.inserted import PlainANPrompt, PlainMMRL, PlainMMRLpp
 from plain_methods.plain import PlainMethod, padded
 
@@ -40,6 +43,10 @@ PLAIN = {
     "PromptSRC": PlainPromptSRC,
     "CoOp_SAR": PlainCoOpSAR,
     "KgCoOp": PlainKgCoOp,
+    "ProGrad": PlainProGrad,
+    "CLIPAdapter": PlainCLIPAdapter,
+    "TaskRes": PlainTaskRes,
+    "PromptKD": PlainPromptKD,
     "TCP": PlainTCP,
     "MaPLe": PlainMaPLe,
     "CoPrompt": PlainCoPrompt,
@@ -56,6 +63,10 @@ PLAIN = {
     "MMRL": PlainMMRL,
     "MMRLpp": PlainMMRLpp,
     "ANPrompt": PlainANPrompt,
+    "MaPLe_DePT": PlainMaPLeDePT,
+    "PLOT": PlainPLOT,
+    "PLOTPP": PlainPLOTPP,
+    "DeCoOp": PlainDeCoOp,
 }
 
 __all__ = ["PLAIN", "PlainMMRL", "padded", "plain_alignment"]

@@ -1,4 +1,4 @@
-"""A learned context before the class name: CoOp, KgCoOp, SAR on CoOp, TCP, CoCoOp."""
+"""A learned context before the class name: CoOp, KgCoOp, ProGrad, SAR on CoOp, TCP, CoCoOp."""
 
 import copy
 from collections.abc import Sequence
@@ -51,6 +51,39 @@ class PlainKgCoOp(PlainCoOp):
         pull = 1 - F.cosine_similarity(t, self.frozen_text()).mean()
         logits = self.scale * self.image(images) @ t.t()
         return F.cross_entropy(logits, labels) + float(self.settings.get("W", 8.0)) * pull
+
+
+class PlainProGrad(PlainCoOp):
+    """CoOp's text, its context shorter than the words by a comma; zero-shot CLIP beside it, which
+    encodes the images too. `project`, after the backward pass, is the step's last part."""
+
+    def context_embeddings(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
+        if self.settings["CTX_INIT"] != "template":
+            return super().context_embeddings(ctx)
+        words = self.template.replace(" {}.", "")
+        placeholders = " ".join(["X"] * (ctx.shape[1] - len(words.split(" "))))
+        ids = padded([f"{placeholders} {words} {name}." for name in self.names])
+        x = self.embed(ids)
+        return torch.cat([x[:, :1], ctx, x[:, 1 + ctx.shape[1] :]], 1), ids.argmax(1)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        z = self.logits(images)
+        with torch.no_grad():
+            f = unit(self.frozen.encode_image(images))
+            frozen = self.scale * f @ self.frozen_text().t()
+        temperature = self.settings["T"]
+        q = (frozen / temperature).softmax(1)
+        p = (z / temperature).log_softmax(1)
+        alignment = -temperature**2 * (q * p).sum(1).mean()
+        (self.conflicting,) = torch.autograd.grad(alignment, self.tensors["ctx"], retain_graph=True)
+        return F.cross_entropy(z, labels)
+
+    def project(self) -> None:
+        ctx = self.tensors["ctx"]
+        n = self.conflicting / self.conflicting.norm()
+        dot = (ctx.grad * n).sum()
+        if dot < 0:
+            ctx.grad -= self.settings["LAMBDA"] * dot * n
 
 
 def plain_alignment(

@@ -20,6 +20,10 @@ class PlainOverWords(PlainMethod):
         return None
 
     def text(self) -> Tensor:
+        return unit(self.text_output())
+
+    def text_output(self) -> Tensor:
+        """u [C, D]."""
         ctx = self.tensors["prompt_learner.ctx"]
         n_ctx = len(ctx)
         words = str(self.settings["CTX_INIT"])
@@ -35,7 +39,7 @@ class PlainOverWords(PlainMethod):
                 return x
             return torch.cat([x[:, :1], tokens.expand(len(x), -1, -1), x[:, 1 + n_ctx :]], 1)
 
-        return unit(self.adapted("text", self.text_tower(x, ids.argmax(1), enter)))
+        return self.adapted("text", self.text_tower(x, ids.argmax(1), enter))
 
     def adapted(self, tower: str, u: Tensor) -> Tensor:
         """What becomes of a tower's output [..., D]."""
@@ -78,6 +82,10 @@ class PlainDeep(PlainOverWords, ABC):
         """The tokens [K, W_v] of layer 1."""
 
     def image(self, images: Tensor) -> Tensor:
+        return unit(self.image_output(images))
+
+    def image_output(self, images: Tensor) -> Tensor:
+        """v [B, D]."""
         def enter(layer: int, x: Tensor) -> Tensor:
             tokens = self.deep("image", layer)
             if tokens is None:
@@ -85,7 +93,7 @@ class PlainDeep(PlainOverWords, ABC):
             return torch.cat([x[:, : -len(tokens)], tokens.expand(len(x), -1, -1)], 1)
 
         x = self.image_tower(images, enter, extra=self.first_vision())
-        return unit(self.adapted("image", self.image_head(x)))
+        return self.adapted("image", self.image_head(x))
 
 
 class PlainPromptSRC(PlainDeep):

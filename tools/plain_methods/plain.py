@@ -92,6 +92,7 @@ class PlainMethod:
         self.model = model
         self.frozen = model if frozen is None else frozen
         self.names = list(names)
+        self.template = template
         self.prompts = [template.format(name) for name in names]
         self.tensors = dict(tensors)
         self.settings = settings

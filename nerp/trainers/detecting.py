@@ -1,0 +1,187 @@
+"""DeCoOp's detectors: which names each knows, what it says of images, how it learns that."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nerp.base.errors import NerpError
+from nerp.clip.device import send
+from nerp.clip.model import normalise
+from nerp.clip.tokenizer import Prompts, build_prompts
+from nerp.trainers.base import Trainer
+
+DETECTOR, THRESHOLD = "ood_prompter.{}.ctx", "threshold"
+UNSETTLED = -1.0  # of the threshold, before there is one: no score is below 0
+_BINS = 256
+_SURE = 0.6  # of the probabilities that the automatic margin is of
+
+
+def parts(classes: int, count: int) -> list[list[int]]:
+    """For each of `count` detectors the labels whose names it knows: all but every count-th class,
+    and of these one where it would know fewer than the others."""
+    least = -(-classes * (count - 1) // count)
+    own = [[j for j in range(classes) if j % count != i] for i in range(count)]
+    return [known if len(known) >= least else [*known, i] for i, known in enumerate(own)]
+
+
+def margin_of(setting: float | str, names: int) -> float:
+    """The margin between entropies in nats; "auto": ln n less the entropy of one probability 0.6
+    and n - 1 equal ones."""
+    if not isinstance(setting, str):
+        return float(setting)
+    rest = (1 - _SURE) / (names - 1)
+    return math.log(names) + _SURE * math.log(_SURE) + (1 - _SURE) * math.log(rest)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of those values [B] where the mask is; 0 where it is nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def otsu(scores: npt.NDArray[np.float32]) -> float:
+    """Otsu's threshold of scores [N] by a histogram of 256 bins: the centre of the first bin after
+    which the two groups' counts times the squared distance of their means is largest. All scores
+    equal: that score. (Otsu, 1979.)"""
+    if scores.min() == scores.max():
+        return float(scores[0])
+    counts, edges = np.histogram(scores, _BINS)
+    centres = (edges[1:] + edges[:-1]) / 2
+    sums = counts * centres
+    below, above = counts.cumsum()[:-1], counts[::-1].cumsum()[::-1][1:]
+    low, high = sums.cumsum()[:-1] / below, sums[::-1].cumsum()[::-1][1:] / above
+    return float(centres[:-1][(below * above * (low - high) ** 2).argmax()])
+
+
+def cosine_rate(rate: float, step: int, period: int) -> float:
+    """`rate` before step 0; from it on half a cosine down to 0 at step `period`, and on as it
+    goes."""
+    return rate if step < 0 else 0.5 * rate * (1 + math.cos(math.pi * step / period))
+
+
+class Known(NamedTuple):
+    """What a detector learns from: prompts of its own names, and the place [C] of each trained
+    class among them, -1 for those that it is to tell from them."""
+
+    prompts: Prompts
+    places: Tensor
+
+
+class Detector(NamedTuple):
+    """What a detector compares an image with: features [n + m, D], its own n names' first."""
+
+    features: Tensor
+    own: int
+
+class Detecting(Trainer):
+    """A method with detectors; its settings have K, N_CTX and OOD_MARGIN.
+
+    Attributes: trained: the C classes that were trained on, where a checkpoint says them.
+    """
+
+    fixed = (THRESHOLD,)
+    trained: Sequence[str] = ()
+    _learning: list[Known] | None = None  # computed once a training
+
+    def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
+        if not trained:
+            raise NerpError(f"{self.node}: the checkpoint does not name the classes that it was "
+                            "trained on (classnames), which its detectors need")
+        super().recall(trained, plain)
+        self.trained = tuple(trained)
+
+    @property
+    def trained_names(self) -> Sequence[str]:
+        """The C classes that are trained on."""
+        return self.trained or self.classes.names
+
+    @property
+    def threshold(self) -> Tensor:
+        return self.learned.get_buffer(THRESHOLD)
+
+    def prompts_of(self, names: Sequence[str]) -> Prompts:
+        """Prompts of names, the context in front."""
+        prefix = " ".join(["X"] * self.settings.N_CTX)
+        texts = [f"{prefix} {name}." for name in names]
+        prompts = build_prompts(texts, n_ctx=self.settings.N_CTX, tokenizer=self.clip.tokenizer)
+        return prompts.to(self.clip.device)
+
+    def contexts(self, kind: str) -> Tensor:
+        """[K, N_CTX, W_t]"""
+        return torch.stack([self.parameter(kind.format(i)) for i in range(self.settings.K)])
+
+    def encode(self, prompts: Prompts, contexts: Tensor) -> Tensor:
+        """Normalised features [G, C, D] of prompts with each of G contexts."""
+        return normalise(self.clip.text.features(self.clip.text_state(prompts, contexts)))
+
+    def detectors(self) -> list[Detector]:
+        """Each with its own names, then those that are asked about and not among them."""
+        trained, asked = self.trained_names, self.classes.names
+        names = list(dict.fromkeys([*trained, *asked]))
+        place = {name: i for i, name in enumerate(names)}
+        features = self.encode(self.prompts_of(names), self.contexts(DETECTOR))
+        found = []
+        for i, own in enumerate(parts(len(trained), self.settings.K)):
+            known = [trained[j] for j in own]
+            among = {*known}
+            rows = [place[name] for name in (*known, *(n for n in asked if n not in among))]
+            chosen = features[i][send(torch.tensor(rows), features.device)]
+            found.append(Detector(chosen, len(own)))
+        return found
+
+    def scores(self, f: Tensor, detectors: Sequence[Detector]) -> Tensor:
+        """r [B, K] of image features f [B, D]."""
+        of = (self.similarity(f, d.features).softmax(1)[:, : d.own].amax(1) for d in detectors)
+        return torch.stack([*of], 1)
+
+    def trained_score(self) -> Callable[[Tensor], Tensor]:
+        detectors = self.detectors()
+        return lambda f: self.scores(f, detectors).amax(1)
+
+    def accepting(self, f: Tensor, detectors: Sequence[Detector]) -> Tensor:
+        """on [B, K]: which detectors accept an image."""
+        return self.scores(f, detectors) >= self.threshold
+
+    def learning(self) -> list[Known]:
+        """What each detector learns from."""
+        names, count = self.trained_names, self.settings.K
+        found = []
+        for i, own in enumerate(parts(len(names), count)):
+            places = [own.index(j) if j % count != i else -1 for j in range(len(names))]
+            prompts = self.prompts_of([names[j] for j in own])
+            found.append(Known(prompts, send(torch.tensor(places), self.clip.device)))
+        return found
+
+    def detector_terms(self, f: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """CE_i and M_i [K] of a batch; a term without the images that it is of is 0."""
+        if self._learning is None:
+            self._learning = self.learning()
+        entropies, margins = [], []
+        for i, known in enumerate(self._learning):
+            text = self.encode(known.prompts, self.parameter(DETECTOR.format(i)))[0]
+            place = known.places[labels]
+            inside = place >= 0
+            log = self.similarity(f, text).log_softmax(1)
+            entropy = -(log.exp() * log).sum(1)
+            own_entropy = F.nll_loss(log, place.clamp(min=0), reduction="none")
+            entropies.append(masked_mean(own_entropy, inside))
+            margin = margin_of(self.settings.OOD_MARGIN, len(text))
+            gap = masked_mean(entropy, inside) - masked_mean(entropy, ~inside)
+            margins.append(F.relu(margin + gap) * (inside.any() & (~inside).any()))
+        return torch.stack(entropies), torch.stack(margins)
+
+    @torch.no_grad()
+    def survey(self, outputs: Tensor) -> None:
+        """Settle the threshold by the scores of all training images."""
+        scores = self.scores(self.from_frozen(outputs), self.detectors()).float().cpu().numpy()
+        self.threshold.fill_(min(map(otsu, scores.T)))
+
+    def saved(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Without a threshold before there is one."""
+        settled = float(tensors[THRESHOLD]) != UNSETTLED
+        return tensors if settled else {n: t for n, t in tensors.items() if n != THRESHOLD}
