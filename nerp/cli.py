@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """What Ctrl-C does: it ends a command in order. A second one ends the process at once, without
-    a traceback from wherever the ending then is."""
+    """The handler of Ctrl-C: it ends a command in an orderly way. A second one ends the process at
+    once, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -120,8 +120,8 @@ def run(argv: list[str]) -> int:
 
 
 def _line(error: Exception) -> str:
-    """What an error says, in one line: the user's to mend in its own words, and one that nobody
-    foresaw with its kind and the file that was read last."""
+    """The text of an error in one line. An error that the user can mend has its own words; any
+    other error is shown with its kind and the file that was read last."""
     text = str(error).strip()
     if "\nOriginal Traceback" in text:  # from a process that loads images: what it raised is last
         _, _, text = text.splitlines()[-1].partition(": ")
@@ -137,7 +137,7 @@ def _line(error: Exception) -> str:
 
 
 def _forget_output() -> None:
-    """Keep the interpreter from complaining at exit of what standard output did not take."""
+    """Keep the interpreter from complaining at exit about output that could not be written."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return
@@ -146,7 +146,7 @@ def _forget_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as every other mistake is said."""
+    """Reports a mistake in a command line in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
         raise NerpError(f"{message}; {self.prog} --help says what there is")

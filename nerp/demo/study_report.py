@@ -1,4 +1,4 @@
-"""The study's page: tables, figures, and in words what was and was not found."""
+"""The study's page: tables, figures, and the findings in words."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -151,7 +151,7 @@ def _link(name: str, to: str) -> Value:
 
 
 def _verdict(records: list[CaseRecord], value: Number) -> str:
-    """In words: by how much, over how many models, and whether it stands out from the seeds."""
+    """In words: the change, over how many models, and whether it is larger than twice its error."""
     values = [value(r) for r in records]
     mean, error = _over_seeds([r for r in records if r["method"] != METHODS[0]], value)
     better = sum(v > 0 for v in values)
@@ -207,7 +207,7 @@ def _groups(records: list[CaseRecord]) -> Iterable[tuple[str, str, list[CaseReco
 
 
 def _mean(records: list[CaseRecord], value: Value) -> float:
-    """The mean where there is a value (a constant has no correlation)."""
+    """The mean over the records that have a value (a constant has no correlation)."""
     values = [v for r in records if (v := value(r)) is not None]
     return fmean(values) if values else math.nan
 
