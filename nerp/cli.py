@@ -19,7 +19,7 @@ from nerp.files.opening import is_out_of_memory, last_opened, reason
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
     "train": "train a method on a dataset",
-    "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
+    "test": "test a checkpoint, corrected with NeRP if the trainer's name ends in _NeRP",
     "predict": "classify images with a trained model, with no dataset on disk",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
     "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
@@ -28,15 +28,15 @@ COMMANDS = {
     "data": "list, download and check the datasets, and compute their reference images",
     "methods": "list the methods with their learned parameters and papers",
     "backbones": "list the backbones with their sizes, weights and the methods that fit",
-    "config": "list the configuration keys, or show what a run's come to and where from",
+    "config": "list the configuration keys, or show a run's values and where they come from",
     "export": "write a trained model for other programs: class weights, or ONNX",
     "features": "write a model's image and text features of a split, for probes and plots",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
     "correct": "put every rule side by side on a run's saved logits, without a model",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
     "study": "measure NeRP where the true class frequencies are known, on the drawn world",
-    "bench-data": "measure how many images a second the loaders deliver",
-    "completion": "print what makes bash or zsh complete nerp's command lines",
+    "bench-data": "measure how many images per second the loaders deliver",
+    "completion": "print the code that makes bash or zsh complete nerp's command lines",
 }
 INTERRUPTED = 130
 
@@ -103,7 +103,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        complain("interrupted; the same command goes on where it can")
+        complain("interrupted; the same command continues where it can")
         return INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # its reader has gone

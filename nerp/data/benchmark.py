@@ -126,7 +126,7 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     if card.NUM_CLASSES and len(names) != card.NUM_CLASSES:
         problems.append(f"{len(names)} classes, the card says {card.NUM_CLASSES} "
                         "(DATASET.NUM_CLASSES)")
-    problems += [f"label {label} is called {name!a}, which no prompt can say"
+    problems += [f"label {label} is called {name!a}, which cannot stand in a prompt"
                  for label, name in names.items() if not name.strip() or not is_printable(name)]
     shown = [name.replace("_", " ") for name in names.values()]
     return Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown), problems

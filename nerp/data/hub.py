@@ -82,7 +82,7 @@ def _load(name: str) -> dict[str, Any]:
         raise NerpError(f"{PREFIX}{name}: its splits are {', '.join(found)}; expected train, "
                         "validation or test")
     if rest := sorted(set(found) - set(named.values())):
-        say(f"{PREFIX}{name}: left aside, as names of no split: {', '.join(rest)}")
+        say(f"{PREFIX}{name}: ignored, because they name no split: {', '.join(rest)}")
     return {split: found[own] for split, own in named.items()}
 
 

@@ -36,7 +36,7 @@ def prepare(cfg: CfgNode) -> bool:
         say("Not complete. What is left to do:")
         for source in undone:
             say(f"- {_by_hand(source, directory)}")
-        say("Then run the same command again: it goes on from there.")
+        say("Then run the same command again; it continues from there.")
         return False
     for source in sources:
         archive = directory / source.file

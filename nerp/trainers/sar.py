@@ -115,7 +115,7 @@ def _read_names(path: Path, dataset: str) -> list[str] | None:
     if not isinstance(listed, list) or not listed or not all(
             isinstance(name, str) and name.strip() and is_printable(name) for name in listed):
         raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "
-                        "class names (.json: dataset -> names; else one name a line)")
+                        "class names (.json: dataset -> names; else one name per line)")
     return [name.replace("_", " ") for name in listed]
 
 
@@ -127,7 +127,7 @@ class Aligned(Trainer):
     """A method whose loss has SAR's term: its own + λ L_SAR. (docs/methods/sar.md)
 
     It stands before the method among the bases of a class made by `with_alignment`. Trained and
-    novel names go through the text tower together; the method's own loss sees the trained ones.
+    novel names go through the text encoder together; the method's own loss sees the trained ones.
     Learned tensors and checkpoint are the method's.
     """
 
