@@ -1,4 +1,4 @@
-"""What the commands do, from Python: `nerp.train`, `nerp.test`, `nerp.correct`, `nerp.features`.
+"""The commands from Python: `nerp.train`, `nerp.test`, `nerp.correct`, `nerp.features`.
 
     import nerp
 
@@ -7,9 +7,9 @@
                          config="trainers/MMRL/tiny.yaml")
     print(novel.uncorrected_accuracy, novel.accuracy, novel.flips)
 
-The same checks and the same records as on the command line: each call leaves a run's folder, and
-one that has been finished is read, not repeated. Everything raises `nerp.NerpError` for what cannot
-be done, with one line that says why.
+Checks and records are those of the command line. Each call leaves a run directory. If a run has
+finished, its result is read and the run is not repeated. Whatever cannot be done raises
+`nerp.NerpError`, with one line that says why.
 """
 
 import contextlib
@@ -116,12 +116,12 @@ class Corrected(Tested):
         corrected_logits: [N, C].
         priors: by reference, [C] each.
         pairs: [P, 2] class indices.
-        flips: how many predictions changed, and of them helped, hurt, neutral.
+        flips: number of changed predictions, and of those helped, hurt and neutral.
         uncorrected_accuracy: in percent.
         looked_at: what the correction has looked at.
 
-    Where nothing was to be corrected (classes that were trained on, NERP.ON_BASE) logits are as
-    they were, and there are no priors.
+    If nothing was to be corrected (trained classes, NERP.ON_BASE), the logits are unchanged and
+    there are no priors.
     """
 
     corrected_logits: Array = field(repr=False)
@@ -140,13 +140,13 @@ class Corrected(Tested):
 
 @dataclass(frozen=True)
 class Features:
-    """What a model makes of a split's images and of its classes, each of length 1.
+    """A model's features of a split's images and of its classes, each of length 1.
 
     Attributes:
         path: the npz file with the same arrays.
         image: [N, D].
-        text: [C, D] of the classes, tuned; of a method whose text depends on the image, that for
-            the reference image.
+        text: [C, D] of the classes, tuned. If a method's text depends on the image, the text is
+            that for the reference image.
         frozen_text: [C, D] of the classes, frozen.
         labels: [N].
         paths: [N].
@@ -209,7 +209,7 @@ class Settings:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Say what a run says, or nothing; errors speak of arguments."""
+        """Print what a run says, or nothing; errors speak of arguments."""
         quiet = contextlib.nullcontext() if self.progress else silence()
         with in_the_callers_words(), on_terminal(self.progress), quiet:
             yield

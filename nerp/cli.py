@@ -19,7 +19,7 @@ from nerp.files.opening import is_out_of_memory, last_opened, reason
 COMMANDS = {
     "demo": "train MMRL on base classes, test on base and novel, correct with NeRP; no downloads",
     "train": "train a method on a dataset",
-    "test": "test a checkpoint, corrected with NeRP where the trainer's name ends in _NeRP",
+    "test": "test a checkpoint, corrected with NeRP if the trainer's name ends in _NeRP",
     "predict": "classify images with a trained model, with no dataset on disk",
     "sweep": "run a whole experiment, on GPUs here or on a SLURM cluster",
     "table": "put the results of runs into a table: terminal, Markdown, CSV or LaTeX",
@@ -28,15 +28,15 @@ COMMANDS = {
     "data": "list, download and check the datasets, and compute their reference images",
     "methods": "list the methods with their learned parameters and papers",
     "backbones": "list the backbones with their sizes, weights and the methods that fit",
-    "config": "list the configuration keys, or show what a run's come to and where from",
+    "config": "list the configuration keys, or show a run's values and where they come from",
     "export": "write a trained model for other programs: class weights, or ONNX",
     "features": "write a model's image and text features of a split, for probes and plots",
     "pairs": "mine class pairs for NeRP, or audit where a bundle's pairs may come from",
     "correct": "put every rule side by side on a run's saved logits, without a model",
     "sweep-nerp": "apply NeRP with many settings to saved logits, without a model",
     "study": "measure NeRP where the true class frequencies are known, on the drawn world",
-    "bench-data": "measure how many images a second the loaders deliver",
-    "completion": "print what makes bash or zsh complete nerp's command lines",
+    "bench-data": "measure how many images per second the loaders deliver",
+    "completion": "print the code that makes bash or zsh complete nerp's command lines",
 }
 INTERRUPTED = 130
 
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """What Ctrl-C does: it ends a command in order. A second one ends the process at once, without
-    a traceback from wherever the ending then is."""
+    """The handler of Ctrl-C: it ends a command in an orderly way. A second one ends the process at
+    once, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -103,7 +103,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        complain("interrupted; the same command goes on where it can")
+        complain("interrupted; the same command continues where it can")
         return INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # its reader has gone
@@ -120,8 +120,8 @@ def run(argv: list[str]) -> int:
 
 
 def _line(error: Exception) -> str:
-    """What an error says, in one line: the user's to mend in its own words, and one that nobody
-    foresaw with its kind and the file that was read last."""
+    """The text of an error in one line. An error that the user can mend has its own words; any
+    other error is shown with its kind and the file that was read last."""
     text = str(error).strip()
     if "\nOriginal Traceback" in text:  # from a process that loads images: what it raised is last
         _, _, text = text.splitlines()[-1].partition(": ")
@@ -137,7 +137,7 @@ def _line(error: Exception) -> str:
 
 
 def _forget_output() -> None:
-    """Keep the interpreter from complaining at exit of what standard output did not take."""
+    """Keep the interpreter from complaining at exit about output that could not be written."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         return
@@ -146,7 +146,7 @@ def _forget_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as every other mistake is said."""
+    """Reports a mistake in a command line in one line, like every other mistake."""
 
     def error(self, message: str) -> NoReturn:
         raise NerpError(f"{message}; {self.prog} --help says what there is")

@@ -161,7 +161,7 @@ def eurosat_classes(which: str) -> Classes:
 
 
 def write_eurosat(root: Path, per_class: int = 12, size: int = 40, seed: int = 0) -> Path:
-    """A EuroSAT folder in the published layout: JPEGs of noise around a colour a class."""
+    """A EuroSAT folder in the published layout: JPEGs of noise around one colour per class."""
     rng = np.random.default_rng(seed)
     directory = root / "eurosat"
     lists = {"train": [], "val": [], "test": []}

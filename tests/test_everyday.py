@@ -80,7 +80,8 @@ def test_a_figure_that_another_one_replaces_is_said(nerp, tmp_path, monkeypatch)
     (lambda: package.train("MMRL", ""), r"which dataset\? the argument dataset, or"),
     (lambda: package.train("MMRL", "eurosat", options={"OPTIM.LRR": 1}),
      "^options: unknown configuration key"),
-    (lambda: package.test("MMRL", "eurosat"), "needs model|model"),
+    (lambda: package.test("MMRL", "eurosat"),
+     "^MMRL needs model, the output_dir of its training run$"),
 ])
 def test_an_error_from_python_speaks_of_arguments(call, says):
     with pytest.raises(NerpError, match=says) as error:

@@ -1,4 +1,4 @@
-"""docs/methods has a page a method whose tables say what the code does: the learned tensors with
+"""docs/methods has a page per method whose tables say what the code does: the learned tensors with
 their shapes, the published schedules, the settings and their defaults."""
 
 import re

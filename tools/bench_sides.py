@@ -64,7 +64,7 @@ class Ours:
         self.trainer = trainer
         self.images, self.labels, self.eval_images = bench.images, bench.labels, bench.eval_images
         self.optimizer = build_optimizer(trainer.parameters(), bench.cfg.OPTIM)
-        if isinstance(trainer, ANPrompt):  # computed once a run, by training
+        if isinstance(trainer, ANPrompt):  # computed once per run, by training
             with trainer.clip.autocast():
                 trainer.weak_class_features()
         self.compiled = compiled
@@ -120,7 +120,7 @@ class Plain:
         self.autocast: Callable[[], AbstractContextManager[object]] = lambda: torch.autocast(
             bench.device.type, dtype=dtype, enabled=dtype != torch.float32
         )
-        # Encoded once a run, in the published code too.
+        # Encoded once per run, in the published code too.
         vars(self.plain).update(
             frozen_text=lambda: bench.frozen_text, sentence_features=lambda: bench.frozen_text,
             sentences=bench.sentences,  # BiomedCoOp's
@@ -203,7 +203,7 @@ class Bench:
         images = torch.randn(most, 3, size, size, device=self.device)
         self.images, self.eval_images = images[: self.train_batch], images[: self.eval_batch]
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
-        # Encoded once a run, so no part of a step; where only memory is measured, any will do.
+        # Encoded once per run, so no part of a step; where only memory is measured, any will do.
         self.frozen_text = normalise(torch.randn(classes, width, device=self.device))
         self.sentences = self.prototypes = torch.empty(0)
         if isinstance(self.trainer, MoCoOp):
@@ -217,7 +217,7 @@ class Bench:
         self.hold_references(self.trainer)
 
     def hold_references(self, trainer: Trainer) -> None:
-        """Give a trainer what is encoded once a run, so that no step encodes it."""
+        """Give a trainer what is encoded once per run, so that no step encodes it."""
         if self.method == "BiomedCoOp":
             vars(trainer)["sentence_features"] = lambda: self.sentences
             return

@@ -209,7 +209,7 @@ class Checks:
             batch, images = first_batch(run), self.images()
             with torch.inference_mode(), run.trainer.clip.autocast():
                 classify = run.trainer.classifier()
-            for mode in ("default", "warn"):  # first what is computed once a run
+            for mode in ("default", "warn"):  # first what is computed once per run
                 with warnings.catch_warnings(record=True) as seen:
                     warnings.simplefilter("always")
                     torch.cuda.set_sync_debug_mode(mode)

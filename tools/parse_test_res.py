@@ -5,7 +5,7 @@
   python tools/parse_test_res.py DIR --test-log
   python tools/parse_test_res.py DIR --test-log --multi-exp
 
-DIR holds a folder a seed (seed1, seed2, ...), each with a log.txt; with --multi-exp it holds
+DIR holds one folder per seed (seed1, seed2, ...), each with a log.txt; with --multi-exp it holds
 several such DIRs. Of a log the last result block counts; without --test-log one that stands after
 "Finish training". `nerp table` makes whole tables and says what is missing.
 """

@@ -1,1 +1,1 @@
-"""What everything may use: errors, the log, paths, names, code of one's own."""
+"""What every layer may use: errors, the log, paths, names, imports of users' own code."""

@@ -1,11 +1,10 @@
 """Files and folders that the package makes beside others, which may be a stranger's.
 
-A run, a dataset or a folder of outputs may have been sent by somebody who put a link or a pipe
-where one of our own files belongs. So whatever is opened there to be locked or appended to is
-opened here: no link is followed, nothing but a regular file is taken, a pipe is not waited for, and
-what a file holds stays in it. Folders are made here too: none of them is a link that leads out of
-the folder that was given. (A file that is written whole replaces what is in its place: see
-`nerp.base.paths`.)
+A run, a dataset or a folder of outputs may come from somebody who put a link or a pipe where one of
+the package's own files belongs. So files that are locked or appended to are opened here: no link is
+followed, only a regular file is accepted, a pipe is not waited for, and a file keeps its content.
+Folders are made here too: none of them may be a link that leads out of the given folder. (A file
+that is written whole replaces what is in its place: see `nerp.base.paths`.)
 """
 
 import contextlib
@@ -39,15 +38,16 @@ def disk_error(path: AnyPath, error: OSError, needed: int = 0) -> DiskError:
 
 
 def open_appended(path: AnyPath) -> BinaryIO:
-    """The file at `path`, made if need be, to be appended to.
+    """The file at `path`, made if it does not exist, for appending.
 
-    Raises DiskError where that cannot be done, or a link, a pipe or a folder is in its place.
+    Raises DiskError if that cannot be done, or if a link, a pipe or a folder is in its place.
     """
     return os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
 
 
 def open_locked(path: AnyPath) -> BinaryIO:
-    """The file at `path`, made if need be, to be locked by `lock`; it is left as it is.
+    """The file at `path`, made if it does not exist, to be locked by `lock`; its content is not
+    changed.
 
     Raises DiskError as `open_appended` does.
     """
@@ -55,7 +55,7 @@ def open_locked(path: AnyPath) -> BinaryIO:
 
 
 def open_left(path: AnyPath) -> BinaryIO:
-    """The file that a process left at `path`. Raises DiskError as `open_appended` does, and where
+    """The file that a process left at `path`. Raises DiskError as `open_appended` does, and if
     there is none."""
     return os.fdopen(_open(path, os.O_RDONLY), "rb")
 
@@ -81,10 +81,9 @@ def _in_the_way(path: AnyPath) -> DiskError:
 
 
 def make_folder(folder: AnyPath, within: AnyPath) -> Path:
-    """`folder`, made with those between it and the folder `within` that was given.
+    """`folder`, made together with the folders between it and the given folder `within`.
 
-    Raises DiskError where it cannot be made, or where one of them is a link that leads out of
-    `within`.
+    Raises DiskError if it cannot be made, or if one of them is a link that leads out of `within`.
     """
     folder, within = Path(folder), Path(within)
     check_folder(folder, within)
@@ -107,7 +106,7 @@ def check_folder(folder: AnyPath, within: AnyPath) -> None:
 
 
 def fresh_folder(folder: AnyPath) -> Path:
-    """`folder`, made empty, whatever was in its place. Raises DiskError where it cannot be made."""
+    """`folder`, empty, whatever was in its place. Raises DiskError if it cannot be made."""
     folder = Path(folder)
     remove(folder)
     try:
@@ -118,8 +117,8 @@ def fresh_folder(folder: AnyPath) -> Path:
 
 
 def own_folder(folder: AnyPath) -> Path:
-    """`folder`, made if need be; what it holds stays where all of it is folders and regular files,
-    as we leave them. Raises DiskError where it cannot be made."""
+    """`folder`, made if it does not exist. Its content stays if it consists of folders and regular
+    files only. Raises DiskError if it cannot be made."""
     folder = Path(folder)
     inside = [Path(at, name) for at, folders, files in os.walk(folder)
               for name in (*folders, *files)]
@@ -131,7 +130,7 @@ def own_folder(folder: AnyPath) -> Path:
 
 
 def remove(path: AnyPath) -> None:
-    """Remove a file, a link, or a folder with all that is in it, as far as that can be done."""
+    """Remove a file, a link, or a folder with its content, as far as possible."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -142,18 +141,18 @@ def remove(path: AnyPath) -> None:
 
 @contextlib.contextmanager
 def alone(path: AnyPath) -> Iterator[None]:
-    """Hold the lock file `path`, as one process at a time can; a process that is killed lets go of
-    it. Raises DiskError as `open_locked` does."""
+    """Hold the lock file `path`, which only one process at a time can hold. A process that is
+    killed releases it. Raises DiskError as `open_locked` does."""
     with open_locked(path) as file:
         lock(file)
         yield
 
 
 def lock(file: int | IO[bytes], wait: bool = True) -> bool:
-    """Take the lock of an open file, which goes with the process, however that ends. Where the file
-    system has no locks everybody has it.
+    """Take the lock of an open file. It ends with the process, however that ends. If the file
+    system has no locks, every process gets it.
 
-    Returns False where another process has it and this one is not to `wait`.
+    Returns False if another process has it and this one is not to `wait`.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,4 +1,4 @@
-"""Several processes on one job, started by torchrun; alone, every function here is trivial."""
+"""Several processes on one job, started by torchrun; with one process every function is trivial."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes share the job."""
+    """The number of processes that share the job."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -23,7 +23,7 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks."""
+    """Whether this process writes files and prints."""
     return rank() == 0
 
 
@@ -49,7 +49,7 @@ def processes() -> Iterator[None]:
 
 
 def agree(answer: T) -> T:
-    """The main process's answer, for every process."""
+    """The main process's answer, given to every process."""
     if world_size() == 1:
         return answer
     answers = [answer]
@@ -68,7 +68,7 @@ def everywhere(answer: bool) -> bool:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process do something that leaves a file before the others look for it."""
+    """Let the main process do something that leaves a file, before the others look for it."""
     if not is_main():
         dist.barrier()
     try:

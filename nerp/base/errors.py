@@ -1,4 +1,4 @@
-"""The exceptions that stand for what the user can mend, printed as one line."""
+"""The exceptions for problems that the user can mend, printed as one line."""
 
 from nerp.base.printable import printable
 
@@ -6,8 +6,9 @@ _LONGEST, _END = 1500, 300  # characters
 
 
 class NerpError(Exception):
-    """Something the user can mend. Its text is one clear line that says what to do; of a long one,
-    as it quotes from a file that is not trusted, the middle is left out, and nothing is obeyed."""
+    """A problem that the user can mend. Its text is one clear line that says what to do. The middle
+    of a very long text, which may quote an untrusted file, is left out. Control codes are escaped.
+    """
 
     def __str__(self) -> str:
         text = printable(super().__str__())

@@ -1,4 +1,4 @@
-"""Where a run says what it does: the terminal and log.txt alike."""
+"""The log of a run, on the terminal and in log.txt."""
 
 import contextlib
 import io
@@ -41,10 +41,8 @@ class _Terminal(logging.Handler):
 
 
 def say_on_terminal() -> None:
-    """Send the log to standard output; what belongs in log.txt alone is left out.
-
-    Of several processes on one job the main one talks.
-    """
+    """Send the log to standard output, except entries for log.txt only. Of several processes on one
+    job, the main one prints."""
     if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
         handler = _Terminal()
         handler.addFilter(lambda record: not getattr(record, "file_only", False))
@@ -67,7 +65,7 @@ def on_terminal(wanted: bool) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """Appends to a regular file, and stops the run where that cannot be done."""
+    """Appends to a regular file, and stops the run if that fails."""
 
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -90,8 +88,8 @@ class _LogFile(logging.FileHandler):
 class RunLog(MemoryHandler):
     """Keeps the log of a run in memory until its folder is known, then in log.txt.
 
-    A run that fails before it has begun to work so leaves no folder behind. `start` is when the
-    run began, in seconds since 1970.
+    So a run that fails before it has begun to work leaves no folder behind. `start` is when the run
+    began, in seconds since 1970.
     """
 
 
@@ -101,14 +99,14 @@ class RunLog(MemoryHandler):
         self._began = time.monotonic()
 
     def seconds(self) -> float:
-        """Since the run began, whatever becomes of the clock."""
+        """Seconds since the run began, even if the clock is changed."""
         return time.monotonic() - self._began
 
     def shouldFlush(self, record: logging.LogRecord) -> bool:
         return self.target is not None
 
     def write_to(self, directory: Path, header: str) -> None:
-        """Append `header`, what was said so far and what will be, to `directory`/log.txt."""
+        """Append `header`, the entries so far and all later entries to `directory`/log.txt."""
         directory.mkdir(parents=True, exist_ok=True)
         file = _LogFile(directory / "log.txt")
         self.setTarget(file)
@@ -135,7 +133,7 @@ def say(text: str, *, file_only: bool = False) -> None:
 
 
 def environment(device: "torch.device") -> dict[str, str]:
-    """What the numbers of a run may depend on besides its configuration."""
+    """What the numbers of a run may depend on, besides its configuration."""
     import torch
 
     from nerp import __version__
@@ -159,8 +157,8 @@ def environment(device: "torch.device") -> dict[str, str]:
 
 @cache
 def revision() -> str:
-    """The checkout's git revision, with -dirty where tracked files differ from it; "" where the
-    package is installed without one."""
+    """The checkout's git revision, with -dirty if tracked files differ from it; "" if the package
+    is installed without git."""
     package = Path(__file__).resolve().parents[1]
     if not (package.parent / ".git").exists():
         return ""

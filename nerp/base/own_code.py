@@ -1,9 +1,9 @@
-"""The text of the user's own code: a module's, and that of the modules of his own that it imports.
+"""The text of the user's own code: of a module, and of the user's own modules that it imports.
 
-A run's identity holds it, so that an edit makes another run. What is installed does not count, nor
-does what Python and nerp bring: their versions are in the record. Imports are found in the text,
-inside functions too, and `import_module("name")` where the name is written out; files that code
-reads by itself are not.
+A run's identity contains it, so that an edit makes another run. Installed packages, Python and nerp
+are not included; their versions are in the record. Imports are found in the text, also inside
+functions, and also `import_module("name")` with a literal name. Files that code reads by itself are
+not included.
 """
 
 import ast
@@ -23,8 +23,8 @@ _IMPORTERS = {"import_module", "importlib.import_module", "__import__"}
 
 
 def own_code(entry: object) -> str:
-    """16 hex digits of the text of all own code that a class or function of the user's own is made
-    of, in files or in a notebook's cells; "" for one of nerp's."""
+    """16 hex digits of the text of all user code that a class or function consists of, in files or
+    in a notebook's cells; "" for one of nerp's."""
     name = getattr(entry, "__module__", "")
     if name.partition(".")[0] == "nerp":
         return ""
@@ -38,9 +38,10 @@ def own_code(entry: object) -> str:
 
 
 def with_imported(files: Iterable[str], module: str = "") -> set[str]:
-    """These files and those of all own modules that they import, one through the other.
+    """These files and those of all own modules that they import, directly or indirectly.
 
-    Args: module: what the files are in: of an installed package all of its modules are own code.
+    Args: module: the module that the files belong to; of an installed package, all modules are own
+    code.
     """
     package = module.partition(".")[0]
     found = dict.fromkeys(files, module)
@@ -61,8 +62,8 @@ def _text(file: str) -> str:
 
 
 def _imported_by(text: str, module: str) -> Iterator[str]:
-    """The names that a module's text imports, with those of the packages that they are in; some
-    may be no module's."""
+    """The names that a module's text imports, with those of their packages. Some may not be
+    modules."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -86,7 +87,7 @@ def _imported_by(text: str, module: str) -> Iterator[str]:
 
 
 def _above(module: str, level: int) -> str:
-    """The package that a relative import of so many dots in a module starts from."""
+    """The package that a relative import with this many dots starts from."""
     there = sys.modules.get(module)
     package = module if hasattr(there, "__path__") else module.rpartition(".")[0]
     parts = package.split(".")
@@ -94,7 +95,7 @@ def _above(module: str, level: int) -> str:
 
 
 def _file(name: str) -> str | None:
-    """Where the text of a module is, imported or not; nothing is imported."""
+    """The file with the text of a module, imported or not; nothing is imported."""
     there = sys.modules.get(name)
     if there is not None:
         return getattr(there, "__file__", None)

@@ -22,8 +22,8 @@ def shipped(name: str) -> Path:
 
 
 def shipped_name(path: str | os.PathLike[str]) -> str:
-    """A file of the folders that ship as it is typed (configs/trainers/MMRL/vit_b16.yaml); another
-    path as it is."""
+    """A file of the shipped folders in the form in which it is typed
+    (configs/trainers/MMRL/vit_b16.yaml); any other path unchanged."""
     path = Path(path)
     for name in ("configs", "datasets"):
         if path.is_relative_to(shipped(name)):
@@ -33,15 +33,17 @@ def shipped_name(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def replacing(path: AnyPath, within: AnyPath | None = None) -> Iterator[Path]:
-    """Yield a temporary file beside `path`; on leaving without an error it becomes `path`.
+    """Yield a temporary file beside `path`. If the context ends without an error, it becomes
+    `path`.
 
-    A reader sees the old file or the new one, never a part; an error leaves the old one. What a
-    process that was killed had left of the same file is removed.
+    A reader sees the old file or the new one, never a part; after an error the old one stays.
+    Leftovers of the same file from a killed process are removed.
 
-    Args: within: the folder that was given, of those that `path` is in (see `check_folder`); None:
-        the one that it is in.
+    Args:
+        within: the given folder that contains `path` (see `check_folder`); None: the file's own
+            folder.
 
-    Raises DiskError, naming the file and the space left, where it cannot be written.
+    Raises DiskError, naming the file and the free space, if it cannot be written.
     """
     path = Path(path)
     partial = None
@@ -66,8 +68,8 @@ def replacing(path: AnyPath, within: AnyPath | None = None) -> Iterator[Path]:
 
 
 def write_bytes(path: AnyPath, data: bytes, within: AnyPath | None = None) -> None:
-    """Write `data` to `path`, whole or not at all. `within` is as in `replacing`, which raises
-    DiskError; here it says the space that is needed."""
+    """Write `data` to `path`, whole or not at all. `within` is as in `replacing`. Raises DiskError,
+    which also says how much space is needed."""
     with replacing(path, within) as partial:
         try:
             partial.write_bytes(data)
@@ -81,8 +83,8 @@ def write_text(path: AnyPath, text: str, within: AnyPath | None = None) -> None:
 
 
 def clear_partials(directory: Path, name: str = "") -> None:
-    """Remove the temporary files of `name`, of every file by default, that processes left in a
-    folder when they were killed; those that are being written stay."""
+    """Remove the temporary files of `name` (by default of every file) that killed processes left in
+    a folder. Files that are being written stay."""
     pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.[a-z0-9_]{{8}}{_PARTIAL}")
     with contextlib.suppress(OSError):
         left = [entry.path for entry in os.scandir(directory) if pattern.fullmatch(entry.name)]
@@ -104,10 +106,10 @@ def _locked_partial(path: Path) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def holding(directory: AnyPath) -> Iterator[None]:
-    """Hold a folder, made if need be, for as long as the context lasts; a process that is killed
-    lets go of it. A folder that is empty at the end goes again.
+    """Hold a folder, made if it does not exist, for as long as the context lasts. A process that is
+    killed releases it. If the folder is empty at the end, it is removed.
 
-    Raises NerpError where another process holds it.
+    Raises NerpError if another process holds it.
     """
     directory = Path(directory)
     new = [folder for folder in (directory, *directory.parents) if not folder.exists()]
@@ -128,9 +130,9 @@ def holding(directory: AnyPath) -> Iterator[None]:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a path that comes from outside stays in the folder that it is joined to.
+    """Whether a path from outside stays in the folder it is joined to.
 
-    A backslash counts as a slash: Windows programs write such paths.
+    A backslash counts as a slash, because Windows programs write such paths.
     """
     parts = path.replace("\\", "/").split("/")
     return not has_control_codes(path) and ".." not in parts and (not path or parts[0] != "")

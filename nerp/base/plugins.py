@@ -1,8 +1,8 @@
-"""Code of the user's own that registers methods, layouts, pair sources, references or rules.
+"""The user's own code that registers methods, layouts, pair sources, references or rules.
 
-It is found in two ways: an installed package names its module under an entry-point group that is
-called like the package whose registry it fills (`nerp.trainers` for methods), and `--import NAME`
-or the variable NERP_IMPORT names modules, or files that end in .py, separated by commas.
+It is found in two ways. An installed package names its module under an entry-point group with the
+name of the package whose registry it fills (`nerp.trainers` for methods). `--import NAME` or the
+variable NERP_IMPORT names modules, or files that end in .py, separated by commas.
 """
 
 import importlib
@@ -24,8 +24,8 @@ _imported: set[str] = set()
 
 @cache
 def load_installed(group: str) -> None:
-    """Import what installed packages have entered under `group`, once. Raises NerpError, naming
-    the entry, for one that fails."""
+    """Import the modules that installed packages have entered under `group`, once. Raises
+    NerpError, naming the entry, if one fails."""
     for entry in entry_points(group=group):
         try:
             entry.load()
@@ -40,8 +40,8 @@ def load_named() -> None:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules by name, from the current folder too, or by the path of a .py file, each
-    once. Raises NerpError, naming the module, for one that fails."""
+    """Import each module once, by name (also from the current folder) or by the path of a .py file.
+    Raises NerpError, naming the module, if one fails."""
     for name in map(str.strip, names):
         if name in _imported:
             continue
@@ -54,7 +54,7 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def imported() -> set[str]:
-    """What has been imported by name."""
+    """The names of what has been imported."""
     return {*_imported}
 
 
@@ -77,8 +77,8 @@ def _import_module(name: str) -> None:
 
 
 class _AsItIs(importlib.machinery.SourceFileLoader):
-    """Compiles a file anew: the cache beside it (__pycache__) is known by the file's size and the
-    second of its last change, so that one edited twice in a second would stay as it was."""
+    """Always compiles a file. (The cache in __pycache__ is identified by the file's size and the
+    second of its last change, so a file edited twice within a second would stay as it was.)"""
 
     def get_code(self, fullname: str) -> CodeType:
         code: CodeType = self.source_to_code(self.get_data(self.path), self.path)

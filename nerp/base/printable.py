@@ -1,5 +1,5 @@
-"""Made fit to be shown: what is foreign, as one line of a bounded length without control codes;
-lines for a terminal; spans of time."""
+"""Making values fit to be shown: foreign text as one short line without control codes, lines for a
+terminal, time spans."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: bytes of
 
 
 class _Brief(reprlib.Repr):
-    """`repr` that looks at a few entries of a few levels, whatever a value holds and repeats."""
+    """A `repr` that looks at few entries on few levels, however large or recursive a value is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,26 +37,26 @@ def brief(value: object) -> str:
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text can be written to a terminal and to a file as it is."""
+    """Whether a text can be written to a terminal and to a file unchanged."""
     return not (_CONTROL.search(text) or _NOT_UTF8.search(text))
 
 
 def has_control_codes(text: str) -> bool:
-    """Whether a text holds what a terminal would obey, or a second line."""
+    """Whether a text holds a terminal's control codes, or a second line."""
     return _CONTROL.search(text) is not None
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with whatever is not to be printed written as Python writes it (an escape as \\x1b),
-    but for the characters in `keep`."""
+    """`text` with unprintable characters in Python's notation (an escape as \x1b), except for the
+    characters in `keep`."""
     if is_printable(text):
         return text
     return "".join(c if c in keep or is_printable(c) else ascii(c)[1:-1] for c in text)
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """`text` for `stream`: at a terminal, lines that are too long for it are broken between words;
-    elsewhere as it is. A word, such as a path, stays whole."""
+    """`text` for `stream`. At a terminal, lines that are too long are broken between words; for
+    other streams the text is unchanged. Words, such as paths, stay whole."""
     try:
         width = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # no terminal
@@ -65,8 +65,8 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def broken(line: str, width: int, hang: int | None = None) -> str:
-    """One line as lines of at most `width` columns, those after the first set in by `hang`; by two
-    more than the first where it is None."""
+    """One line as lines of at most `width` columns. Lines after the first are indented by `hang`;
+    if it is None, by two more than the first."""
     if hang is None:
         hang = len(line) - len(line.lstrip()) + 2
     return "\n".join(textwrap.wrap(
@@ -76,12 +76,13 @@ def broken(line: str, width: int, hang: int | None = None) -> str:
 
 
 def complain(text: str) -> None:
-    """Print, on standard error, what is wrong."""
+    """Print an error message on standard error."""
     print(fitted(f"nerp: {printable(text)}", sys.stderr), file=sys.stderr)
 
 
 def csv_cell(text: str) -> str:
-    """A text for a cell of a CSV file: a spreadsheet must not take it for a formula."""
+    """A text for a cell of a CSV file, written so that a spreadsheet does not take it for a
+    formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a line every so often where the output is a file."""
+"""Progress: a bar on a terminal, a line from time to time if the output is a file."""
 
 import contextlib
 import sys

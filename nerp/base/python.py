@@ -1,8 +1,8 @@
-"""Processes that are started: Python for a module, without the current folder on its path.
+"""Starting processes: Python for a module, without the current folder on its path.
 
-`python -m MODULE` puts the current folder first, so that a file there called like one of the
-modules that are imported is executed: in a folder from a stranger, his. The command `nerp` has no
-such path, and what it starts has none either.
+`python -m MODULE` puts the current folder first. A file there with the name of an imported module
+would be executed; in a folder from a stranger this would be the stranger's code. The command `nerp`
+has no such path, and neither has what it starts.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ PYTHON = (sys.executable, "-c", _CODE)
 
 
 def end_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when its parent dies, where it can."""
+    """Have the kernel send this process a signal when its parent dies, if the kernel can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
 

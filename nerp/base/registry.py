@@ -1,6 +1,7 @@
 """Name -> class, with errors that list what exists.
 
-Every start imports this: what few calls need, and takes a fifth of `nerp --help`, they import.
+Every start imports this module. What few calls need is imported in those calls; it takes a fifth of
+the time of `nerp --help`.
 """
 
 import importlib
@@ -51,8 +52,8 @@ class Registry:
         return enter
 
     def suffix(self, suffix: str, **aliases: str) -> Callable[[Entry], Entry]:
-        """Decorator: what a function makes of an entry is called by its name and `suffix`; by an
-        alias too, name=what it stands for."""
+        """Decorator: the function makes a new entry from each entry, named with `suffix` at its
+        end. aliases: other names, each with the name that it stands for."""
 
         def enter(make: Entry) -> Entry:
             self._suffixes[suffix] = make  # type: ignore[assignment]
@@ -76,7 +77,7 @@ class Registry:
         return self._suffixes[suffix](entry) if suffix else entry
 
     def canonical(self, name: str) -> str:
-        """The own name of the entry that `name` stands for: MultiModalAdapter -> MMA."""
+        """The entry's own name for the name `name`: MultiModalAdapter -> MMA."""
         self[name]
         base, suffix = self._parts(name)
         return self._canonical[base] + suffix
@@ -93,7 +94,7 @@ class Registry:
             return False
 
     def _parts(self, name: str) -> tuple[str, str]:
-        """The entry's name and the suffix, "" for none, that `name` is made of. Raises NerpError
+        """The entry's name and the suffix ("" for none) that `name` consists of. Raises NerpError
         for two suffixes."""
         name = self._aliases.get(name, name)
         found = [suffix for suffix in self._suffixes if name.endswith(suffix)]
@@ -106,8 +107,8 @@ class Registry:
         return base, found[0]
 
     def code(self, name: str) -> str:
-        """16 hex digits of the code of an entry that is none of nerp's own, "" for one that is;
-        with a suffix, of the entry that it is made of."""
+        """16 hex digits of the code of a user's own entry, "" for one of nerp's; with a suffix, of
+        the entry that it is made of."""
         from nerp.base.own_code import own_code
 
         return own_code(self[self._parts(name)[0]])
@@ -119,14 +120,14 @@ class Registry:
 
 
 def _is_again(old: Any, new: Any) -> bool:
-    """Whether an entry is the old one, written anew: a notebook's cell that was run again."""
+    """Whether an entry is the old one written anew, as when a notebook's cell is run again."""
     old, new = ((entry.__module__, getattr(entry, "__qualname__", entry)) for entry in (old, new))
     return bool(old == new)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], own: str = "") -> NerpError:
-    """The error for a name that is not there: what was meant, what exists, and how to give one of
-    one's `own`."""
+    """The error for an unknown name: what was probably meant, what exists, and how to give `own`
+    ones."""
     import difflib
 
     known = sorted(known)

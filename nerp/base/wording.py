@@ -22,8 +22,8 @@ _OPTIONS = re.compile("|".join(rf"(?<![\w-]){re.escape(option)}(?![\w-])"
 
 @contextlib.contextmanager
 def in_the_callers_words() -> Iterator[None]:
-    """Have an error that leaves the context speak of arguments where no command line is carried
-    out."""
+    """Errors that leave this context speak of Python arguments, unless a command line is being
+    carried out."""
     try:
         yield
     except NerpError as error:

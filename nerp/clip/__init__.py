@@ -1,1 +1,1 @@
-"""The frozen backbone: loading weights, tokenising, the two towers."""
+"""The frozen backbone: loading weights, tokenising, the two encoders."""

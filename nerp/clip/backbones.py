@@ -1,4 +1,4 @@
-"""Backbones by open_clip's names: what each is, how its images look, whether the towers run it.
+"""Backbones by open_clip's names: what each is, how its images look, whether the encoders run it.
 
 Beside the names of `nerp.clip.loading` there are MODEL:TAG for the weights that open_clip lists
 (ViT-B-16:laion2b_s34b_b88k), and hf-hub:OWNER/NAME for a repository in its format. The weights come
@@ -196,12 +196,12 @@ def reason_against(config: Config) -> str:
     if config == _BIOMEDCLIP:
         return ""
     if vision.get("timm_model_name"):
-        return (f"its image tower is timm's {vision['timm_model_name']}, not CLIP's vision "
+        return (f"its image encoder is timm's {vision['timm_model_name']}, not CLIP's vision "
                 "transformer, whose layers the methods reach into")
     if "multimodal_cfg" in config:
-        return "it writes captions (CoCa): its towers pool by attention"
+        return "it writes captions (CoCa): its encoders pool by attention"
     if text.get("hf_model_name"):
-        return f"its text tower is {text['hf_model_name']}, not CLIP's"
+        return f"its text encoder is {text['hf_model_name']}, not CLIP's"
     if text.get("hf_tokenizer_name"):
         return f"its prompts are tokenised as {text['hf_tokenizer_name']} does, not as CLIP does"
     length, vocabulary = (text.get("context_length", CONTEXT_LENGTH),
@@ -216,5 +216,5 @@ def reason_against(config: Config) -> str:
     ):
         for key, value in given.items():
             if key not in known and value != standard.get(key):
-                return f"its {part}{key} is {value!r}, which the towers do not compute"
+                return f"its {part}{key} is {value!r}, which the encoders here do not compute"
     return ""

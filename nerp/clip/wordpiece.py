@@ -29,7 +29,7 @@ def vocabulary_beside(weights: Path) -> Path | None:
 def read_tokenizer(weights: Path, size: int) -> Tokenizer:
     """The tokenizer of a BERT whose table of embeddings has `size` rows.
 
-    Args: weights: the model's file, beside which `vocab.txt` has a token a line, in the order of
+    Args: weights: the model's file; `vocab.txt` beside it has one token per line, in the order of
         their ids.
 
     Raises NerpError where it is missing or of another model.

@@ -1,8 +1,8 @@
 """List the backbones for MODEL.BACKBONE.NAME: sizes, published weights, the methods that fit.
 
-NAME:TAG takes weights that open_clip lists, such as ViT-B-16:laion2b_s34b_b88k, and
-hf-hub:OWNER/NAME a repository of the Hugging Face hub in its format; both are fetched once, by
-open_clip, into its cache. INPUT follows what they were trained with. With names, lists these alone.
+NAME:TAG means weights that open_clip lists, such as ViT-B-16:laion2b_s34b_b88k. hf-hub:OWNER/NAME
+means a repository of the Hugging Face hub in open_clip's format. open_clip fetches both once, into
+its cache. INPUT follows what they were trained with. With names, only these are listed.
 """
 
 import argparse

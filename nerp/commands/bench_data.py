@@ -1,4 +1,4 @@
-"""How many images a second a dataset's loaders deliver, with no model behind them.
+"""How many images per second a dataset's loaders deliver, without a model.
 
 On a GPU this bounds every run; compare it with the model's own rate (docs/performance.md).
 """

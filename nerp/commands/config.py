@@ -1,7 +1,7 @@
-"""The configuration keys, and what a run's come to.
+"""The configuration keys, and the values that a run's keys get.
 
-keys  lists every key with its default and what it takes; below a NODE such as OPTIM alone
-show  prints what a command line comes to: each value with where it comes from
+keys  lists every key with its default and what it takes, or only those below a NODE (OPTIM)
+show  prints the configuration of a command line: each value with where it comes from
 
   nerp config keys OPTIM
   nerp config show --trainer MMRL_NeRP --dataset eurosat OPTIM.MAX_EPOCH 5

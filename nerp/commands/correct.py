@@ -1,8 +1,8 @@
 """Put every rule side by side on a run's saved logits (nerp test --save-logits); no model needed.
 
-Each rule with what it has looked at, its accuracy, what it changed, the sign test of what it helped
-and hurt, and how one-sided confusion was before and after; and whether the test classes look
-equally frequent. `nerp plot RUN` draws it.
+For each rule it shows what the rule has looked at, its accuracy, what it changed, a sign test of
+what it helped and hurt, and how one-sided confusion was before and after. It also says whether the
+test classes look equally frequent. `nerp plot RUN` draws it.
 
   nerp correct output/mine --rules all
   nerp correct output/mine --rules shift,anchored,match

@@ -1,4 +1,4 @@
-"""The datasets: which there are, getting them, checking them, their reference images.
+"""The datasets: list them, download them, check them, compute their reference images.
 
   nerp data list             the datasets that have a card, and which of them are there
   nerp data prepare NAME     download and unpack it, and say what has to be done by hand
@@ -12,7 +12,7 @@ A NAME is a card in datasets/, such as eurosat, or the file of a card of your ow
 of your own images:
 
   nerp data new DIR          look at it and write a card, DIR.yaml; split it if it is not split
-  nerp data split DIR        write the split alone: which images are for training and for testing
+  nerp data split DIR        write only the split: which images are for training and for testing
 """
 
 import argparse

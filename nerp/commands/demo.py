@@ -1,6 +1,6 @@
-"""The main job with nothing to download: on a drawn benchmark and a tiny CLIP, both shipped, train
-MMRL with 16 images a base class, test it on base and novel classes, and correct the novel ones
-with NeRP. Prints what it measured. See the README for what this world can and cannot tell."""
+"""The main job without a download, on a drawn benchmark and a tiny CLIP, which both ship. It trains
+MMRL with 16 images per base class, tests it on base and novel classes, corrects the predictions on
+novel classes with NeRP, and prints what it measured. README says what this world can show."""
 
 import argparse
 
@@ -9,8 +9,8 @@ from nerp.commands.common import add_drawn_arguments, tell
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_drawn_arguments(parser, [1, 2, 3], "output/demo")
-    parser.add_argument("--all", action="store_true", help="every method that serves novel "
-                        "classes, not MMRL alone")
+    parser.add_argument("--all", action="store_true",
+                        help="every method that serves novel classes instead of MMRL only")
     parser.add_argument("--dataset", default="demo_landcover",
                         help="demo_landcover (default), demo_textures or demo_objects")
     parser.add_argument("--backbone", default="tiny", choices=["tiny", "tiny-biased"],
@@ -47,6 +47,6 @@ def main(args: argparse.Namespace) -> None:
     print(table(rows))
     tell(f"\n{demo.caption()}\n"
          + "".join(f"{method}: {what}.\n" for method, what in demo.remarks.items())
-         + f"A drawn world and a tiny CLIP: to try things on, not evidence about CLIP. "
+         + f"A drawn world and a tiny CLIP: good for trying things, no evidence about CLIP. "
          f"{time.monotonic() - start:.0f} s.\n\nNext, a page about what the correction changed:")
     print(f"nerp explain {demo.folders[-1]}")

@@ -1,13 +1,13 @@
 """Write a trained model for programs without nerp.
 
-Class weights [C, D] with names and scale, as safetensors and npz, for CLIP's image features; the
-page beside them, README.md, has the lines that use them with open_clip. A method that can be
-folded into CLIP's weights (CLIP-LoRA) is, and those are written too. They give the model's logits
-exactly; a method whose logits they cannot give is refused by name. --onnx writes the whole model,
-whatever the method, as a graph from images to logits.
+It writes class weights [C, D] with names and scale, for CLIP's image features, as safetensors and
+npz. The page beside them, README.md, has the lines that use them with open_clip. If a method can be
+folded into CLIP's weights (CLIP-LoRA), those are written too. The weights give the model's logits
+exactly; a method for which they cannot is refused. --onnx writes the whole model of any method, as
+a graph from images to logits.
 
-With --trainer NAME_NeRP a shift (NERP.RULE shift) is in the bias, and with TEST.CALIBRATION
-temperature the temperature is in the scale.
+With --trainer NAME_NeRP the bias includes a shift (NERP.RULE shift). With TEST.CALIBRATION
+temperature the scale includes the temperature.
 
   nerp export output/mine exported
   nerp export output/mine exported --onnx

@@ -1,5 +1,5 @@
-"""List the registered methods by group: learned parameters on a backbone, and where each is
-published. With names, say all about these: the paper's title and the checkpoint's folder, too.
+"""List the registered methods by group, with learned parameters on a backbone and where each is
+published. With names, show more about these, such as the paper's title and the checkpoint's folder.
 
   nerp methods
   nerp methods MMRL CoOp_DePT

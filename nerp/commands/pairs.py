@@ -5,9 +5,9 @@ mine   writes the pairs that a source finds, in the published bundle format, wit
 audit  compares a bundle's pairs with what each source yields, and says which information they
        are closest to
 
-FILE is JSON, gzipped where its name ends in .gz: {"EuroSAT_sub": [["River", "Sea or Lake"]]}. An
-entry is called by DATASET.NAME, with _sub after it for base-to-novel (TASK B2N), and lists pairs of
-class names. docs/nerp.md says more.
+FILE is JSON, gzipped if its name ends in .gz: {"EuroSAT_sub": [["River", "Sea or Lake"]]}. The key
+of an entry is DATASET.NAME, with _sub after it for base-to-novel (TASK B2N). The entry lists pairs
+of class names. docs/nerp.md says more.
 
   nerp pairs mine pairs.json.gz --trainer MMRL --model-dir RUN \\
     --dataset eurosat --classes new

@@ -1,8 +1,9 @@
-"""Draw what a folder has runs of, each figure as PNG and SVG: few-shot curves; base against novel
-accuracy of the methods; closed against open world; what NeRP gains on each dataset. Of folders that
-are trainings themselves, also while they go on: loss and learning rate; of a test with
---save-logits itself: how often predictions are right against how sure they are, and, where nerp
-correct compared the rules on it, what each of them gains.
+"""Draw figures of the runs in a folder, each as PNG and SVG: few-shot curves, base against novel
+accuracy of the methods, closed against open world, and what NeRP gains on each dataset.
+
+If a folder is a training, also a running one, draw its loss and learning rate. If it is a test with
+--save-logits, draw accuracy against confidence and, if nerp correct has compared the rules on it,
+what each rule gains.
 
   nerp plot output --output-dir figures
   nerp plot output/mine/seed1 output/mine/seed2

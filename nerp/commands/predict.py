@@ -2,8 +2,8 @@
 
 MODEL is a run's folder, a checkpoint's folder or a checkpoint file. Nothing else has to be on
 disk: no dataset, no card. The classes are those that the model was trained on, or --classes.
-With --trainer NAME_NeRP predictions for classes that were not trained on are corrected, and
-TEST.CALIBRATION calibrates the probabilities; both look at images of the dataset trained on.
+With --trainer NAME_NeRP predictions for novel classes are corrected, and TEST.CALIBRATION
+calibrates the probabilities; both look at images of the training dataset.
 
   nerp predict output/mine photo.jpg pictures/
   nerp predict output/mine - --json < list.txt
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="image files, folders of them, or - for a list on standard input; "
                              "then KEY VALUE pairs, such as MODEL.BACKBONE.PATH FILE")
     parser.add_argument("--top", type=argument(whole(1, 1)), default=1, metavar="K",
-                        help="so many names per image (default: 1)")
+                        help="number of names per image (default: 1)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per image")
     form.add_argument("--csv", action="store_true", help="one row per image and name")

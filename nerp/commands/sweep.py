@@ -1,13 +1,13 @@
-"""Run an experiment: every method, dataset, seed and number of shots of a protocol, each run when
-what it needs has finished (a test after its training, NeRP after its baseline).
+"""Run an experiment: every method, dataset, seed and number of shots of a protocol. Each run starts
+when the runs it needs have finished (a test after its training, NeRP after its baseline).
 
   nerp sweep --protocol base_to_novel --methods MMRL,MMRL_NeRP --gpus 0,1
   nerp sweep FILE.yaml --slurm partition=gpu,gpus=1,time=600
   nerp sweep status
 
-What is left out is as published (configs/experiments.yaml). A FILE holds the same names as the
-options below: `protocol: B2N`, `methods: [MMRL]`; options win over it. Finished runs are skipped
-and interrupted ones go on. The exit status is 0 if every run has finished."""
+Options that are left out are as published (configs/experiments.yaml). A FILE has the names of the
+options below (`protocol: B2N`, `methods: [MMRL]`); options override it. Finished runs are skipped
+and interrupted ones continue. The exit status is 0 if every run has finished."""
 
 import argparse
 import re

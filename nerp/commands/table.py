@@ -1,13 +1,13 @@
-"""Put the results of runs into tables, one row per method and block per backbone: base-to-novel
-(base, novel and their harmonic mean H), open world, cross-dataset, domain generalisation, few-shot;
-whatever a folder has runs of.
+"""Put the results of runs into tables, one row per method and one block per backbone. A folder's
+runs decide which tables there are: base-to-novel (base, novel and their harmonic mean H), open
+world, cross-dataset, domain generalisation, few-shot.
 
   nerp table output
   nerp table output --against published
   nerp table output --metric ece
   nerp table output --latex --rows datasets --output table.tex
 
-Folders of published log.txt files (Dassl's) are read, too, and marked as such.
+Folders of published log.txt files (Dassl's) are read too, and marked as such.
 
 A run that is missing is shown as missing; no average is taken over a set that lacks one."""
 
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=argument(SEED), default=[], metavar="N",
                         help="the seeds that every number needs (default: all that occur)")
     parser.add_argument("--by-config", action="store_true",
-                        help="one row a method and configuration, where a method has several")
+                        help="one row per method and configuration, if a method has several")
     parser.add_argument("--rows", choices=ROWS, default=ROWS[0],
-                        help="what stands in the rows (default: methods)")
+                        help="what the rows are (default: methods)")
     parser.add_argument("--backbones", choices=BACKBONES, default=BACKBONES[0],
                         help="where there are several: a block of rows each (default), rows below "
                              "each method, or columns side by side")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delta", action=argparse.BooleanOptionalAction,
                         help="what a correction adds to its baseline (default: in LaTeX)")
     parser.add_argument("--std", action=argparse.BooleanOptionalAction,
-                        help="± standard deviations over seeds (default: but in LaTeX)")
+                        help="± standard deviations over seeds (default: except in LaTeX)")
     parser.add_argument("--format", choices=FORMATS, default="terminal")
     parser.add_argument("--latex", dest="format", action="store_const", const="latex",
                         help="--format latex: for a paper of two columns")

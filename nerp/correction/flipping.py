@@ -13,7 +13,7 @@ renormalised, and the top probability p:
 - rule "AND": m <= THRES, and the entropy test if it is on, otherwise the probability test if it is.
 
 Only m depends on the partner, so the best candidate is the admissible partner with the largest
-logit, or there is none: one gather and one maximum an image decide.
+logit, or there is none: one gather and one maximum per image decide.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
 """Unpacking archives that are not trusted.
 
-Only folders and regular files are ever made, inside the target folder. A link is stored as a copy
-of the file it names in the same archive; a name or a link that leads elsewhere, a device, or more
-data than a set of images can plausibly have been packed from is refused.
+Only folders and regular files are ever made, and only inside the target folder. A link is stored as
+a copy of the file it names in the same archive. These are refused: a name or a link that leads
+elsewhere, a device, and more data than a set of images can plausibly be packed to.
 """
 
 import bz2
@@ -53,11 +53,11 @@ class _Member(NamedTuple):
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip or a tar (plain, gz, bz2 or xz), whatever its name ends in, into the new
-    folder `target`.
+    """Unpack a zip or a tar (plain, gz, bz2 or xz), whatever its file name, into the new folder
+    `target`.
 
-    Raises NerpError for an archive that is damaged or hostile, OSError where the disk is full;
-    what `target` then holds is for the caller to remove.
+    Raises NerpError for an archive that is damaged or hostile, and OSError if the disk is full. The
+    caller then removes what `target` holds.
     """
     with opened(archive) as file:
         is_zip = file.read(2) == b"PK"
@@ -176,7 +176,7 @@ def _target(name: str, link: str) -> str:
 
 
 class _Metered:
-    """A stream that gives up after `limit` bytes: headers can be bombs as well as files."""
+    """A stream that stops after `limit` bytes: headers can be bombs as well as files."""
 
     def __init__(self, stream: io.BufferedIOBase, limit: int):
         self.stream = stream

@@ -39,10 +39,10 @@ class Within(NamedTuple):
 class Listing(NamedTuple):
     """What the reader of a layout returns.
 
-    image_dir: what the items' paths start from. splits: the items of train, val and test.
-    classnames: every class in label order, where the layout says so apart from the images, so
-    that a class keeps its label where a split has no image of it; None: the items' classes.
-    within: of a variant of ImageNet, its classes among ImageNet's.
+    image_dir: the folder that the items' paths are relative to. splits: the items of train, val and
+    test. classnames: every class in label order, if the layout lists classes apart from the images
+    (a class then keeps its label even if a split has no image of it); None: the classes of the
+    items. within: of a variant of ImageNet, its classes among ImageNet's.
     """
 
     image_dir: Path
@@ -54,10 +54,13 @@ class Listing(NamedTuple):
 @dataclass(frozen=True)
 class Benchmark:
     """Attributes:
-    name: the registry name (EuroSAT). directory: its folder. image_dir: what paths start from.
-    train, val, test: the items, in the order of the lists on disk; a split may be empty.
-    classnames: in label order, underscores replaced by spaces; some may have no image.
-    written: the same with their underscores. within: as in `Listing`.
+        name: the registry name (EuroSAT).
+        directory: its folder.
+        image_dir: the folder that image paths are relative to.
+        train, val, test: the items, in the order of the lists on disk; a split may be empty.
+        classnames: in label order, underscores replaced by spaces; some may have no image.
+        written: the same with their underscores.
+        within: as in `Listing`.
     """
 
     name: str
@@ -88,7 +91,7 @@ class Benchmark:
 
 
 def dataset_folder(cfg: CfgNode) -> Path:
-    """Where the dataset's folder belongs, there or not."""
+    """Where the dataset's folder belongs, whether or not it exists."""
     return Path(cfg.DATASET.ROOT).expanduser() / str(cfg.DATASET.DIRECTORY)
 
 
@@ -125,7 +128,7 @@ def open_benchmark(cfg: CfgNode) -> Benchmark:
 
 
 def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
-    """`open_benchmark`, with what is wrong with the labels returned instead of raised."""
+    """`open_benchmark`, but problems with the labels are returned instead of raised."""
     card = cfg.DATASET
     directory = data_directory(cfg)
     image_dir, splits, classnames, within = Listing(*LAYOUTS[card.LAYOUT](card, directory))
@@ -142,7 +145,7 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
     if card.NUM_CLASSES and len(names) != card.NUM_CLASSES:
         problems.append(f"{len(names)} classes, the card says {card.NUM_CLASSES} "
                         "(DATASET.NUM_CLASSES)")
-    problems += [f"label {label} is called {name!a}, which no prompt can say"
+    problems += [f"label {label} is called {name!a}, which cannot stand in a prompt"
                  for label, name in names.items() if not name.strip() or not is_printable(name)]
     shown = [name.replace("_", " ") for name in names.values()]
     bench = Benchmark(card.NAME, directory, image_dir, **splits, classnames=shown,
@@ -151,13 +154,13 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
 
 
 def comparable(name: str) -> str:
-    """A class name as it is compared with others: case does not matter, underscores are spaces."""
+    """A class name in the form that is compared: without case, spaces for underscores."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
 def distinct(classnames: Sequence[str]) -> list[str]:
-    """Class names to address classes by: those that several have, or that case and underscores
-    alone tell apart, with the label behind them."""
+    """Class names that identify a class each: if several classes share a name, or their names
+    differ only in case and underscores, the label is appended."""
     counts = Counter(map(comparable, classnames))
     return [name if counts[comparable(name)] == 1 else f"{name} ({label})"
             for label, name in enumerate(classnames)]

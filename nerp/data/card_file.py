@@ -1,4 +1,4 @@
-"""The card that is written for a folder of one's own, and what is said of it."""
+"""The card that is written for a user's own folder, and what is said about it."""
 
 import json
 import shlex
@@ -32,10 +32,10 @@ _TEXTS = {"TEMPLATE": "a photo of a {}.", "NEUTRAL": "a photo of an object.", "L
 def write_card(
     file: Path, keys: Mapping[str, object], bench: Benchmark, licence: str, overwrite: bool
 ) -> None:
-    """Write a card with `keys` and the counts of `bench`, which was read by them. Prompts and
-    licence of a card that is overwritten stay as they were edited.
+    """Write a card with `keys` and the counts of `bench`, which was read by them. If a card is
+    overwritten, the prompts and the licence keep the values that the user edited.
 
-    Raises NerpError where another one is there already.
+    Raises NerpError if another card is there already.
     """
     texts = _TEXTS | {"LICENCE": licence}
     if overwrite and file.exists():
@@ -57,8 +57,8 @@ def _scalar(value: object) -> str:
 
 
 def describe(bench: Benchmark, card: Path, node: CfgNode, made: Made | None) -> list[str]:
-    """Lines about a dataset: classes, images, what is not read, what may not be meant so, and what
-    comes next.
+    """Lines about a dataset: its classes, its images, files that are not read, likely mistakes, and
+    the next step.
 
     Args: node: the card's keys. made: how its split file was drawn, if it was.
     """

@@ -1,4 +1,4 @@
-"""`nerp data check`: is what a card promises on the disk, and can every image be read?"""
+"""`nerp data check`: whether the disk holds what a card promises, and every image can be read."""
 
 import os
 from collections import defaultdict
@@ -95,7 +95,7 @@ class Damage(NamedTuple):
 
 
 def damaged(image_dir: Path, paths: Sequence[str], what: str) -> Iterator[Damage]:
-    """Of the images below a folder those that are missing or cannot be decoded, in order."""
+    """The images below a folder that are missing or cannot be decoded, in order."""
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
     try:
@@ -112,7 +112,7 @@ def damaged(image_dir: Path, paths: Sequence[str], what: str) -> Iterator[Damage
 
 
 def _problems(image_dir: Path, paths: Sequence[str]) -> list[tuple[str, str] | None]:
-    """For each image what is wrong with it, as (kind, text)."""
+    """The problem of each image, as (kind, text)."""
     return [_problem(image_dir / path) for path in paths]
 
 

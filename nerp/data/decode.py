@@ -32,22 +32,20 @@ Before = Callable[[Image.Image], object]
 
 
 def open_image(path: str | Path, side: int = 0) -> Image.Image:
-    """The image as RGB, converted as Pillow converts; EXIF orientation is not applied.
+    """The image as RGB, converted as Pillow converts it. The EXIF orientation is not applied. Of
+    16-bit grey, which Pillow would turn white, the upper 8 bits are taken.
 
-    Of 16-bit grey, which Pillow would turn all white, the upper 8 bits are taken.
+    With `side`, a large JPEG is decoded at a half, a quarter or an eighth of its size, with no side
+    below `side` pixels. That is faster and gives other pixels.
 
-    With `side` a large JPEG is decoded at a half, a quarter or an eighth of its size, no side of
-    it below `side` pixels: faster, and other pixels.
-
-    Raises NerpError, naming the file, for one that is missing, cannot be decoded, or has grey
-    values without a stated range (32-bit integers and floats).
+    Raises NerpError, naming the file, if it is missing, cannot be decoded, or has grey values
+    without a stated range (32-bit integers and floats).
     """
     return _decode(path, lambda image: image.draft("RGB", (side, side)) if side else None)
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether a file is an image by the name that it has, or, where that does not say, by its
-    first bytes."""
+    """Whether a file is an image: by its name or, if that does not say, by its first bytes."""
     name = os.fspath(path).lower()
     if name.endswith(IMAGE_SUFFIXES):
         return True
@@ -61,18 +59,19 @@ def is_image(path: str | Path) -> bool:
 
 
 def verify_image(path: str | Path) -> None:
-    """Raise NerpError where `open_image` would, at a third of its cost for a JPEG.
+    """Raise NerpError if `open_image` would; for a JPEG at a third of its cost.
 
-    All of a JPEG is read and entropy-decoded; only the pixels are made at an eighth of the size.
+    All of a JPEG is read and entropy-decoded. Only the pixels are computed at an eighth of the
+    size.
     """
     _decode(path, lambda image: image.draft("RGB", (1, 1)))
 
 
 def decode(content: BinaryIO, name: str, before: Before = lambda image: None) -> Image.Image:
-    """The image in an open file as RGB; `before` is called with it when its size is known.
+    """The image in an open file as RGB. `before` is called with it when its size is known.
 
-    Raises NerpError, beginning with `name`, for one that cannot be decoded, or is as large as
-    files are that are made to fill the memory.
+    Raises NerpError, beginning with `name`, for an image that cannot be decoded, or whose size
+    suggests that it was made to fill the memory.
     """
     try:
         with Image.open(content, formats=FORMATS) as image:

@@ -1,7 +1,8 @@
-"""A list of images as digests: of its content, and of its state, which costs a look at each file.
+"""Two digests of a list of images: of its content, and of its state, which needs no image to be
+read.
 
-The state is where and when each file was written last (size, times of change, inode), so that the
-content has to be read once: the digest of a content is kept under the state that it was read in.
+The state is where each file is and when it was last written (size, times of change, inode). The
+digest of a content is kept under the state in which it was read, so each content is read once.
 """
 
 import contextlib

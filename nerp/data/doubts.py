@@ -1,4 +1,4 @@
-"""What of a dataset may not be meant as it is, in words."""
+"""Likely mistakes in a dataset, in words."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def doubts(bench: Benchmark) -> list[str]:
 
 
 def name_doubts(names: Sequence[str]) -> list[str]:
-    """About class names alone: those that a prompt cannot use, or cannot tell apart."""
+    """Lines about class names that a prompt cannot use or cannot tell apart."""
     lines = []
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -58,8 +58,8 @@ _SAY_NOTHING = {
 
 
 def coinciding(names: Sequence[str], features: npt.NDArray[np.floating]) -> list[tuple[str, str]]:
-    """The pairs of names whose class features [C, D], of length 1, are the same but for rounding,
-    so that a model cannot tell the classes apart."""
+    """The pairs of names whose class features [C, D], of length 1, are equal up to rounding, so
+    that a model cannot tell the classes apart."""
     cosines = features @ features.T
     first, second = np.nonzero(np.triu(cosines > 1 - _ROUNDING, 1))
     return [(names[i], names[j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]

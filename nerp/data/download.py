@@ -1,4 +1,4 @@
-"""Fetching one file of a benchmark: resumed where it was interrupted, checked when it is whole."""
+"""Fetching one file of a benchmark: resumed after an interruption, checked when it is complete."""
 
 import errno
 import hashlib
@@ -30,12 +30,12 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def downloads(source: Source, directory: Path) -> list[Callable[[], None]]:
-    """A function for each address of a source, in the order in which they are to be tried; it
-    fetches the source into the folder, where its file appears whole or not at all.
+    """One function per address of a source, in the order in which to try them. It fetches the
+    source into the folder; its file appears whole or not at all.
 
-    It raises NerpError where the file cannot be fetched (what has arrived is kept as <file>.part,
-    and the next one goes on from there), or is larger or another than the card says (and is
-    deleted).
+    It raises NerpError if the file cannot be fetched, or is larger or different from what the card
+    says. In the first case, what has arrived is kept as <file>.part and the next function continues
+    from there. In the second case the file is deleted.
     """
     fetchers = [partial(_fetch_watched, url) for url in source.urls]
     if source.gdrive:
@@ -64,26 +64,26 @@ def _download(source: Source, directory: Path, fetch: Callable[[Path, int], None
 
 
 def most_of(size: int, arriving: Path) -> int:
-    """Bytes that a file may come to have: its stated size, or, where that is 0, what has arrived of
-    it and what the disk can spare."""
+    """The largest size in bytes that a file may have: its stated size or, if that is 0, what has
+    arrived of it plus the free space on the disk."""
     free = shutil.disk_usage(arriving.parent).free
     return size or size_of(arriving) + int(free * _SPARED) + 1
 
 
 def check_space(missing: int, directory: Path) -> None:
-    """Raise NerpError where `missing` bytes do not fit on the disk of a folder."""
+    """Raise NerpError if `missing` bytes do not fit on the disk of a folder."""
     free = shutil.disk_usage(directory).free
     if missing > free:
         raise NerpError(f"{amount(missing)} to download, {amount(free)} free")
 
 
 class WrongFileError(NerpError):
-    """A file that is not the one that was meant."""
+    """A file that is not the expected one."""
 
 
 def verify(file: Path, size: int, checksum: str) -> None:
-    """Raise WrongFileError where a file is a web page, or is not of this size (0: not known) and
-    checksum ("": not known), and NerpError where it is no file."""
+    """Raise WrongFileError if a file is a web page, or does not have this size (0: not known) and
+    checksum ("": not known). Raise NerpError if it is no file."""
     with opened(file) as content:
         if content.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise WrongFileError("a web page, not the file")
@@ -101,7 +101,7 @@ def verify(file: Path, size: int, checksum: str) -> None:
 
 
 def _fetch_from_drive(identifier: str, part: Path, most: int) -> None:
-    """Fetch a file into `part`; the library keeps what is on its way in a folder aside."""
+    """Fetch a file into `part`; the library keeps unfinished files in a folder of their own."""
     aside = own_folder(part.with_name(f".{part.name}"))
     file = aside / "file"
 
@@ -140,7 +140,7 @@ def _fetch_watched(url: str, part: Path, most: int) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Complete `part`, going on after a lost connection for as long as anything arrives."""
+    """Complete `part`. After a lost connection it continues, as long as anything arrives."""
     host = urlsplit(url).hostname
     while True:
         before = size_of(part)
@@ -166,7 +166,7 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _fetch_rest(url: str, part: Path) -> bool:
-    """Append what follows to `part`; whether it is whole then, as far as the server says."""
+    """Append the rest to `part`; returns whether it is complete, as far as the server says."""
     have = size_of(part)
     headers = {"User-Agent": f"nerp/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
     try:

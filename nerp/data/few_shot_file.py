@@ -12,16 +12,17 @@ _SHOWN = 3
 
 
 def published_draw(bench: Benchmark, shots: int, seed: int) -> Path:
-    """Where CoOp's code keeps a draw in the dataset's folder, there or not."""
+    """Where CoOp's code keeps a draw in the dataset's folder, whether or not it exists."""
     return bench.directory / "split_fewshot" / f"shot_{shots}-seed_{seed}.pkl"
 
 
 def read_draw(file: str | Path, bench: Benchmark) -> tuple[list[Item], list[Item]]:
-    """The training and validation items of `bench` that a pickle lists, in its order; older ones
+    """The training and validation items of `bench` that a pickle lists, in its order. Older pickles
     have no validation items.
 
-    Its paths are those of another machine: an item is known by the end of its path. Raises
-    NerpError for a file that is no draw, or that lists an image that the benchmark's lists lack.
+    The paths in the pickle are those of another machine, so an item is identified by the end of its
+    path. Raises NerpError for a file that is no draw, or that lists an image missing from the
+    benchmark's lists.
     """
     from nerp.files.unpickle import unpickle  # it brings torch
 

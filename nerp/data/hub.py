@@ -32,13 +32,14 @@ _LABELS = ("label", "labels", "class", "category", "fine_label")
 def fetch(name: str, root: Path, fractions: Sequence[float], seed: int) -> tuple[Path, str]:
     """Write a dataset's images, and a split JSON, into a folder below `root`, once.
 
-    Its own splits are kept; where nothing is for testing, validation images are, and where there
-    is one split alone it is split as `nerp.data.own.stratified` does.
+    The dataset's own splits are kept. If it has no test split, its validation images become the
+    test images. If it has only one split, that is split as `nerp.data.own.stratified` does.
 
     Args: name: OWNER/NAME on the hub, or a local folder of parquet files or of images.
 
-    Returns the folder and the dataset's licence. Raises NerpError where the package `datasets` is
-    missing, the dataset cannot be had, or it has no one image column and label column.
+    Returns the folder and the dataset's licence. Raises NerpError if the package `datasets` is
+    missing, if the dataset cannot be loaded, or if it does not have exactly one image column and
+    one label column.
     """
     folder = root / re.sub(r"[^\w.-]", "_", name.rstrip("/").rsplit("/", 1)[-1])
     if folder.exists():
@@ -81,12 +82,12 @@ def _load(name: str) -> dict[str, Any]:
         raise NerpError(f"{PREFIX}{name}: its splits are {', '.join(found)}; expected train, "
                         "validation or test")
     if rest := sorted(set(found) - set(named.values())):
-        say(f"{PREFIX}{name}: left aside, as names of no split: {', '.join(rest)}")
+        say(f"{PREFIX}{name}: ignored, because they name no split: {', '.join(rest)}")
     return {split: found[own] for split, own in named.items()}
 
 
 def _places_of(name: str) -> list[Path]:
-    """Where the files of a dataset are: those that its rows may name."""
+    """The folders of a dataset's files, which its rows may name."""
     from huggingface_hub import constants
 
     import datasets
@@ -98,8 +99,8 @@ def _places_of(name: str) -> list[Path]:
 
 
 def _image_column(part: Any) -> str:
-    """The one column of images: declared so, or bytes, alone or beside a path, as other programs
-    write them."""
+    """The one column of images: declared as such, or bytes, alone or beside a path, as other
+    programs write them."""
     import datasets
 
     def holds_images(feature: object) -> bool:
@@ -112,8 +113,8 @@ def _image_column(part: Any) -> str:
 
 
 def _label_column(part: Any) -> tuple[str, list[str]]:
-    """The one column of labels, and the classes it numbers; none where it holds names, or numbers
-    of which nothing says the names."""
+    """The one column of labels, and the classes that it numbers; no classes if it holds names, or
+    numbers whose names are not given."""
     import datasets
 
     classes = {name: feature.names for name, feature in part.features.items()
@@ -138,9 +139,9 @@ def _class_names(splits: dict[str, Any]) -> list[str]:
 def _write_out(
     part: Any, split: str, names: list[str], directory: Path, places: list[Path]
 ) -> list[Item]:
-    """Write a split's images as they are encoded; its items. Without labels there are none.
+    """Write a split's images as they are encoded; returns its items. Without labels there are none.
 
-    Args: places: the folders that images may be in, which have no bytes in the table itself.
+    Args: places: the folders that may hold images whose bytes are not in the table.
     """
     import datasets
 
@@ -169,7 +170,7 @@ def _write_out(
 
 
 def _one(part: Any, kind: str, found: list[str], preferred: Sequence[str]) -> str:
-    """The column meant, of those that can be."""
+    """The one column among the candidates."""
     for name in found if len(found) == 1 else [name for name in preferred if name in found]:
         return name
     raise NerpError(f"no one {kind} column: {', '.join(found) or 'none'} of "

@@ -60,9 +60,9 @@ def draws(cfg: CfgNode) -> bool:
 
 @dataclass(frozen=True)
 class Whole:
-    """The whole image as uint8 [3, size, size]: its short side to `size` and its centre, or all of
-    it squashed; to the bit what torchvision's Resize, CenterCrop and PILToTensor make of it,
-    without importing it."""
+    """The whole image as uint8 [3, size, size]: resized to `size` at its short side and cropped at
+    the centre, or resized to a square. Equals torchvision's Resize, CenterCrop and PILToTensor to
+    the bit, without importing torchvision."""
 
     size: int
     squash: bool
@@ -85,7 +85,7 @@ def eval_transform(cfg: CfgNode, size: int) -> Transform:
 
 
 def eval_identity(cfg: CfgNode) -> dict[str, object]:
-    """What decides about the pixels of a test image, besides the backbone's size."""
+    """The settings that decide about the pixels of a test image, besides the backbone's size."""
     normalised = "normalize" in cfg.INPUT.TRANSFORMS
     names = ["INTERPOLATION", "RESIZE_MODE", "EXACT_JPEG",
              *(["PIXEL_MEAN", "PIXEL_STD"] if normalised else [])]
@@ -107,10 +107,10 @@ class Normalise:
 
 
 class ImageSet(Dataset[tuple[Tensor, int]]):
-    """Items as (what `transform` makes of the image, label), asked for by (epoch, index).
+    """Items as (`transform` of the image, label), asked for by (epoch, index).
 
-    A random transform depends on the run's seed, the epoch and the index alone, so a resumed run,
-    or one with another number of workers, sees the same images.
+    A random transform depends only on the run's seed, the epoch and the index. So a resumed run, or
+    a run with another number of workers, sees the same images.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return open_image(self.image_dir / self.items[index].path, self.draft_side)
 
     def decode(self, limit_mb: int) -> int:
-        """Decode the images and keep them, as many as fit into `limit_mb` MiB; how many did."""
+        """Decode images and keep them in memory, up to `limit_mb` MiB; how many are kept."""
         if self._decoded:
             return len(self._decoded)
         left = limit_mb * 2**20
@@ -159,8 +159,8 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return self.transform(self.image(index)), self.items[index].label
 
     def __getitems__(self, keys: list[Place]) -> list[tuple[Tensor, int]] | NerpError:
-        """A batch, or the error of an image in it: raised in a worker process, it would reach the
-        other one as the text of a traceback."""
+        """A batch, or the error of an image in it. (Raised in a worker process, an error would
+        reach the main process as the text of a traceback.)"""
         try:
             return [self[key] for key in keys]
         except NerpError as error:
@@ -174,7 +174,7 @@ def eval_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) ->
 
 
 class Views:
-    """So many independent draws of a random transform, [K, 3, S, S]."""
+    """This number of independent draws of a random transform, [K, 3, S, S]."""
 
     def __init__(self, transform: Transform, count: int):
         self.transform = transform
@@ -191,11 +191,11 @@ def train_set(items: Sequence[Item], image_dir: Path, cfg: CfgNode, size: int) -
 
 
 class EpochBatches(Sampler[list[Place]]):
-    """Batches of (epoch, index) of the chosen steps of an epoch, by default all of them: shuffled
-    by the seed and the epoch. The last batch is dropped where it is incomplete and not the only
-    one, unless it is to be kept.
+    """Batches of (epoch, index) of the chosen steps of an epoch, by default of all steps, shuffled
+    by the seed and the epoch. An incomplete last batch is dropped, unless it is the only one or is
+    to be kept.
 
-    Of each batch a process takes every `processes`-th item from its `rank` on.
+    Of each batch, a process takes every `processes`-th item, beginning with number `rank`.
     """
 
     def __init__(
@@ -219,11 +219,11 @@ class EpochBatches(Sampler[list[Place]]):
                             "processes; raise DATALOADER.TRAIN_X.BATCH_SIZE")
 
     def choose(self, epoch: int, first: int, last: int) -> None:
-        """Be the steps `first` .. `last` - 1 of an epoch."""
+        """Take the steps `first` .. `last` - 1 of an epoch."""
         self.epoch, self.first, self.last = epoch, first, last
 
     def size(self, step: int) -> int:
-        """How many images a step has, in all processes."""
+        """The number of images in a step, over all processes."""
         return min(self.batch_size, self.count - step * self.batch_size)
 
     def __len__(self) -> int:
@@ -239,7 +239,7 @@ class EpochBatches(Sampler[list[Place]]):
 def epoch_batches(
     count: int, cfg: CfgNode, rank: int = 0, processes: int = 1, keep_last: bool = False
 ) -> EpochBatches:
-    """The training batches of so many images, this process's part of each."""
+    """The training batches of this size, with this process's part of each."""
     size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     return EpochBatches(count, size, cfg.SEED, rank, processes, keep_last)
 
@@ -284,7 +284,7 @@ class Batches(DataLoader[tuple[Tensor, int]]):
 
 
 class TrainingBatches(Batches):
-    """`Batches` of the steps that are chosen of its `batch_sampler`."""
+    """`Batches` of the steps that its `batch_sampler` has chosen."""
 
     batch_sampler: EpochBatches
 
@@ -294,7 +294,7 @@ def _collate(batch: list[tuple[Tensor, int]] | NerpError) -> list[Tensor] | Nerp
 
 
 def worker_count(cfg: CfgNode, device: torch.device) -> int:
-    """Worker processes for a loader: none where the model itself needs every core."""
+    """The number of worker processes of a loader: 0 if the model itself needs every core."""
     return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
 
 
@@ -306,8 +306,8 @@ def train_loader(
     processes: int = 1,
     keep_last: bool = False,
 ) -> TrainingBatches:
-    """Shuffled training batches, this process's part of each, of the steps that are chosen of
-    `loader.batch_sampler`, an `EpochBatches`."""
+    """Shuffled training batches, this process's part of each, of the steps that
+    `loader.batch_sampler`, an `EpochBatches`, has chosen."""
     batches = epoch_batches(len(dataset), cfg, rank, processes, keep_last)
     persistent = worker_count(cfg, device) > 0
     return TrainingBatches(
@@ -318,8 +318,8 @@ def train_loader(
 def eval_loader(
     dataset: ImageSet, cfg: CfgNode, device: torch.device, batch: int = 0, epoch: int = 0
 ) -> Batches:
-    """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE unless `batch` says; what a
-    random transform makes of them in `epoch`."""
+    """The items in order, in batches of DATALOADER.TEST.BATCH_SIZE or of `batch`. epoch: for a
+    random transform."""
     return Batches(
         dataset,
         cfg,

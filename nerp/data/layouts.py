@@ -1,7 +1,7 @@
-"""Readers, one a layout on disk: card and folder -> image folder, lists of items, class names.
+"""Readers, one per layout on disk: card and folder -> image folder, lists of items, class names.
 
-What is listed from folders is sorted by name, so that draws do not depend on the file system.
-Files are listed, never opened.
+Lists made from folders are sorted by name, so that draws do not depend on the file system. Files
+are listed, never opened.
 """
 
 import os
@@ -63,7 +63,8 @@ def _json_items(
 
 
 def with_slashes(path: str, image_dir: Path) -> str:
-    """A path with slashes for the backslashes of Windows, unless a file has them in its name."""
+    """A path with slashes for the backslashes of Windows, unless a file has backslashes in its
+    name."""
     if "\\" not in path or os.path.exists(image_dir / path):
         return path
     return path.replace("\\", "/")
@@ -79,8 +80,8 @@ def _check_item(item: Item, file: Path) -> None:
 
 @LAYOUTS.register("text_lists")
 def text_lists(card: CfgNode, directory: Path) -> Listing:
-    """FGVC-Aircraft's lists: `CLASS_FILE` has a class a line, in label order; `SPLIT_FILE`, with
-    {} for the split, has "<image> <class>" lines for <image>.jpg in `IMAGE_FOLDER`."""
+    """FGVC-Aircraft's lists. `CLASS_FILE` has one class per line, in label order. `SPLIT_FILE`,
+    with {} for the split, has lines "<image> <class>" for <image>.jpg in `IMAGE_FOLDER`."""
     classnames = _lines(directory / card.CLASS_FILE, card)
     labels = {name: label for label, name in enumerate(classnames)}
     splits: dict[str, list[Item]] = {}
@@ -99,10 +100,10 @@ def text_lists(card: CfgNode, directory: Path) -> Listing:
 
 @LAYOUTS.register("imagenet")
 def imagenet(card: CfgNode, directory: Path) -> Listing:
-    """`IMAGE_FOLDER`/{train,val}/<wnid>/; val serves as test and as validation.
+    """`IMAGE_FOLDER`/{train,val}/<wnid>/; val serves as test and validation split.
 
-    Labels are the places of the wnids in sorted order; their names are in `CLASS_FILE`. Either
-    folder may be missing: ImageNet is often only tested on.
+    Labels are the positions of the wnids in sorted order; their names are in `CLASS_FILE`. Either
+    folder may be missing, because ImageNet is often only tested on.
     """
     image_dir = directory / card.IMAGE_FOLDER
     (train, val), wnids = _class_folders(image_dir, ("train", "val"), _WNID)
@@ -114,7 +115,7 @@ def imagenet(card: CfgNode, directory: Path) -> Listing:
 
 @LAYOUTS.register("imagenet_variant")
 def imagenet_variant(card: CfgNode, directory: Path) -> Listing:
-    """`IMAGE_FOLDER`/<wnid>/, a test split alone; the classes are the folders that exist."""
+    """`IMAGE_FOLDER`/<wnid>/, with only a test split. The classes are the existing folders."""
     image_dir = directory / card.IMAGE_FOLDER
     wnids = subfolders(image_dir, _WNID)
     names = _names_of(wnids, card, directory)
@@ -126,8 +127,8 @@ def imagenet_variant(card: CfgNode, directory: Path) -> Listing:
 
 @LAYOUTS.register("imagenet_v2")
 def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
-    """`IMAGE_FOLDER`/<label>/, a test split alone; the classes are all those of `CLASS_FILE`, in
-    its order, whether or not they have a folder."""
+    """`IMAGE_FOLDER`/<label>/, with only a test split. The classes are all those of `CLASS_FILE`,
+    in its order, whether or not they have a folder."""
     image_dir = directory / card.IMAGE_FOLDER
     names = list(_names_file(card, directory)[1].values())
     labels = {folder: int(folder) for folder in sorted(subfolders(image_dir, _NUMBER), key=int)}
@@ -140,11 +141,11 @@ def imagenet_v2(card: CfgNode, directory: Path) -> Listing:
 
 @LAYOUTS.register("folders")
 def folders(card: CfgNode, directory: Path) -> Listing:
-    """`IMAGE_FOLDER`/{train,val,test}/<class>/, where any of the three may be missing, or called
-    otherwise (`nerp.data.splits`).
+    """`IMAGE_FOLDER`/{train,val,test}/<class>/. Any of the three may be missing or have another
+    usual name (`nerp.data.splits`).
 
-    The classes are those of the three together, sorted; a folder's name is its class's name, and
-    what is in folders in it belongs to the class too.
+    The classes are those of the three together, sorted. A folder's name is its class's name; images
+    in its subfolders belong to the class too.
     """
     image_dir = directory / card.IMAGE_FOLDER
     places = split_places(image_dir)
@@ -157,8 +158,8 @@ def folders(card: CfgNode, directory: Path) -> Listing:
 
 
 def split_places(image_dir: Path) -> dict[str, str]:
-    """The folders of a folder's splits, {split: path}; of one that holds another of its name and
-    nothing else, as archives are often unpacked, the inner one."""
+    """The folders of a folder's splits, {split: path}. If a split's folder holds nothing but a
+    folder of the same name, as archives are often unpacked, it is the inner one."""
     places = split_named(subfolders(image_dir), image_dir)
     for split, name in places.items():
         if subfolders(image_dir / name) == [name]:
@@ -168,12 +169,12 @@ def split_places(image_dir: Path) -> dict[str, str]:
 
 @LAYOUTS.register("listing")
 def listing(card: CfgNode, directory: Path) -> Listing:
-    """`SPLIT_FILE` is a table (CSV or JSON lines) with a path below `IMAGE_FOLDER`, a label and a
-    split a line; or, with {} for the split, three tables without the split, of which any may be
-    missing.
+    """`SPLIT_FILE` is a table (CSV or JSON lines). Each line has a path below `IMAGE_FOLDER`, a
+    label and a split. Or, with {} for the split, it is three tables without the split column, of
+    which any may be missing.
 
-    The classes are the labels, sorted, or the lines of `CLASS_FILE`, in its order, where a whole
-    number as a label is a place in it.
+    The classes are the sorted labels, or the lines of `CLASS_FILE` in its order; a whole number as
+    a label is then a position in it.
     """
     rows = listed_rows(directory, card.SPLIT_FILE)
     named = _lines(directory / card.CLASS_FILE, card) if card.CLASS_FILE else []
@@ -195,7 +196,7 @@ def listing(card: CfgNode, directory: Path) -> Listing:
 
 
 def listed_rows(directory: Path, split_file: str) -> list[Row]:
-    """The lines of a listing's one table, or of its three, each with its split."""
+    """The lines of a listing's one table or three tables, each with its split."""
     if "{}" not in split_file:
         return read_rows(directory / split_file)
     files = split_tables(directory, split_file)
@@ -206,7 +207,7 @@ def listed_rows(directory: Path, split_file: str) -> list[Row]:
 
 
 def names_unlike_imagenet(card: CfgNode, directory: Path) -> list[str]:
-    """Where a variant's own class names differ from those in ImageNet's folder beside it."""
+    """Where a variant's own class names differ from those of ImageNet's folder beside it."""
     own, theirs = directory / card.CLASS_FILE, _imagenet_names(card, directory)
     if not card.LAYOUT.startswith("imagenet_") or not (own.is_file() and theirs.is_file()):
         return []
@@ -225,8 +226,8 @@ def _only_test(items: list[Item]) -> dict[str, list[Item]]:
 def _class_folders(
     image_dir: Path, splits: Sequence[str], pattern: re.Pattern[str]
 ) -> tuple[list[dict[str, int]], list[str]]:
-    """For each split {<split>/<folder>: label}, and the folders of all splits together, sorted; a
-    folder's label is its place among these."""
+    """For each split {<split>/<folder>: label}, and the sorted folders of all splits. A folder's
+    label is its position among them."""
     found = [subfolders(image_dir / split, pattern) if os.path.lexists(image_dir / split) else []
              for split in splits]
     if not any(found):
@@ -238,7 +239,7 @@ def _class_folders(
 
 
 def subfolders(parent: Path, pattern: re.Pattern[str] = VISIBLE) -> list[str]:
-    """The names of the folders in `parent` that match, by default those not hidden, sorted."""
+    """The sorted names of the folders in `parent` that match, by default those not hidden."""
     try:
         with os.scandir(parent) as entries:
             found = [entry for entry in entries if pattern.fullmatch(entry.name)]
@@ -262,10 +263,10 @@ def _items(image_dir: Path, labels: dict[str, int], names: list[str]) -> list[It
 
 
 def images_below(folder: Path) -> list[str]:
-    """The image files in a folder and, through links too, in the folders in it, as sorted paths
-    that start from it; what is hidden is left out.
+    """The image files in a folder and its subfolders, also through links, as sorted paths relative
+    to the folder. Hidden files are left out.
 
-    Raises NerpError for a name that is not UTF-8, and for a link to a folder that it is in.
+    Raises NerpError for a name that is not UTF-8, and for a link to a folder that contains it.
     """
     from nerp.data.decode import is_image  # numpy and Pillow come with it; a sweep needs neither
 

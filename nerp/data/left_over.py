@@ -1,4 +1,4 @@
-"""What lies in a dataset's folder and is in none of its lists, so that nothing vanishes."""
+"""Files in a dataset's folder that are in none of its lists, so that nothing vanishes silently."""
 
 import re
 from collections import defaultdict
@@ -26,8 +26,8 @@ _BY_FOLDER = ("folders", "imagenet")  # the layouts whose classes are folders
 
 
 def left_over(card: CfgNode, bench: Benchmark) -> dict[str, list[str]]:
-    """By kind, lines about what is not read; {} for a layout whose lists decide, since published
-    lists name a part of what is there."""
+    """Lines about what is not read, by kind. {} for a layout with published lists, because these
+    name only a part of the files."""
     listed = {item.path for split in SPLITS for item in getattr(bench, split)}
     if card.LAYOUT in _BY_FOLDER:
         return below(bench.image_dir, listed)
@@ -41,7 +41,7 @@ def left_over(card: CfgNode, bench: Benchmark) -> dict[str, list[str]]:
 
 
 def below(image_dir: Path, listed: set[str]) -> dict[str, list[str]]:
-    """`left_over` of a folder, of which the paths in `listed` are read."""
+    """`left_over` of a folder; `listed` are the paths that are read."""
     loose, others = defaultdict(list), defaultdict(list)
     full = {str(parent) for path in listed for parent in PurePosixPath(path).parents}
     for path in files_below(image_dir):

@@ -27,8 +27,8 @@ Line = tuple[int, Mapping[str, object]]  # its number, column -> what stands the
 
 
 class Row(NamedTuple):
-    """One line: an image's path, its label as text, its split ("" where none is stated), and
-    where it stands."""
+    """One line: an image's path, its label as text, its split ("" if none is stated), and its
+    position in the file."""
 
     path: str
     label: str
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The lines of a table. Raises NerpError, naming file and line, for what is not one."""
+    """The lines of a table. Raises NerpError, naming file and line, for an invalid line."""
     text = read_text(file).removeprefix("\ufeff")  # spreadsheets put a mark at the beginning
     read = _json_lines if file.suffix == ".jsonl" else _csv_lines
     rows: list[Row] = []

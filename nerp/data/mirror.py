@@ -1,8 +1,8 @@
 """A mirror on the Hugging Face hub: a repository that holds whole datasets, packed anew.
 
-Nobody promises what its files are called. So they are listed first, and the one that fits is chosen
-by its name: the very file that a card describes, or an archive that is called like the dataset and
-holds what the card wants somewhere inside.
+The names of its files are not guaranteed. So they are listed first, and the one that fits is chosen
+by name: the file that a card describes, or an archive named like the dataset that holds what the
+card wants somewhere inside.
 """
 
 import contextlib
@@ -47,7 +47,8 @@ class Hosted:
         return PurePosixPath(self.path).name
 
     def is_file_of(self, source: Source) -> bool:
-        """Whether this is the very file that a card describes, as far as can be told from here."""
+        """Whether this is the file that a card describes, as far as its entry in the repository
+        shows."""
         other_size = source.size and self.size and source.size != self.size
         comparable = self.checksum and source.checksum.startswith("sha256:")
         other_content = comparable and source.checksum != self.checksum
@@ -58,8 +59,8 @@ class Mirror:
     """The repositories that the sources of one dataset name, each listed once.
 
     Args:
-        names: what the dataset is called: its name and its folder's.
-        sources: all that its card has.
+        names: the dataset's name and the name of its folder.
+        sources: all sources of its card.
     """
 
     def __init__(self, names: Iterable[str], sources: Sequence[Source]):
@@ -70,7 +71,7 @@ class Mirror:
     def candidates(self, source: Source) -> list[Hosted]:
         """The files that may hold a source, the best one first.
 
-        Raises NerpError where the repository cannot be listed or has none.
+        Raises NerpError if the repository cannot be listed or has no such file.
         """
         hosted = self.listing(source.mirror)
         ranked = [(rank, len(file.path), file.path, file) for file in hosted
@@ -83,7 +84,7 @@ class Mirror:
         return [file for *_, file in sorted(ranked, key=lambda entry: entry[:3])]
 
     def _rank(self, file: Hosted, source: Source) -> int | None:
-        """How well a file's name fits, 0 best; None where it does not."""
+        """How well a file's name fits, 0 being best; None if it does not fit."""
         *folders, name = PurePosixPath(file.path).parts
         if file.path.startswith("/") or ".." in folders:
             return None
@@ -103,10 +104,10 @@ class Mirror:
 
 
 def download_hosted(file: Hosted, directory: Path) -> Path:
-    """Fetch a file of a repository into `directory`, going on where an earlier call was cut off.
+    """Fetch a file of a repository into `directory`, continuing where an earlier call was cut off.
 
-    Raises NerpError where it cannot be had or is larger than the repository says, OSError where the
-    disk is full.
+    Raises NerpError if it cannot be fetched or is larger than the repository says, and OSError if
+    the disk is full.
     """
     def fetch() -> str:
         import huggingface_hub
@@ -126,7 +127,7 @@ def download_hosted(file: Hosted, directory: Path) -> Path:
 
 
 def _list(repository: str) -> list[Hosted]:
-    """The files of a repository; an entry that names no file is left out. Raises NerpError where it
+    """The files of a repository; entries that name no file are left out. Raises NerpError if it
     cannot be listed."""
     def fetch() -> object:
         import huggingface_hub
@@ -162,7 +163,7 @@ def _is_file(path: object, size: object, checksum: object) -> bool:
 
 @contextlib.contextmanager
 def _of_the_hub() -> Iterator[None]:
-    """Errors say that they are the hub's."""
+    """Errors raised in this context name the hub."""
     try:
         yield
     except TooLargeError:
@@ -172,5 +173,5 @@ def _of_the_hub() -> Iterator[None]:
 
 
 def _plain(name: str) -> str:
-    """Letters and digits alone: OxfordPets, oxford_pets and oxford-pets are one name."""
+    """Letters and digits only: OxfordPets, oxford_pets and oxford-pets are one name."""
     return re.sub("[^a-z0-9]", "", name.lower())

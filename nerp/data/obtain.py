@@ -1,4 +1,4 @@
-"""Bringing one file of a benchmark, or what is in it, into its place in the dataset's folder."""
+"""Bringing one file of a benchmark, or its content, to its place in the dataset's folder."""
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ from nerp.data.watched import TooLargeError
 
 
 def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
-    """Fetch a source and unpack it, or take what is there of it: checked, from the first of its
-    addresses that serves it, else from a mirror. Says what it does.
+    """Fetch a source and unpack it, or use what is already there of it. It is checked. It comes
+    from the first of its addresses that answers, otherwise from a mirror. Prints what it does.
 
-    Raises NerpError where that cannot be done, OSError where the disk is full.
+    Raises NerpError if that cannot be done, and OSError if the disk is full.
     """
     file = directory / source.file
     if source.file and os.path.lexists(file):
@@ -41,7 +41,8 @@ def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
 
 
 def _first_that_works(ways: Iterable[Callable[[], None]], what: str) -> None:
-    """Try ways until one does not raise NerpError; each that does is a line, the last an error."""
+    """Try ways until one raises no NerpError. Each failure is printed as one line; the last one is
+    raised."""
     *others, last = ways
     for way in others:
         try:
@@ -67,7 +68,7 @@ def _obtain_by(fetch: Callable[[], None], source: Source, directory: Path) -> No
 
 
 def _unpack(source: Source, archive: Path, directory: Path) -> None:
-    """Put in place what is kept of an archive whose inside the card describes."""
+    """Put into place what is kept of an archive whose content the card describes."""
     say(f"{source.file}: unpacking")
     with _unpacked(archive, directory) as tree:
         if source.within:
@@ -83,7 +84,7 @@ def _unpack(source: Source, archive: Path, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _unpacked(archive: Path, directory: Path) -> Iterator[Path]:
-    """The content of an archive in a folder aside, for as long as the context lasts."""
+    """The content of an archive, in a temporary folder for as long as the context lasts."""
     aside = fresh_folder(directory / ".unpacking")  # that of a run that was killed goes
     try:
         unpack(archive, aside / "outer")
@@ -93,7 +94,7 @@ def _unpacked(archive: Path, directory: Path) -> Iterator[Path]:
 
 
 def _move(places: Mapping[Path, str], directory: Path) -> None:
-    """Move each path to its place in the dataset's folder, where there is nothing yet."""
+    """Move each path to its place in the dataset's folder, unless something is there."""
     for path, place in places.items():
         if not (directory / place).exists():
             make_folder((directory / place).parent, directory)
@@ -108,7 +109,7 @@ def _obtain_from_mirror(source: Source, directory: Path, mirror: Mirror) -> None
 
 
 def _obtain_hosted(hosted: Hosted, source: Source, directory: Path, mirror: Mirror) -> None:
-    """Fetch a file of the mirror; keep what this source wants of it, and others if they can."""
+    """Fetch a file of the mirror; keep what this source and other sources want of it."""
     aside = own_folder(directory / ".mirror")
     size = f" ({amount(hosted.size)})" if hosted.size else ""
     say(f"{source.file}: downloading {hosted.path}{size}")
@@ -135,8 +136,9 @@ def _obtain_hosted(hosted: Hosted, source: Source, directory: Path, mirror: Mirr
 
 
 def _found(source: Source, tree: Path) -> dict[Path, str]:
-    """{path: its place} of all that a source gives, wherever in the tree of an archive that
-    somebody packed it is, or in the archive in it that the card describes; {} if not all is."""
+    """{path: its place} of everything that a source gives, wherever it lies in the tree of an
+    archive of unknown form, or in the inner archive that the card describes; {} if not all is
+    found."""
     wanted = source.unpack or {result: result for result in source.results}
     pairs = [(_find(tree, place) or _find(tree, member), place)
              for member, place in wanted.items()]
@@ -152,7 +154,7 @@ def _found(source: Source, tree: Path) -> dict[Path, str]:
 
 
 def _find(tree: Path, path: str) -> Path | None:
-    """What in a tree has a path that ends in `path`; of several the least deep one."""
+    """The entry of a tree whose path ends in `path`; of several the one nearest to the root."""
     parts = PurePosixPath(path).parts
     everything = (Path(folder, name) for folder, folders, files in os.walk(tree)
                   if "__MACOSX" not in folder for name in (*folders, *files))

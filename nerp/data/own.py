@@ -1,4 +1,4 @@
-"""A folder of one's own: how its images are listed, a split where they have none."""
+"""A user's own folder: how its images are listed, and a split if they have none."""
 
 import os
 import random
@@ -23,14 +23,12 @@ FRACTIONS, SEED = (0.5, 0.2, 0.3), 1
 
 
 def look(directory: Path) -> tuple[dict[str, str], bool]:
-    """How the images of a folder are listed: the keys of a card that say so, and whether the
+    """How the images of a folder are listed: the keys of a card that describe it, and whether the
     images have splits.
 
-    In this order: a split JSON, a table (`nerp.data.listing`), {train,val,test}/<class>/, and
-    <class>/; the last two may lie one folder deeper. A split that `make` has written is passed
-    over.
-
-    Raises NerpError for none of these.
+    It looks in this order for a split JSON, a table (`nerp.data.listing`),
+    {train,val,test}/<class>/, and <class>/. The last two may lie one folder deeper. A split that
+    `make` has written is skipped. Raises NerpError if nothing of these is found.
     """
     if not directory.is_dir():
         raise NerpError(f"{directory}: no such folder")
@@ -68,7 +66,7 @@ def _tables(directory: Path, tables: Sequence[str]) -> tuple[dict[str, str], boo
 
 
 def _place(file: Path, paths: Sequence[str]) -> str:
-    """The folder below which the first of the paths that `file` lists is."""
+    """The folder that contains the first of the paths that `file` lists."""
     for place in ("", *subfolders(file.parent)):
         folder = file.parent / place
         if paths and os.path.exists(folder / with_slashes(paths[0], folder)):  # whatever it is
@@ -105,14 +103,14 @@ def _folders(directory: Path) -> tuple[dict[str, str], bool]:
 def make(
     directory: Path, fractions: Sequence[float], seed: int | None, overwrite: bool
 ) -> tuple[dict[str, str], Made | None]:
-    """Decode the images of a folder and write a split JSON where they have no splits, or where
-    some cannot be decoded, which it leaves out; no file is moved.
+    """Decode the images of a folder. Write a split JSON if they have no splits, or if some cannot
+    be decoded; the split leaves those out. No file is moved.
 
-    The same images, fractions and seed give the same split on every machine. Without fractions
-    and seed those of the split that is there count, else half, a fifth and the rest, and 1.
+    The same images, fractions and seed give the same split on every machine. Without fractions and
+    seed, those of the existing split are used, or else half, a fifth and the rest, and seed 1.
 
-    Returns the keys of a card, and what the split JSON was made by; None: there is no need of one.
-    Raises NerpError where another split is there already.
+    Returns the keys of a card, and how the split JSON was made; None if none is needed. Raises
+    NerpError if another split is there already.
     """
     keys, has_splits = look(directory)
     file, before = directory / SPLIT_FILE, made_by(directory / SPLIT_FILE)
@@ -158,7 +156,7 @@ def _listed(directory: Path, keys: Mapping[str, str]) -> dict[str, list[Item]]:
 
 
 def _without(listed: Mapping[str, list[Item]], paths: Collection[str]) -> dict[str, list[Item]]:
-    """The items whose paths are none of these, of the classes that still have images."""
+    """The items whose paths are none of these, for the classes that still have images."""
     kept = {split: [item for item in items if item.path not in paths]
             for split, items in listed.items()}
     there = sorted({item.label for items in kept.values() for item in items})
@@ -180,7 +178,7 @@ def _by_class(directory: Path, keys: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _why(text: str, path: Path) -> str:
-    """A problem of an image without its path, which stands beside it."""
+    """The text of an image's problem without the image's path."""
     return text.removeprefix(f"{path}: ") if text != str(path) else "there is no such file"
 
 
@@ -189,11 +187,10 @@ def stratified(
 ) -> dict[str, list[Item]]:
     """Each class's images in three parts, {"train" | "val" | "test": items}, drawn at random.
 
-    A class is drawn by the seed and its name alone, so one class more changes nothing for the
-    others; one without images is left out. Where a class has two images or more, train and test
-    get one at least. Labels are the places of the sorted names.
-
-    Raises NerpError for fractions that are not three that sum to 1.
+    The draw of a class depends only on the seed and its name, so an additional class changes
+    nothing for the others. A class without images is left out. A class with two images or more gets
+    at least one in train and one in test. Labels are the positions of the sorted names. Raises
+    NerpError unless the fractions are three that sum to 1.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise NerpError(f"--fractions {' '.join(f'{f:g}' for f in fractions)}: it takes three "

@@ -14,16 +14,16 @@ from nerp.data.sources import Source, amount, read_sources
 
 
 def plan(cfg: CfgNode) -> list[str]:
-    """What `prepare` would do, a line a source; touches neither the network nor the disk."""
+    """What `prepare` would do, one line per source. It touches neither the network nor the disk."""
     directory = dataset_folder(cfg)
     return [_plan(source, directory) for source in read_sources(cfg)]
 
 
 def prepare(cfg: CfgNode) -> bool:
-    """Fetch and unpack what is missing; whether the dataset is complete then.
+    """Fetch and unpack what is missing; returns whether the dataset is then complete.
 
-    Whatever is already there is left alone. An archive is unpacked aside and what is wanted of it
-    moved into place when it is whole. Says what is left for the user to do.
+    What is already there is not touched. An archive is unpacked to a temporary folder and its files
+    are moved into place when it is complete. Prints what is left for the user to do.
     """
     directory, sources = dataset_folder(cfg), read_sources(cfg)
     if not sources:
@@ -36,7 +36,7 @@ def prepare(cfg: CfgNode) -> bool:
         say("Not complete. What is left to do:")
         for source in undone:
             say(f"- {_by_hand(source, directory)}")
-        say("Then run the same command again: it goes on from there.")
+        say("Then run the same command again; it continues from there.")
         return False
     for source in sources:
         archive = directory / source.file

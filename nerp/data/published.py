@@ -1,8 +1,8 @@
 """What is published of the benchmarks besides their files: class names and digests of draws.
 
 `datasets/published.json` has them by registry name: class names as published logs print them, and
-of few-shot draws (training and validation list apart) the first 16 hex digits of the sha256 of the
-lines "<path below the image folder><tab><label>", in order.
+for few-shot draws (training and validation list separately) the first 16 hex digits of the sha256
+of the lines "<path below the image folder><tab><label>", in order.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ FILE = "published.json"
 
 
 def differences(card: CfgNode, bench: Benchmark) -> tuple[list[str], list[str]]:
-    """Lines about class names that differ from the published ones, and lines about lists that do;
-    nothing for a dataset of which nothing is published, or that has another number of classes."""
+    """Lines about class names and lists that differ from the published ones. Nothing for a dataset
+    of which nothing is published, or that has another number of classes."""
     known = published().get(card.NAME)
     if not known or len(known["classnames"]) != len(bench.classnames):
         return [], []

@@ -23,11 +23,12 @@ MAX_VAL_SHOTS = 4
 
 
 def few_shot(bench: Benchmark, shots: int, seed: int) -> Benchmark:
-    """`shots` training and min(shots, 4) validation images per class; fewer than 1: all of them.
+    """`shots` training and min(shots, 4) validation images per class; if `shots` is below 1, all of
+    them.
 
-    Python's generator is seeded with `seed`; for each label in order of first appearance k items
-    are sampled, from the training list and then from the validation list. A class with fewer than
-    k items is kept whole.
+    Python's generator is seeded with `seed`. For each label, in order of first appearance, k items
+    are sampled, first from the training list and then from the validation list. A class with fewer
+    than k items is kept whole.
     """
     if shots < 1:
         return bench
@@ -46,11 +47,11 @@ def _draw(items: list[Item], count: int, rng: random.Random) -> list[Item]:
 
 
 def kept_few_shot(bench: Benchmark, shots: int, seed: int, folders: Sequence[Path]) -> Benchmark:
-    """`few_shot`, written for people and for other programs to
-    `split_fewshot/shot_<k>-seed_<s>.json` in the first of `folders` that can be written.
+    """`few_shot`, also written to `split_fewshot/shot_<k>-seed_<s>.json` in the first of `folders`
+    that can be written. The file is for people and other programs.
 
-    A file that is there is never taken for the draw, which costs little: one that says something
-    else is replaced.
+    An existing file is never used as the draw, because drawing costs little. A file that differs is
+    replaced.
     """
     if shots < 1 or not (bench.train or bench.val):
         return bench
@@ -83,7 +84,7 @@ def _holds(file: Path, text: str) -> bool:
 
 
 def _compare(drawn: Benchmark, file: Path, bench: Benchmark) -> None:
-    """Say where a published draw of the same shots and seed lies in the folder and differs."""
+    """Print whether a published draw of the same shots and seed lies in the folder and differs."""
     if not file.is_file():
         return
     try:
@@ -98,7 +99,7 @@ def _compare(drawn: Benchmark, file: Path, bench: Benchmark) -> None:
 
 
 def short_classes(bench: Benchmark, shots: int) -> dict[str, int]:
-    """How many training images they have, of the classes of a draw that have fewer than `shots`."""
+    """{class name: number of training images} for the classes of a draw with fewer than `shots`."""
     counts = Counter(item.label for item in bench.train)
     return {name: counts[label] for label, name in enumerate(distinct(bench.classnames))
             if counts[label] < shots}
@@ -114,12 +115,12 @@ def select_run(
     bench: Benchmark, shots: int, seed: int, classes: str, fallback: Path | None = None,
     file: str = "",
 ) -> Benchmark:
-    """The few-shot draw over all classes, then the cut to all, base or new ones.
+    """The few-shot draw over all classes, then the cut to all, base or new classes.
 
-    The draw is kept with the dataset, or in the folder `fallback` where that is read-only.
+    The draw is kept with the dataset, or in the folder `fallback` if the dataset's is read-only.
 
-    Args: file: a published draw to take instead (`few_shot_file`). Raises NerpError for one that is
-    not of this dataset.
+    Args: file: a published draw to use instead (`few_shot_file`). Raises NerpError if it is not of
+    this dataset.
     """
     if file and shots > 0:
         train, val = read_draw(file, bench)

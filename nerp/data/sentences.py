@@ -1,7 +1,8 @@
 """Sentence files: what a language model wrote about each class, for methods that learn from it.
 
-One JSON object a dataset, class name -> list of sentences. CoPrompt's release has such files under
-names of its own (`gpt_file/dtd_prompt.json`); a folder may hold those, or `<Dataset>.json`.
+There is one JSON object per dataset, class name -> list of sentences. CoPrompt's release has such
+files under its own names (`gpt_file/dtd_prompt.json`). A folder may hold those, or
+`<Dataset>.json`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -67,7 +68,7 @@ def read_sentences(
 
 
 def read_named(file: Path, what: str) -> dict[str, object]:
-    """The JSON object in the file that the key `what` names. Raises NerpError where it is none."""
+    """The JSON object in the file that the key `what` names. Raises NerpError if it is none."""
     try:
         return read_json(file)
     except NerpError as error:
@@ -75,23 +76,23 @@ def read_named(file: Path, what: str) -> dict[str, object]:
 
 
 def substitute_sentences(classnames: Sequence[str]) -> list[list[str]]:
-    """Where no file is given: for each class its name in 60 general templates (`ENSEMBLE_60`).
-
-    Needs no labels and no download, and is not what a method that reads sentences publishes."""
+    """The substitute if no file is given: for each class its name in 60 general templates
+    (`ENSEMBLE_60`). It needs no labels and no download. It is not what is published for a method
+    that reads sentences."""
     return [[template.format(name) for template in ENSEMBLE_60] for name in classnames]
 
 
 def sentence_file(path: str | Path, dataset: str) -> Path | None:
-    """The file that is read for a dataset: `path`, or the one in the folder `path`; None where
-    there is none."""
+    """The file that is read for a dataset: `path`, or the one in the folder `path`; None if there
+    is none."""
     path = Path(path).expanduser()
     files = [path / name for name in _names(dataset)] if path.is_dir() else [path]
     return next(filter(Path.is_file, files), None)
 
 
 def input_digest(path: str | Path, datasets: Iterable[str]) -> str:
-    """The digest of what is read of the file that a key names; of a folder of sentence files those
-    for `datasets`, which alone are read. Raises NerpError for one that cannot be read."""
+    """The digest of the file that a key names; for a folder of sentence files, of those for
+    `datasets`, because only these are read. Raises NerpError if a file cannot be read."""
     if not Path(path).expanduser().is_dir():
         return content_digest(path)
     files = [sentence_file(path, dataset) for dataset in dict.fromkeys(datasets)]
@@ -108,7 +109,7 @@ def _file(path: str | Path, what: str, dataset: str) -> Path:
 
 
 def _names(dataset: str) -> list[str]:
-    """What a folder may call the file of a dataset."""
+    """The names that a folder may use for the file of a dataset."""
     released = _RELEASED.get(dataset)
     return [f"{dataset}.json", *([f"{released}_prompt.json"] if released else [])]
 

@@ -43,12 +43,12 @@ class Source:
 
     @property
     def results(self) -> list[str]:
-        """What there is when it is done, paths in the dataset's folder."""
+        """What exists when the source is done: paths in the dataset's folder."""
         return list(self.unpack.values()) or self.gives or [self.file]
 
     @property
     def addresses(self) -> list[str]:
-        """Where a browser finds it."""
+        """The addresses where a browser finds it."""
         drive = [f"https://drive.google.com/file/d/{self.gdrive}/view"] if self.gdrive else []
         return self.urls + drive
 
@@ -103,12 +103,12 @@ def _is_line(value: object) -> bool:
 
 
 def _is_place(path: str) -> bool:
-    """Whether a path names something inside the folder it is joined to, not the folder itself, and
-    nothing hidden: that is where files are on their way."""
+    """Whether a path names something inside the folder it is joined to. Hidden names are excluded,
+    because unfinished files have such names."""
     parts = path.replace("\\", "/").rstrip("/").split("/")
     return is_inside(path) and not any(part == "" or part.startswith(".") for part in parts)
 
 
 def amount(size: int) -> str:
-    """Bytes, in words."""
+    """A number of bytes, in words."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""How fast images come out of the loaders, with no model behind them."""
+"""How fast the loaders deliver images, without a model."""
 
 import time
 from collections.abc import Iterator
@@ -33,14 +33,12 @@ class Rate(NamedTuple):
 def measure(
     bench: Benchmark, cfg: CfgNode, size: int, device: torch.device, seconds: float
 ) -> Iterator[Rate]:
-    """The rates of the training and the evaluation loader of a run, each over so many seconds.
+    """The rates of the training and the evaluation loader of a run, each measured for this many
+    seconds. As in a run, training images are first decoded into memory; that has a rate of its own.
 
-    Training images are decoded into memory first, as in a run, and that is a rate of its own.
-
-    Args:
-        size: the backbone's pixels. device: where the run would be; workers are for a GPU's sake.
-
-    Raises NerpError for a benchmark without images, or an image that cannot be decoded.
+    Args: size: the backbone's pixels. device: where the run would be; worker processes are only
+    used for a GPU. Raises NerpError for a benchmark without images, or an image that cannot be
+    decoded.
     """
     if not (bench.train and bench.test):
         raise NerpError(f"{bench.name}: no training images, or none to test on")
@@ -58,7 +56,7 @@ def measure(
 
 
 def _drain(loader: Batches, seconds: float) -> tuple[int, float]:
-    """Images that came, from the first batch's arrival on, and in how many seconds."""
+    """The number of images delivered after the first batch, and in how many seconds."""
     images, epoch = 0, 0
     start: float | None = None
     while True:

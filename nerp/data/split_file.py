@@ -34,20 +34,20 @@ class Made:
 def write_split(
     file: Path, splits: Mapping[str, Sequence[Item]], made: Made, overwrite: bool
 ) -> None:
-    """Write a split file. Raises NerpError where another one is there already."""
+    """Write a split file. Raises NerpError if another one is there already."""
     text = json.dumps({**splits, _NOTE: asdict(made)}) + "\n"
     replace_text(file, text, overwrite, "and with it what runs on it were trained and tested on")
 
 
 def replace_text(file: Path, text: str, overwrite: bool, loss: str) -> None:
-    """Write a file. Raises NerpError, saying what would be lost, where it is there and differs."""
+    """Write a file. Raises NerpError, saying what would be lost, if it exists and differs."""
     if file.exists() and not overwrite and read_text(file) != text:
         raise NerpError(f"{file} is there already and differs; --overwrite replaces it, {loss}")
     write_text(file, text)
 
 
 def made_by(file: Path) -> Made | None:
-    """How a split file came about; None where it does not say, so that it is somebody else's."""
+    """How a split file came about; None if it does not say, so that somebody else made it."""
     try:
         note: Any = read_json(file)[_NOTE]  # of another type it raises one of the below
         left_out = {str(path): str(why) for path, why in note["left_out"].items()}

@@ -1,4 +1,4 @@
-"""What people call the three splits of a dataset: folders, tables and values of a column."""
+"""The usual names of a dataset's three splits: of folders, tables and values of a column."""
 
 import glob
 import re
@@ -18,14 +18,14 @@ _BESIDE = {"set", "data", "dataset", "images", "imgs", "img", "split", "seg"}
 
 
 def split_of(name: str) -> str:
-    """train, val or test, whichever `name` is a usual name of, in any case; "" for none."""
+    """The split (train, val or test) with the usual name `name`, in any case; "" for none."""
     words = set(re.findall("[^\\W_]+", name.lower())) - _BESIDE
     return _SPLIT.get(words.pop(), "") if len(words) == 1 else ""
 
 
 def split_named(names: Iterable[str], where: Path | str) -> dict[str, str]:
-    """Those of the names that are a split's, {split: name}; one with other words beside it only
-    where none is without.
+    """The names that are names of a split, {split: name}. A name with other words beside it counts
+    only if no name is without.
 
     Raises NerpError, beginning with `where`, for two names of one split.
     """
@@ -56,8 +56,8 @@ def split_tables(directory: Path, template: str) -> dict[str, Path]:
 
 
 def template_of(name: str) -> str:
-    """A file's name with {} for the split that its name begins or ends with: birds_{}.csv of
-    birds_train.csv; "" where there is none."""
+    """A file's name with {} for the split that its name begins or ends with: birds_{}.csv for
+    birds_train.csv; "" if there is none."""
     stem, suffix = Path(name).stem, Path(name).suffix
     for pattern, template in ((r"(.*[^A-Za-z0-9]|)([A-Za-z]+)", "{0}{{}}"),
                               (r"([A-Za-z]+)([^A-Za-z0-9].*)", "{{}}{1}")):

@@ -1,8 +1,8 @@
-"""What talks to servers: done in a process of its own, which is ended where it stands still.
+"""Calls that talk to servers run in a process of their own, which is ended if it makes no progress.
 
-Libraries wait for a silent server as long as it likes, follow pages that lead to themselves, and
-write whatever comes. So what they do is judged from outside: by the bytes that arrive in a minute,
-and by the size that a file may have, which the operating system holds.
+Libraries wait for a silent server for any time, follow pages that lead to themselves, and write
+whatever comes. So they are judged from outside: by the bytes that arrive in a minute, and by the
+largest size that a file may have, which the operating system enforces.
 """
 
 import errno
@@ -26,16 +26,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TooLargeError(NerpError):
-    """More came than a file may have."""
+    """More bytes came than a file may have."""
 
 
 def watched(do: Callable[[], object], arrived: Callable[[], int], most: int = 0) -> object:
-    """What `do` returns, a plain value as JSON has them, done in a process of its own.
+    """The result of `do`, a plain value as in JSON, computed in a process of its own.
 
-    Args: arrived: how many bytes there are so far. most: bytes that a file may have; 0: any.
+    Args: arrived: returns how many bytes have arrived so far. most: the largest size of a file in
+    bytes; 0: any.
 
-    Raises NerpError for whatever goes wrong in it, and where hardly anything arrives; TooLargeError
-    where a file grows beyond `most`; OSError where the disk is full.
+    Raises NerpError for any error in `do`, and if hardly anything arrives; TooLargeError if a file
+    grows beyond `most`; OSError if the disk is full.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(
@@ -88,7 +89,7 @@ def _carry_out(do: Callable[[], object], sender: Connection, most: int) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; 0 where there is none. Links do not count."""
+    """Bytes of a file, or of all files in a folder; 0 if there is none. Links do not count."""
     return sum(_sizes(path))
 
 

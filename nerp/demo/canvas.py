@@ -32,9 +32,10 @@ def with_another(
     rng: Generator, makers: Sequence[Maker], label: int,
     mix: Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]],
 ) -> NDArray[np.floating]:
-    """What `makers[label]` draws; in a share of the pictures mixed with what another one draws.
+    """The picture that `makers[label]` draws; a share of the pictures is mixed with what another
+    maker draws.
 
-    Args: mix: (own, other) -> the mixture; how much of the other it shows is drawn there.
+    Args: mix: (own, other) -> the mixture; it draws how much of the other is shown.
     """
     own = makers[label](rng)
     if rng.random() < _MIXED:
@@ -188,10 +189,8 @@ def photograph(
 
 
 def other_camera(image: Bytes) -> Bytes:
-    """A picture as a camera with a warmer white balance and less contrast shows it, uint8 alike.
-
-    No pre-training picture is from it, so that the benchmarks hold something left to learn.
-    """
+    """A picture as a camera with a warmer white balance and less contrast shows it, also uint8. No
+    pre-training picture comes from this camera, so the benchmarks hold something left to learn."""
     warmer = image * np.array([1.12, 1, 0.88], np.float32)
     return _to_bytes((warmer - 127.5) * 0.8 + 127.5, 1)
 

@@ -84,8 +84,8 @@ class Demo:
         self.corrected: dict[str, list[dict[str, SavedRun]]] = defaultdict(list)
 
     def rows(self) -> list[Row]:
-        """The measured rows: zero-shot CLIP and each method, each plain, with NeRP as the release
-        has it, and with NeRP as it was run: the shift, if nothing else was asked for."""
+        """The measured rows: zero-shot CLIP and each method, each plain, with NeRP as released, and
+        with NeRP as run here (the shift, unless something else was asked for)."""
         self._zero_shot()
         for method in self.settings.methods:
             for seed in self.settings.seeds:
@@ -109,8 +109,7 @@ class Demo:
         return rows
 
     def _corrected(self, row: Row, runs: list[dict[str, SavedRun]]) -> list[Row]:
-        """The row of a corrected trainer, and before it what the released rule makes of the very
-        same logits."""
+        """The row of a corrected trainer, and before it the released rule on the same logits."""
         rule = runs[0][NOVEL].rule
         released = Row("+ NeRP, released", list(row.base))
         row.name = f"+ NeRP, {rule.name}"
@@ -126,7 +125,7 @@ class Demo:
         return [row] if rule == Rule() else [released, row]
 
     def caption(self) -> str:
-        """What the corrected rows of `rows` are, and what they have looked at."""
+        """A description of the corrected rows of `rows`, and what they have looked at."""
         runs = [of[NOVEL] for seeds in self.corrected.values() for of in seeds]
         rule, nodes = runs[-1].rule, [run.result["nerp"] for run in runs]
         file = runs[-1].directory / CONFIG_FILE
@@ -167,7 +166,7 @@ class Demo:
 
     def _train_once(self, method: str, config: str = _CONFIG) -> Path:
         """The folder of a training that serves every seed: on all images without their labels, or
-        of the first seed."""
+        with the first seed."""
         if (method, config) not in self.once:
             unlabelled = catalogue.trains_without_labels(method)
             options = ["DATASET.NUM_SHOTS", "-1", "TEST.NO_TEST", "True"] if unlabelled else []
@@ -184,7 +183,7 @@ class Demo:
         return [below.setting, str(folder), catalogue.epoch_key(below.setting), "0"]
 
     def _correct(self, method: str, seed: int, model_dir: Path | str = "") -> None:
-        """NeRP on novel classes, and on base ones where it corrects those too (NERP.ON_BASE)."""
+        """NeRP on novel classes, and on base classes if it corrects those too (NERP.ON_BASE)."""
         trainer = method + NERP_SUFFIX
         runs = {NOVEL: load_run(self._test(trainer, "new", seed, model_dir))}
         if runs[NOVEL].result["nerp"]["on_base"]:
@@ -201,7 +200,7 @@ class Demo:
         )
 
     def _run(self, run: Callable[[bool], Path]) -> Path:
-        """`run`, and once more with overwriting where the settings have changed since last time."""
+        """`run`, and again with overwriting if the settings have changed since last time."""
         try:
             directory = run(False)
         except OtherRunError as change:

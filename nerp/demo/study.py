@@ -1,9 +1,9 @@
 """A controlled study of NeRP where the true pre-training frequency of every class is known.
 
-The paper's account is that unequal frequency in pre-training leaves a preference that shows
-before any evidence (the priors), and that this preference makes confusions one-sided. On the
-drawn world every link can be measured: how much any class bias could gain (the ceiling), which
-bias that is, how far each neutral reference knows it, and what each rule gains of it, beside a
+According to the paper, unequal frequency in pre-training leaves a preference that shows before any
+evidence (the priors), and this preference makes confusions one-sided. On the drawn world every link
+of this chain can be measured: the oracle gain of a class bias (the ceiling), the bias that gives
+it, how well each neutral reference predicts that bias, and what each rule gains of it, beside a
 shuffled control.
 """
 
@@ -64,8 +64,8 @@ ORACLE = np.linspace(0, 5, 51)  # multiples of log frequency, in logits
 
 
 class Gain(TypedDict, total=False):
-    """Of a correction: its gain in points, its flips, and what it has looked at with the words
-    for that; the ceiling has no flips."""
+    """A correction's gain in points, its flips, and what it has looked at with the words for that.
+    The ceiling has no flips."""
 
     gain: float
     flips: int
@@ -74,7 +74,7 @@ class Gain(TypedDict, total=False):
 
 
 class Half(TypedDict):
-    """Of one half of the classes: the accuracy in percent, and the gain of each correction."""
+    """For one half of the classes: the accuracy in percent, and the gain of each correction."""
 
     accuracy: float
     gains: dict[str, Gain]
@@ -91,7 +91,7 @@ class Oracle(TypedDict):
 
 
 class Sides(TypedDict):
-    """Asymmetry of confusion: measured, by chance alone, after the shift; None without any."""
+    """Asymmetry of confusion: measured, by chance alone, after the shift; None if there is none."""
 
     measured: float | None
     chance: float | None
@@ -99,7 +99,7 @@ class Sides(TypedDict):
 
 
 class Measured(Half):
-    """What `measure` says of one model."""
+    """The results of `measure` for one model."""
 
     classes: int
     strengths: dict[str, float]
@@ -207,16 +207,15 @@ def _case(
 
 
 def measure(tested: Tested, backbone: str) -> Measured:
-    """What the study asks of one model on its novel classes; accuracies and gains in percent.
+    """The study's measurements of one model on its novel classes; accuracies and gains in percent.
 
-    - `gains`: of the ceiling and of each of `CORRECTIONS`; what has looked at test images or
-      labels says so.
+    - `gains`: of the ceiling and of each of `CORRECTIONS`, with what each has looked at.
     - `shuffled`: the mean gain of the automatic shift with its bias permuted over the classes.
     - `oracle`: the best gain from subtracting a multiple of log frequency, chosen on test labels.
-    - `links`: of each reference's prior, and of log frequency, Spearman's correlation with the
-      bias that fits the test labels best, and of the priors with log frequency; and `slope`, the
-      multiple of the prior that comes nearest to that bias.
-    - `asymmetry`: of the confusion matrix, what chance alone would give, and after the shift.
+    - `links`: for each reference's prior and for log frequency, Spearman's correlation with the
+      bias that fits the test labels best; for the priors also the correlation with log frequency
+      and `slope`, the multiple of the prior that comes nearest to that bias.
+    - `asymmetry`: of the confusion matrix, by chance alone, and after the shift.
     """
     logits, labels = tested.logits, torch.from_numpy(tested.labels)
     names = tested.bench.classnames
@@ -262,10 +261,11 @@ def pretraining_share(backbone: str, world: str, classname: str) -> float:
 
 
 def ceiling(logits: Tensor, labels: Tensor) -> float:
-    """The most that any class bias gains in accuracy, in points, as far as a search finds it.
+    """The oracle gain of a class bias in accuracy, in points, as far as a search finds it.
 
-    From no bias and from the one of greatest likelihood, one class after the other is given the
-    bias with which most images are right, until none gains any more. Chosen on test labels.
+    The search starts from no bias and from the bias of greatest likelihood. It gives one class
+    after the other the bias with which most images are right, until no class gains any more. It
+    uses test labels.
     """
     classes = logits.shape[1]
     plain = best = _accuracy(logits.argmax(1), labels)
@@ -283,7 +283,7 @@ def ceiling(logits: Tensor, labels: Tensor) -> float:
 
 
 def _best_threshold(z: Tensor, labels: Tensor, c: int) -> Tensor:
-    """The bias of class c with which most images [N, C] are right, all others as they are."""
+    """The bias of class c with which most images [N, C] are right, with all other biases fixed."""
     others = z.clone()
     others[:, c] = float("-inf")
     value, other = others.max(1)
@@ -327,7 +327,8 @@ def _settings(cfg: CfgNode, correction: str) -> CfgNode:
 def _over_prediction(
     logits: Tensor, labels: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.floating]:
-    """[C] by how much more often each class is predicted than it occurs, as a share of that."""
+    """[C] by how much more often each class is predicted than it occurs, relative to how often it
+    occurs."""
     confusion = confusion_matrix(labels, logits.argmax(1).numpy(), logits.shape[1])
     share: npt.NDArray[np.floating] = confusion.sum(0) / confusion.sum(1)
     return share - 1

@@ -1,4 +1,4 @@
-"""The study's page: tables, figures, and in words what was and was not found."""
+"""The study's page: tables, figures, and the findings in words."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +19,8 @@ _MARKS = {"transductive": "†", "upper bound": "‡", "": ""}
 _RULES = ("ceiling", "match", "released rule", "released rule, calibrated", "shift",
           "shift, calibrated", "shift in pairs")
 _REFERENCE_SETS = (*ALL_REFERENCES, "shift", "all four")
+_KNOWING = {"gap": "gap", "image": "mean image", "others": "other classes' images",
+            "text": "neutral prompt", "frequency": "log frequency"}
 _FIGURED = ("shift", "match", "released rule")  # each with a marker of its own
 
 Value = Callable[[CaseRecord], float | None]
@@ -41,27 +43,53 @@ def write_report(records: list[CaseRecord], directory: Path, command: str) -> Pa
     return page
 
 
+WORDS = {
+    "made": "Made by `{command}`: {models} models, {seeds} seeds. Nothing here is evidence about "
+            "CLIP: the images are drawn and the backbones are tiny. The drawn world offers what "
+            "real data does not: the pre-training frequency of every class is known. {backbones}",
+    "marks": "± is the standard error over seeds; each seed is averaged over the benchmarks. "
+             "Zero-shot CLIP has no seeds. † is transductive: made with the unlabelled test "
+             "images. ‡ is an upper bound: made with test labels. Neither is a result. All other "
+             "numbers have looked at training images and labels at most. Their constants were "
+             "chosen on benchmarks drawn with other seeds ([choice.md](choice.md)). The shift on "
+             "this page is made of {references}.",
+    "rules": "Numbers are changes of accuracy in points. Ceiling is the oracle gain: that of the "
+             "best per-class bias that a search finds on the test labels. Match is the bias that "
+             "makes the mean prediction uniform; these test sets are balanced, as match assumes. "
+             "The released rule has text pairs, TAU 0 and THRES 2. The shift has its automatic "
+             "strengths. Shuffled is the shift with its bias permuted over the classes.",
+    "references": "Each column is a shift by that reference at its automatic strength. “Shift” is "
+                  "the shift of the tables above. “All four” is a shift by text, image, others and "
+                  "gap together. Log frequency‡ is the best multiple of it, chosen on test labels.",
+    "links": "“a ~ b” is Spearman's correlation of a and b over the novel classes, averaged over "
+             "all models. The fitted bias is the one that fits the test labels best. The slope is "
+             "the multiple of the prior that comes nearest to it. Asymmetry is 0 if every two "
+             "classes are mistaken for each other equally often, and 1 if confusion goes one way "
+             "only. Beside it stands what chance alone gives with as many confusions, then the "
+             "asymmetry after the shift.",
+}
+_BACKBONES = {
+    "tiny": "`tiny` is trained with CLIP's contrastive loss on classes whose frequencies follow "
+            "Zipf's law.",
+    "tiny-biased": "`tiny-biased` is trained with captions that are unique within a batch, which "
+                   "leaves class frequency in its scores by construction.",
+    "tiny-steep": "`tiny-steep` is trained as `tiny` is, with a steeper tail: its rarest classes "
+                  "were seen a few dozen times.",
+}
+
+
 def _page(records: list[CaseRecord], command: str) -> Iterable[str]:
-    seeds = sorted({r["seed"] for r in records})
     backbones = _present(records, "backbone", BACKBONES)
+    references = dict.fromkeys(name for r in records for name in r["strengths"])
     yield "# A controlled study of NeRP on the drawn world"
-    yield (f"Made by `{command}`: {len(records)} models, {len(seeds)} seeds. Nothing here is "
-           "evidence about CLIP: the images are drawn and the backbones tiny. What the world "
-           "offers is that the pre-training frequency of every class is known. "
-           + " ".join(_BACKBONES[name] for name in backbones))
-    yield ("± is the standard error over seeds, each seed averaged over the benchmarks; zero-shot "
-           "CLIP has no seeds. † transductive: made with the unlabelled test images. ‡ upper "
-           "bound: made with test labels. Neither is a result. Everything else has looked at "
-           "training images and labels at most, and its constants were chosen on benchmarks drawn "
-           "with other seeds ([choice.md](choice.md)).")
+    yield WORDS["made"].format(
+        command=command, models=len(records), seeds=len({r["seed"] for r in records}),
+        backbones=" ".join(_BACKBONES[name] for name in backbones))
+    yield WORDS["marks"].format(references=", ".join(references))
     yield "## Found"
     yield "\n".join(f"- {line}" for line in _findings(records))
     yield "## What each rule gains"
-    yield ("Change of accuracy in points. Ceiling: the best class bias that a search finds on the "
-           "test labels. Match: the bias that makes the mean prediction uniform; these test sets "
-           "are balanced, which is what it assumes. Released rule: text pairs, TAU 0, THRES 2. "
-           "Shift: by the automatic strengths of its default references. Shuffled: the shift with "
-           "its bias permuted over the classes.")
+    yield WORDS["rules"]
     yield "![gains](gains.png)"
     for backbone in backbones:
         mine = [r for r in records if r["backbone"] == backbone]
@@ -71,30 +99,16 @@ def _page(records: list[CaseRecord], command: str) -> Iterable[str]:
         yield f"**{backbone}**, base classes (which were trained on; `NERP.ON_BASE True`)"
         yield _table(mine, {name: _gain(name, "base") for name in _RULES}, "base")
     yield "## What each reference gains alone, and together"
-    yield ("A shift by that reference at its automatic strength; “shift” is the default, gap and "
-           "image. Log frequency‡: the best multiple of it, chosen on test labels.")
+    yield WORDS["references"]
     for backbone in backbones:
         mine = [r for r in records if r["backbone"] == backbone]
         yield f"**{backbone}**, novel classes"
         yield _table(mine, {name: _gain(name) for name in _REFERENCE_SETS}
                      | {"log frequency‡": lambda r: r["oracle"]["gain"]})
     yield "## What the references know"
-    yield ("Spearman correlations over the novel classes, mean over all models. The fitted bias is "
-           "the one that fits the test labels best, and the slope how much of the prior it is. "
-           "Asymmetry: the share of confusions that one-sidedness accounts for, beside what chance "
-           "alone gives with as many confusions, and after the shift.")
+    yield WORDS["links"]
     yield "![links](links.png)"
     yield _link_table(records)
-
-
-_BACKBONES = {
-    "tiny": "`tiny` is trained with CLIP's contrastive loss on classes as unequally frequent as "
-            "Zipf's law has it.",
-    "tiny-biased": "`tiny-biased` with captions unique within a batch, which leaves class "
-                   "frequency in its scores by construction.",
-    "tiny-steep": "`tiny-steep` as `tiny`, with a steeper tail: its rarest classes were seen a few "
-                  "dozen times.",
-}
 
 
 def _gain(name: str, classes: str = "new") -> Number:
@@ -103,24 +117,33 @@ def _gain(name: str, classes: str = "new") -> Number:
 
 
 def _findings(records: list[CaseRecord]) -> Iterable[str]:
-    for backbone in _present(records, "backbone", BACKBONES):
-        mine = [r for r in records if r["backbone"] == backbone]
+    """Five lines; each says it of every backbone."""
+    shift, rule = _gain("shift"), "released rule"
+    of_backbone = {backbone: [r for r in records if r["backbone"] == backbone]
+                   for backbone in _present(records, "backbone", BACKBONES)}
+
+    def each(said: Callable[[list[CaseRecord]], str]) -> str:
+        return " ".join(f"`{backbone}`: {said(mine)}." for backbone, mine in of_backbone.items())
+
+    def share(mine: list[CaseRecord]) -> str:
         top = _mean(mine, _gain("ceiling"))
-        share = _mean(mine, _gain("shift")) / top if top else math.nan
-        yield (f"`{backbone}`: the automatic shift {_verdict(mine, _gain('shift'))}, "
-               f"{100 * share:.0f} % of the ceiling of {top:+.2f}‡, worse by more than half a "
-               f"point in {sum(_gain('shift')(r) < -0.5 for r in mine)}; matching "
-               f"{_mean(mine, _gain('match')):+.2f}†; the shuffled shift "
-               f"{_mean(mine, lambda r: r['shuffled']):+.2f}.")
-        yield (f"`{backbone}`: the released rule {_verdict(mine, _gain('released rule'))}, and "
-               f"calibrated {_verdict(mine, _gain('released rule, calibrated'))}; the shift "
-               f"calibrated {_verdict(mine, _gain('shift, calibrated'))}.")
-        yield (f"`{backbone}`: with the bias that the test labels ask for, the gap correlates at "
-               f"{_mean(mine, _link('gap', 'bias')):+.2f}, the mean image at "
-               f"{_mean(mine, _link('image', 'bias')):+.2f}, other classes' images at "
-               f"{_mean(mine, _link('others', 'bias')):+.2f}, the neutral prompt at "
-               f"{_mean(mine, _link('text', 'bias')):+.2f} and log frequency at "
-               f"{_mean(mine, _link('frequency', 'bias')):+.2f}.")
+        part = 100 * _mean(mine, shift) / top if top else math.nan
+        return (f"the shift reaches {part:.0f} % of {top:+.2f}‡; match gains "
+                f"{_mean(mine, _gain('match')):+.2f}†")
+
+    yield "**The automatic shift.** " + each(
+        lambda mine: f"it {_verdict(mine, shift)}; it makes {sum(shift(r) < -0.5 for r in mine)} "
+                     "models worse by more than half a point")
+    yield "**The oracle gain of a class bias.** " + each(share)
+    yield "**The shift with its bias shuffled over the classes.** " + each(
+        lambda mine: f"{_mean(mine, lambda r: r['shuffled']):+.2f} points")
+    yield "**The released rule.** " + each(
+        lambda mine: f"it {_verdict(mine, _gain(rule))}; calibrated, it "
+                     f"{_verdict(mine, _gain(f'{rule}, calibrated'))}; the shift, calibrated, "
+                     f"{_verdict(mine, _gain('shift, calibrated'))}")
+    yield "**Correlation with the bias that the test labels ask for.** " + each(
+        lambda mine: ", ".join(f"{words} {_mean(mine, _link(name, 'bias')):+.2f}"
+                               for name, words in _KNOWING.items()))
 
 
 def _link(name: str, to: str) -> Value:
@@ -128,7 +151,7 @@ def _link(name: str, to: str) -> Value:
 
 
 def _verdict(records: list[CaseRecord], value: Number) -> str:
-    """In words: by how much, over how many models, and whether it stands out from the seeds."""
+    """In words: the change, over how many models, and whether it is larger than twice its error."""
     values = [value(r) for r in records]
     mean, error = _over_seeds([r for r in records if r["method"] != METHODS[0]], value)
     better = sum(v > 0 for v in values)
@@ -141,7 +164,7 @@ def _verdict(records: list[CaseRecord], value: Number) -> str:
 
 
 def _table(records: list[CaseRecord], values: dict[str, Value], classes: str = "new") -> str:
-    """A row a method and one for the mean of all models: accuracy, then the mean of each value."""
+    """One row per method and one for all models: accuracy, then the mean of each value."""
     some = (records[0]["base"] if classes == "base" else records[0])["gains"]
 
     def row(name: str, mine: list[CaseRecord]) -> list[str]:
@@ -184,7 +207,7 @@ def _groups(records: list[CaseRecord]) -> Iterable[tuple[str, str, list[CaseReco
 
 
 def _mean(records: list[CaseRecord], value: Value) -> float:
-    """The mean where there is a value (a constant has no correlation)."""
+    """The mean over the records that have a value (a constant has no correlation)."""
     values = [v for r in records if (v := value(r)) is not None]
     return fmean(values) if values else math.nan
 
@@ -210,7 +233,7 @@ def _present(records: list[CaseRecord], key: _Key, order: Sequence[str]) -> list
 
 
 def _gain_figure(records: list[CaseRecord]) -> Figure:
-    """A panel a backbone: a mark a model and correction, its gain against the model's ceiling."""
+    """One panel per backbone: for each model and correction its gain against the ceiling."""
     backbones = _present(records, "backbone", BACKBONES)
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(2.9 * len(backbones) + 0.4, 3.6), layout="constrained")

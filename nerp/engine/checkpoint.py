@@ -256,7 +256,7 @@ def load_trainer(
 
     Its shape settings come from the checkpoint (what it says, else what its tensors imply), so
     none of them need be repeated at test time. Frozen CLIP tensors and class-dependent buffers in
-    published files are left aside, whatever their class count.
+    published files are ignored, whatever their class count.
 
     Raises NerpError where it is another method's, or a tensor is missing or of another shape.
     """

@@ -185,7 +185,7 @@ def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
     if counts[NOT_RUN]:
         lines.append(f"not run, since a run that they need failed: {counts[NOT_RUN]}")
     if counts[FAILED]:
-        lines.append("The same command tries them again and goes on from there.")
+        lines.append("The same command tries them again and continues from there.")
     return "\n".join(lines)
 
 

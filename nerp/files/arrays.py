@@ -1,4 +1,4 @@
-"""npz files: named arrays of numbers and texts, as large as the file says and no larger."""
+"""npz files: named arrays of numbers and texts, with sizes checked before reading."""
 
 import math
 import zipfile

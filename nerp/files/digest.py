@@ -1,4 +1,5 @@
-"""A file's content as a digest; of a large one computed once, kept under its size and times."""
+"""The digest of a file's content. For a large file it is computed once and kept under the file's
+size and times."""
 
 import contextlib
 import hashlib
@@ -43,8 +44,8 @@ def bytes_digest(data: bytes) -> str:
 
 
 def content_digest(path: str | Path) -> str:
-    """16 hex digits of the content of a file; "" where there is none. Raises NerpError for one
-    that cannot be read."""
+    """16 hex digits of the content of a file; "" if there is none. Raises NerpError if it cannot be
+    read."""
     path = Path(path).expanduser()
     state = _state(path)
     if state is None:
@@ -58,9 +59,9 @@ def content_digest(path: str | Path) -> str:
 
 
 def read_digested(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
-    """What `read` makes of a file, and the digest of the content that it read.
+    """The result of `read` on a file, and the digest of the content that it read.
 
-    Raises NerpError where the file changes meanwhile, and as `read` does.
+    Raises NerpError if the file changes meanwhile, and as `read` does.
     """
     before = _state(path)
     first = "" if before is None or before.is_settled else content_digest(path)
@@ -73,7 +74,7 @@ def read_digested(path: Path, read: Callable[[Path], T]) -> tuple[T, str]:
 
 
 class _State(NamedTuple):
-    """What is the same for two readings of a file that give the same content."""
+    """Equal for two readings of a file only if its content is the same."""
 
     path: str
     size: int
@@ -83,12 +84,12 @@ class _State(NamedTuple):
 
     @property
     def is_settled(self) -> bool:
-        """Whether another change would have another time."""
+        """Whether a further change would change the recorded time."""
         return max(self.modified, self.changed) <= (time.time() - SETTLED) * 1e9
 
 
 def _state(path: Path) -> _State | None:
-    """The state of a file, None where there is none."""
+    """The state of a file; None if there is none."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -99,7 +100,7 @@ def _state(path: Path) -> _State | None:
 
 @lru_cache(maxsize=_MOST_KEPT)
 def _digest(path: str, size: int, *times: int) -> str:
-    """The digest of a large file as it is at these times."""
+    """The digest of a large file in the state with these times."""
     note = cache_folder() / "digests.json"
     kept = _read(note)
     seen = [size, *times]
@@ -114,7 +115,7 @@ def _digest(path: str, size: int, *times: int) -> str:
 
 
 def cache_folder() -> Path:
-    """Where digests are kept: the user's own folder, which no stranger writes to."""
+    """The folder of kept digests: the user's own, which no stranger writes to."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "nerp"
 

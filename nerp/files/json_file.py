@@ -1,4 +1,4 @@
-"""JSON files, gzipped or plain; and what a record must hold."""
+"""JSON files, gzipped or plain, and checks of a record's fields."""
 
 import gzip
 import io
@@ -48,7 +48,7 @@ def read_json(path: str | Path) -> dict[str, object]:
 def check_fields(
     content: Mapping[str, object], fields: Fields, optional: Fields, where: str
 ) -> None:
-    """Raise NerpError where a field of a record is missing or not what it must be.
+    """Raise NerpError if a field of a record is missing or has a wrong value.
 
     Args:
         fields, optional: name -> (whether a value fits, what fits in words).

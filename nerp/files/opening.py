@@ -1,4 +1,4 @@
-"""Opening a file that is not trusted: regular, and no larger than its kind can be."""
+"""Opening a file that is not trusted: it must be regular and no larger than its kind can be."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ _last: list[str] = []
 
 @contextlib.contextmanager
 def opened(path: AnyPath) -> Iterator[BinaryIO]:
-    """The regular file at `path`, to be read; a pipe or a device is not waited for.
+    """The regular file at `path`, open for reading; a pipe or a device is not waited for.
 
-    Raises NerpError, naming the file, where there is none or it cannot be read.
+    Raises NerpError, naming the file, if there is none or it cannot be read.
     """
     name = os.fspath(path)
     _last[:] = [name]
@@ -65,8 +65,8 @@ def read_text(path: AnyPath, most: int = 64 * MIB) -> str:
 
 
 def read_end(path: AnyPath, most: int) -> str:
-    """The last `most` bytes of a text file, what is not UTF-8 replaced. Raises NerpError as
-    `opened` does."""
+    """The last `most` bytes of a text file; bytes that are not UTF-8 are replaced. Raises NerpError
+    as `opened` does."""
     with opened(path) as file:
         file.seek(-min(most, os.fstat(file.fileno()).st_size), os.SEEK_END)
         return file.read(most).decode(errors="replace")
@@ -74,10 +74,10 @@ def read_end(path: AnyPath, most: int) -> str:
 
 @contextlib.contextmanager
 def reading(path: AnyPath, what: str) -> Iterator[None]:
-    """Whatever goes wrong in here is the file's fault: NerpError, "`path`: not `what`".
+    """Any error in this context becomes NerpError: "`path`: not `what`".
 
-    For libraries that raise all sorts on damaged files, and for content that does not fit what is
-    made of it.
+    This is for libraries that raise errors of many kinds on damaged files, and for content that
+    does not fit its use.
     """
     _last[:] = [os.fspath(path)]
     try:
@@ -92,18 +92,18 @@ def reading(path: AnyPath, what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error of Python's, numpy's or torch's says."""
+    """Whether an error of Python's, numpy's or torch's says that memory ran out."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and "not enough memory" in str(error))
 
 
 def last_opened() -> str:
-    """The file that was opened last, "" where none was."""
+    """The file that was opened last; "" if none was."""
     return _last[0] if _last else ""
 
 
 def reason(error: BaseException) -> str:
-    """What an error says of itself, in a line."""
+    """An error's own text, in one line."""
     text = getattr(error, "strerror", None) or str(error)
     kind = type(error).__name__
     if isinstance(error, LookupError | RecursionError | MemoryError):  # "'x'" alone says little

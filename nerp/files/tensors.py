@@ -1,8 +1,8 @@
-"""Files of tensors: torch's, TorchScript archives, safetensors; nothing that they hold is executed.
+"""Files of tensors: torch's, TorchScript archives, safetensors. Nothing in them is executed.
 
-A torch file is a zip of a pickle, which describes tensors, and of their numbers, a record a
-storage; or, before torch 1.6, pickles and numbers one after the other. A TorchScript archive is the
-first with the pickle of a module, and code that is not looked at.
+A torch file is a zip of a pickle, which describes tensors, and of their numbers, one record per
+storage. Before torch 1.6 it is pickles and numbers one after the other. A TorchScript archive is
+such a zip with the pickle of a module, and code, which is ignored.
 """
 
 import io
@@ -32,8 +32,9 @@ def load_inert(path: str | Path) -> object:
     """The tensors and plain values in a torch file, on the CPU; nothing in it is executed.
 
     Published checkpoints pickle optimiser and scheduler objects beside their tensors; such objects
-    are left out. Of a TorchScript archive the content is {name: tensor}, the parameters and buffers
-    of its modules. Every record's checksum is compared, where the file has them (since torch 1.6).
+    are left out. The content of a TorchScript archive is {name: tensor}, the parameters and buffers
+    of its modules. Every record's checksum is compared, if the file has checksums (since torch
+    1.6).
 
     Raises NerpError, naming the file, if it is missing, damaged or not a torch file.
     """
@@ -166,9 +167,9 @@ def _storages(content: object) -> list[Storage]:
 
 
 def _tensors(load: Load) -> Callable[[Described], Tensor]:
-    """A function from descriptions to tensors; each storage is read when first asked for.
+    """A function from descriptions to tensors; each storage is read when it is first needed.
 
-    It raises ValueError where a tensor shows numbers that its storage does not have.
+    It raises ValueError if a tensor needs numbers that its storage does not have.
     """
     loaded: dict[str, tuple[Storage, Tensor]] = {}
     held = shown = 0  # bytes

@@ -1,7 +1,8 @@
-"""Pickles from strangers: their plain values, and what describes their tensors; nothing runs.
+"""Untrusted pickles: their plain values, and the descriptions of their tensors. Nothing is
+executed.
 
-Every class and function that a pickle names, but for the few that describe a tensor, becomes an
-empty placeholder, and placeholders are dropped from what is read.
+Every class and function that a pickle names, except the few that describe a tensor, becomes an
+empty placeholder. Placeholders are dropped from what is read.
 """
 
 import pickle
@@ -47,8 +48,8 @@ class Described:
 
 
 class Inert:
-    """Stands for an object of whatever class a file names: takes anything, does nothing, keeps
-    its state."""
+    """A placeholder for an object of any class that a file names: it accepts anything, does
+    nothing, and keeps its state."""
 
     state: object = None
 
@@ -77,7 +78,8 @@ class _Dict(dict[object, object]):
 def _describe(
     storage: object, offset: int, shape: Iterable[int], stride: Iterable[int], *_: object
 ) -> Described | Inert:
-    """A tensor of a kind that is not read here (sparse, of another type) is an object as others.
+    """Describes a tensor. A tensor of a kind that is not read here (sparse, of another type) is
+    treated like any object.
 
     The numbers are whatever the file says; whoever makes a tensor of them checks them.
     """
@@ -115,14 +117,14 @@ class _Unpickler(pickle._Unpickler):
 def unpickle(file: BinaryIO) -> object:
     """The next pickle in a file, with `Described` for tensors and `Inert` for other objects.
 
-    Raises whatever a damaged one makes Python raise.
+    Raises whatever error a damaged pickle causes in Python.
     """
     return _Unpickler(file, encoding="utf-8").load()
 
 
 def plain(value: object, tensor: Callable[[Described], object]) -> object:
-    """`value` with every placeholder, wherever it is nested, left out, and tensors for their
-    descriptions. Raises ValueError for more values than a checkpoint has, or no end of them."""
+    """`value` without placeholders, however deeply nested, and with tensors for their descriptions.
+    Raises ValueError if it has more values than a checkpoint has, or contains itself."""
     left = _MOST_VALUES
 
     def walk(value: object, depth: int) -> object:

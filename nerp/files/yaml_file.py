@@ -1,4 +1,4 @@
-"""YAML files: plain values alone, and no more of them than the file has room for."""
+"""YAML files: only plain values, and no more of them than fit into the file."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
@@ -19,8 +19,8 @@ _MOST_KEPT = 100  # files whose lines are remembered
 def load_yaml(path: str | Path) -> dict[str, object]:
     """The KEY: value lines of a YAML file: names, numbers, truth values, texts, lists of them.
 
-    Raises NerpError, naming the file, for one that is missing or is not one, and for aliases that
-    stand for more values than a configuration can have.
+    Raises NerpError, naming the file, if it is missing or is no such file, or if its aliases stand
+    for more values than a configuration can have.
     """
     text = read_text(path, LARGEST)
     with reading(path, "a readable YAML file"):
@@ -36,8 +36,8 @@ def load_yaml(path: str | Path) -> dict[str, object]:
 
 @lru_cache(maxsize=_MOST_KEPT)
 def key_lines(path: str | Path) -> Mapping[str, int]:
-    """Full name (OPTIM.LR) -> the line that it stands in, for every key of a YAML file that
-    `load_yaml` reads; {} where it can no longer be read."""
+    """Full name (OPTIM.LR) -> its line number, for every key of a YAML file that `load_yaml` reads;
+    {} if it can no longer be read."""
     try:
         text = read_text(path, LARGEST)
         with reading(path, "a readable YAML file"):
@@ -63,8 +63,8 @@ def mapping(value: object, source: str) -> Mapping[str, object]:
 
 
 def _check(root: yaml.Node | None) -> None:
-    """Raise ValueError for a tree that is too large with every alias written out, or has no
-    end."""
+    """Raise ValueError for a tree that is too large with every alias written out, or that contains
+    itself."""
     open_nodes: set[int] = set()
 
     @cache  # a node that aliases lead to is counted again, but not walked again
@@ -86,7 +86,8 @@ def _check(root: yaml.Node | None) -> None:
 
 
 def _plain(value: object) -> object:
-    """`value`, of plain types alone. Raises ValueError for others, and names that are no text."""
+    """`value`, which must consist of plain types. Raises ValueError for other types, and for names
+    that are not text."""
     if isinstance(value, dict):
         for name in value:
             if not isinstance(name, str):

@@ -54,7 +54,7 @@ _REFERENCES = {
            "explain",
 }
 _DRAWN = {
-    "tiny": "a tiny CLIP trained on drawn images: to try things on, not evidence about CLIP",
+    "tiny": "a tiny CLIP trained on drawn images: good for trying things, no evidence about CLIP",
     "tiny-biased": "a tiny CLIP trained on drawn images so that class frequencies bias it: a "
                    "positive control, not evidence about CLIP",
 }
@@ -260,7 +260,7 @@ def _picture(counts: Integers, colour: tuple[int, int, int], largest: int) -> st
 
 def _strip(by_prior: list[ClassRow], limit: float) -> Strip:
     """SVG path data for the preferences of many classes in the order of their sum, in a box of
-    1000 x 200 that spans ±limit: `total` a line, each of `parts` a dot a class."""
+    1000 x 200 that spans ±limit: `total` a line, each of `parts` one dot per class."""
     xs = np.linspace(0, 1000, len(by_prior))
 
     def points(values: Sequence[float]) -> list[str]:

@@ -111,7 +111,7 @@ def figures(parts: Iterable[Part]) -> dict[str, Figure]:
 
 
 def few_shot_curves(part: Part) -> Figure:
-    """Accuracy over shots, a panel per dataset and one for their average."""
+    """Accuracy over shots, one panel per dataset and one for their average."""
     figure, panels = _panels(part)
     shots = {name: int(name.removesuffix("-shot")) for name in part.grid.parts}
     for axes, group in panels:
@@ -131,7 +131,7 @@ def few_shot_curves(part: Part) -> Figure:
 
 
 def base_novel_scatter(part: Part) -> Figure | None:
-    """Base against novel accuracy, a panel per dataset and one for their average, with one scale on
+    """Base against novel accuracy, one panel per dataset and one for their average, one scale on
     both axes: a point is as long across as up. A line joins a method and the same with NeRP; grey
     lines: equal harmonic mean. None where no method was run on both."""
     figure, panels = _panels(part)
@@ -159,9 +159,9 @@ def base_novel_scatter(part: Part) -> Figure | None:
 
 
 def open_world_arrows(part: Part) -> Figure | None:
-    """Base against novel accuracy, an arrow per method: from each half alone, where the arrow
-    begins, to all classes at once. Grey lines: equal harmonic mean, closed where the arrow begins
-    and open where it ends. None where there is no such pair."""
+    """Base against novel accuracy, one arrow per method: from each half alone, where it begins,
+    to all classes at once. Grey lines: equal harmonic mean, closed where the arrow begins and open
+    where it ends. None where there is no such pair."""
     figure, panels = _panels(part)
     for axes, group in panels:
         ends_of: list[tuple[float, float]] = []

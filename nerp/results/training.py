@@ -16,7 +16,7 @@ from nerp.results.plots import SETTINGS, style_of
 
 def training_curves(folders: Iterable[Path]) -> Figure:
     """Loss and, where a method says it, accuracy over epochs, the mean of each as a thick line and
-    what metrics.csv has as a thin one, and below them the learning rate; a colour a run.
+    what metrics.csv has as a thin one, and below them the learning rate; one colour per run.
 
     Raises NerpError where a folder's metrics.csv cannot be read, or has no row yet.
     """

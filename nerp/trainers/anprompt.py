@@ -55,13 +55,13 @@ def _distances(rows: Tensor, centres: Tensor) -> Tensor:
 
 @TRAINERS.register("ANPrompt")
 class ANPrompt(InsertedTokens):
-    """Tokens P_c + ε P_w are mapped into both towers at each of LAYERS; f_w = f_m + α f_n, of two
+    """Tokens P_c + ε P_w are mapped into both encoders at each of LAYERS; f_w = f_m + α f_n, of two
     sentences per class, is a second classifier. (docs/methods/anprompt.md)
 
     Loss: CE(ℓ_A) + λ [(1 - cos(f, f*)) + (1 - cos(t, t*))] + γ KL(ℓ_W || ℓ_A), ℓ_A = 100 f tᵀ,
     ℓ_W = 100 f_N f_wᵀ, γ = 1 / (std(ℓ_R) B C), ℓ_R = 100 f f_wᵀ. Prediction: θ ℓ_A + (1 - θ) ℓ_R.
 
-    Learned: tokens P_c [K, D], a Linear a tower and layer (vision_maps.i, text_maps.i),
+    Learned: tokens P_c [K, D], a Linear per encoder and layer (vision_maps.i, text_maps.i),
     proj_prompt [W_v, D]; beside them noise_prompts P_w [K, D] and which sentences were drawn [2].
     """
 

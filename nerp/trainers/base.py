@@ -145,7 +145,7 @@ class Trainer(Method):
         return self.clip.scale
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
-        """Logits [B, C] in float32 of f [B, D] and t, [C, D] or one set an image [B, C, D]."""
+        """Logits [B, C] in float32 of f [B, D] and t, [C, D] or one set per image [B, C, D]."""
         with in_float32(self.clip.device):
             if text.dim() == 3:
                 return self.scale * (text @ image[:, :, None])[:, :, 0]

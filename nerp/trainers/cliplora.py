@@ -1,4 +1,4 @@
-"""CLIP-LoRA: low-rank terms on the attention matrices of both towers."""
+"""CLIP-LoRA: low-rank terms on the attention matrices of both encoders."""
 
 from collections.abc import Mapping
 
@@ -62,7 +62,7 @@ class LoRAEdit(Edit):
 
 @TRAINERS.register("CLIPLoRA")
 class CLIPLoRA(Trainer):
-    """Low-rank terms on queries, keys and values of every layer of both towers.
+    """Low-rank terms on queries, keys and values of every layer of both encoders.
 
     Loss: CE(100 f tᵀ). Learned, for each adapted layer and part: A [r, W] and B [W, r].
     See docs/methods/cliplora.md.

@@ -17,7 +17,7 @@ from nerp.trainers.texts import context_prompts, context_start, context_words, m
 
 @TRAINERS.register("CoOp")
 class CoOp(Trainer):
-    """K context vectors, shared by all classes or, with CSC, one set a class.
+    """K context vectors, shared by all classes or, with CSC, one set per class.
 
     Loss: CE(s f tᵀ). Learned: ctx [K, W_t] or [C, K, W_t]. See docs/methods/coop.md.
     """

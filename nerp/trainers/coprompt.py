@@ -1,5 +1,5 @@
-"""CoPrompt: MaPLe's coupled prompts, an adapter behind each tower, and a pull towards frozen CLIP's
-features of another view of the image and of sentences about the class."""
+"""CoPrompt: MaPLe's coupled prompts, an adapter behind each encoder, and a pull towards frozen
+CLIP's features of another view of the image and of sentences about the class."""
 
 import random
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @TRAINERS.register("CoPrompt")
 class CoPrompt(MaPLe):
     """CE(s f t^T, y) + W [(1 - mean_c cos(t_c, g_c)) + (1 - mean_b cos(f_b, f*_b))], f* frozen
-    CLIP's features of a second view, g of one sentence a class, drawn anew in every step.
+    CLIP's features of a second view, g of one sentence per class, drawn anew in every step.
 
     Learned: MaPLe's, and adapter_{image,text}.fc.{0,2} (D -> D / 4 -> D, no bias). See
     docs/methods/coprompt.md.
@@ -89,7 +89,7 @@ class CoPrompt(MaPLe):
         self.sentences = sentences
 
     def sentence_features(self) -> Tensor:
-        """g [C, D] of the sentences of this step; each set is encoded once a run."""
+        """g [C, D] of the sentences of this step; each set is encoded once per run."""
         if self.sentences is None:
             self.prepare_training()
         assert self.sentences is not None

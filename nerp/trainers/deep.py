@@ -1,4 +1,4 @@
-"""What methods with deep prompts in both towers share: PromptSRC, MaPLe and what builds on them."""
+"""What methods with deep prompts in both encoders share: PromptSRC, MaPLe, what builds on them."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -31,11 +31,11 @@ class DeepPrompts(ContextOverWords):
         """Layer >= 1 -> [K_v, W_v]."""
 
     def text_output(self, u: Tensor) -> Tensor:
-        """What the text tower's projected output u [..., D] becomes."""
+        """What the text encoder's projected output u [..., D] becomes."""
         return u
 
     def image_output(self, u: Tensor) -> Tensor:
-        """The same of the vision tower."""
+        """The same of the image encoder."""
         return u
 
     def text_beside(self) -> Sequence[TokenGroup]:

@@ -1,4 +1,4 @@
-"""What MMRL, MMRL++ and ANPrompt share: tokens of one space, mapped into both towers' layers."""
+"""What MMRL, MMRL++ and ANPrompt share: tokens of one space, mapped into both encoders."""
 
 import re
 from abc import abstractmethod
@@ -19,7 +19,7 @@ SCALE = 100.0  # of the cosines, whatever the backbone learned
 
 
 class InsertedTokens(Trainer):
-    """K tokens enter both towers after the first position, at the input of each of some layers.
+    """K tokens enter both encoders after the first position, at the input of chosen layers.
 
     The first of those layers gets K positions more, at later ones the tokens take their place. A
     second image feature is read at the vision tokens.
@@ -40,7 +40,7 @@ class InsertedTokens(Trainer):
 
     @abstractmethod
     def mapped(self, kind: str) -> list[Tensor]:
-        """The tokens [K, W] of each layer, in the vision ("v") or the text tower ("t")."""
+        """The tokens [K, W] of each layer, in the image ("v") or text encoder ("t")."""
 
     @abstractmethod
     def project_mean(self, mean: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ class InsertedTokens(Trainer):
 def equal_maps(
     clip: Clip, dim: int, count: int, name: Callable[[str, int], str]
 ) -> dict[str, Tensor]:
-    """`count` maps d -> W a tower, copies of one Linear each: weights and biases by name.
+    """`count` maps d -> W per encoder, copies of one Linear each: weights and biases by name.
 
-    Args: name: of a map, by tower (v or t) and number.
+    Args: name: of a map, by encoder (v or t) and number.
     """
     tensors: dict[str, Tensor] = {}
     for kind, tower in (("v", clip.image), ("t", clip.text)):

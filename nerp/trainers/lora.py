@@ -7,7 +7,7 @@ from nerp.base.errors import NerpError
 from nerp.clip.model import Clip
 from nerp.trainers.tensors import epoch_seed
 
-# POSITION -> layers of a tower of at most so many, which may lack some of them.
+# POSITION -> layers of an encoder of at most so many, which may lack some of them.
 _DEPTH = 12
 POSITIONS = {
     "all": range(1, 13), "bottom": range(1, 5), "mid": range(5, 9), "up": range(9, 13),
@@ -16,7 +16,7 @@ POSITIONS = {
 
 
 def positions(depth: int) -> dict[str, range]:
-    """POSITION -> the layers it means in a tower of `depth` layers."""
+    """POSITION -> the layers it means in an encoder of `depth` layers."""
     if depth <= _DEPTH:
         return POSITIONS
     half = depth // 2

@@ -1,4 +1,4 @@
-"""MaPLe: deep prompts in the text tower, and linear maps of them in the vision tower."""
+"""MaPLe: deep prompts in the text encoder, linear maps of them in the image encoder."""
 
 import re
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class MaPLe(DeepPrompts):
 
     @property
     def deep_layers(self) -> range:
-        """2..J; those that a tower does not have are nothing to it."""
+        """2..J; an encoder ignores those that it does not have."""
         return range(2, self.settings.PROMPT_DEPTH + 1)
 
     def initial(self) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class MaPLe(DeepPrompts):
 
     def prepare(self) -> None:
         super().prepare()
-        # What no tower reads has no gradient, for which several processes would wait.
+        # What no encoder reads has no gradient, for which several processes would wait.
         text, image = self.clip.text.depth, self.clip.image.depth
         for layer in self.deep_layers:
             self.parameter(_TEXT.format(layer - 2)).requires_grad_(layer <= max(text, image))

@@ -1,4 +1,4 @@
-"""MMA: adapters beside the upper layers of both towers, joined by a shared projection."""
+"""MMA: adapters beside the upper layers of both encoders, joined by a shared projection."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ class AdapterEdit(Edit):
 
 @TRAINERS.register("MMA", "MultiModalAdapter")
 class MMA(Trainer):
-    """Multi-modal adapter: `down` and `up` belong to a tower and layer, `shared` to a layer.
+    """Multi-modal adapter: `down` and `up` belong to an encoder and layer, `shared` to a layer.
 
     Loss: CE(s f tᵀ). See docs/methods/mma.md.
 

@@ -1,4 +1,4 @@
-"""MMRL: a representation space shared by both towers' upper layers."""
+"""MMRL: a representation space shared by both encoders' upper layers."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -31,12 +31,12 @@ SETTINGS = {
 
 @TRAINERS.register("MMRL")
 class MMRL(InsertedTokens):
-    """Tokens R [K, d_r] are projected into both towers at each of REP_LAYERS; a second image
+    """Tokens R [K, d_r] are projected into both encoders at each of REP_LAYERS; a second image
     feature f_rep is read at the vision tokens. (docs/methods/mmrl.md)
 
     Loss: α CE(100 f tᵀ) + (1 - α) CE(100 f_rep tᵀ) + λ [(1 - cos(f, f*)) + (1 - cos(t, t*))].
 
-    Learned: R, a Linear a tower and layer (r2vproj.i, r2tproj.i), proj_rep [W_v, D].
+    Learned: R, a Linear per encoder and layer (r2vproj.i, r2tproj.i), proj_rep [W_v, D].
     """
 
     node = "MMRL"

@@ -19,13 +19,13 @@ _PROJ = "image_encoder."  # A and B
 
 @TRAINERS.register("MMRLpp")
 class MMRLpp(MMRL):
-    """A layer's map is weight + A_i B_i, the weight one a tower; at later layers the tokens become
+    """A layer's map is weight + A_i B_i, one weight per encoder; at later layers the tokens become
     β tokens_i + (1 - β) x, and f_rep is read through CLIP's proj + A B. (docs/methods/mmrlpp.md)
 
     Loss: MMRL's, α CE(100 f tᵀ) + (1 - α) CE(100 f_rep tᵀ) + λ [(1 - cos(f, f*)) +
     (1 - cos(t, t*))].
 
-    Learned: R [K, d_r]; a tower's weight [W, d_r] and for each layer A_i [W, r], B_i [r, d_r] and
+    Learned: R [K, d_r]; per encoder a weight [W, d_r] and for each layer A_i [W, r], B_i [r, d_r],
     a bias; A [W_v, q], B [q, D].
     """
 

@@ -1,4 +1,4 @@
-"""MoCoOp's templates, a list in groups a dataset, and the words of one around a class name."""
+"""MoCoOp's templates, a list in groups per dataset, and the words of one around a class name."""
 
 from collections.abc import Sequence
 from functools import cache

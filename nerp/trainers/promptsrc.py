@@ -1,4 +1,4 @@
-"""PromptSRC: deep prompts in both towers, held near frozen CLIP."""
+"""PromptSRC: deep prompts in both encoders, held near frozen CLIP."""
 
 from collections.abc import Mapping
 
@@ -75,7 +75,7 @@ class PromptSRC(DeepPrompts):
             depth = self.settings[f"PROMPT_DEPTH_{kind}"]
             if not 1 <= depth <= tower.depth:
                 raise NerpError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_{kind} is {depth}; this "
-                                f"backbone's tower has {tower.depth} layers")
+                                f"backbone's encoder has {tower.depth} layers")
 
     def initial(self) -> dict[str, Tensor]:
         settings, text, image = self.settings, self.clip.text.width, self.clip.image.width

@@ -60,7 +60,7 @@ class Aligned(Trainer):
     """A method whose loss has SAR's term: its own + λ L_SAR. (docs/methods/sar.md)
 
     It stands before the method among the bases of a class made by `with_alignment`. Trained and
-    novel names go through the text tower together; the method's own loss sees the trained ones.
+    novel names go through the text encoder together; the method's own loss sees the trained ones.
     Learned tensors and checkpoint are the method's.
     """
 

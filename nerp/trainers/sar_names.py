@@ -69,7 +69,7 @@ def _read_names(path: Path, dataset: str) -> list[str] | None:
     if not isinstance(listed, list) or not listed or not all(
             isinstance(name, str) and name.strip() and is_printable(name) for name in listed):
         raise NerpError(f"{_KEY}: {path} has {brief(listed)} for {dataset}; it takes a list of "
-                        "class names (.json: dataset -> names; else one name a line)")
+                        "class names (.json: dataset -> names; else one name per line)")
     return [name.replace("_", " ") for name in listed]
 
 

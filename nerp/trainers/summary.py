@@ -29,8 +29,8 @@ from nerp.trainers.base import Trainer
 from nerp.trainers.method import GROUPS
 from nerp.trainers.texts import Classes
 
-# D, the image tower's width, layers and patch, the text tower's width and layers. (Radford et al.,
-# Learning Transferable Visual Models, 2021, table 20.) To ask open_clip takes two seconds more.
+# D, the image encoder's width, layers and patch, the text encoder's width and layers. (Radford et
+# al., Learning Transferable Visual Models, 2021, table 20.) open_clip would take two seconds more.
 _SIZES = {
     "ViT-B/32": (512, 768, 12, 32, 512, 12),
     "ViT-B/16": (512, 768, 12, 16, 512, 12),
@@ -119,7 +119,7 @@ def _open_clips(name: str) -> CLIP:
 @dataclass(frozen=True)
 class BackboneRow:
     """What `nerp backbones` says of one: patch and image in pixels (patch 0: a ResNet), layers of
-    the image and the text tower, the joint width D, and the methods that fit, with their defaults
+    the image and the text encoder, the joint width D, and the methods that fit, with their defaults
     or with what their configuration says on this backbone."""
 
     name: str

@@ -69,7 +69,7 @@ class TCP(KgCoOp):
     def check(self) -> None:
         layer, depth = self.settings.CLASS_LAYER, self.clip.text.depth
         if layer > depth:
-            raise NerpError(f"TRAINER.TCP.CLASS_LAYER is {layer}; this backbone's text tower has "
+            raise NerpError(f"TRAINER.TCP.CLASS_LAYER is {layer}; this backbone's text encoder has "
                             f"{depth} layers")
         if self.words and len(self.words.split()) != _COUNT:
             raise NerpError(f"TRAINER.TCP.CTX_INIT is {self.words!r}; it takes {_COUNT} words, or "

@@ -146,9 +146,9 @@ def test_position_embeddings_are_interpolated_as_open_clip_does(tmp_path):
 
 
 @pytest.mark.parametrize("name, reason", [
-    ("ViT-B-16-SigLIP", "its image tower is timm's vit_base_patch16_siglip_224"),
-    ("convnext_base", "its image tower is timm's convnext_base"),
-    ("xlm-roberta-base-ViT-B-32", "its text tower is xlm-roberta-base, not CLIP's"),
+    ("ViT-B-16-SigLIP", "its image encoder is timm's vit_base_patch16_siglip_224"),
+    ("convnext_base", "its image encoder is timm's convnext_base"),
+    ("xlm-roberta-base-ViT-B-32", "its text encoder is xlm-roberta-base, not CLIP's"),
     ("coca_ViT-B-32", "it writes captions"),
     ("ViT-L-14-CLIPA", "its prompts are tokenised as bert-base-uncased does"),
 ])

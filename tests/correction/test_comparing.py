@@ -1,13 +1,22 @@
-"""How the study of corrections draws its test sets, and where it writes what it found."""
+"""How the study of corrections draws its test sets, where it writes what it found, and that the
+pages have the words of what makes them."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import choose_shift
 import compare_corrections
+import corrections_words
 import numpy as np
+import pytest
 import torch
 from corrections_pages import put_section
 
 from nerp.base.paths import write_text
+from nerp.demo.study_report import WORDS
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 IMAGES, CLASSES = 40, 3
 MODEL = SimpleNamespace(logits=torch.zeros(IMAGES * CLASSES, CLASSES),
@@ -39,3 +48,14 @@ def test_a_section_is_replaced_where_it_stands_and_put_at_the_end_where_it_is_mi
     assert page.read_text() == wanted
     put_section(page, "Three", "last\n")
     assert page.read_text() == wanted
+
+
+@pytest.mark.parametrize(("page", "words"), [
+    ("nerp.md", corrections_words.WHEN), ("study/corrections.md", corrections_words.REPORT),
+    ("study/choice.md", corrections_words.CHOICE), ("study/choice.md", choose_shift.PAGE),
+    ("study/README.md", "{}".join(WORDS.values())),
+])
+def test_a_page_has_the_words_of_what_makes_it(page, words):
+    said = (DOCS / page).read_text()
+    for part in re.split(r"\{[^}]*\}", words):
+        assert part.strip() in said

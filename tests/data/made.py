@@ -55,7 +55,7 @@ def heard(monkeypatch) -> list[str]:
 
 
 def write_json_split(name: str, root: Path) -> dict[str, list[Item]]:
-    """A json_split dataset with all its classes and two training images a class; its items."""
+    """A json_split dataset with all its classes and two training images per class; its items."""
     cfg = card(name, root).DATASET
     called, path = JSON_SPLITS[name]
     rng, splits = random.Random(name), {}

@@ -32,7 +32,7 @@ def sections() -> dict[str, tuple[str, str]]:
 
 
 def tree(text: str) -> set[str]:
-    """The paths in a folder tree: a name a line, indented by four spaces a level."""
+    """The paths in a folder tree: one name per line, indented by four spaces per level."""
     paths, above = set(), []
     for line in re.search(r"```\n(.+?)\n```", text, re.DOTALL)[1].splitlines():
         name = line.split("#")[0].strip()

@@ -109,7 +109,7 @@ def test_splits_are_known_by_any_usual_name(tmp_path, monkeypatch, caplog):
     found = dict.fromkeys(["Training", "dev", "tst", "unlabeled"], "a table")
     monkeypatch.setattr(datasets, "load_dataset", lambda name: found)
     assert sorted(_load("owner/name")) == sorted(SPLITS)
-    assert "hf:owner/name: left aside, as names of no split: unlabeled" in caplog.text
+    assert "hf:owner/name: ignored, because they name no split: unlabeled" in caplog.text
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"all": "a table"})
     with pytest.raises(NerpError, match="its splits are all; expected train, validation or test"):
         _load("owner/name")

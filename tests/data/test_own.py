@@ -199,7 +199,7 @@ def test_a_class_name_that_no_prompt_can_say_is_refused(name, tmp_path):
     write(tmp_path / "birds" / "split.json", json.dumps(lists))
     card = write(tmp_path / "b.yaml",
                  "DATASET: {NAME: B, DIRECTORY: birds, SPLIT_FILE: split.json}")
-    message = "label 0 is called .*, which no prompt can say|split.json: "
+    message = "label 0 is called .*, which cannot stand in a prompt|split.json: "
     with pytest.raises(NerpError, match=message):
         opened(card)
 

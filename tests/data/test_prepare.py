@@ -164,7 +164,7 @@ def test_an_archive_in_the_archive(server, said, tmp_path):
     ([("other/1.jpg", jpeg())], "holds no images/a"),
     ([("images/a/1.jpg", bytes(2**27))], "it unpacks to more than 20 times its size"),
 ])
-def test_a_hostile_or_wrong_archive_leaves_nothing_behind(
+def test_of_a_hostile_or_wrong_archive_nothing_is_unpacked(
     members, reason, server, said, tmp_path
 ):
     server.files["a.zip"] = content = zip_(tmp_path / "a.zip", members).read_bytes()
@@ -176,6 +176,11 @@ def test_a_hostile_or_wrong_archive_leaves_nothing_behind(
     assert not prepare(config(tmp_path / "data", described))
     assert tree(tmp_path / "data") == {"eurosat/a.zip": content}
     assert os.listdir(tmp_path / "data" / "eurosat") == ["a.zip"]
+    # The right one is taken in the place of one that was deleted.
+    assert not prepare(config(tmp_path / "again", archive_source(server)))
+    server.files["a.zip"] = zip_(tmp_path / "right.zip", FILES.items()).read_bytes()
+    assert prepare(config(tmp_path / "again", archive_source(server)))
+    assert (tmp_path / "again" / "eurosat" / "2750" / "1.jpg").read_bytes() == jpeg()
 
 
 def test_a_full_disk_keeps_the_archive(server, said, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def test_a_file_that_says_something_else_is_never_taken_for_the_draw(bench):
     file = bench.directory / KEPT
     whole = file.read_text()
     content = json.loads(whole)
-    content["train"] = content["train"][::16]  # one a class
+    content["train"] = content["train"][::16]  # one per class
     content["drawn"][0] = split_digest([Item(*entry) for entry in content["train"]])
     write(file, json.dumps(content) + "\n")
     assert lists(select_run(bench, 16, 1, "all")) == lists(drawn)

@@ -104,6 +104,7 @@ def fake(backbone, method, seed, gain):
     link = {"bias": 0.5, "frequency": None, "slope": 0.25}
     return {
         "identity": "", "backbone": backbone, "dataset": "demo_landcover", "method": method,
+        "strengths": {"gap": 0.5, "image": 0.05},
         "seed": seed, "classes": 5, "accuracy": 70.0, "shuffled": -1.0, "gains": gains,
         "base": {"accuracy": 80.0, "gains": gains},
         "oracle": {"gain": 2.0, "multiple": 1.0, "caveat": "upper bound"},
@@ -124,11 +125,13 @@ def fake(backbone, method, seed, gain):
 def test_the_page_says_what_was_found_whichever_way_it_goes(gains, verdict, tmp_path):
     records = [fake("tiny", "MMRL", seed, gain) for seed, gain in enumerate(gains, 1)]
     page = write_report(records, tmp_path, "nerp study --seeds 1 2 3").read_text()
-    assert re.search(rf"`tiny`: the automatic shift {verdict}", page)
-    share = f"{100 * np.mean(gains) / 4:.0f} % of the ceiling of +4.00‡"
-    assert share in page and f"in {sum(g < -0.5 for g in gains)}; matching +0.00†" in page
+    assert re.search(rf"The automatic shift\.\*\* `tiny`: it {verdict}", page)
+    share = f"{100 * np.mean(gains) / 4:.0f} % of +4.00‡; match gains +0.00†"
+    assert share in page and f"it makes {sum(g < -0.5 for g in gains)} models worse" in page
+    assert len(re.findall(r"^- \*\*", page, re.MULTILINE)) == 5
     assert "`nerp study --seeds 1 2 3`: 3 models, 3 seeds" in page
-    assert "the gap correlates at +0.50" in page and "log frequency at +0.25" in page
+    assert "`tiny`: gap +0.50" in page and "log frequency +0.25" in page
+    assert "The shift on this page is made of gap, image." in page
     novel, base, alone = (line for line in page.splitlines() if line.startswith("| MMRL"))
     assert f"{np.mean(gains):+.2f} ± " in novel and "-1.00 ± 0.00" in novel and "70.0" in novel
     assert "80.0" in base and "+2.00 ± 0.00" in alone

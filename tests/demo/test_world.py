@@ -24,7 +24,7 @@ BACKBONES = ("tiny", "tiny-biased")
 
 @pytest.fixture
 def small(monkeypatch):
-    """Two images a class and split: the layout without the wait."""
+    """Two images per class and split: the layout without the wait."""
     monkeypatch.setattr(world, "IMAGES_PER_CLASS", {"train": 2, "val": 2, "test": 2})
 
 

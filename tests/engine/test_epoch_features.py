@@ -106,10 +106,13 @@ def test_a_damaged_epoch_is_encoded_again(train):
 
 @pytest.mark.parametrize("change", [
     ("INPUT.RRCROP_SCALE", "(0.5, 1.0)"), ("INPUT.TRANSFORMS", "['center_crop', 'normalize']"),
+    ("SEED", "2"),
 ])
 def test_other_transforms_and_seeds_are_other_images(change, train):
-    train("CoOp", "first")
-    assert features(train("CoOp", "other", *change))["read"] == 0
+    every = ("DATASET.NUM_SHOTS", "0")  # the same images, whatever the seed
+    train("CoOp", "first", *every)
+    assert features(train("CoOp", "again", *every))["read"] == EPOCHS
+    assert features(train("CoOp", "other", *every, *change))["read"] == 0
 
 
 @pytest.mark.parametrize(("epochs", "bound", "kept", "said"), [

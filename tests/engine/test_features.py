@@ -1,4 +1,4 @@
-"""Frozen image features, kept for every method whose image tower is untouched."""
+"""Frozen image features, kept for every method whose image encoder is untouched."""
 
 import os
 import threading

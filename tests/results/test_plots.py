@@ -234,12 +234,14 @@ def test_a_label_of_equal_h_stands_clear_of_markers_and_ticks_stand_apart(tmp_pa
         assert all(a.x1 < b.x0 for a, b in itertools.pairwise(ticks))
 
 
-def test_a_mark_is_explained_where_it_is_and_not_where_a_name_has_its_letter(tmp_path):
-    for name in ("ZeroshotCLIP", "CoOp"):
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_mark_is_explained_where_it_is_and_not_where_a_name_has_its_letter(marked, tmp_path):
+    for name in ("ZeroshotCLIP", "CoOp_NeRP"):
+        looked_at = "test images already seen" if marked and name == "CoOp_NeRP" else None
         for part in ("base", "new"):
-            write(tmp_path, name, "EuroSAT", part, 1, 50.0)
+            write(tmp_path, name, "EuroSAT", part, 1, 50.0, looked_at=looked_at, on_base=True)
     figure = figures(split(collect([tmp_path]), (), False))["base_to_novel_16_shots_scatter"]
-    assert "stream" not in figure.get_supxlabel()
+    assert ("in a stream" in figure.get_supxlabel()) == marked
 
 
 def test_each_backbone_has_its_figures(tmp_path):

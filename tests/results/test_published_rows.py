@@ -1,12 +1,13 @@
 """`nerp table --against published`: which numbers stand beside ours, and where they are from."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from recorded import complete, row, tables, two_datasets, write
 
 from nerp.base.errors import NerpError
-from nerp.results.published import OWN_PAPER, published, read_published, with_papers
+from nerp.results.published import OTHER_PAPER, OWN_PAPER, published, read_published, with_papers
 from nerp.results.tables import AVERAGE
 
 
@@ -127,16 +128,20 @@ def test_a_number_that_was_chosen_on_tested_images_says_so(tmp_path):
                           for label in theirs)
 
 
-def test_the_methods_own_paper_stands_first(tmp_path):
-    for trainer in ("CasPL_CoOp", "CoOp", "PromptSRC"):
-        complete(tmp_path, trainer)
-    (table,) = tables(tmp_path, against=published())
-    theirs = [r.label for r in table.rows if r.kind == "published"]
-    own = theirs.index("CasPL Table 1")
-    assert theirs[own + 1:] == [label for label in theirs[own + 1:] if "CasPL" in label]
-    assert theirs[:3] == ["ANPrompt Table I", "SAR Table 3", "DePT README, base-to-new table"]
-    assert all((row.origin == OWN_PAPER) == row.source.startswith(("CasPL", "SAR", "DePT"))
-               for row in published() if "+" in row.method and not row.method.endswith("++"))
+def test_the_methods_own_paper_stands_first_and_others_in_the_order_of_the_file(tmp_path):
+    write(tmp_path, "MMRL", "EuroSAT", "base", 1, 90.0)
+    like = next(row for row in published() if (row.method, row.dataset) == ("MMRL", "EuroSAT"))
+    rows = [replace(like, source=source, origin=origin) for source, origin in (
+        ("B", OTHER_PAPER), ("MMRL", OWN_PAPER), ("A", OTHER_PAPER))]
+    (table,) = tables(tmp_path, against=rows)
+    assert [r.label for r in table.rows if r.kind == "published"] == ["MMRL", "B", "A"]
+
+
+def test_the_paper_of_what_is_added_to_a_method_is_its_own():
+    added = [row for row in published() if "+" in row.method and not row.method.endswith("++")]
+    own = {row.source.split(" ")[0] for row in added if row.origin == OWN_PAPER}
+    assert own == {"CasPL", "SAR", "DePT"}
+    assert all((row.origin == OWN_PAPER) == row.source.startswith(tuple(own)) for row in added)
 
 
 def test_published_numbers_of_another_backbone_are_named_and_no_difference_is_taken(tmp_path):

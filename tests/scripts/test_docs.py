@@ -2,11 +2,14 @@
 
 What a page marks with <!-- download --> needs data or weights that are not here: it runs against
 made folders, with `stub.py` for the runs, and its command lines are read as the real ones are. The
-rest runs for real, on the shipped world.
+rest runs for real, on the shipped world. Lines of `$ nerp` in blocks of text, and commands within
+sentences, do not run: their options are those that the command has.
 """
 
+import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +17,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nerp.cli import COMMANDS
+from nerp.commands import add_arguments, command_module, parse
 from nerp.experiments.plan import Selection, plan
 from nerp.files.yaml_file import load_yaml
 from nerp.settings.cards import shipped_cards
 from nerp.settings.catalogue import methods
 
 REPO = Path(__file__).parents[2]
-PAGES = ["README.md", "DATASETS.md",
-         *(str(page.relative_to(REPO)) for page in sorted((REPO / "docs").rglob("*.md")))]
+PAGES = [str(page.relative_to(REPO))
+         for page in (*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md")))]
 MARK = "<!-- download -->\n"
 STUB = REPO / "tests" / "experiments" / "stub.py"
 # `nerp` and `python` of the page's environment.
@@ -80,6 +85,35 @@ def blocks(page, language, marked=None):
     return [text for mark, text in found if marked is None or bool(mark) == marked]
 
 
+class Parser(argparse.ArgumentParser):
+    """Of a command; raises what the command line's own would say."""
+
+    def __init__(self, command):
+        super().__init__(prog=f"nerp {command}")
+        add_arguments(self, command_module(command))
+
+    def error(self, message):
+        raise AssertionError(f"{self.prog}: {message}")
+
+
+def typed():
+    """Page and words after `nerp`, for every command line in the blocks of every page."""
+    for page in PAGES:
+        for block in (*blocks(page, "bash"), *blocks(page, "text")):
+            for line in block.replace("\\\n", " ").splitlines():
+                found = re.match(rf"(?:\$ .*?\b)?nerp ((?:{'|'.join(COMMANDS)})(?: .*)?)$", line)
+                if found:
+                    yield page, shlex.split(found[1].split(" | ")[0], comments=True)
+
+
+def spanned():
+    """Page, command and option, for every option that a command has in a sentence of a page."""
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", (REPO / page).read_text(), flags=re.M | re.S)
+        for command, rest in re.findall(r"`nerp ([a-z-]+) ([^`]*)`", text):
+            yield from ((page, command, option) for option in re.findall(r"(?<!\S)--[\w-]+", rest))
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs commands in a folder that is like a fresh clone whose environment stands ready."""
@@ -109,6 +143,30 @@ def run(tmp_path):
     return run
 
 
+# Where blocks of commands stand: these tests, or test_extending's, run them.
+RUN = ["README.md", "DATASETS.md", "docs/experiments.md", "docs/extending.md", "docs/nerp.md",
+       "docs/openworld.md"]
+
+
+@pytest.mark.parametrize(("page", "words"), list(typed()), ids=lambda value: " ".join(value)
+                         if isinstance(value, list) else value)
+def test_a_command_line_of_a_page_is_one_that_the_command_takes(page, words):
+    parse(Parser(words[0]), words[1:])
+
+
+def test_a_command_line_with_an_option_that_there_is_not_is_seen():
+    for words in (["table", "runs", "--outptu", "t.csv"], ["export"], ["sweep", "--seeds", "one"]):
+        with pytest.raises(AssertionError, match=f"^nerp {words[0]}: "):
+            parse(Parser(words[0]), words[1:])
+
+
+def test_an_option_of_a_command_in_a_sentence_is_one_that_it_has():
+    found = list(spanned())
+    assert len(found) > 10
+    for page, command, option in found:
+        assert option in Parser(command)._option_string_actions, f"{page}: {command} {option}"
+
+
 @pytest.fixture
 def pretend(run, tmp_path):
     """Runs blocks of commands with made folders for the data and a stub for the runs."""
@@ -123,8 +181,9 @@ def test_a_page_has_no_commands_that_are_not_run():
     for page in PAGES:
         fences = re.findall(r"^```(\w*)$", (REPO / page).read_text(), re.MULTILINE)
         assert set(fences) <= {"", "bash", "python", "text", "bibtex", "sh", "yaml", "toml"}, page
-        # The two commands that the page begins with: the one sets up, the other runs this.
-        assert ("sh" in fences) == (page == "README.md")
+        assert "bash" not in fences or page in RUN, page
+        # README's two commands to begin with, the one sets up, the other runs this; CONTRIBUTING's.
+        assert ("sh" in fences) == (page in ("README.md", "CONTRIBUTING.md"))
 
 
 def test_the_experiments_run_from_top_to_bottom(pretend, tmp_path):
@@ -148,16 +207,18 @@ def test_what_needs_a_download_runs_against_made_files(page, pretend):
 
 @pytest.mark.parametrize("mode", ["quick", pytest.param("as printed", marks=pytest.mark.slow)])
 def test_the_readme_runs_on_the_shipped_world(mode, run, tmp_path):
-    """Quick: one epoch."""
-    printed = run(blocks("README.md", "bash", marked=False), mode)
+    """Quick: one epoch. docs/nerp.md's commands work on what README's leave."""
+    commands = [block for page in ("README.md", "docs/nerp.md")
+                for block in blocks(page, "bash", marked=False)]
+    printed = run(commands, mode)
     assert "configuration: configs/trainers/MMRL/tiny.yaml, which" in printed
     assert (tmp_path / "mine/corrected/explain.html").is_file()
+    assert (tmp_path / "pairs.json.gz").is_file()
 
 
 @pytest.mark.slow
-def test_the_experiments_run_on_the_shipped_world(run):
-    page = "docs/experiments.md"
-    assert len(blocks(page, "bash", marked=False)) > 3
+@pytest.mark.parametrize("page", ["docs/experiments.md", "docs/openworld.md"])
+def test_a_page_of_experiments_runs_on_the_shipped_world(page, run):
     assert "DemoLandcover" in run(blocks(page, "bash", marked=False), "as printed")
 
 

@@ -299,7 +299,7 @@ def _beside_the_gap(name: str, strength: float, model: Model) -> Tensor:
 
 
 def _curve(folder: Path, models: list[Model]) -> str:
-    """A row a backbone, over the benchmarks and methods that all of them have."""
+    """One row per backbone, over the benchmarks and methods that all of them have."""
     by_backbone: dict[tuple[str, str], dict[tuple[str, str], Model]] = {}
     for model in models:
         mine = by_backbone.setdefault((model.world, model.backbone), {})
@@ -321,8 +321,8 @@ def _curve(folder: Path, models: list[Model]) -> str:
             f"{np.mean([model.plain for model in chosen]):.1f}", f"{top:+.2f}",
             f"{matched:+.2f}", f"{shifted:+.2f}", f"{100 * shifted / top:.0f} %",
         ])
-    heads = ["unequal in pre-training", "exponent", "images", "steps", "rarest class", "accuracy",
-             "ceiling‡", "match†", "shift", "of the ceiling"]
+    heads = ["imbalanced in pre-training", "exponent", "images", "steps", "rarest class",
+             "accuracy", "ceiling‡", "match†", "shift", "of the ceiling"]
     rows.sort(key=lambda row: row[:2])
     methods = ", ".join(dict.fromkeys(method for _, method in common))
     return (f"{methods} on {len({dataset for dataset, _ in common})} benchmarks.\n\n"
@@ -349,29 +349,33 @@ def _rarest(record: Mapping[str, Any]) -> int:
 PAGE = """\
 # How the shift was chosen
 
-Made by `python tools/making/choose_shift.py report`, from what its `collect` keeps: \
-{count} models ({where}), seed 1, 16 shots, novel classes. None of these benchmarks is \
-reported anywhere else; the shipped ones were not touched.
+Made by `python tools/making/choose_shift.py report` from what its `collect` keeps: {count} models \
+({where}), seed 1, 16 shots, novel classes. No other page reports these benchmarks. The shipped \
+benchmarks were not touched.
 
-A row subtracts that much of that prior, less its mean over the classes, from the logits: change \
-of accuracy in points, mean over the models, how many got better, how many worse by more than \
-half a point, the worst, and the mean on each world. † is transductive and stands for comparison. \
-Candidates: the neutral prompt (text) and the mean training image (image), as published; the mean \
-logits of the base classes' training images (others), of these blurred, with their patches \
-shuffled, averaged by class or four at a time; of noise and of flat colours; five neutral prompts \
-averaged; the mean feature of the training images; and the gap: the mean feature less what the \
-classes' texts explain of it. “By slope”: the strength of the gap is the slope of the trained \
-classes' biases on their gap priors, between halves of these classes, clipped to 0..1.
+Each row subtracts a multiple of one prior, less its mean over the classes, from the logits. The \
+columns are the change of accuracy in points (mean over the models), how many models became \
+better, how many became worse by more than half a point, the worst change, and the mean on each \
+world. † is transductive and stands for comparison. The candidates are:
+
+- text, the neutral prompt, and image, the mean training image, both as published;
+- others, the mean logits of the base classes' training images, and the same of these images \
+blurred, with their patches shuffled, averaged by class, or averaged four at a time;
+- noise, flat colours, five neutral prompts averaged, and the mean feature of the training images;
+- gap, the mean feature less what the classes' texts explain of it. “By slope” means that the \
+strength of the gap is a slope, clipped to 0..1: that of the trained classes' biases on their gap \
+priors, between halves of these classes.
 
 {table}
 
 ## A steeper tail
 
-How much a class bias can gain (‡, searched on the test labels) by what was how unequally \
-frequent in pre-training: the images of a class by Zipf's law, as in the backbones that ship, or \
-equally many images, of which an unequal share had the class's name in their captions and the \
-rest an alias of it (`tools/making/pretrain_tiny_clip.py --tail names --exponent ...`). Rarest \
-class: how many captions had the name that fewest had. {curve}
+The table shows the oracle gain of a class bias (‡, searched on the test labels), by what was \
+imbalanced in pre-training and how strongly. “Images” means that the images of a class follow \
+Zipf's law, as for the backbones that ship. “Names” means that all classes had equally many \
+images; an unequal share of them had the class's name in their captions, and the rest an alias \
+(`tools/making/pretrain_tiny_clip.py --tail names --exponent ...`). The rarest class is the one \
+whose name the fewest captions had; the column counts them. Means over {curve}
 """
 
 

@@ -1,11 +1,14 @@
 """The pages, tables and figure that compare_corrections.py makes of what it has measured."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 import matplotlib
 import numpy as np
+from corrections_words import CHOICE, REPORT, WHEN
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
@@ -36,11 +39,12 @@ def write_report(found: Found, others: Found, docs: Path) -> None:
         **_of_models(found), balanced=_balanced(found, "exponents", "0"),
         worlds=_by_world(found), exponents=_table(found, "exponents", "Zipf exponent"),
         sizes=_table(found, "sizes", "images"), streams=_streams(found), alarm=_alarm(found),
-        strengths=_strengths(found), untaken=_balanced(others, "not taken"), others=len(others)))
+        strengths=_strengths(found), confirmed=_confirmed(found),
+        untaken=_balanced(others, "not taken"), others=len(others)))
     put_section(docs / "nerp.md", "Which correction when", WHEN.format(
         **_of_models(found), **{name: _mean(found, kind, place, correction)
                              for name, (kind, place, correction) in QUOTED.items()},
-        orders=_orders(found, STREAM)))
+        orders=_orders(found, STREAM), confirmed=_confirmed(found)))
 
 
 def write_choice(found: Found, docs: Path) -> None:
@@ -150,26 +154,69 @@ def _alarm(found: Found) -> str:
     return _drawn(rows, ["Zipf exponent", "distance, median", "alarm"])
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What strengths change against the first that were tried. gains, more: of each model, in
+    points. worse: models worse by more than `NOTICED`, with them and with the first."""
+
+    gains: list[float]
+    more: list[float]
+    worse: tuple[int, int]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.more)
+
+    @property
+    def error(self) -> float:
+        return stdev(self.more) / math.sqrt(len(self.more))
+
+    @property
+    def passes(self) -> bool:
+        enough = self.mean >= max(ADOPTED, 2 * self.error)
+        return enough and self.worse[0] <= self.worse[1]
+
+
+def _change(found: Found, name: str) -> _Change:
+    gains, earlier = (_values(found, "strengths", "", of)
+                      for of in (name, next(iter(found[0]["strengths"]))))
+    worse, before = (sum(gain < -NOTICED for gain in each) for each in (gains, earlier))
+    return _Change(gains, [new - old for new, old in zip(gains, earlier, strict=True)],
+                   (worse, before))
+
+
+def _by_world_more(found: Found, change: _Change) -> dict[str, float]:
+    """The mean difference on each world."""
+    return {world: fmean(more for more, each in zip(change.more, found, strict=True)
+                         if each["world"] == world)
+            for world in sorted({each["world"] for each in found})}
+
+
 def _strengths(found: Found) -> str:
     """Automatic strengths that were tried: each one's gain and its difference from the first, with
     the decision, and the difference on each world."""
-    worlds = sorted({each["world"] for each in found})
-    names = list(found[0]["strengths"])
-    earlier = _values(found, "strengths", "", names[0])
-    rows = []
+    rows, names = [], list(found[0]["strengths"])
     for name in names:
-        gains = _values(found, "strengths", "", name)
-        more = [new - old for new, old in zip(gains, earlier, strict=True)]
-        mean, error = fmean(more), stdev(more) / len(more) ** 0.5
-        no_worse = sum(v < -NOTICED for v in gains) <= sum(v < -NOTICED for v in earlier)
-        passes = mean >= max(ADOPTED, 2 * error) and no_worse
-        apart = [fmean(m for m, each in zip(more, found, strict=True) if each["world"] == world)
-                 for world in worlds]
-        rows.append([name, f"{fmean(gains):+.2f}", f"{mean:+.2f} ± {error:.2f}",
-                     _better_worse(gains), "yes" if passes else "" if name == names[0] else "no",
-                     *(f"{each:+.2f}" for each in apart)])
+        change = _change(found, name)
+        rows.append([name, f"{fmean(change.gains):+.2f}",
+                     f"{change.mean:+.2f} ± {change.error:.2f}", _better_worse(change.gains),
+                     "yes" if change.passes else "" if name == names[0] else "no",
+                     *(f"{more:+.2f}" for more in _by_world_more(found, change).values())])
+    worlds = sorted({each["world"] for each in found})
     return _drawn(rows, ["strengths", "gain", "more than before ± s.e.", "better / worse by > 0.5",
                          "passes", *(f"more, world {world}" for world in worlds)])
+
+
+def _confirmed(found: Found) -> str:
+    """Two sentences: whether the strengths in use, the last that were tried, pass on these models
+    too."""
+    change = _change(found, list(found[0]["strengths"])[-1])
+    worlds = ", ".join(f"{more:+.2f} on world {world}"
+                       for world, more in _by_world_more(found, change).items())
+    return (f"These worlds {'confirm' if change.passes else 'do not confirm'} the change: it gains "
+            f"{change.mean:+.2f} ± {change.error:.2f} points on the earlier strengths ({worlds}). "
+            f"It makes {change.worse[0]} instead of {change.worse[1]} models worse by more than "
+            "half a point.")
 
 
 def _settings(found: Found, kind: str, name: str, what: str) -> str:
@@ -229,138 +276,3 @@ QUOTED = {
     "guarded_20": ("sizes", "20", GUARDED), "known_1": ("exponents", "1", KNOWN_SHARES),
     "known_2": ("exponents", "2", KNOWN_SHARES), "first": ("sizes", f"{FIRST}", STREAM),
 }
-WHEN = """\
-- **Shift**, the default: it looks at no test image, and gains {shift} points, and \
-{shift_2} at Zipf exponent 2: it does not depend on the classes' shares.
-- **Guarded anchored match**: it may look at the test images, and gains {guarded} where classes \
-are equally frequent.
-- Where they are not, it keeps the shift, and **match** does harm: {guarded_1} and {match_1} at \
-exponent 1.
-- **Few images** are no trouble to it: of 20 in all it makes {guarded_20}, match {match_20}.
-- **In a stream** it gains from the start: {first} in the first 50 images.
-
-![gain against Zipf exponent, and against the number of test images](corrections.png)
-
-Points are means over {count} models, novel classes ({where}; \
-[study/corrections.md](study/corrections.md)); \
-the lines that leave the left panel are in its tables. Figure and section are made by \
-`python tools/making/compare_corrections.py report docs --worlds 313 314`.
-
-| what is known of the test images | correction | points gained | has looked at |
-|:--|:--|:--|:--|
-| nothing; they are not looked at | the shift, `NERP.RULE auto` | {shift}; {shift_2} at exponent \
-2 | training labels |
-| nothing; they may be looked at | guarded anchored match, `NERP.MAY_SEE test` | {guarded}; \
-{guarded_1} at exponent 1, {guarded_2} at 2 | test images † |
-| nothing; they come one after the other | the same in a stream, `NERP.STREAM True` | {orders} \
-over five orders; {first} in the first 50 | test images already seen s |
-| all are there, the classes equally frequent | `NERP.RULE match` | {match}; were it wrong, \
-{match_1} at exponent 1 | test images † |
-| the classes' shares | `NERP.RULE match NERP.SHARES FILE` | {known_1} at exponent 1, {known_2} \
-at 2, with the true shares ‡ | test images and the file § |
-"""
-REPORT = """\
-# NeRP's rules beside their peers
-
-Made by `python tools/making/compare_corrections.py report`, from what its `measure corrections` \
-finds \
-on {count} models that `choose_shift.py collect` kept: {where}; {methods}; seed 1, 16 shots, novel \
-classes. No constant was chosen on these worlds ([choice.md](choice.md)). Nothing here is evidence \
-about CLIP: the images are drawn and the backbones tiny.
-
-Mean change of accuracy in points. † looked at the test images, s at those already seen, ‡ at the \
-test labels; the rest at training data alone.
-
-## All test images, classes equally frequent
-
-{balanced}
-
-The shift and the guarded anchored match by world:
-
-{worlds}
-
-Contextual calibration is the shift at strength 1. With shares that do not change, \
-Sinkhorn's scaling with γ = 1 corrects nothing, so only γ = 0 is here. The labelled bias (GLA) \
-needs training images of the \
-tested classes, which novel classes have none of.
-
-## Classes by Zipf's law
-
-An exponent's test sets give each class each rank once, and a class at rank r 1 / r^exponent of \
-its \
-images; a bias that does not depend on them gains about the same at each exponent. “Shares known”: \
-match to the shares of the test labels.
-
-{exponents}
-
-## Few test images
-
-Means over five draws; of streams, over their first images.
-
-{sizes}
-
-## Streams
-
-Each image corrected by those before it; mean ± standard deviation over five orders.
-
-{streams}
-
-## The alarm
-
-How far the bias that the test images ask for if their classes are equally frequent lies from the \
-shift's, in logits, and how often the guarded anchored match takes the classes for unequally \
-frequent:
-
-{alarm}
-
-## The strengths that were changed
-
-Against the strengths before: a change was to be adopted if it gains at least 0.3 points and \
-twice its standard error, and leaves no more models worse by more than half a point. The last \
-row is what is in use: it passes on the worlds of [choice.md](choice.md), of whose tries it is \
-the best. Whether these worlds confirm it, the column says. The models of a benchmark share its \
-images, so the standard error over models is too small.
-
-{strengths}
-
-## Also tried
-
-Corrections that change more than the preference for classes, and need features, on {others} of \
-the models, all test images, classes equally frequent; none is a rule here. InMaP takes equal \
-shares for granted, as match does. Settings are those that the papers have for ImageNet or by \
-default; images come in a random order. `tools/making/not_taken.py` has them, and a test \
-compares them with their releases.
-
-{untaken}
-"""
-CHOICE = """\
-Made by `python tools/making/compare_corrections.py choice`, from what its `measure constants` \
-finds \
-on {count} models: {where}; {methods}; seed 1, 16 shots, novel classes. They are reported nowhere \
-else.
-
-The shift's automatic strengths, against those before. matched: the bias of `match` on the \
-training \
-images of other classes.
-
-{strengths}
-
-The anchored match's width and limit are multiples of how far an image's logits lie apart: their \
-standard deviation over classes, in the mean over the training images of other classes. The width \
-is {width:g} of it. \
-What the anchored match gains without a guard, by the number of test images:
-
-{widths}
-
-The limit is {limit:g} of it. What the guarded anchored match gains, and how often it keeps the \
-shift, \
-by how unequally frequent the test classes are:
-
-{limits}
-
-The spread of the labelled biases around the gap's prediction, between halves of the trained \
-classes, was to be the unit. How far a model's own labelled bias lies from the shift's ({off} \
-logits, root mean square over classes, median over models) has rank correlation {between_halves} \
-with it, and {spread} with the spread of an image's logits ({least} to {most} logits). The latter \
-is the unit because a change of the logits' scale changes it alike.
-"""

@@ -93,7 +93,7 @@ def _show(axes: Axes, name: str, facts: Explanation, root: Path) -> None:
 
 
 def _bars(axes: Axes, names: list[str], series: list[tuple[np.ndarray, str]]) -> None:
-    """Horizontal bars, a group a class."""
+    """Horizontal bars, one group per class."""
     height = 0.8 / len(series)
     for i, (values, colour) in enumerate(series):
         axes.barh(np.arange(len(names)) + (i - (len(series) - 1) / 2) * height, values, height,

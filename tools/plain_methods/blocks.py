@@ -57,7 +57,7 @@ class PlainCLIPLoRA(PlainMethod):
 
 class PlainMoCoOp(PlainMethod):
     """Each expert's prompts at 77 tokens; an image's two experts are mixed row by row. `prototypes`
-    [G, C, D], P, are set from outside: they are encoded once a run."""
+    [G, C, D], P, are set from outside: they are encoded once per run."""
 
     prototypes: Tensor
 

@@ -66,7 +66,7 @@ class PlainInserted(PlainMethod, ABC):
 
 
 class PlainMMRL(PlainInserted):
-    """Representation tokens with a map a tower and layer."""
+    """Representation tokens with a map per encoder and layer."""
 
     def tokens_of(self, kind: str, i: int) -> Tensor:
         base = "representation_learner.compound_rep_tokens"
