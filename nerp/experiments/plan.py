@@ -1,4 +1,4 @@
-"""From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
+"""From a selection (protocol, methods, datasets, seeds, shots) to the list of its runs."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -88,7 +88,7 @@ def check_data(root: str, runs: Iterable[Run]) -> None:
 
 
 def shared_epochs(runs: Iterable[Run]) -> str:
-    """What trainings have of one another's augmented images, in words; "" for nothing."""
+    """Which trainings share augmented images, in words; "" if none do."""
     trained = [run for run in runs if run.argv[0] == "train" and learns_on_outputs(run.trainer)]
     sets = {(run.card, *(run.argv[run.argv.index(word) + 1] for word in _DRAWN_BY))
             for run in trained}

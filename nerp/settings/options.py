@@ -1,4 +1,4 @@
-"""The words of a command line: KEY VALUE and KEY=VALUE pairs, by our names of the keys."""
+"""The words of a command line: KEY VALUE and KEY=VALUE pairs, under this project's key names."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _NODES = {name.partition(".")[0] for name in KEYS}
 
 
 def own_name(name: str) -> str:
-    """The key that `name` stands for: the NeRP release has other names for some."""
+    """The key that `name` means; the NeRP release has other names for some keys."""
     return RELEASE_NAMES.get(name, name)
 
 

@@ -1,8 +1,8 @@
-"""What published settings files and scripts call a key, and what they mean by it.
+"""How published settings files and scripts name keys, and what they mean by them.
 
-Two kinds of names differ from ours. Some codebases put a method's settings below another method's
-node, or write the node otherwise (`Method.published`). And Dassl has keys for choices that are
-made once and for all here; such a file is accepted where it makes the same choice.
+Names differ from this project's in two ways. Some codebases put a method's settings below another
+method's node, or write the node in another way (`Method.published`). And Dassl has keys for choices
+that are fixed here; a file with such a key is accepted if it makes the same choice.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,7 +14,7 @@ from nerp.base.registry import TRAINERS
 
 
 class Reader(Protocol):
-    """What of a method is asked here; see `nerp.trainers.method.Method`."""
+    """The part of a method that is used here; see `nerp.trainers.method.Method`."""
 
     node: str
     published: tuple[str, ...]
@@ -74,8 +74,8 @@ _SETTLED: dict[str, Collection[str]] = {
 
 
 def is_settled(name: str, value: object, source: object) -> bool:
-    """Whether a key is one of Dassl's that has no choice here. Raises NerpError, beginning with
-    `source`, where it asks for something else than what is done."""
+    """Whether a key is one of Dassl's that is fixed here. Raises NerpError, beginning with
+    `source`, if it asks for something else than what is done."""
     if name not in _SETTLED:
         return False
     if str(value).replace(" ", "") not in _SETTLED[name]:
@@ -93,8 +93,8 @@ _ELSEWHERE = {
 
 
 def is_read(method: str, name: str) -> bool:
-    """Whether a method reads a key: each does but those below another method's node. A key that no
-    method has counts as read, so that the run says what it is."""
+    """Whether a method reads a key: it reads every key except those below another method's node. A
+    key that no method has counts as read, so that the run reports it."""
     if name.count(".") != 2 or not name.startswith("TRAINER."):
         return True
     node = name.split(".")[1]

@@ -18,11 +18,11 @@ from nerp.settings.published import Reader, is_settled, own_setting
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a key's value comes from; as a text, what a message or a listing says of it.
+    """Where a key's value comes from. As a text: what a message or a listing says about it.
 
     Attributes:
         kind: one of the constants below. file: the YAML file or checkpoint; "" for none.
-        entry: what the key's name stands below in that file (PER_DATASET.EuroSAT).
+        entry: the entry in that file that the key's name is below (PER_DATASET.EuroSAT).
         key: the key's full name, as it is written there.
     """
 
@@ -125,8 +125,8 @@ def put(cfg: CN, name: str, value: object, source: object) -> None:
 
 
 def check_options(opts: Sequence[str]) -> None:
-    """Raise NerpError, as `put` does, for what is wrong with KEY VALUE pairs whatever the method:
-    in no time, since no method is imported. What a method's own keys take, it says later."""
+    """Raise NerpError, as `put` does, for mistakes in KEY VALUE pairs that do not depend on the
+    method. It is fast, because no method is imported. A method's own keys are checked later."""
     cfg, origin = common_config(), Origin(COMMAND_LINE)
     for name, value in options_of(opts).items():
         if not name.startswith("TRAINER.") and not is_settled(name, value, origin):
