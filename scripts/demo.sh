@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job with nothing to download: set up, then `nerp demo` (see nerp demo --help).
+# The main job without a download: set up, then `nerp demo` (see nerp demo --help).
 set -euo pipefail
 on_path="$(command -v nerp || true)"
 # shellcheck source=scripts/lib/environment.sh

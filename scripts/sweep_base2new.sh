@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole base-to-novel experiment: METHODs (default: all, plain and with NeRP) on the eleven
-# datasets, seeds 1, 2, 3. The same command skips what has finished and goes on with the rest.
+# datasets, seeds 1, 2, 3. The same command skips what has finished and continues with the rest.
 # KEY VALUE pairs after the METHODs go to every run. See scripts/lib/experiments.sh for DATASETS,
 # SEEDS, GPUS, SLURM, DRY_RUN, ...
 #

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole open-world experiment: METHODs (default: all, plain and with NeRP) trained on the base
 # classes of the eleven datasets and tested once on all classes, seeds 1, 2, 3. It shares its
-# trained models with sweep_base2new.sh. The same command skips what has finished and goes on with
+# trained models with sweep_base2new.sh. The same command skips what has finished and continues with
 # the rest. KEY VALUE pairs after the METHODs go to every run. See scripts/lib/experiments.sh for
 # DATASETS, SEEDS, GPUS, SLURM, DRY_RUN, ...
 #

@@ -1,6 +1,6 @@
-"""What holds on this device: one line a promise, "ok", "off by ..." or "not available here".
+"""What holds on this device: one line per promise, "ok", "off by ..." or "not available here".
 
-    python tools/gpu_report.py                      on the first GPU, some ten minutes
+    python tools/gpu_report.py                      on the first GPU, about ten minutes
     python tools/gpu_report.py --json report.json   to attach to an issue
     python tools/gpu_report.py --device cpu         what can be shown without a GPU
 

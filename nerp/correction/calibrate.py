@@ -1,9 +1,10 @@
-"""Thresholds or strengths changed without the test set, where held images show it beyond chance.
+"""Thresholds or strengths changed without the test set, if held-out images show an improvement
+beyond chance.
 
-The held images are validation images of the classes trained on: four per class at most, so the best
-of many settings on them is mostly noise. A setting is taken only where the predictions that it
-changes are helped rather than hurt by a sign test; else a shift stays as it was, and a flip, which
-has nothing automatic to fall back to, flips nothing.
+The held-out images are validation images of the trained classes. There are at most four per class,
+so the best of many settings on them is mostly noise. A setting is accepted only if a sign test on
+the predictions it changes shows that it helps. Otherwise a shift stays as it was. A flip has no
+automatic setting to fall back to, so it flips nothing.
 """
 
 from collections.abc import Iterable
@@ -53,12 +54,12 @@ class Calibration:
 
 
 def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
-    """`rule`, with other thresholds or strengths where labelled images show that they are better.
+    """`rule`, with other thresholds or strengths if labelled images show that they are better.
 
     Args:
-        saved: logits, labels, priors and pairs of the classes that were trained on.
+        saved: logits, labels, priors and pairs of the trained classes.
 
-    Of settings that help as much beyond chance, the one that changes fewest predictions is taken.
+    Of settings that help equally beyond chance, the one that changes fewest predictions is taken.
     Raises NerpError for a rule that has neither thresholds nor strengths.
     """
     sweep = Sweep(saved)

@@ -1,18 +1,21 @@
-"""The flip: where the prior preference is strong and the evidence weak, take the partner class.
+"""The flip: where the prior preference is strong and the evidence weak, the partner class is
+predicted.
 
 (NeRP, the correction step.) For an image with logits z and top class i, a partner j of i is a
-candidate where `(text_prior[i] - text_prior[j]) + (image_prior[i] - image_prior[j]) >= TAU` and the
-evidence for i is weak. Among the candidates the one with the largest logit (of equal ones the
-lowest class) becomes the prediction.
+candidate if `(text_prior[i] - text_prior[j]) + (image_prior[i] - image_prior[j]) >= TAU` and the
+evidence for i is weak. The candidate with the largest logit (of equal ones the lowest class)
+becomes the prediction.
 
-Weakness is measured by the margin m = z_i - z_j, the entropy H of the five largest probabilities
-renormalised, and the top probability p:
+Weakness is measured by the margin m = z_i - z_j, the entropy H of the five largest probabilities,
+renormalised, and the top probability p. The tests FLIP_BY_ENTROPY (H >= ENTROPY_THRES) and
+FLIP_BY_PROB (p < 0.6) can be enabled:
 
-- rule "OR": m <= THRES, or one of the tests FLIP_BY_ENTROPY (H >= ENTROPY_THRES) and FLIP_BY_PROB
-  (p < 0.6) is on and every one that is on holds;
-- rule "AND": m <= THRES, and the entropy test if it is on, otherwise the probability test if it is.
+- rule "OR": the evidence is weak if m <= THRES, or if every enabled test passes (at least one is
+  enabled);
+- rule "AND": it is weak if m <= THRES and the entropy test passes if it is enabled, otherwise the
+  probability test if that is.
 
-Only m depends on the partner, so the best candidate is the admissible partner with the largest
+Only m depends on the partner. So the best candidate is the admissible partner with the largest
 logit, or there is none: one gather and one maximum per image decide.
 """
 
@@ -109,9 +112,9 @@ class Partners:
     """A pair list with priors, as a table: for each class its partners in ascending order.
 
     Attributes:
-        index: [C, D] partner classes, D the largest number of partners; short rows hold 0.
-        gap: [C, D] how much more the priors prefer the row's class than the partner, their
-            differences summed; -inf in short rows.
+        index: [C, D] partner classes, where D is the largest number of partners; short rows hold 0.
+        gap: [C, D] the summed difference of the priors between the row's class and the partner;
+            -inf in short rows.
     """
 
     def __init__(self, pairs: Tensor, *priors: Tensor):

@@ -1,9 +1,9 @@
-"""Where images lie in the joint space whatever they show, from labelled images of any classes.
+"""The modality gap: the common offset of image features, from labelled images of any classes.
 
-An image's feature is modelled as a share κ of its class's text feature and a rest that the class
-does not explain; the mean rest is the gap between the modalities (Liang et al., Mind the Gap,
-NeurIPS 2022) as far as κ text features leave it. It shows no class, and a class whose text lies in
-its direction is preferred by every image alike.
+An image's feature is modelled as a share κ of its class's text feature plus a rest that the class
+does not explain. The mean rest is the modality gap (Liang et al., Mind the Gap, NeurIPS 2022),
+apart from what κ text features explain of it. It shows no class. A class whose text feature points
+along it scores higher on every image.
 """
 
 from collections.abc import Iterator
@@ -48,11 +48,12 @@ def gap_prior(
 def slope_between_halves(
     features: Tensor, labels: Tensor, text: Tensor, scale: float
 ) -> float | None:
-    """How much of its gap prior a model's bias on other classes is, or None for under 4 classes.
+    """How much of its gap prior is a model's bias on other classes; None for fewer than 4 classes.
 
-    The classes are halved at random; one half's images give the prior of the other half's classes,
-    whose bias is that which makes the mean prediction of their images meet their labels. The
-    slope of the biases on the priors, over both directions of 20 splits. No test image is needed.
+    The classes are halved at random. One half's images give the prior of the other half's classes.
+    The bias of those classes is the one with which the mean prediction of their images equals the
+    shares of their labels. The result is the slope of the biases on the priors, over both
+    directions of 20 splits. No test image is needed.
     """
     classes = len(text)
     if classes < _FEWEST_CLASSES:

@@ -21,10 +21,10 @@ MARKS = {SEEN_IMAGES: "s", TEST_IMAGES: "†", UNKNOWN: "§", TEST_LABELS: "‡"
 
 
 def with_caveat(looked_at: str) -> str:
-    """What was looked at, as it stands beside a number: with what that makes of the number."""
+    """What was looked at, with the caveat this puts on a number: "test images (transductive)"."""
     return f"{looked_at} ({CAVEATS[looked_at]})" if looked_at in CAVEATS else looked_at
 
 
 def most(looked_at: Iterable[str]) -> str:
-    """Of several, the one that has to be said of all of them together."""
+    """The most serious of several, which has to be said of all of them together."""
     return max(looked_at, key=ORDER.index, default=NOTHING)

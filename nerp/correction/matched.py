@@ -1,8 +1,8 @@
-"""Rules that take a class bias from the images under test themselves, without their labels.
+"""Rules that take a class bias from the test images themselves, without their labels.
 
-Each rests on the shares of the classes among them: equal ones, unless a file gives others. The
-anchored match starts from what neutral references say, and keeps to it where the images look as if
-their classes were not equally frequent.
+Each assumes shares of the classes among them: equal ones, unless a file gives others. The anchored
+match starts from the neutral references' bias, and stays there if the test classes do not look
+equally frequent.
 """
 
 import math
@@ -38,7 +38,7 @@ AnyToShares = TypeVar("AnyToShares", bound="ToShares")
 
 @dataclass(frozen=True)
 class FromTest(Additive):
-    """Less a bias that the images under test ask for."""
+    """Subtracts a bias that the test images ask for."""
 
     looked_at: ClassVar[str] = TEST_IMAGES
 
@@ -69,10 +69,11 @@ class FromTest(Additive):
 
 @dataclass(frozen=True)
 class Streaming(FromTest):
-    """`FromTest` with a running form: of a stream, the images before each one ask for the bias.
+    """`FromTest` with a running form: in a stream, each image is corrected from the images before
+    it.
 
     Attributes:
-        stream: whether it is one. order: which order of the images, by number.
+        stream: whether it is one. order: the number of the images' order.
     """
 
     stream: bool = False
@@ -139,7 +140,7 @@ class ToShares(FromTest):
 @RULES.register("match")
 @dataclass(frozen=True)
 class Match(ToShares):
-    """Less the bias that makes the mean prediction of the images under test uniform."""
+    """Subtracts the bias that makes the mean prediction over the test images uniform."""
 
     name: ClassVar[str] = "match"
 
@@ -159,7 +160,7 @@ class Match(ToShares):
 @RULES.register("sinkhorn")
 @dataclass(frozen=True)
 class Sinkhorn(ToShares):
-    """Less the logarithms of the columns' scaling after 20 rounds (InMaP, Frolic)."""
+    """Subtracts the logarithms of the columns' scaling after 20 rounds (InMaP, Frolic)."""
 
     name: ClassVar[str] = "sinkhorn"
     how: ClassVar[str] = "twenty rounds of scaling bring the mean prediction near given shares"
@@ -171,7 +172,7 @@ class Sinkhorn(ToShares):
 @RULES.register("transport")
 @dataclass(frozen=True)
 class Transport(ToShares):
-    """As many images for each class as its share asks for (OTTER)."""
+    """Gives each class as many images as its share says (OTTER)."""
 
     name: ClassVar[str] = "transport"
 
@@ -198,7 +199,7 @@ class Transport(ToShares):
 @RULES.register("batch")
 @dataclass(frozen=True)
 class Batch(Streaming):
-    """Less the logarithm of the mean prediction (batch calibration)."""
+    """Subtracts the logarithm of the mean prediction (batch calibration)."""
 
     name: ClassVar[str] = "batch"
     how: ClassVar[str] = "the logarithm of the mean prediction is taken off"
@@ -213,7 +214,7 @@ class Batch(Streaming):
 @RULES.register("stationary")
 @dataclass(frozen=True)
 class Stationary(FromTest):
-    """Less the logarithms of stationary priors, eleven times (Frolic's bias)."""
+    """Subtracts the logarithms of stationary priors, eleven times (Frolic's bias)."""
 
     name: ClassVar[str] = "stationary"
     how: ClassVar[str] = "a prior that is stationary under the predictions' confusions is taken off"
@@ -251,12 +252,13 @@ class Followed(Shifted):
 @RULES.register("anchored")
 @dataclass(frozen=True)
 class Anchored(Streaming, Shift):
-    """From the shift's bias to that of the test images, as far as they are many and look balanced.
+    """Moves from the shift's bias towards that of the test images: the more images, the further,
+    and only if their classes look balanced.
 
     Attributes:
-        width: how far a bias usually lies from the references', in logits. limit: from where on
-            the test classes do not look equally frequent. guard: whether the references' bias
-            stands then.
+        width: how far a bias usually lies from the references', in logits.
+        limit: the distance from which on the test classes do not look equally frequent.
+        guard: whether the references' bias is kept then.
     """
 
     name: ClassVar[str] = "anchored"

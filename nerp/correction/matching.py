@@ -68,15 +68,15 @@ def anchored_bias(
     logits: Tensor, anchor: Tensor | None = None, width: float = WIDTH,
     shares: Tensor | None = None, start: Tensor | None = None, met: float = 0.0,
 ) -> Tensor:
-    """The bias [C], of mean 0, that starts from an anchor and follows N images as far as they are
-    many.
+    """The bias [C], of mean 0, that starts from an anchor and follows N images: the more images,
+    the further.
 
     Args:
         logits: [N, C]. anchor: [C] what is known without these images; None: nothing, 0.
         width: how far from it a bias usually lies, in logits.
         shares: [C] of the classes among the images; None: equal ones.
-        start: [C] where to start the search, if not at the anchor: the result does not depend on
-            it, how long it takes does.
+        start: [C] where to start the search, if not at the anchor. It changes the time, not the
+            result.
         met: how much of the mean prediction may be off, of 1; 0: what rounding leaves.
 
     Raises NerpError as `uniform_bias`, and for an anchor that is not [C] or a width of 0 or less.
@@ -108,10 +108,11 @@ def sharpened_bias(
 
 
 def stray(logits: Tensor, anchor: Tensor, matched: Tensor | None = None) -> tuple[float, float]:
-    """How far the bias that N images ask for if their classes are equally frequent lies from an
-    anchor [C], and how far a balanced draw of N labels throws it; root mean squares, in logits.
+    """Two distances, root mean square over classes, in logits. The first is that of an anchor [C]
+    from the bias that N images ask for if their classes are equally frequent. The second is the
+    distance that a balanced draw of N labels causes by chance.
 
-    Args: matched: `uniform_bias` of the logits, where it is known already.
+    Args: matched: `uniform_bias` of the logits, if it is known already.
 
     Raises NerpError as `uniform_bias`.
     """
@@ -147,10 +148,10 @@ def guard(
     logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT, heed: bool = True,
     matched: Tensor | None = None, start: Tensor | None = None, met: float = 0.0,
 ) -> Guarded:
-    """`guarded_bias` with what it was decided by. Raises NerpError as `anchored_bias`.
+    """`guarded_bias` with the numbers that decided it. Raises NerpError as `anchored_bias`.
 
     Args:
-        heed: whether the anchor stands where the images look uneven.
+        heed: whether the anchor is kept if the images look uneven.
         matched: as in `stray`. start, met: as in `anchored_bias`.
     """
     distance, noise = stray(logits, anchor, matched)
@@ -164,10 +165,11 @@ def guard(
 def guarded_bias(
     logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT,
 ) -> Tensor:
-    """`anchored_bias` where the images look as if their classes were equally frequent, else the
+    """`anchored_bias` if the images look as if their classes were equally frequent, else the
     anchor: [C], of mean 0.
 
-    They do where distance^2 <= limit^2 + 2 noise^2 (`stray`). Raises NerpError as `anchored_bias`.
+    They look so if distance^2 <= limit^2 + 2 noise^2 (`stray`). Raises NerpError as
+    `anchored_bias`.
     """
     return guard(logits, anchor, width, limit).bias
 

@@ -1,7 +1,8 @@
-"""What else takes a preference for classes out of a classifier at test time, as it was published.
+"""Published methods that remove a classifier's preference for classes at test time.
 
-Logits z [N, C], a class bias b [C] that is taken off them (only its differences matter), and p =
-softmax(z) by rows. Matching and its anchored form are in `matching`, transport in `transport`.
+They have logits z [N, C], a class bias b [C] that is subtracted from them (only its differences
+matter), and p = softmax(z) by rows. Matching and its anchored form are in `matching`, transport in
+`transport`.
 """
 
 import torch
@@ -81,10 +82,10 @@ def sinkhorn_bias(
 
 
 def stationary_bias(logits: Tensor, rounds: int = 11) -> Tensor:
-    """The bias [C] of Frolic (Zhu et al., NeurIPS 2024): so many times, the log of the prior that
-    is stationary under the predictions' own confusions (`stationary_prior`) is taken off.
+    """The bias [C] of Frolic (Zhu et al., NeurIPS 2024): this number of times, the log of the prior
+    that is stationary under the predictions' own confusions (`stationary_prior`) is subtracted.
 
-    Only images count whose two largest logits differ by more than 1/C.
+    Only images whose two largest logits differ by more than 1/C count.
     """
     check_many(logits)
     bias = torch.zeros_like(logits[0])

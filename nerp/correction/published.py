@@ -1,4 +1,4 @@
-"""Rules of others that rest on references, features or training labels (see `peers`)."""
+"""Published rules of others, based on references, features or training labels (see `peers`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ _NO_INPUT = ("gap", "matched")  # not what a model says to an input
 @RULES.register("contextual")
 @dataclass(frozen=True)
 class Contextual(Shift):
-    """Divided by the mean probabilities of content-free inputs: of one, the shift at strength 1."""
+    """Divides by the mean probabilities of content-free inputs; with one input it is the shift at
+    strength 1."""
 
     name: ClassVar[str] = "contextual"
     effect: ClassVar[str] = ("each class's probability is divided by what neutral references give "
@@ -54,7 +55,7 @@ class Contextual(Shift):
 @RULES.register("distribution")
 @dataclass(frozen=True)
 class Distribution(Informed):
-    """Cosines of features less a quarter of their means (DN)."""
+    """Subtracts from the cosines of features a quarter of their means (DN)."""
 
     name: ClassVar[str] = "distribution"
     looked_at: ClassVar[str] = TRAINING_IMAGES
@@ -77,7 +78,7 @@ class Distribution(Informed):
 @RULES.register("labelled")
 @dataclass(frozen=True)
 class Labelled(Informed):
-    """The tuned and the zero-shot model together, less the zero-shot model's log prior (GLA)."""
+    """Adds the tuned and the zero-shot logits, minus the zero-shot model's log prior (GLA)."""
 
     name: ClassVar[str] = "labelled"
     looked_at: ClassVar[str] = TRAINING_LABELS

@@ -1,7 +1,7 @@
-"""Neutral references: whatever shows none of the classes under test, and what a model makes of it.
+"""Neutral references: inputs that show none of the tested classes, and the model's logits for them.
 
-A reference yields a prior [C] in logits: how much the model prefers each class where nothing
-speaks for any. It is a function of `Probe` that returns a `Prior`, registered under the name that
+A reference yields a prior [C] in logits: how strongly the model prefers each class without any
+evidence. It is a function of `Probe` that returns a `Prior`, registered under the name that
 NERP.REFERENCES takes; predictions.npz keeps it as `<name>_prior`.
 """
 
@@ -37,9 +37,9 @@ class Unsuited(NerpError):
 @dataclass(frozen=True)
 class Prior:
     """Attributes:
-    values: [C], in logits, on the CPU.
-    looked_at: what it was made of (`looked_at`).
-    strength: how much of it NERP.STRENGTH auto takes off a logit.
+        values: [C], in logits, on the CPU.
+        looked_at: what it was made of (`looked_at`).
+        strength: the share of it that NERP.STRENGTH auto subtracts.
     """
 
     values: Tensor
@@ -158,7 +158,7 @@ def _require_other_classes(probe: Probe) -> None:
 
 @REFERENCES.register("gap")
 def modality_gap(probe: Probe) -> Prior:
-    """What training images have in common that their classes do not explain (`gap`)."""
+    """The common offset of training images that their classes do not explain (`gap`)."""
     trainer, shown = probe.trainer, probe.shown()
     labelled = shown.features, shown.labels, shown.text
     tested = trainer.reference_class_features(image_for(trainer, probe.reference))

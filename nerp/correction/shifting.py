@@ -1,12 +1,13 @@
-"""Additive corrections: from every logit, how much the model is held to prefer its class anyway.
+"""Additive corrections (logit adjustment): one bias per class is subtracted from the logits.
 
 z' = z - bias, with a bias [C] of either kind:
 
-- of neutral references k with priors π_k [C], bias = sum_k s_k (π_k - mean π_k): what the model
-  prefers where nothing speaks for any of the classes, as far as an image leaves of it (s_k < 1);
+- of neutral references k with priors π_k [C], bias = sum_k s_k (π_k - mean π_k). A prior is the
+  model's preference without any evidence; s_k < 1 is the share of it that remains when an image is
+  shown;
 - one that unlabelled test images ask for (`matched`, `published`).
 
-Over all classes, or only between the predicted class and its partners in a list of pairs.
+It acts over all classes, or only between the predicted class and its partners in a list of pairs.
 """
 
 from abc import abstractmethod
@@ -62,7 +63,7 @@ SCOPES = ("all", "pairs")
 
 @dataclass(frozen=True)
 class Additive(CorrectionRule):
-    """Less a class bias: over all classes, or only between the classes of a pair."""
+    """Subtracts a class bias: over all classes, or only between the classes of a pair."""
 
     scope: str = "all"
 
@@ -103,7 +104,7 @@ class Additive(CorrectionRule):
 @RULES.register("shift")
 @dataclass(frozen=True)
 class Shift(Additive):
-    """Less the priors of neutral references, each by its strength."""
+    """Subtracts the priors of neutral references, each times its strength."""
 
     name: ClassVar[str] = "shift"
     weighs: ClassVar[bool] = True
@@ -139,12 +140,12 @@ class Shift(Additive):
 
 
 def shift(logits: Tensor, bias: Tensor, pairs: Tensor | None = None) -> Shifted:
-    """Predictions from logits less a class bias.
+    """Predictions from logits minus a class bias.
 
     Args:
         logits: [B, C] float. bias: [C], on the logits' device.
-        pairs: [n, 2] classes by index, used in both directions: a prediction changes to a partner
-            of its class or not at all. None: to any class.
+        pairs: [n, 2] classes by index, used in both directions: a prediction can only change to a
+            partner of its class. None: to any class.
 
     Raises NerpError for shapes that do not agree, classes that do not exist, or NaN.
     """

@@ -1,13 +1,13 @@
-"""Calibrated stacking: one number off the logits of all classes that were trained on.
+"""Calibrated stacking: one number is subtracted from the logits of all trained classes.
 
-(Chao et al., ECCV 2016, for the same trouble in zero-shot learning.) In the open world a tuned
-model prefers what it was trained on; z' = z - γ · [trained] takes one preference off all of these
-classes. It is a shift whose only reference is `trained`, the indicator of the trained classes, with
-γ as its strength. Which γ:
+(Chao et al., ECCV 2016, for the same problem in zero-shot learning.) In the open world a tuned
+model prefers the classes it was trained on. z' = z - γ · [trained] subtracts one preference from
+all of them. It is a shift whose only reference is `trained`, the indicator of the trained classes,
+with γ as its strength. γ is chosen:
 
-- `stacking`: from labelled validation images of the trained classes alone, the largest that costs
-  them no more than a given share (NERP.COST). It has seen no image of a novel class.
-- `stacking_ceiling`: the one with the best harmonic mean on the test labels, an upper bound.
+- `stacking`: from labelled validation images of the trained classes only, as the largest that costs
+  at most a given share of them (NERP.COST). It has seen no image of a novel class.
+- `stacking_ceiling`: as the one with the best harmonic mean on the test labels, an upper bound.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from nerp.correction.shifting import Shift
 
 
 def affordable_number(logits: Tensor, labels: Tensor, base: Tensor, share: float) -> float:
-    """The γ >= 0 that turns at most `share` of the images from right to wrong: half-way between the
-    last margin over the novel classes that may be lost and the first that may not; 0 where none is
-    right.
+    """The γ >= 0 that turns at most `share` of the images from right to wrong. It lies half-way
+    between the last margin over the novel classes that may be lost and the first that may not. 0 if
+    no image is right.
 
     Args:
         logits: [N, C] of images of base classes. labels: [N]. base: [C], whether trained on.
@@ -47,10 +47,10 @@ def affordable_number(logits: Tensor, labels: Tensor, base: Tensor, share: float
 
 
 def best_number(logits: Tensor, labels: Tensor, base: Tensor) -> float:
-    """The γ with the largest harmonic mean of base and novel accuracy on these labels, of equal
-    ones the nearest to 0.
+    """The γ with the largest harmonic mean of base and novel accuracy on these labels; of equally
+    good ones the nearest to 0.
 
-    Args: as of `affordable_number`, the images being of base and of novel classes.
+    Args: as of `affordable_number`, with images of base and novel classes.
     """
     shown = base[labels]
     lost = _margins(logits[shown], labels[shown], base, of_base=True).sort().values
@@ -86,7 +86,7 @@ def _openness(probe: Probe) -> Openness:
 
 @REFERENCES.register("trained")
 def trained_classes(probe: Probe) -> Prior:
-    """The indicator of the classes trained on; how much of it counts, by validation images."""
+    """The indicator of the trained classes; its strength comes from validation images."""
     known = _openness(probe)
     held = known.held()
     number = affordable_number(held.logits, held.labels, known.base, probe.settings.COST)
@@ -95,7 +95,7 @@ def trained_classes(probe: Probe) -> Prior:
 
 @REFERENCES.register("trained_ceiling")
 def trained_classes_by_test_labels(probe: Probe) -> Prior:
-    """The indicator of the classes trained on; how much of it counts, by the test labels."""
+    """The indicator of the trained classes; its strength comes from the test labels."""
     known = _openness(probe)
     tested = known.tested()
     return Prior(known.base.float(), TEST_LABELS,
@@ -105,7 +105,7 @@ def trained_classes_by_test_labels(probe: Probe) -> Prior:
 @RULES.register("stacking")
 @dataclass(frozen=True)
 class Stacking(Shift):
-    """Less one number for all classes trained on, chosen on their validation images."""
+    """Subtracts one number from all trained classes, chosen on their validation images."""
 
     name: ClassVar = "stacking"
     effect: ClassVar = ("one number is taken off the logits of all classes that were trained on, "
@@ -119,7 +119,7 @@ class Stacking(Shift):
 @RULES.register("stacking_ceiling")
 @dataclass(frozen=True)
 class StackingCeiling(Shift):
-    """Less the number for all classes trained on that is best on the test labels."""
+    """Subtracts from all trained classes the number that is best on the test labels."""
 
     name: ClassVar = "stacking_ceiling"
     effect: ClassVar = ("one number is taken off the logits of all classes that were trained on, "

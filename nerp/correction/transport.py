@@ -1,13 +1,13 @@
-"""Predictions by optimal transport: as many images for each class as its share asks for.
+"""Predictions by optimal transport: each class gets as many images as its share says.
 
 (OTTER, Shin et al., NeurIPS 2024.) Of all ways to give N images, each of mass 1/N, to classes with
-given shares, the one with the largest sum of logits; adding a number to an image's logits changes
-nothing. Its dual is a class bias: an image goes to argmax z - b, but for at most C - 1 images that
-two classes share or that ties leave open.
+given shares, this is the one with the largest sum of logits. Adding a number to an image's logits
+changes nothing. The dual is a class bias: an image goes to argmax z - b, except for at most C - 1
+images that two classes share or that ties leave open.
 
-The dual starts from a sharpened match. What is then left over in some classes goes to those that
-lack it along cheapest paths in the graph of classes, whose edge c -> d costs what is lost by moving
-the one image of c that is nearest to d (successive shortest paths). It is exact and needs no [N, C]
+The dual starts from a sharpened match. Then the surplus of some classes moves to classes that lack
+mass, along cheapest paths in the graph of classes. The edge c -> d costs what is lost by moving the
+one image of c that is nearest to d (successive shortest paths). This is exact and needs no [N, C]
 matrix beside the logits.
 """
 

@@ -37,7 +37,7 @@ _WITHOUT_TRAINING = ("text", "reference", "unlabelled", "labels", "bundle")
 
 @dataclass(frozen=True)
 class NeRP:
-    """A trained model's priors and pairs and what is done with them, ready to correct logits.
+    """A trained model's priors and pairs with the rule that uses them, ready to correct logits.
 
     Attributes: priors: by reference. extra: what the rule needs besides.
     """

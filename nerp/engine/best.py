@@ -31,8 +31,8 @@ class Best:
 class BestEpoch:
     """Measures a trainer on the validation images after each epoch, and keeps the best.
 
-    Of equally good epochs the first counts, as in Dassl. Nothing that training goes on with is
-    changed by it. Raises NerpError where there are no validation images, or the method's training
+    Of equally good epochs the first is kept, as in Dassl. It changes nothing that training
+    continues with. Raises NerpError if there are no validation images, or the method's training
     reads no labels.
     """
 
@@ -50,7 +50,7 @@ class BestEpoch:
         self._features: Tensor | None = None
 
     def look(self, epoch: int) -> None:
-        """Measure the trainer, in evaluation mode, as an epoch (from 1) has left it."""
+        """Measure the trainer after an epoch (counted from 1), in evaluation mode."""
         # What a trainer keeps for later calls is kept by the copy: it is made in inference mode.
         logits = compute_logits(copy.copy(self._trainer), self._bench.val, self._bench.image_dir,
                                 self._cfg, self._kept)

@@ -1,4 +1,4 @@
-"""What of a training may not be meant as it is, said before it begins."""
+"""Likely mistakes in a training, reported before it begins."""
 
 import torch
 from yacs.config import CfgNode

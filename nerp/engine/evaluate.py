@@ -107,8 +107,8 @@ def encode_set(
 
 
 def share(rows: Rows) -> Rows:
-    """This process's share of what all work on; not empty, and left out again where it should
-    be."""
+    """This process's share of the work. If it would be empty, it holds something that is left out
+    again later."""
     mine = rows[rank() :: world_size()]
     return mine if len(mine) else rows[:1]
 

@@ -1,4 +1,4 @@
-"""What few rules need beside logits, priors and pairs, from the model under test."""
+"""Inputs that only few rules need beside logits, priors and pairs, from the tested model."""
 
 from collections.abc import Callable
 from pathlib import Path

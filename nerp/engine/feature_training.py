@@ -25,9 +25,9 @@ from nerp.trainers.on_features import DescendsOnFeatures, OnFeatures
 class FeatureTraining:
     """`TrainingRun` of a method on frozen features.
 
-    What takes long is to encode images and texts, whose features are kept. So an interrupted run
-    begins anew with those that are there: the rest is algebra on [N, D], of seconds or minutes. Of
-    several processes each does all of that, and they share the encoding.
+    Encoding images and texts takes long, so their features are kept. An interrupted run begins anew
+    with the features it finds; the rest is algebra on [N, D] and takes seconds or minutes. With
+    several processes each does all of this algebra, and they share the encoding.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FeatureTraining:
         return {"epoch": self.trainer.epochs}
 
     def resume(self) -> None:
-        """Nothing is left to go on from but the features, which `run` finds."""
+        """There is nothing to continue from except the features, which `run` finds."""
 
     def run(self) -> Path:
         """Build and train, save the checkpoint, and leave the trainer with it.

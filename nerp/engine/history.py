@@ -82,8 +82,8 @@ class History:
         self._writers: list[_TensorBoard | _WandB] = []  # those that have begun
 
     def begin(self, step: int) -> None:
-        """Go on after `step` (0: at the beginning): what the file has of later ones is trained
-        again. Raises NerpError where Weights & Biases refuses the run."""
+        """Continue after `step` (0: at the beginning). Later rows of the file are dropped, because
+        their steps are trained again. Raises NerpError if Weights & Biases refuses the run."""
         if step and self.file.is_file():
             self.rows = [row for row in read_history(self.file) if row.step <= step]
         for writer in self._asked:

@@ -1,8 +1,8 @@
-"""What a run's numbers depend on, in digests: by them a finished run is known again.
+"""What a run's numbers depend on, as digests. They identify a finished run.
 
-`config` is of the configuration's keys, `inputs` of the files that keys name, `code` of the user's
-own methods and the like, `images` of the lists of images with the content of each. Nothing depends
-on the machine or on the folder that holds the data.
+`config` covers the configuration's keys, `inputs` the files that keys name, `code` the user's own
+methods and the like, `images` the lists of images with the content of each. Nothing depends on the
+machine or on the folder that holds the data.
 """
 
 import contextlib
@@ -70,8 +70,8 @@ _WORDS = {
 
 
 def training_identity(cfg: CfgNode, bench: Benchmark) -> dict[str, object]:
-    """Of a training on `bench`, the selection that `cfg` asks for. Raises NerpError, naming it, for
-    an image that is not there or a file that cannot be read."""
+    """The identity of a training on `bench`, the selection that `cfg` asks for. Raises NerpError,
+    naming it, for a missing image or a file that cannot be read."""
     images = {"train": images_digest(bench.train, bench.image_dir)}
     by_val = cfg.TEST.FINAL_MODEL == BEST_VAL
     if by_val or TRAINERS[plain_name(cfg.TRAINER.NAME)].on_features:
@@ -88,7 +88,7 @@ def training_identity(cfg: CfgNode, bench: Benchmark) -> dict[str, object]:
 
 
 def test_identity(tested: Tested) -> dict[str, object]:
-    """Of a test, and of its correction. Raises NerpError as `training_identity` does."""
+    """The identity of a test and its correction. Raises NerpError as `training_identity`."""
     cfg, bench = tested.cfg, tested.bench
     datasets = [cfg.DATASET.NAME]
     images = {"test": tested.images.content}
@@ -157,8 +157,8 @@ def _code(cfg: CfgNode) -> dict[str, dict[str, str]]:
 def changes(
     directory: Path, cfg: CfgNode, old: Mapping[str, object], new: Mapping[str, object]
 ) -> str:
-    """By what the identity of the run in `directory` differs from that of the run of `cfg`, in
-    words."""
+    """The differences between the identity of the run in `directory` and that of the run of `cfg`,
+    in words."""
     lines = []
     before, after = _flat(old), _flat(new)
     for name in after:
@@ -184,7 +184,7 @@ def changes(
 def check_unchanged(
     directory: Path, cfg: CfgNode, before: Mapping[str, object], after: Mapping[str, object]
 ) -> None:
-    """Raise NerpError where what a run's numbers depend on is not what it was at the beginning."""
+    """Raise NerpError if anything that a run's numbers depend on has changed since it began."""
     if before != after:
         raise NerpError(f"{directory}: what the run depends on was changed while it was under way "
                         f"({changes(directory, cfg, before, after)}); the same command with "
@@ -209,7 +209,7 @@ def _flat(identity: Mapping[str, object]) -> dict[str, object]:
 
 
 def digest(cfg: Config) -> str:
-    """16 hex digits that two configurations share when they ask for the same numbers."""
+    """16 hex digits; two configurations share them if they ask for the same numbers."""
     text = json.dumps(_decisive(cfg), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -231,8 +231,8 @@ def _input_files(cfg: Config) -> dict[str, str]:
 
 
 def _decisive(cfg: Config) -> dict[str, object]:
-    """The keys that a run's numbers depend on; those of NeRP, SAR, DePT and other methods do not
-    decide about a run without them."""
+    """The keys that a run's numbers depend on. Keys of NeRP, SAR, DePT or another method are left
+    out of a run that does not use them."""
     trainer = str(get(cfg, "TRAINER.NAME"))
     idle = () if trainer.endswith(NERP_SUFFIX) or _calibrates_by_image(cfg) else ("NERP.",)
     nodes = {TRAINERS[name].node for name in TRAINERS.names()} | {*TRAINING_SUFFIXES.values()}

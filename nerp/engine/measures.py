@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Metric:
     """Attributes:
-    text: what stands below a table of it; {bins} is how many bins of confidence there are.
-    of: its value for judged predictions and a number of bins; None: it is counted from predictions
-        (`metrics.accuracy_record`).
-    percent: whether records hold it in percent; else as it is.
-    more_is_better: whether the largest of a column is marked, or the smallest.
+        text: the line below a table of it; {bins} is the number of bins of confidence.
+        of: its value for judged predictions and a number of bins; None: it is counted from
+            predictions (`metrics.accuracy_record`).
+        percent: whether records hold it in percent.
+        more_is_better: whether the largest value of a column is marked, or the smallest.
     """
 
     text: str

@@ -1,9 +1,8 @@
-"""A trained model by itself: what it predicts for images of anyone's, with no dataset on disk.
+"""A trained model by itself: predictions for any images, without a dataset on disk.
 
-The checkpoint says which method, backbone, prompts and classes it is of; the configuration beside
-it, where there is one, says the rest. Published checkpoints say neither classes nor prompts, so
-those are given. A correction or a calibration may look at images of the dataset trained on: it
-needs that dataset.
+The checkpoint holds method, backbone, prompts and classes; the configuration beside it, if there is
+one, holds the rest. Published checkpoints hold neither classes nor prompts, so those are given. A
+correction or a calibration may look at images of the training dataset; then it needs that dataset.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -157,7 +156,7 @@ class Model:
 class Finishing:
     """The correction and the calibration of a model, made anew for every set of classes.
 
-    Attributes: request: the test that does the same to the model.
+    Attributes: request: the test with the same correction and calibration.
     """
 
     request: Request
@@ -295,7 +294,7 @@ def _find(model: str | Path, epoch: int | None) -> Path:
 def _resolved(
     checkpoint: Checkpoint, dataset: str, options: Mapping[str, object]
 ) -> Resolved:
-    """The configuration that a checkpoint and what lies beside it come to."""
+    """The configuration from a checkpoint and the files beside it."""
     method, file = checkpoint.trainer, str(checkpoint.path)
     draft = Draft(TRAINERS[method])
     nodes = TRAINERS[method].node, training_node(method)
@@ -339,7 +338,7 @@ def _card_keys(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def _asked(names: Sequence[str], trained: Collection[str], card: CfgNode) -> Classes:
-    """The classes to tell apart: as trained on where all of them were."""
+    """The classes to tell apart; in the training's order if they are all of its classes."""
     checked = _checked(names)
     return Classes(checked, card.TEMPLATE, card.NEUTRAL, seen=set(checked) <= set(trained),
                    dataset=card.NAME)

@@ -1,8 +1,8 @@
-"""A test in the open world: which classes were trained on, and how its images are worked through.
+"""A test in the open world: which classes were trained on, and how its images are processed.
 
 All images are tested once, with all classes as answers. The images of the base and of the novel
-half are encoded in batches of their own, as the base-to-novel tests have them: so frozen features
-that are kept serve all three tests, and no last bit differs between them.
+half are encoded in separate batches, as in the base-to-novel tests. So kept frozen features serve
+all three tests, and their numbers agree to the last bit.
 """
 
 from collections.abc import Iterator
@@ -40,12 +40,12 @@ def check_training(cfg: CfgNode) -> None:
 def base_classes(
     cfg: CfgNode, bench: Benchmark, checkpoint: "Checkpoint | None"
 ) -> npt.NDArray[np.bool_]:
-    """[C] whether a class of `bench`, which has them all, was trained on.
+    """[C] whether a class of `bench`, which has all classes, was trained on.
 
-    By the class names in the checkpoint. A published file has none, and a method that learns
-    nothing no file: there it is the base half, as the protocol has it.
+    The class names in the checkpoint decide. For a published file, which has none, and for a method
+    that learns nothing, it is the base half, as in the protocol.
 
-    Raises NerpError where that is not so, or base or novel classes are missing.
+    Raises NerpError if that contradicts the checkpoint, or if base or novel classes are missing.
     """
     if cfg.DATASET.SUBSAMPLE_CLASSES != "all":
         raise NerpError(f"TASK {TASK} tests all classes at once: leave out "
@@ -92,8 +92,8 @@ def _check_protocol(cfg: CfgNode, checkpoint: "Checkpoint") -> None:
 def batches_of(
     cfg: CfgNode, bench: Benchmark
 ) -> Iterator[tuple[CfgNode, Benchmark, npt.NDArray[np.int64]]]:
-    """The parts in which a run's tested images are worked through: configuration and benchmark of
-    the part, and the places of its images among all."""
+    """The parts in which a run's tested images are processed: configuration and benchmark of the
+    part, and the positions of its images among all."""
     items = getattr(bench, cfg.TEST.SPLIT)
     if not is_open(cfg):
         yield cfg, bench, np.arange(len(items))
@@ -109,8 +109,8 @@ def batches_of(
 
 
 def stands_for(cfg: CfgNode, as_trained: bool, base: npt.NDArray[np.bool_]) -> list[str]:
-    """Which base-to-novel tests ("base", "new") an open test has the numbers of: those in which the
-    method has the same logits for a class."""
+    """The base-to-novel tests ("base", "new") whose numbers an open-world test also has: those in
+    which the method has the same logits for a class."""
     name = cfg.TRAINER.NAME
     method = TRAINERS[plain_name(name)]
     corrected = name.endswith(NERP_SUFFIX)  # which depends on all classes

@@ -67,9 +67,8 @@ def take_step(
     optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, clip_norm: float,
     change: Callable[[], None] = lambda: None,
 ) -> None:
-    """One step down the gradient of `loss`, as `change` leaves it (`Method.change_gradients`); with
-    a `clip_norm` above 0 the gradients of all parameters together are cut to that norm before
-    it."""
+    """One step down the gradient of `loss`, as `change` leaves it (`Method.change_gradients`). With
+    a `clip_norm` above 0 the joint gradient of all parameters is first clipped to that norm."""
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     change()
@@ -81,7 +80,7 @@ def take_step(
 
 
 def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
-    """What the optimizer keeps of a parameter [1] after a step, by name: a count of steps has no
+    """The optimizer's state for a parameter [1] after a step, by name. A count of steps has no
     dimension."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
@@ -95,9 +94,9 @@ def checked_steps(
     optimizer: torch.optim.Optimizer, optim: CfgNode, kept: Mapping[int, Mapping[str, Tensor]],
     most: int, path: Path,
 ) -> Mapping[int, Mapping[str, Tensor]]:
-    """What a file says that an optimizer keeps of each parameter, by its place, after at most so
-    many steps. Raises ValueError, or NerpError naming the file, where that is not what its steps
-    leave behind."""
+    """The optimizer state of each parameter in a file, by its position, after at most this many
+    steps. Raises ValueError, or NerpError naming the file, if it is not a state that its steps
+    leave."""
     parameters, wanted = all_parameters(optimizer), what_a_step_leaves(optim)
     for place, values in kept.items():
         if place not in range(len(parameters)) or values.keys() != wanted.keys():
@@ -119,8 +118,8 @@ def checked_steps(
 
 
 def learning_rate(optim: CfgNode, epoch: int, factor: float = 1.0) -> float:
-    """The rate of epoch 0, 1, ...: constant in the warm-up, then a half cosine over MAX_EPOCH, down
-    to LR_MIN; of tensors with a `factor` that many times OPTIM.LR, but not in the warm-up."""
+    """The rate of epoch 0, 1, ...: constant during warm-up, then a half cosine over MAX_EPOCH down
+    to LR_MIN. Tensors with a `factor` have that many times OPTIM.LR, except during warm-up."""
     if epoch < optim.WARMUP_EPOCH:
         return float(optim.WARMUP_CONS_LR)
     turn = math.pi * (epoch - max(0, optim.WARMUP_EPOCH)) / optim.MAX_EPOCH

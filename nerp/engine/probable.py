@@ -17,9 +17,9 @@ def of_probabilities(
     logits: Tensor, labels: npt.NDArray[np.int64], base: npt.NDArray[np.bool_] | None,
     calibrator: Calibrator | None,
 ) -> dict[str, float]:
-    """The metrics of the confidence of logits [N, C], calibrated. In the open world, where `base`
-    [C] says which classes were trained on, also its numbers but for the accuracy. In percent, but
-    nll and brier."""
+    """The metrics of the confidence of logits [N, C], after calibration. In the open world, where
+    `base` [C] says which classes were trained on, also its numbers except the accuracy. In percent,
+    except nll and brier."""
     logits = calibrated(logits, calibrator)
     record = confidence_record(logits, labels)
     if base is None:
@@ -38,8 +38,8 @@ def of_halves(
     logits: Tensor, labels: npt.NDArray[np.int64], base: npt.NDArray[np.bool_],
     calibrator: Calibrator | None,
 ) -> dict[str, dict[str, float]]:
-    """The metrics of confidence for the images of base and of novel classes, either with the
-    classes of its own kind alone as answers."""
+    """The metrics of confidence for the images of base and of novel classes, each with only the
+    classes of its own kind as answers."""
     found = {}
     for half, classes in zip(HALVES, (base, ~base), strict=True):
         columns = np.flatnonzero(classes)
@@ -52,7 +52,7 @@ def of_halves(
 
 
 def confidence_record(logits: Tensor, labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """The metrics of confidence as a record has them: in percent, but nll and brier."""
+    """The metrics of confidence for a record: in percent, except nll and brier."""
     found = measures(judge(logits, labels), BINS)
     return {name: value * (100 if METRICS[name].percent else 1) for name, value in found.items()}
 

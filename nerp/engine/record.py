@@ -73,8 +73,8 @@ def save_predictions(
 
 
 def write_confusion(tested: Tested, correction: Correction | None) -> None:
-    """Write confusion.csv: a line a true class, a column a predicted one, counts of images; with
-    NeRP, of the corrected predictions."""
+    """Write confusion.csv: counts of images, one line per true class and one column per predicted
+    class; with NeRP, for the corrected predictions."""
     predictions = (correction.predictions if correction else tested.logits.argmax(1)).numpy()
     names = distinct(tested.bench.classnames)
     counts = confusion_matrix(tested.labels, predictions, len(names))
@@ -89,9 +89,10 @@ def write_confusion(tested: Tested, correction: Correction | None) -> None:
 def is_finished(
     resolved: Resolved, identity: Mapping[str, object], overwrite: bool, wants: Sequence[str] = ()
 ) -> bool:
-    """Whether the run's folder holds this very run, finished; with `overwrite` it is emptied of it.
+    """Whether the run directory holds this run, finished. With `overwrite` a finished run is
+    removed from it.
 
-    Raises NerpError where it holds a finished run that was asked for differently.
+    Raises NerpError if it holds a finished run that was asked for differently.
     """
     directory = resolved.directory
     result = directory / RESULT_FILE
@@ -135,8 +136,8 @@ def _is_of(file: Path, identity: Mapping[str, object]) -> bool:
 
 @contextlib.contextmanager
 def claiming(directory: Path) -> Iterator[None]:
-    """Hold a run's folder, of several processes in the main one. Raises NerpError where another
-    command does."""
+    """Hold a run directory; of several processes the main one does. Raises NerpError if another
+    command holds it."""
     if not is_main():
         yield
         return

@@ -1,4 +1,4 @@
-"""A run's record, result.json, as its readers may rely on it."""
+"""A run's record, result.json, checked so that its readers can rely on it."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class RunIdentity(TypedDict, total=False):
 
 
 class NerpNode(TypedDict, total=False):
-    """What NeRP was, and where what it used was from."""
+    """What NeRP did, and where its inputs came from."""
 
     rule: dict[str, object]
     on_base: bool
@@ -63,10 +63,10 @@ class FeaturesNode(TypedDict):
 
 
 class RunRecord(TypedDict, total=False):
-    """What `read_record` has checked of result.json. Besides, a record has the numbers in
-    `_NUMBERS` and their uncorrected ones (`number`), and what the method itself accounts for.
+    """The fields of result.json that `read_record` has checked. A record also has the numbers in
+    `_NUMBERS`, their uncorrected values (`number`), and what the method itself accounts for.
 
-    A training that no test followed has nothing from `accuracy` on; flips have corrected tests.
+    A training without a test has no field from `accuracy` on. Only corrected tests have flips.
     """
 
     kind: str
@@ -189,8 +189,8 @@ _NODES: tuple[tuple[str, Fields, Fields], ...] = (
 
 
 def read_record(path: str | Path) -> RunRecord:
-    """A run's record. What is not there, of what may be missing, is not there; the rest is of its
-    type and range, the node `nerp` included where there is one.
+    """A run's record. Optional fields may be missing; every other field has its type and range,
+    including the node `nerp` if there is one.
 
     Raises NerpError, naming file and field.
     """
@@ -212,32 +212,32 @@ def read_record(path: str | Path) -> RunRecord:
 
 
 def number(record: RunRecord, name: str) -> float | None:
-    """One of a record's numbers, by a name that a metric has; None where it has no such number."""
+    """One of a record's numbers, by the name of a metric; None if it has no such number."""
     value = record.get(name)
     return float(value) if is_number(value) else None
 
 
 def flips_of(record: RunRecord) -> dict[str, int]:
-    """How many predictions a corrected test's flips changed, and what that did."""
+    """How many predictions a corrected test's flips changed, and with what effect."""
     return {"flips": record["flips"], "helped": record["helped"], "hurt": record["hurt"],
             "neutral": record["neutral"]}
 
 
 def run_digest(identity: object) -> str:
-    """16 hex digits of a run's identity, which predictions.npz says, too."""
+    """16 hex digits of a run's identity; predictions.npz holds them too."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_owner(said: object, record: RunRecord, file: Path) -> None:
-    """Raise NerpError where predictions are not those of the run that a record is of; `said`: whose
-    they say they are."""
+    """Raise NerpError if predictions do not belong to a record's run. said: the run that they say
+    they belong to."""
     if str(said) != run_digest(record.get("identity")):
         raise NerpError(f"{file}: it is of another run than {RESULT_FILE} beside it; nerp test "
                         "--overwrite --save-logits makes both anew")
 
 
 def read_measured(path: str | Path, fields: Iterable[str]) -> RunRecord:
-    """`read_record` of a test, which has those of the fields that may be missing, too."""
+    """`read_record` of a test, which must also have the fields of a test."""
     content = read_record(path)
     wanted = {name: _OPTIONAL[name] for name in fields}
     check_fields(content, wanted, {}, f"{path}: not the record of a test")

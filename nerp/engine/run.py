@@ -52,9 +52,9 @@ from nerp.trainers.on_features import OnFeatures
 
 
 def run_training(request: Request, overwrite: bool = False) -> Path:
-    """Train, save, test on the same classes; the folder with the record.
+    """Train, save, test on the same classes; returns the folder with the record.
 
-    A finished run is left as it is, an interrupted one goes on. Raises NerpError for anything in
+    A finished run is not repeated, an interrupted one continues. Raises NerpError for anything in
     the request that cannot be done; nothing is written before the work can begin.
     """
     if request.trainer.endswith(NERP_SUFFIX):

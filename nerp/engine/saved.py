@@ -53,7 +53,7 @@ class SavedRun:
 
     @property
     def looked_at(self) -> dict[str, str]:
-        """What each reference that is known, and the "pairs", have looked at."""
+        """What each known reference, and the "pairs", have looked at."""
         record = self.result["nerp"]
         known = {"text": NOTHING, "image": TRAINING_IMAGES, **record.get("references", {})}
         pairs = record.get("pairs_looked_at")
@@ -160,7 +160,7 @@ def _check_agreement(arrays: dict[str, np.ndarray], file: Path) -> None:
 
 
 def _extra_sizes(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """The shapes that what few rules need must have beside logits [N, C]."""
+    """The shapes, given logits [N, C], of the arrays that only few rules need."""
     shape = images, classes = arrays["logits"].shape
     width = arrays["image_mean"].shape[0] if "image_mean" in arrays else 0
     count = arrays["labelled_labels"].shape[0] if "labelled_labels" in arrays else 0

@@ -15,8 +15,8 @@ BY_STEP = "cosine_iterations"  # the OPTIM.LR_SCHEDULER whose rate changes at ev
 
 
 class Stretch(NamedTuple):
-    """The steps `first` .. `last` - 1 of an epoch, all counted from 0, after which a state is kept
-    that an interrupted run goes on from."""
+    """The steps `first` .. `last` - 1 of an epoch, counted from 0. After a stretch a state is
+    saved, from which an interrupted run continues."""
 
     epoch: int
     first: int
@@ -65,9 +65,9 @@ def rate_by_step(optim: CfgNode, step: int, steps: int, factor: float = 1.0) -> 
 
 
 def make_schedule(optim: CfgNode, epoch_steps: int, steps: int | None) -> Schedule:
-    """OPTIM.MAX_EPOCH epochs of `epoch_steps`; or, where `steps` says how many, as many steps.
+    """OPTIM.MAX_EPOCH epochs of `epoch_steps`; or this number of `steps`, if it is given.
 
-    Raises NerpError for a rate that does not go with that, by epochs or by steps.
+    Raises NerpError for a learning-rate schedule of the other kind (by epochs or by steps).
     """
     name = optim.LR_SCHEDULER
     if name == BY_STEP and optim.WARMUP_EPOCH > 0:

@@ -104,7 +104,7 @@ class Tested:
 
     @property
     def as_trained(self) -> bool:
-        """Whether the classes are predicted as a method predicts those that it was trained on."""
+        """Whether the method predicts the classes as it predicts trained ones."""
         if is_open(self.cfg):
             return bool(self.cfg.TEST.AS_TRAINED)
         return self.is_seen
@@ -117,8 +117,8 @@ class Tested:
 
     @cached_property
     def contradiction(self) -> str:
-        """What of the protocol the names of the trained classes contradict, in words; "" where
-        nothing, or nobody knows."""
+        """How the names of the trained classes contradict the protocol, in words; "" if they do
+        not, or are not known."""
         trained = self.checkpoint.classnames if self.checkpoint else ()
         names_decide = trained and TRAINERS[self.resolved.method].reads_labels
         if not names_decide or is_open(self.cfg) or self._is_elsewhere:
@@ -152,8 +152,7 @@ class Tested:
 
     @property
     def substitute(self) -> str:
-        """What stood in for files that were not given, to train the model or to test it, in
-        words."""
+        """What replaced files that were not given, in training or in testing, in words."""
         if not self.checkpoint:
             return ""
         return self.checkpoint.substitute or self.trainer.test_substitute
@@ -288,8 +287,7 @@ def seen_benchmark(
     """The card and the few-shot selection of the classes that the model was trained on.
 
     Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
-
-    Args: trained: the names of those classes, which count where they are a part of the dataset.
+    Args: trained: the names of those classes; they decide if they are a part of the dataset.
     """
     name = cfg.DATASET.NAME
     cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg

@@ -391,5 +391,5 @@ class TrainingRun:
 
 
 def forget_state(directory: Path) -> None:
-    """Remove what a training that is done was to go on from."""
+    """Remove the state from which a finished training would have continued."""
     (directory / STATE_FILE).unlink(missing_ok=True)

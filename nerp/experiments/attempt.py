@@ -1,8 +1,8 @@
-"""Carrying out one run as a process of its own, and what its folder then says about it.
+"""Executing one run as a process of its own, and what its folder then says about it.
 
-Beside what the run itself writes, its folder gets `sweep.log`, the output of the last attempt, and
-`sweep.json`, the receipt: how that ended. While an attempt is under way its log is locked, by the
-process itself, so that a run whose sweep was killed outright still counts as running.
+Beside the run's own files, its folder gets `sweep.log`, the output of the last attempt, and
+`sweep.json`, the receipt, which says how it ended. During an attempt its log is locked by the
+process itself. So a run whose sweep was killed still counts as running.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _PATIENCE = ((signal.SIGINT, 15.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)
 
 
 class Receipt(TypedDict, total=False):
-    """How an attempt ended. seconds: what it took."""
+    """How an attempt ended. seconds: how long it took."""
 
     exit_status: int
     fingerprint: str
@@ -47,7 +47,7 @@ class Receipt(TypedDict, total=False):
 
 
 class TakenError(Exception):
-    """Another sweep is at this run, or has just finished it."""
+    """Another sweep is executing this run, or has just finished it."""
 
 
 def fingerprint(run: Run) -> str:
@@ -86,8 +86,8 @@ def receipt(run: Run) -> Receipt:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether a sweep has seen this very run through. One that finished otherwise is started
-    again, so that it can say itself whether what it finds is what was asked for."""
+    """Whether a sweep has finished this very run. A run that was finished in another way is started
+    again, so that the run itself says whether its result is the wanted one."""
     found = receipt(run)
     files = [RESULT_FILE, *([PREDICTIONS_FILE] if SAVE_LOGITS in run.argv else [])]
     return (
@@ -179,8 +179,8 @@ class Attempt:
 
 
 def stop(attempts: Iterable[Attempt]) -> None:
-    """End them all, gently first: a run that was interrupted can be resumed. It gets no receipt,
-    which tells it from one that failed."""
+    """End them all, gently first, because an interrupted run can be resumed. It gets no receipt;
+    this tells it from a failed run."""
     attempts = left = list(attempts)
     for number, patience in _PATIENCE:
         for attempt in left:

@@ -1,4 +1,4 @@
-"""From a selection (protocol, methods, datasets, seeds, shots) to the list of runs it takes."""
+"""From a selection (protocol, methods, datasets, seeds, shots) to the list of its runs."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Looking on: what of the sweeps below a folder is done, running, failed and still to do."""
+"""The state of the sweeps below a folder: which runs are done, running, failed and still to do."""
 
 import hashlib
 from collections import Counter, defaultdict

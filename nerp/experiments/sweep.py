@@ -1,4 +1,4 @@
-"""Driving a plan: each run when what it needs has finished, and an account of it all."""
+"""Driving a plan: each run starts when what it needs has finished; at the end comes an account."""
 
 import os
 import re
@@ -175,7 +175,7 @@ def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]
 
 
 def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
-    """What became of the runs, and of each that failed the reason and the log."""
+    """What became of the runs; for each that failed, the reason and the log."""
     counts = Counter(state.values())
     parts = [f"{counts[s]} {s}" for s in (DONE, SKIPPED, FAILED, NOT_RUN) if counts[s]]
     lines = ["", f"{len(runs)} runs: {', '.join(parts)}; {seconds:.0f} s"]
@@ -202,7 +202,7 @@ def reason(run: Run) -> list[str]:
 
 
 def last_line(run: Run) -> str:
-    """The last that a run's attempt said."""
+    """The last line that a run's attempt printed."""
     try:
         lines = read_end(run.directory / LOG_FILE, _LAST_LINES).splitlines()
     except NerpError:

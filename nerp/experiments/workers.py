@@ -1,4 +1,4 @@
-"""Where runs are carried out: on this machine, or as jobs of a SLURM cluster."""
+"""Where runs are executed: on this machine, or as jobs of a SLURM cluster."""
 
 import logging
 import os
@@ -135,9 +135,9 @@ class Slurm:
         settings: "KEY=VALUE,..." with the long options of sbatch (partition, gpus, time in minutes,
             account, ...); "cluster=local" runs the jobs on this machine instead, to try things.
         folder: for submitit's files; the compute nodes must see it too.
-        runs_per_job: so many runs, where as many are ready at once, share a job and its start-up.
+        runs_per_job: up to this many runs that are ready at once share a job and its start-up.
 
-    Raises NerpError where submitit or SLURM is missing or a setting is malformed.
+    Raises NerpError if submitit or SLURM is missing or a setting is malformed.
     """
 
     interval = 1.0
@@ -230,7 +230,7 @@ class Slurm:
 
 
 def runs_to_end(runs: list[Run], program: Program) -> list[int]:
-    """What a job does: one run after the other; their exit statuses."""
+    """The work of a job: one run after the other; returns their exit statuses."""
     server = Server(program)
     try:
         return [run_to_end(run, server) for run in runs]

@@ -1,4 +1,4 @@
-"""Published numbers beside ours: which rows stand below which, and what is said of them."""
+"""Published numbers beside measured ones: which rows are put below which, and the notes on them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -51,7 +51,7 @@ def compare(table: Table, part: Part, published: Sequence[Published]) -> None:
 
 
 def _notes(shown: Sequence[Published], without: Sequence[str]) -> Iterator[str]:
-    """Where what is shown is from, and which rows have nothing beside them, and why."""
+    """Where the shown numbers are from, and which rows have no published number, and why."""
     said = []
     for origin, words in _FROM.items():
         sources = list(dict.fromkeys(row.source for row in shown if row.origin == origin))

@@ -1,4 +1,4 @@
-"""What every rule did to one run: a table, a file, a figure."""
+"""What each rule did to one run: a table, a file, a figure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ _OF_RULE: Fields = {
 
 
 def measured(run: SavedRun, compared: Sequence[Compared]) -> dict[str, Any]:
-    """Everything as the file has it."""
+    """The whole content of the file."""
     labels, logits = run.arrays["labels"], run.arrays["logits"]
     classes = logits.shape[1]
 
@@ -105,7 +105,7 @@ def rows(content: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(content: Mapping[str, Any]) -> list[str]:
-    """What the rules remark, once each: the alarm is among it."""
+    """The remarks of the rules, each once; the alarm is among them."""
     remarks = [row.get("remark") for row in content["rules"]]
     return list(dict.fromkeys(f"{line[0].upper()}{line[1:]}." for line in remarks if line))
 

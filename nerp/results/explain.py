@@ -1,5 +1,5 @@
-"""What NeRP did in a finished run, derived anew from its saved arrays: the facts behind
-`nerp explain`. How they are laid out on a page is in `explain_page`."""
+"""What NeRP did in a finished run, computed from its saved arrays: the facts for `nerp explain`.
+`explain_page` lays them out on a page."""
 
 import base64
 import io

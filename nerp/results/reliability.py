@@ -56,8 +56,9 @@ def _panel(title: str, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.i
 
 
 def reliability_diagram(file: Path) -> Figure:
-    """A diagram a panel: a bar a bin, its height how often the predictions in it are right; from
-    there to how sure they are the gap, shaded; below it how many images the bin has."""
+    """One diagram per panel, with one bar per bin of confidence. Its height is the accuracy of the
+    bin's predictions; the shaded gap reaches to their mean confidence. Below stands the number of
+    images per bin."""
     drawn = panels(file)
     with matplotlib.rc_context(SETTINGS):
         width, height = _PANEL

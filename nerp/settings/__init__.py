@@ -1,1 +1,1 @@
-"""What a run is asked for: keys, cards, configurations, protocols, and what they come to."""
+"""The settings of a run: keys, cards, configurations, protocols, and how a request is resolved."""

@@ -1,4 +1,4 @@
-"""A backbone's name as the settings use it: in a run's place, and in what a run says of itself."""
+"""A backbone's name in the settings: in a run's path, and in what a run prints about itself."""
 
 import re
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ _NAME = re.compile(r"^MODEL:\n(?:  .*\n)*?  BACKBONE:\n(?:    .*\n)*?    NAME: (
 
 
 def folder_of(backbone: str) -> str:
-    """The level of a run's place that a backbone has: ViT-B/32 -> ViT-B-32; "" for the default."""
+    """A backbone's folder level in a run's path: ViT-B/32 -> ViT-B-32; "" for the default."""
     if backbone == DEFAULT_BACKBONE:
         return ""
     return re.sub(r"^\.+", "_", re.sub(r"[^\w.@+-]", "-", backbone.replace(":", "_")))
 
 
 def backbone_in(file: Path) -> str:
-    """The backbone of a run, by the configuration that it kept; "" where nothing says it."""
+    """The backbone of a run, from its saved configuration; "" if nothing says it."""
     try:
         return named(read_text(file, LARGEST))
     except NerpError:
@@ -41,7 +41,7 @@ def named(text: str) -> str:
 
 
 def for_backbone(config: str, backbone: str, listed: Mapping[str, str]) -> list[str]:
-    """What the configuration `config` may be called for another backbone, likeliest first:
+    """Names that the configuration `config` may have for another backbone, the most likely first:
     vit_b16_ep50 -> vit_b32_ep50 for ViT-B/32.
 
     Args: listed: names that do not follow from the default backbone's, by these.

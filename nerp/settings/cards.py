@@ -1,4 +1,4 @@
-"""Where dataset cards and method configurations lie, and what a card may say."""
+"""Where dataset cards and method configurations are, and what a card may contain."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,8 +24,8 @@ def is_shipped(card: Path) -> bool:
 
 
 def find_card(name: str) -> Path:
-    """The card called `name` by file or registry name (eurosat, EuroSAT), or the file of a card of
-    one's own (mine.yaml).
+    """The card with the file or registry name `name` (eurosat, EuroSAT), or the file of a user's
+    own card (mine.yaml).
 
     Raises NerpError, listing the cards, if there is none.
     """
@@ -49,10 +49,10 @@ def card_name(card: Path) -> str:
 
 
 def find_card_file(file: str) -> Path:
-    """The card behind `--dataset-config-file`.
+    """The card for `--dataset-config-file`.
 
-    A file that only names a dataset, as in CoOp's repositories, stands for the shipped card of
-    that name; so does a path such as configs/datasets/eurosat.yaml where no such file is.
+    A file that only names a dataset, as in CoOp's repositories, means the shipped card of that
+    name. So does a path such as configs/datasets/eurosat.yaml if there is no such file.
     """
     path = Path(file)
     if not path.exists():
@@ -67,9 +67,9 @@ def find_card_file(file: str) -> Path:
 
 
 def open_card(file: Path, root: str) -> CN:
-    """A configuration that has the node DATASET alone: a card, and where its data are.
+    """A configuration with only the node DATASET: a card, and where its data are.
 
-    Cheaper than `resolve`, which knows every method. Raises NerpError as that does.
+    It is cheaper than `resolve`, which needs every method. Raises NerpError as `resolve` does.
     """
     return card_config(read_card(file).get("DATASET", {}), root, str(file))
 
@@ -98,8 +98,8 @@ def read_card(file: Path) -> dict[str, object]:
 
 
 def refuse_places(names: Iterable[str], source: str) -> None:
-    """Raise NerpError where keys that a file gives say where this machine has its files: that is
-    for the command line, whoever wrote the file."""
+    """Raise NerpError if the keys of a file say where this machine has its files. Only the command
+    line may say that."""
     given = set(names)
     for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root"),
                        ("DATASET.FEW_SHOT_FILE", "the command line")):
@@ -108,8 +108,8 @@ def refuse_places(names: Iterable[str], source: str) -> None:
 
 
 def find_method_file(file: str) -> Path:
-    """The method configuration behind `--config-file`: that path, or the same below the shipped
-    `configs/`. Raises NerpError where neither exists, listing what the folder has."""
+    """The method configuration for `--config-file`: that path, or the same below the shipped
+    `configs/`. Raises NerpError if neither exists, listing the folder's files."""
     path = Path(file)
     parts = path.parts[1:] if path.parts and path.parts[0] == "configs" else path.parts
     candidates = (path, shipped("configs").joinpath(*parts))

@@ -1,4 +1,4 @@
-"""What configs/experiments.yaml says: datasets, shots, seeds, and each method's configuration."""
+"""configs/experiments.yaml: datasets, shots, seeds, and each method's configuration."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class _Source(TypedDict, total=False):
 
 
 class ProtocolRow(_Source):
-    """What of a protocol is published."""
+    """The published part of a protocol."""
 
     shots: list[int]
     datasets: list[str]
@@ -92,13 +92,12 @@ def catalogue() -> Catalogue:
 
 
 def methods() -> list[str]:
-    """The methods that ship, in the order of tables. The one list that needs no trainer to be
-    imported."""
+    """The methods that ship, in the order of tables. This list needs no import of the trainers."""
     return list(catalogue()["methods"])
 
 
 def published_methods() -> list[str]:
-    """What a whole sweep runs: every method, and with NeRP each that learns something."""
+    """The methods of a whole sweep: every method, and with NeRP each that learns something."""
     both = [(name, name + NERP_SUFFIX) if learns(name) else (name,) for name in methods()]
     return [name for pair in both for name in pair]
 
@@ -122,7 +121,7 @@ def learns(name: str) -> bool:
 
 
 def trains_without_labels(name: str) -> bool:
-    """Whether a method is trained once for all seeds and shots: on the whole training split of all
+    """Whether a method is trained once for all seeds and shots, on the whole training split of all
     classes, without labels."""
     return bare_name(name) in catalogue()["without_labels"]
 
@@ -265,8 +264,8 @@ def config_file(name: str, config: str) -> str:
 def shipped_config(
     name: str, task: str, shots: int, options: Mapping[str, str], card: Path, model_dir: str = "",
 ) -> str:
-    """What --config-file would say for a run that names none: the configuration of its method,
-    protocol, shots and the dataset trained on; "" for none. Which one is said.
+    """The value of --config-file for a run that gives none: the configuration for its method,
+    protocol, shots and training dataset; "" for none. The run prints which one it is.
 
     Args:
         name: the method's own, with or without SAR or DePT. options: KEY VALUE pairs beside it.

@@ -1,4 +1,4 @@
-"""What the published tables decide where the user does not: NeRP's rule and settings, SAR's λ."""
+"""Choices from published tables, if the user makes none: NeRP's rule and settings, SAR's λ."""
 
 from collections.abc import Mapping
 
@@ -23,11 +23,12 @@ _SAR_SHOTS = 16
 
 
 def settle_rule(draft: Draft, trainer: str) -> None:
-    """Turn NERP.RULE auto into the rule it stands for, and fill in a flip's published settings.
+    """Replace NERP.RULE auto by the rule it stands for, and fill in a flip's published settings.
 
-    Auto is the flip where one of its own keys was asked for, or where its settings are published
-    for this method, dataset and protocol and asked for; the anchored match where the user allows
-    test images, match where shares are given; else the shift. The command line keeps what it says.
+    Auto is the flip if one of the flip's own keys was given, or if its settings are published for
+    this method, dataset and protocol and are wanted. It is the anchored match if the user allows
+    test images, and match if shares are given. Otherwise it is the shift. Values from the command
+    line are kept.
     """
     cfg = draft.cfg
     nerp, where = cfg.NERP, f"{trainer} on {cfg.DATASET.NAME} ({protocol(cfg.TASK).name})"
@@ -65,7 +66,7 @@ def _asked(draft: Draft) -> set[str]:
 
 
 def _asked_for_flip(draft: Draft) -> set[str]:
-    """The given keys that ask for the flip. Raises NerpError where others ask for a shift."""
+    """The given keys that select the flip. Raises NerpError if others select a shift."""
     given = _asked(draft)
     shifts, flips = given & _OF_A_SHIFT, given & (_OF_THE_FLIP | _OF_PAIRS)
     if draft.cfg.NERP.THRESHOLDS == "calibrated":
@@ -79,7 +80,7 @@ def _asked_for_flip(draft: Draft) -> set[str]:
 
 
 def _looking(draft: Draft) -> str:
-    """The rule that looks at test images, where the user allows that; else ""."""
+    """The rule that looks at test images, if the user allows that; else ""."""
     nerp, given = draft.cfg.NERP, _asked(draft)
     if nerp.SHARES:
         return "match"
@@ -88,7 +89,7 @@ def _looking(draft: Draft) -> str:
 
 
 def _take_row(draft: Draft, row: Mapping[str, object], origin: Origin) -> None:
-    """Put a published row on top of all but the command line, and say what it replaces."""
+    """Put a published row on top of all but the command line, and print what it replaces."""
     for name, value in leaves(row):
         if draft.origin(name).kind == COMMAND_LINE:
             continue

@@ -1,10 +1,10 @@
-"""What a configuration key takes: its default, its type, its range, and the words for them.
+"""The declaration of a configuration key: its default, its type, its range, and the words for them.
 
     "OPTIM.LR": number(0.002, least=0)
 
-Each function here makes a `Key`; `nerp.settings.defaults` has the table of all keys, and a method
-declares its own in `Trainer.defaults`. Whatever sets a key, a file, the command line or a
-checkpoint, goes through `Key.read`.
+Each function here makes a `Key`. `nerp.settings.defaults` has the table of all keys, and a method
+declares its own in `Trainer.defaults`. Every value, from a file, the command line or a checkpoint,
+goes through `Key.read`.
 """
 
 import ast
@@ -26,9 +26,9 @@ class Key:
     """One configuration key.
 
     Attributes:
-        default: a plain value. takes: what it takes, in words, to stand after "it takes".
-        accept: the value to keep for one of the right type; raises ValueError, with words of its
-            own or without, for one out of range.
+        default: a plain value. takes: the allowed values in words, to follow "it takes".
+        accept: returns the value to keep for one of the right type; raises ValueError, with or
+            without words of its own, if it is out of range.
         is_file: whether it names a file (or folder) whose content decides about a run's numbers.
     """
 
@@ -38,9 +38,9 @@ class Key:
     is_file: bool = False
 
     def read(self, value: object, where: object) -> object:
-        """`value`, or what it says where it is a text, as the key keeps it.
+        """`value`, or the value that it says if it is a text, in the form that the key keeps.
 
-        Raises NerpError, beginning with `where`, for one of another type or out of range.
+        Raises NerpError, beginning with `where`, for a value of another type or out of range.
         """
         if isinstance(value, str) and not isinstance(self.default, str):
             value = _literal(value)

@@ -1,4 +1,4 @@
-"""The words of a command line: KEY VALUE and KEY=VALUE pairs, by our names of the keys."""
+"""The words of a command line: KEY VALUE and KEY=VALUE pairs, under this project's key names."""
 
 from collections.abc import Sequence
 

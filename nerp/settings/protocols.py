@@ -1,7 +1,7 @@
 """The experimental protocols, and where a run of each keeps its files.
 
-Base-to-novel trains on the first half of a dataset's classes and tests on each half by itself;
-cross-dataset trains on all classes of a source and tests on other datasets; few-shot trains and
+Base-to-novel trains on the first half of a dataset's classes and tests on each half separately.
+Cross-dataset trains on all classes of a source and tests on other datasets. Few-shot trains and
 tests on all classes. (CoOp, Zhou et al. 2022, sections 4.1-4.2; CoCoOp, section 4.) The open world
 trains as base-to-novel does and tests on all classes at once (DeCoOp, Zhou et al. 2024).
 """
@@ -26,9 +26,9 @@ CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a protocol is called: `task` in a configuration, `name` on the command line and in
-    tables, `folder` in output paths (the one CoOp's scripts use). `trains`: the task whose
-    trained models it tests, "" for its own."""
+    """The names of a protocol: `task` in a configuration, `name` on the command line and in tables,
+    `folder` in output paths (the one CoOp's scripts use). `trains`: the task whose trained models
+    it tests, "" for its own."""
 
     task: str
     name: str
@@ -64,8 +64,7 @@ def training_task(key: str) -> str:
 
 
 def trained_name(trainer: str) -> str:
-    """What is trained for a test of that name, which NeRP may correct: CoOp_SAR_NeRP ->
-    CoOp_SAR."""
+    """The name of the training for a test that NeRP may correct: CoOp_SAR_NeRP -> CoOp_SAR."""
     return trainer.removesuffix(NERP_SUFFIX)
 
 

@@ -1,8 +1,8 @@
-"""What published settings files and scripts call a key, and what they mean by it.
+"""How published settings files and scripts name keys, and what they mean by them.
 
-Two kinds of names differ from ours. Some codebases put a method's settings below another method's
-node, or write the node otherwise (`Method.published`). And Dassl has keys for choices that are
-made once and for all here; such a file is accepted where it makes the same choice.
+Names differ from this project's in two ways. Some codebases put a method's settings below another
+method's node, or write the node in another way (`Method.published`). And Dassl has keys for choices
+that are fixed here; a file with such a key is accepted if it makes the same choice.
 """
 
 import re
@@ -17,7 +17,7 @@ from nerp.settings.protocols import TRAINING_SUFFIXES
 
 
 class Reader(Protocol):
-    """What of a method is asked here; see `nerp.trainers.method.Method`."""
+    """The part of a method that is used here; see `nerp.trainers.method.Method`."""
 
     node: str
     published: tuple[str, ...]
@@ -109,8 +109,8 @@ _ELSEWHERE = {
 
 
 def is_read(method: str, name: str) -> bool:
-    """Whether a method reads a key: each does but those below another method's node. A key that no
-    method has counts as read, so that the run says what it is."""
+    """Whether a method reads a key: it reads every key except those below another method's node. A
+    key that no method has counts as read, so that the run reports it."""
     if name.count(".") != 2 or not name.startswith("TRAINER."):
         return True
     node = name.split(".")[1]

@@ -1,4 +1,5 @@
-"""What a request comes to: `resolve` is called once per run, and everything after takes its value.
+"""From a request to settings: `resolve` is called once per run, and everything after uses its
+result.
 
 Later layers win: defaults, dataset card, method configuration (then its PER_SHOTS and its
 PER_DATASET row), the command line; then what nobody gave is filled in from the published tables
@@ -65,7 +66,7 @@ class Request:
     """What a command line asks for.
 
     Attributes:
-        model_dir, load_epoch: which checkpoint is meant: a run's folder, and an epoch unless the
+        model_dir, load_epoch: the checkpoint: a run directory, and an epoch unless it is the
             newest. use_cache: whether logits of an earlier test of it may be used.
         opts: KEY VALUE pairs. The rest is as in `nerp test --help`; "" and None: not given.
     """
@@ -85,15 +86,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a request comes to.
+    """A resolved request.
 
     Attributes:
         request: what was asked for. cfg: the frozen configuration.
-        card: the dataset card's file. method_file: the method configuration's, None where there is
+        card: the dataset card's file. method_file: the method configuration's, None if there is
             none.
-        directory: the run's folder.
-        method: the plain method's name, whose checkpoint it is.
-        origins: by key, where its value comes from; a key that is not in it is at its default.
+        directory: the run directory.
+        method: the plain method's name, to which the checkpoint belongs.
+        origins: by key, where its value comes from; a key that is not in it has its default.
     """
 
     request: Request
@@ -212,10 +213,10 @@ def _trained_backbone(
 def backbone_said_by(
     card: Path, method_file: Path | None, read: Callable[[Path], Mapping[str, object]] = load_yaml
 ) -> str:
-    """The backbone that `resolve` comes to where the command line names none and tests no model; no
-    method is looked at, so that torch is not imported.
+    """The backbone that `resolve` finds if the command line names none and tests no model. No
+    method is needed, so torch is not imported.
 
-    Args: read: what reads a YAML file. Raises NerpError as that does.
+    Args: read: reads a YAML file. Raises NerpError as that does.
     """
     layers = [read(card)]
     if method_file:
@@ -283,7 +284,7 @@ def _on_all_classes(draft: Draft, phase: str) -> None:
 
 
 def _check(cfg: CN) -> None:
-    """What keys must be to each other; what each takes by itself is in `nerp.settings.defaults`."""
+    """Check keys against each other; `nerp.settings.defaults` says what each takes by itself."""
     optim = cfg.OPTIM
     if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
         raise NerpError(f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}; it takes at most the number "
@@ -304,10 +305,11 @@ def _check(cfg: CN) -> None:
 
 
 def _draw_seed(draft: Draft, anew: bool) -> None:
-    """SEED -1: no seed is fixed, so one is drawn, said and recorded; the record repeats the run.
+    """SEED -1: no seed is fixed, so one is drawn, printed and recorded; with the recorded seed the
+    run can be repeated.
 
-    A run that was interrupted in the same folder goes on with the seed that it drew, unless it is
-    to begin `anew`.
+    If a run was interrupted in the same folder, it continues with the seed that it drew, unless it
+    is to begin `anew`.
     """
     from nerp.base.distributed import agree
 

@@ -18,11 +18,11 @@ from nerp.settings.published import Reader, is_methods, is_settled, own_setting
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a key's value comes from; as a text, what a message or a listing says of it.
+    """Where a key's value comes from. As a text: what a message or a listing says about it.
 
     Attributes:
         kind: one of the constants below. file: the YAML file or checkpoint; "" for none.
-        entry: what the key's name stands below in that file (PER_DATASET.EuroSAT).
+        entry: the entry in that file that the key's name is below (PER_DATASET.EuroSAT).
         key: the key's full name, as it is written there.
     """
 

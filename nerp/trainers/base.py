@@ -1,4 +1,4 @@
-"""A method over a frozen CLIP: how it is built, and what training, testing and NeRP ask of it."""
+"""A method over a frozen CLIP: how it is built, and what training, testing and NeRP need of it."""
 
 import copy
 from collections.abc import Callable
@@ -32,13 +32,13 @@ def precision(default: str) -> Key:
 
 
 class Trainer(Method):
-    """A prompt-learning method over a frozen CLIP; a subclass defines what `Method` lists, and a
-    `loss` where it is not the cross entropy alone.
+    """A prompt-learning method over a frozen CLIP. A subclass defines what `Method` lists, and a
+    `loss` if it is not the cross entropy alone.
 
     Attributes:
-        learned: the learned tensors; in training mode while a run trains them.
-        right: how many images of the latest `loss` were predicted right, a scalar; None where the
-            method's loss does not say.
+        learned: the learned tensors, in training mode while a run trains them.
+        right: how many images of the latest `loss` were predicted right, a scalar; None if the
+            method's loss does not count them.
     """
 
     right: Tensor | None = None
@@ -78,14 +78,14 @@ class Trainer(Method):
                                 f"encoder; this backbone's is {encoder.kind}")
 
     def for_classes(self, classes: Classes) -> "Trainer":
-        """The same model, its learned tensors shared, asked about other classes."""
+        """The same model, with shared learned tensors, for other classes."""
         other = copy.copy(self)
         other.classes = classes
         other._prepare()
         return other
 
     def learn(self, tensors: Tensors) -> None:
-        """Have these learned tensors, of whatever shapes."""
+        """Use these learned tensors, of any shapes."""
         self.learned = tree(tensors, self.fixed).to(self.clip.device).eval()
 
     def _prepare(self) -> None:
@@ -99,27 +99,27 @@ class Trainer(Method):
         return self.cross_entropy(self.logits(images), labels)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """CE of logits [B, C] that a class would be predicted from, a scalar."""
+        """CE of logits [B, C], from which a class would be predicted; a scalar."""
         self.count_right(logits, labels)
         return nn.functional.cross_entropy(logits, labels)
 
     def count_right(self, logits: Tensor, labels: Tensor) -> None:
-        """For the history of training, of a loss whose cross entropy is of other logits than those
-        [B, C] that a class would be predicted from."""
+        """Count right predictions for the training history, in a loss whose cross entropy uses
+        other logits than those [B, C] from which a class would be predicted."""
         self.right = (logits.detach().argmax(1) == labels).sum()
 
     @property
     def frozen_images(self) -> bool:
-        """Whether images have frozen CLIP's features whatever was learned, which all such methods
-        share. It follows from what a method defines: neither `image_features` nor `classifier`."""
+        """Whether images always have frozen CLIP's features, which all such methods share. It
+        follows from the method's definition: neither `image_features` nor `classifier`."""
         method = type(self)
         own = method.image_features, method.classifier
         return own == (Trainer.image_features, Trainer.classifier)
 
     @property
     def learns_on_outputs(self) -> bool:
-        """Whether `loss` takes what frozen CLIP's image encoder made of images [B, D] in their
-        place: then an epoch's images are encoded once for all such methods."""
+        """Whether `loss` takes frozen CLIP's image encoder outputs [B, D] in place of images. An
+        epoch's images are then encoded once for all such methods."""
         losses = [vars(kind) for kind in type(self).__mro__ if "loss" in vars(kind)]
         by_features = all(of.get("loss_by_features") for of in losses)
         return self.frozen_images and self.views == 1 and by_features
@@ -134,7 +134,7 @@ class Trainer(Method):
     @classmethod
     def is_cosine(cls) -> bool:
         """Whether prediction is by the cosine of `image_features` and one class feature for all
-        images. It follows from what a method defines: neither `classifier` nor
+        images. It follows from the method's definition: neither `classifier` nor
         `feature_classifier`."""
         own = cls.classifier, cls.feature_classifier
         return own == (Trainer.classifier, Trainer.feature_classifier) and not cls.text_by_image
@@ -152,7 +152,7 @@ class Trainer(Method):
             return self.scale * image @ text.t()
 
     def having_seen(self, outputs: Tensor) -> "Trainer":
-        """The trainer that predicts images of these frozen outputs [N, D], of a method with
+        """The trainer that predicts images with these frozen outputs [N, D], for a method with
         `frozen_images`: itself, unless it looks at all of them first (†)."""
         return self
 
@@ -179,8 +179,8 @@ class Trainer(Method):
         return LinearClassifier.cosine(self.class_features(), self.scale)
 
     def folded(self) -> dict[str, Tensor] | None:
-        """The backbone's state dict changed so that plain CLIP with it is this model, for any
-        classes in the method's prompts; None where no such state dict exists."""
+        """The backbone's state dict, changed so that plain CLIP with it equals this model, for any
+        classes in the method's prompts; None if no such state dict exists."""
         return None
 
     @property

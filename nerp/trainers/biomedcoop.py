@@ -28,9 +28,9 @@ _BERT, _BERT_WIDTH = "text_encoder.model.", 768  # of the release's files for Bi
 
 @TRAINERS.register("BiomedCoOp")
 class BiomedCoOp(ContextOverWords):
-    """CE(s f t^T, y) + SCCM_LAMBDA mean((t - T_mean)^2) + KDSP_LAMBDA KL / (B C), KL of the logits
-    to those of T_sel: T_mean [C, D] is the mean of a class's sentences, T_sel that of the sentences
-    that are no outliers on the batch.
+    """Loss: CE(s f t^T, y) + SCCM_LAMBDA mean((t - T_mean)^2) + KDSP_LAMBDA KL / (B C), where KL is
+    that of the logits to those of T_sel. T_mean [C, D] is the mean of a class's sentences, T_sel
+    that of the sentences that are no outliers on the batch.
 
     Learned: prompt_learner.ctx [K, W_t]. See docs/methods/biomedcoop.md.
     """
@@ -58,8 +58,8 @@ class BiomedCoOp(ContextOverWords):
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """A second image encoder beside ctx, or nothing that is learned; and no prompts in an
-        encoder, which make it PromptSRC's."""
+        """The file has a second image encoder beside ctx, or no learned tensor besides; and no
+        prompts in an encoder, which would make it PromptSRC's."""
         own = {name for name in tensors if name.startswith("prompt_learner.")}
         second = any(name.startswith(_SECOND_ENCODER) for name in own)
         prompts = any("VPT" in name for name in tensors)
@@ -144,7 +144,7 @@ class BiomedCoOp(ContextOverWords):
 
     def kept(self, scores: Tensor) -> Tensor:
         """Which of the P sentences are no outliers: within TAU standard deviations of the mean. All
-        are kept where none would be, where they are equal, and where there is one."""
+        are kept if none would be, if they are equal, and if there is one."""
         centred = scores - scores.mean()
         deviation = (centred.square().sum() / (len(scores) - 1)).sqrt()
         within = centred.abs() / deviation <= float(self.settings.TAU)
@@ -174,7 +174,7 @@ class BiomedCoOp(ContextOverWords):
         )
 
     def tuned_neutral(self) -> Tensor:
-        """The context stands over the neutral prompt's first K tokens."""
+        """The context replaces the neutral prompt's first K tokens."""
         prompts = build_prompts([self.classes.neutral], n_ctx=self.n_ctx,
                                 tokenizer=self.clip.tokenizer)
         state = self.clip.text_state(prompts, self.parameter(_CTX))

@@ -42,9 +42,10 @@ else:
 class Boosted(_Behind):
     """A method beside n frozen boosting tokens of a `CasPL` checkpoint.
 
-    It stands before the method among a class's bases. Text: the method's m tokens, the boosting
-    ones, the name. Vision: the boosting tokens, then the method's, at the end. Each kind is put
-    in at the input of the layers that it has; in the others its places carry on.
+    It must stand before the method among a class's bases. Text: the method's m tokens, the boosting
+    ones, the name. Vision: the boosting tokens, then the method's, at the end. Each kind replaces
+    its positions at the input of the layers that have it; in other layers its positions stay as
+    computed.
     """
 
     paper = CasPL.paper
@@ -110,12 +111,12 @@ class Boosted(_Behind):
 
     @property
     def n_image(self) -> int:
-        """How many tokens the method itself has in the image encoder."""
+        """The number of the method's own tokens in the image encoder."""
         return 0
 
     @property
     def least_length(self) -> int:
-        """1 + all places of text tokens; the boosting ones are the last."""
+        """1 + all positions of text tokens; the boosting ones are the last."""
         return 1 + self.n_ctx + len(self.boosting_context)
 
 

@@ -61,7 +61,7 @@ class CasPL(DeepPrompts):
     """Text: ctx at positions 1..n, replaced at the input of layers 2..J. Vision: n tokens at the
     end, likewise.
 
-    Loss: tau^2 KL(p* || p) a image, p* the probabilities of a larger frozen CLIP, both softmaxes
+    Loss: tau^2 KL(p* || p) per image, p* the probabilities of a larger frozen CLIP, both softmaxes
     at the temperature tau; no label is read. Learned: prompt_learner_teacher.ctx [n, W_t],
     image_encoder.VPT_FIRST [n_v, W_v], and for layer l >= 2
     {text,image}_encoder.transformer.resblocks.{l - 1}.VPT_shallow_FIRST. (Section 3.2; see

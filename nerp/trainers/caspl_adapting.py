@@ -69,10 +69,10 @@ class CasPLPromptSRC(BoostedDeep, PromptSRC):
     counts_differ = True
 
     def check(self) -> None:
-        """A layer that an encoder does not have is nothing to it."""
+        """If J exceeds an encoder's number of layers, the excess is ignored."""
 
     def first_boosting(self) -> dict[str, Tensor]:
-        """Of layers 2..J: the checkpoint's, and random ones where J is beyond its depth."""
+        """Those of layers 2..J: the checkpoint's, and random ones beyond its depth."""
         found = super().first_boosting()
         drawn = random_boosting(self.clip, self.settings, len(found[FIRST]), len(found[CTX]))
         return {name: found.get(name, tensor) for name, tensor in drawn.items()}

@@ -1,4 +1,4 @@
-"""A learned context over the first words of a prompt, whose other words stay."""
+"""A learned context in place of a prompt's first words; the other words stay."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ _MOST_WORDS = 4  # a longer context never starts from CTX_INIT, in the published
 class ContextOverWords(Trainer):
     """Prompts "{CTX_INIT} {name}." whose positions 1..K hold the K learned vectors ctx.
 
-    The whole of CTX_INIT is tokenised whatever K is: with K = 2 and "a photo of a" the text is
-    ctx, ctx, "of", "a", name, ".". Where CTX_INIT is no start for ctx (it is empty or has fewer
-    than K words, or K > 4) K placeholders "X" stand in its place.
+    The whole of CTX_INIT is tokenised, whatever K is: with K = 2 and "a photo of a" the text is
+    ctx, ctx, "of", "a", name, ".". If ctx cannot start from CTX_INIT (it is empty or has fewer than
+    K words, or K > 4), K placeholders "X" replace it.
     """
 
     clip: Clip

@@ -70,12 +70,12 @@ class CoOp(Trainer):
 
     @property
     def prefix(self) -> str:
-        """What a prompt begins with: as many tokens as there are slots."""
+        """The beginning of a prompt: as many tokens as there are slots."""
         return self.words or " ".join(["X"] * self.n_ctx)
 
     @property
     def slots(self) -> int:
-        """How many vectors stand in a prompt."""
+        """The number of context vectors in a prompt."""
         return self.n_ctx
 
     def initial(self) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ class CoOp(Trainer):
         return mean_templates(self.classes, ENSEMBLE_60)
 
     def tuned_neutral(self) -> Tensor:
-        """The context stands over the neutral prompt's first K tokens."""
+        """The context replaces the neutral prompt's first K tokens."""
         ctx = self.parameter("ctx")
         prompts = build_prompts(
             [self.classes.neutral] * (len(ctx) if self.class_specific else 1),

@@ -31,11 +31,11 @@ class DeepPrompts(ContextOverWords):
         """Layer >= 1 -> [K_v, W_v]."""
 
     def text_output(self, u: Tensor) -> Tensor:
-        """What the text encoder's projected output u [..., D] becomes."""
+        """The text feature from the text encoder's projected output u [..., D]."""
         return u
 
     def image_output(self, u: Tensor) -> Tensor:
-        """The same of the image encoder."""
+        """The image feature from the image encoder's projected output."""
         return u
 
     def text_beside(self) -> Sequence[TokenGroup]:

@@ -51,9 +51,8 @@ def adapted_layers(
 
 
 class Dropout:
-    """In training, leaves out a share of the elements that a low-rank term sees, drawn anew for
-    each part of each layer in every pass. A trainer and those made of it for other classes have
-    one in common."""
+    """In training, drops a share of the elements of a low-rank term's input, drawn anew for each
+    part of each layer in every pass. A trainer and its copies for other classes share one."""
 
     def __init__(self, share: float, seed: int):
         self.share = share
@@ -61,7 +60,7 @@ class Dropout:
         self.start(0)
 
     def start(self, epoch: int) -> None:
-        """What is drawn from here on depends on the run's seed and the epoch alone."""
+        """Later draws depend only on the run's seed and the epoch."""
         self.epoch_seed = epoch_seed(self.seed, epoch)
         self.generator: torch.Generator | None = None
 

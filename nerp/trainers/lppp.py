@@ -67,15 +67,15 @@ def fit(
     val_features: Tensor | None = None, val_labels: Tensor | None = None,
     init: float = _INIT, alpha_every: int = _ALPHA_EVERY,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Weight [C, D], bias [C] and α [C] after full-batch steps on the cross entropy, and the epoch
-    that they are of, from 0: the one that has most validation images right, of equals the last;
-    without validation images the last of all.
+    """Weight [C, D], bias [C] and α [C] after full-batch steps on the cross entropy, and their
+    epoch, counted from 0: the one that has most validation images right, of several the last;
+    without validation images the last epoch.
 
     Args:
         features, labels, text, init: as in `start`. bias: [C], the first one.
         val_features: [V, D], normalised. val_labels: [V].
-        alpha_every: the epochs between two steps of α, which takes the sum of the gradients of all
-            epochs so far: the published code never clears it.
+        alpha_every: the epochs between two steps of α. A step uses the sum of the gradients of all
+            epochs so far, because the published code never clears it.
     """
     # In double precision: momentum adds the rounding of hundreds of steps up.
     features, kind = normalise(features), bias.dtype

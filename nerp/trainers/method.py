@@ -16,59 +16,59 @@ GROUPS = ("zero-shot", "context", "deep", "adapters", "training-free")
 
 
 class Method(ABC):
-    """What methods differ in, with what holds for most of them; `Trainer` builds on it.
+    """What differs between methods, with defaults that hold for most of them; `Trainer` builds on
+    it.
 
     Every method that returns features returns them in float32 and normalised. Callers hold
     `clip.autocast()` around training and testing alike.
 
     Class attributes:
-        node: its node below TRAINER in a configuration, and `defaults` what is in it: a `Key` that
-            states the range of a number, or a plain text or truth value.
-        published: nodes below TRAINER or at the top, in any case, that its published files have
-            these in.
-        folder: the checkpoint's folder, as in the published code; "" where nothing is learned.
+        node: its node below TRAINER in a configuration. `defaults` is the content of that node: a
+            `Key` that states the range of a number, or a plain text or truth value.
+        published: nodes below TRAINER or at the top, in any case, where its published files have
+            these keys.
+        folder: the checkpoint's folder, as in the published code; "" if nothing is learned.
         paper: the publication, for `nerp methods`.
-        group: the heading that it stands under there; one of GROUPS for a method that ships.
-        signature: patterns; a checkpoint can be this method's where each matches a tensor's name.
-        marks: further ones, of what a published file also holds; needed of a file that does not
-            say whose it is, where the learned tensors alone have another method's names.
-        shape_settings: the settings that a checkpoint carries, since its tensors are of no use
+        group: its heading there; one of GROUPS for a method that ships.
+        signature: patterns; a checkpoint can be this method's if each matches a tensor's name.
+        marks: further patterns, for other tensors of a published file. They are needed if a file
+            does not name its method and another method's learned tensors have the same names.
+        shape_settings: the settings that a checkpoint holds, because its tensors are useless
             without them.
-        fixed: patterns of names of tensors in a checkpoint that are not trained.
-        edits: the encoders, "text" and "image", whose layers it reaches into; only CLIP's own
-            transformers have layers for that.
-        builds_on: settings that name the checkpoint of another method which a training starts
-            from -> that method; KEY_EPOCH beside KEY says which epoch's.
-        by_data: names of tensors whose first dimension the images or classes trained on decide, not
-            the classes asked about.
-        plain: names of the plain values that a checkpoint has besides (`plain_values`).
+        fixed: patterns for names of tensors in a checkpoint that are not trained.
+        edits: the encoders, "text" and "image", whose layers it changes; only CLIP's own
+            transformers have such layers.
+        builds_on: setting that names the checkpoint of another method from which a training starts
+            -> that method; KEY_EPOCH beside KEY names the epoch.
+        by_data: names of tensors whose first dimension depends on the training images or classes,
+            not on the tested classes.
+        plain: names of further plain values in a checkpoint (`plain_values`).
         on_features: whether it is built or trained on frozen image features, by the hooks of
             `OnFeatures`.
-        text_by_image: whether a class has another feature for each image.
-        also_seen: what a training has seen beyond the labelled images of the classes that it is
-            on, in words (`seen_besides`).
-        reads_labels: whether training reads labels; where it does not, that a checkpoint names a
-            class does not mean it was trained on.
+        text_by_image: whether a class has a different feature for each image.
+        also_seen: what training sees beyond the labelled images of its classes, in words
+            (`seen_besides`).
+        reads_labels: whether training reads labels. If not, a class does not count as trained on
+            only because its name is known.
         learns_text: whether training changes the feature of any class, trained on or not.
-        own_classes: whether a model serves no classes but those that it was trained on.
-        learns_names: whether training on base classes makes use of the novel classes' names
+        own_classes: whether a model serves only the classes that it was trained on.
+        learns_names: whether training on base classes uses the novel classes' names
             (`Classes.everyone`).
         views: how many augmented views of an image `loss` takes, one after the other.
-        loss_by_features: said by a class beside a `loss` that looks at images through
-            `image_features` and `logits` alone.
-        all_classes: whether training is on the images of all classes, whatever a run is to be
-            tested on.
-        independent: whether a class has the same logits whichever other classes are asked about.
-        two_heads: whether classes that were trained on (`Classes.seen`) are predicted otherwise
-            than others.
-        one_entropy: said by a class beside a `loss`, its own or an inherited one, that is one
+        loss_by_features: set by a class with its own `loss`, if that looks at images only through
+            `image_features` and `logits`.
+        all_classes: whether training is on the images of all classes, whatever a run will be tested
+            on.
+        independent: whether a class has the same logits whichever other classes are tested.
+        two_heads: whether trained classes (`Classes.seen`) are predicted differently from others.
+        one_entropy: set by a class whose `loss`, its own or an inherited one, is one
             `cross_entropy`, of the logits s f tᵀ of features that are `image_of` and `text_of` the
             encoders' outputs, and terms beside it (`has_one_entropy`).
-        keeps_last: whether the last batch of an epoch is kept where it is incomplete; of a method
-            that counts in steps it always is.
+        keeps_last: whether an incomplete last batch of an epoch is kept; a method that counts in
+            steps always keeps it.
         optional: names of tensors that a file may lack; they are then as fresh ones.
-        settled: keys of Dassl's that its published files have, with the values, as text, that ask
-            for what is done anyway.
+        settled: keys of Dassl's in its published files, with the values, as text, that ask for what
+            is done anyway.
 
     Attributes:
         cfg: the whole configuration. settings: the method's own node of it.
@@ -113,10 +113,9 @@ class Method(ABC):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """{setting: value} that a key of a published file means where it means another one, or the
-        same with another value; {"": None} where it asks for what is done anyway; {} where it
-        means what it says. Here: CTX_INIT as a switch between its usual words and a random
-        start."""
+        """{setting: value} for a key of a published file whose value means another setting or
+        another value here; {"": None} if the key asks for what is done anyway; {} if it means what
+        it says. By default: CTX_INIT as a switch between its usual words and a random start."""
         if key == "CTX_INIT" and str(value) in ("True", "False"):
             return {key: SWITCHED_ON if str(value) == "True" else ""}
         return {}
@@ -153,8 +152,8 @@ class Method(ABC):
 
     @classmethod
     def refusal(cls, tensors: Mapping[str, Tensor], clip: Clip) -> str:
-        """Why tensors with the signature's names cannot serve this backbone, in words; "" where
-        their shapes are to say it."""
+        """Why tensors with the signature's names cannot serve this backbone, in words; "" if their
+        shapes will show it."""
         return ""
 
     @classmethod
@@ -168,20 +167,20 @@ class Method(ABC):
     def unpack(
         cls, content: Mapping[str, object]
     ) -> tuple[dict[str, Tensor], dict[str, object]] | None:
-        """Tensors and shape settings of a published file in a layout of the method's own, which
-        has no state_dict; None for another file. What is wrong in it may raise anything."""
+        """Tensors and shape settings of a published file in a layout of the method's own, which has
+        no state_dict; None for another file. A damaged file may raise any error."""
         return None
 
     @classmethod
     def published_file(cls, cfg: CfgNode) -> str:
-        """Where the published code leaves such a file of this run, below the folder it is given;
-        "": it leaves none."""
+        """The path of such a file of this run, below the given folder, where the published code
+        writes it; "" if it writes none."""
         return ""
 
     @classmethod
     def carried(cls, task: str) -> tuple[str, ...]:
-        """The settings that a checkpoint decides, where it knows them, in a test under the
-        protocol `task`: its shape settings."""
+        """The settings that a checkpoint decides, if it holds them, in a test under the protocol
+        `task`: by default its shape settings."""
         return cls.shape_settings
 
     def check(self) -> None:
@@ -192,11 +191,11 @@ class Method(ABC):
         return {}
 
     def prepare(self) -> None:
-        """Whatever depends on the classes and not on the learned tensors."""
+        """Compute what depends on the classes but not on the learned tensors."""
 
     def misfit(self, tensors: Mapping[str, Tensor]) -> str:
-        """Why the tensors of a checkpoint are not this trainer's, in words, where their shapes
-        alone would not tell; else ""."""
+        """Why the tensors of a checkpoint are not this trainer's, in words, if their shapes alone
+        would not show it; else ""."""
         return ""
 
     @abstractmethod
@@ -204,12 +203,11 @@ class Method(ABC):
         """t [C, D]; for a method whose text depends on the image, those of `images` [B, C, D]."""
 
     def image_features(self, images: Tensor) -> Tensor:
-        """f [B, D] of images [B, 3, H, W], or of what frozen CLIP's image encoder made of them
-        [B, D]."""
+        """f [B, D] of images [B, 3, H, W], or of frozen CLIP's image encoder outputs [B, D]."""
         return self.from_frozen(images if images.dim() == 2 else self.clip.image_output(images))
 
     def from_frozen(self, output: Tensor) -> Tensor:
-        """f [B, D] of what frozen CLIP's image encoder gives [B, D], where `image_features` is not
+        """f [B, D] from frozen CLIP's image encoder outputs [B, D], if `image_features` is not
         defined."""
         return self.image_of(output)
 
@@ -236,20 +234,20 @@ class Method(ABC):
     @classmethod
     def seen_besides(cls, cfg: CfgNode) -> str:
         """What a training with this configuration has seen beyond the labelled images, in words, to
-        stand beside every number made with it; "" for nothing. Also of a test, for a checkpoint
-        that does not say."""
+        be shown beside every number made with it; "" for nothing. Also used by a test whose
+        checkpoint does not say."""
         return cls.also_seen
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before the steps of epoch 0, 1, ...: what is random in a step depends on the
-        run's seed and this alone, so that a resumed run draws the same. Of a method that counts in
-        steps, the parts of epochs after which a state is kept are counted instead."""
+        """Called before the steps of epoch 0, 1, ...: random draws in a step depend only on the
+        run's seed and this number, so that a resumed run draws the same. For a method that counts
+        in steps, the stretches after which a state is kept are counted instead."""
 
     @property
     def steps(self) -> int | None:
-        """How many steps a training has, of a method that counts in steps: its last epoch may end
-        in its middle, and the last batch of an epoch is kept where it is incomplete. None: a
-        training has OPTIM.MAX_EPOCH epochs."""
+        """The number of steps of a training, for a method that counts in steps. Its last epoch may
+        then end early, and an incomplete last batch is kept. None: a training has OPTIM.MAX_EPOCH
+        epochs."""
         return None
 
     def step_rate(self, step: int, epoch_steps: int) -> float | None:
@@ -276,12 +274,12 @@ class Method(ABC):
         return None
 
     def rate_factor(self, name: str) -> float:
-        """How many times the learning rate a learned tensor has, but in the warm-up."""
+        """The factor of a learned tensor's learning rate, except during warm-up."""
         return 1.0
 
     @property
     def clip_norm(self) -> float:
-        """What norm the gradients of all learned tensors together are cut to; 0: they are not."""
+        """The norm to which the joint gradient of all learned tensors is clipped; 0: none."""
         return 0.0
 
     def change_gradients(self) -> None:
@@ -290,19 +288,19 @@ class Method(ABC):
         loss."""
 
     def end_epoch(self, epoch: int) -> None:
-        """Called after the steps of epoch 0, 1, ..., before its tensors are saved: for what changes
+        """Called after the steps of epoch 0, 1, ..., before its tensors are saved, for changes
         without a gradient."""
 
     def training_state(self) -> dict[str, Tensor]:
-        """Tensors besides the learned ones that a training needs in order to go on where it was
-        interrupted, by name."""
+        """Tensors, by name, that an interrupted training needs besides the learned ones to
+        continue."""
         return {}
 
     def resume_training(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `training_state` gave, of the same names and shapes."""
 
     def epoch_weights(self, epochs: int) -> Tensor | None:
-        """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's."""
+        """Weights [E] of the epochs' tensors in the final ones; None: the last epoch's tensors."""
         return None
 
     def plain_values(self) -> dict[str, object]:
@@ -310,32 +308,32 @@ class Method(ABC):
         return {}
 
     def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
-        """Take what a checkpoint says besides its tensors. Raises NerpError where it is not what
-        belongs to them.
+        """Take what a checkpoint holds besides its tensors. Raises NerpError if it does not belong
+        to them.
 
-        Args: trained: the classes trained on, () where it does not say. plain: as `plain_values`
-        gave them, those that are there.
+        Args: trained: the trained classes, () if it does not name them. plain: those of
+        `plain_values` that are there.
         """
 
     @property
     def about_classes(self) -> str:
-        """What the log should know of how the tested classes are predicted, or ""."""
+        """A line for the log about how the tested classes are predicted, or ""."""
         return ""
 
     def account(self, untrained: Callable[[], Collection[str]]) -> dict[str, object]:
-        """What the record of a training run holds besides.
+        """Further fields for the record of a training run.
 
-        Args: untrained: names the dataset's classes that are not trained on, which a test may be
-            of.
+        Args: untrained: names of the dataset's classes that are not trained on; a test may be of
+        these.
         """
         return {}
 
     @property
     def substitute(self) -> str:
-        """What training uses in place of files that a method has and was not given, in words."""
+        """What training uses in place of files that are needed and were not given, in words."""
         return ""
 
     @property
     def test_substitute(self) -> str:
-        """The same of a test."""
+        """The same for a test."""
         return ""

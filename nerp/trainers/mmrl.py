@@ -101,7 +101,8 @@ class MMRL(InsertedTokens):
 
     @torch.no_grad()
     def reference_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Where prediction is fused both terms are too, the two features weighing the same."""
+        """Where the prediction is fused, both terms are fused too, with equal weights of the two
+        features."""
         text, frozen_text = self.class_features(), self.frozen_class_features()
         features: tuple[Tensor, ...] = self.both_features(self.image_state(image))
         if not self.classes.seen:

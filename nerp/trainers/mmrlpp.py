@@ -1,4 +1,4 @@
-"""MMRL++: MMRL with maps that share a weight, and tokens that keep what a layer made of them."""
+"""MMRL++: MMRL with maps that share a weight, and tokens blended with the layer before."""
 
 import torch
 import torch.nn.functional as F

@@ -194,7 +194,7 @@ def test_the_experiments_run_from_top_to_bottom(pretend, tmp_path):
     # its teacher too, TaskRes no tests on novel classes.
     runs = 2 + 5 * (len(methods()) - 1) + 1 - 2
     assert f"\n{2 * runs}\n" in printed  # 2 datasets, 1 seed
-    text = (REPO / "docs" / "experiments.md").read_text()
+    text = " ".join((REPO / "docs" / "experiments.md").read_text().split())
     assert f"those of all methods: {len(plan(Selection('base_to_novel')))}." in text
 
 
