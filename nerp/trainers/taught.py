@@ -157,7 +157,8 @@ class Taught(Trainer):
     def class_features(self, images: Tensor | None = None) -> Tensor:
         """t of the teacher, computed once."""
         if self._text is None:
-            with torch.no_grad():
+            # A test may be the first to ask, and a training uses it then.
+            with torch.inference_mode(False), torch.no_grad():
                 self._text = self.teacher.class_features()
         return self._text
 
