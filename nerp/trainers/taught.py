@@ -121,6 +121,11 @@ class Taught(Trainer):
                 raise NerpError(f"TRAINER.{self.node}.TEACHER_NAME: {clip.name} has features of "
                                 f"{found[0]} and a text encoder of {found[1]}, the teacher's are "
                                 f"{wanted[0]} and {wanted[1]}: name its backbone")
+            widths = {tensor.shape[-1] for tensor in self._vision.values()}
+            if not widths <= {clip.image.width}:
+                raise NerpError(f"TRAINER.{self.node}.TEACHER_NAME: {clip.name} has an image "
+                                f"encoder of {clip.image.width}, the teacher's is "
+                                f"{max(widths)}: name its backbone")
             check_size(clip, self.clip, f"TRAINER.{self.node}.TEACHER_NAME")
             self._teacher = PromptedTeacher(self.cfg, clip, self.classes, {**own, **self._vision})
         return self._teacher
@@ -152,7 +157,8 @@ class Taught(Trainer):
     def class_features(self, images: Tensor | None = None) -> Tensor:
         """t of the teacher, computed once."""
         if self._text is None:
-            with torch.no_grad():
+            # A test may be the first to ask, and a training uses it then.
+            with torch.inference_mode(False), torch.no_grad():
                 self._text = self.teacher.class_features()
         return self._text
 

@@ -32,7 +32,8 @@ SETTINGS = GOLDEN_SETTINGS | {"MaPLe": {"PROMPT_DEPTH": 9}}
 
 
 @pytest.mark.parametrize("method", [
-    "MMRL", *(pytest.param(name, marks=pytest.mark.slow) for name in ("PromptSRC", "MaPLe"))])
+    "MMRL", *(pytest.param(name, marks=pytest.mark.slow)
+              for name in ("PromptSRC", "MaPLe", "ProGrad", "PromptKD"))])
 def test_train_and_test(method, eurosat_root, golden_weights, tmp_path):
     node = TRAINERS[method].node
     common = ["--root", eurosat_root, "--dataset", "eurosat", "MODEL.BACKBONE.PATH",

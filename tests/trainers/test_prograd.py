@@ -72,6 +72,17 @@ def test_numbers_that_are_not_finite_are_not_hidden_from_the_loss_scaler(which, 
     assert not project(*pair, 1.0).isfinite().all()
 
 
+def test_a_scaled_loss_takes_the_same_step(golden_clip, inputs):
+    found = []
+    for scaler in (UNSCALED, torch.amp.GradScaler("cpu", init_scale=2.0**12)):
+        trainer = build("ProGrad", golden_clip, "base")
+        take_step(build_optimizer(trainer.parameters(), golden_config().OPTIM), scaler,
+                  trainer.loss(*inputs[:2]), 0.0, trainer.change_gradients)
+        found.append(trainer.parameter("ctx"))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], build("ProGrad", golden_clip, "base").parameter("ctx"))
+
+
 def test_two_processes_project_the_gradients_of_both_together(
     golden_clip, golden_weights, inputs, tmp_path, monkeypatch
 ):

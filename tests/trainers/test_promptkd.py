@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import EUROSAT, GOLDEN, eurosat_classes, golden_config
+from conftest import EUROSAT, GOLDEN, TEACHER, eurosat_classes, golden_config
 from engine.test_distributed import launch
 from settled import settled
+from tiny_clip import random_clip
 from trainers.test_golden import FEATURE, LOGIT, build, golden, show_teacher, tensors
 
 from nerp.base.errors import NerpError
@@ -177,6 +178,43 @@ def test_what_cannot_teach_is_one_line_and_nothing_is_written(
     change, message, nerp, small_run, golden_teacher_weights, tmp_path
 ):
     status, text = train(nerp, small_run, golden_teacher_weights, tmp_path, change)
+    errors = [line for line in text.splitlines() if line.startswith("nerp: error: ")]
+    assert status == 1 and len(errors) == 1 and message in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("task", "source", "names", "message"), [
+    ("B2N", "EuroSAT", ["Moor", "Glacier"], "it was trained on classes that EuroSAT does not have"),
+    ("B2N", "DTD", ["banded"], "it was trained on DTD; only TASK FS takes a teacher of another"),
+    ("FS", "DTD", ["banded"], ""),
+])
+def test_a_teacher_of_another_class_list_is_one_line_and_nothing_is_written(
+    task, source, names, message, nerp, small_run, golden_teacher_weights, tmp_path
+):
+    place = "VLPromptLearner/model.pth.tar-2"
+    tensors = read_checkpoint(GOLDEN / "checkpoints/PromptKD_teacher" / place).tensors
+    file = tmp_path / place
+    file.parent.mkdir()
+    torch.save({"state_dict": tensors, "trainer": "PromptSRC", "epoch": 2, "dataset": source,
+                "classnames": names}, file)
+    status, text = train(nerp, small_run, golden_teacher_weights, tmp_path, {
+        "TRAINER.PROMPTKD.TEACHER_CHECKPOINT": tmp_path, "TASK": task})
+    errors = [line for line in text.splitlines() if line.startswith("nerp: error: ")]
+    assert bool(status) == bool(message) == (not (tmp_path / "out").exists())
+    if message:
+        assert len(errors) == 1 and str(file) in errors[0] and message in errors[0]
+
+
+@pytest.mark.parametrize(("sizes", "message"), [
+    ({"pixels": 64, "patch": 16}, "takes images of 64 pixels a side, the backbone that is trained "
+                                  "of 32"),
+    ({"vision_width": 128}, "has an image encoder of 128, the teacher's is 256"),
+])
+def test_a_teacher_with_other_eyes_is_one_line_and_nothing_is_written(
+    sizes, message, nerp, small_run, tmp_path
+):
+    torch.save(random_clip(7, replace(TEACHER, **sizes)), tmp_path / "other.pt")
+    status, text = train(nerp, small_run, tmp_path / "other.pt", tmp_path)
     errors = [line for line in text.splitlines() if line.startswith("nerp: error: ")]
     assert status == 1 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "out").exists()
