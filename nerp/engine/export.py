@@ -80,7 +80,7 @@ def weights(trainer: Trainer) -> tuple[Linear, Mapping[str, Tensor] | None]:
     linear = trainer.linear()
     if linear is not None:
         return linear, None
-    folded = trainer.folded()
+    folded = trainer.folded() if trainer.is_cosine() else None
     if folded is None:
         raise NerpError(f"{trainer.node}: {obstacle(trainer)}, so no class weights give its "
                         "logits; --onnx writes the whole model")
