@@ -309,8 +309,12 @@ def load_trainer(
         trainer.learn(tensors)
     else:
         trainer.learned.load_state_dict(tensors)
-    with reading(path, f"a checkpoint of {wanted}"):
-        trainer.recall(checkpoint.classnames, checkpoint.plain)
+    try:
+        with reading(path, f"a checkpoint of {wanted}"):
+            trainer.recall(checkpoint.classnames, checkpoint.plain)
+    except NerpError as error:
+        named = str(error).startswith(str(path))
+        raise error if named else NerpError(f"{path}: {error}") from None
     if trainer.about_classes:
         notes.append(f"{wanted}: {trainer.about_classes}")
     return trainer, notes

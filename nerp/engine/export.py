@@ -86,7 +86,7 @@ def weights(trainer: Trainer) -> tuple[LinearClassifier, Mapping[str, Tensor] | 
     linear = trainer.linear_classifier()
     if linear is not None:
         return linear, None
-    folded = trainer.folded()
+    folded = trainer.folded() if trainer.is_cosine() else None
     if folded is None:
         raise NerpError(f"{trainer.node}: {obstacle(trainer)}, so no class weights give its "
                         "logits; --onnx writes the whole model")

@@ -66,6 +66,7 @@ class DeCoOp(Detecting):
     text_by_image = True
     independent = False  # what a detector accepts depends on the names that are asked about
     keeps_last = True
+    loss_by_features = True
 
     detecting = True  # whether the first phase is under way
 
@@ -174,10 +175,11 @@ class DeCoOp(Detecting):
         self.right = None
         if self.detecting:
             entropy, margin = self.detector_terms(f, labels)
-            # A gradient of 0 for the others, for which several processes would wait.
-            return (entropy + margin).mean() + 0 * self.contexts(_CLASSIFIER).sum()
-        loss = self.classifier_loss(f, labels)
-        return loss + 0 * self.contexts(DETECTOR).sum() if world_size() > 1 else loss
+            loss, others = (entropy + margin).mean(), _CLASSIFIER
+        else:
+            loss, others = self.classifier_loss(f, labels), DETECTOR
+        # Several processes would wait for a gradient of the others, which is 0.
+        return loss + 0 * self.contexts(others).sum() if world_size() > 1 else loss
 
     def classifier_loss(self, f: Tensor, labels: Tensor) -> Tensor:
         """Of features [B, D], whose scores and frozen logits have no gradient."""

@@ -49,8 +49,7 @@ class Decoupled(Prefixed):
     two_heads = True
     loss_by_features = True  # but for what the method's own does
     settled = MappingProxyType({
-        "OPTIM.STAGED_LR": ("True",),
-        "OPTIM.BASE_LR_MULT": ("1", "1.0"),
+        "OPTIM.STAGED_LR": ("True",), "OPTIM.BASE_LR_MULT": ("1", "1.0"),
         "OPTIM.NEW_LAYERS": ("film linear_probe",),
         "TRAINER.NAMES_TO_UPDATE": ("film linear_probe prompt_learner",),
         "TRAINER.LINEAR_PROBE.TYPE": ("linear",),
@@ -149,6 +148,9 @@ class Decoupled(Prefixed):
 
     def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
         super().recall(trained, plain)
+        weight, bias = map(self.learned.get_parameter, (_WEIGHT, _BIAS))
+        if len(weight) != len(bias) or trained and len(trained) != len(weight):
+            raise ValueError(f"{_WEIGHT}, {_BIAS} and classnames are of different numbers")
         self.names_of_rows = trained
         self.rows()
 
@@ -174,8 +176,7 @@ class Decoupled(Prefixed):
 def with_head(method: type[Trainer]) -> type[Trainer]:
     """The method with DePT. Raises NerpError for one whose loss is not one cross entropy, of logits
     s f t^T, and terms beside it."""
-    names = (name for name in TRAINERS.names() if TRAINERS[name] is method)
-    registered = next(names, method.__name__)
+    registered = next((n for n in TRAINERS.names() if TRAINERS[n] is method), method.__name__)
     name = registered + DEPT_SUFFIX
     if not method.has_one_entropy():
         raise NerpError(f"there is no {name}: DePT needs a loss with one cross entropy, of the "

@@ -89,9 +89,9 @@ class Detecting(Trainer):
     _learning: list[Known] | None = None  # computed once a training
 
     def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
-        if not trained:
-            raise NerpError(f"{self.node}: the checkpoint does not name the classes that it was "
-                            "trained on (classnames), which its detectors need")
+        if len(trained) < self.settings.K:
+            raise NerpError(f"it names {len(trained)} classes that it was trained on (classnames); "
+                            f"its {self.settings.K} detectors need them all")
         super().recall(trained, plain)
         self.trained = tuple(trained)
 

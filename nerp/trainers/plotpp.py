@@ -106,8 +106,9 @@ class PLOTPP(Transport):
             crossing = self.cfg.TASK == "CD" and not self.classes.seen
             dataset = _SOURCE if crossing else self.classes.dataset
             settings.WORDS = list(dataset_words(dataset))[: settings.N]
-        if len(settings.WORDS) != settings.N:
-            raise NerpError(f"TRAINER.{self.node}.WORDS has {len(settings.WORDS)} texts; it takes "
+        there = [words for words in settings.WORDS if words.split()]
+        if len(there) != settings.N or len(settings.WORDS) != settings.N:
+            raise NerpError(f"TRAINER.{self.node}.WORDS has {len(there)} texts; it takes "
                             f"one for each of TRAINER.{self.node}.N {settings.N} contexts")
         self.settings = settings
 

@@ -61,22 +61,23 @@ def assert_same(one, other):
 def test_the_second_method_encodes_no_training_image(train, monkeypatch):
     assert features(train("CoOp", "first")) == {"read": 0, "encoded": EPOCHS}
     monkeypatch.setattr("nerp.engine.training_features.encode_set", None)
-    for method in ("KgCoOp", "CoCoOp", "CoOp_SAR"):
+    for method in ("KgCoOp", "CoCoOp", "CoOp_SAR", "CoOp_DePT"):
         run = train(method, method)
         assert features(run) == {"read": EPOCHS, "encoded": 0}
         log = (run / "log.txt").read_text()
         assert "computed by an earlier run" in log and "--no-cache" not in log  # which tests have
 
 
-def test_with_it_without_it_and_with_half_of_it_the_numbers_are_the_same(train):
-    without = train("KgCoOp", "without", "DATALOADER.FEATURES_MB", "0")
+@pytest.mark.parametrize("method", ["KgCoOp", "KgCoOp_DePT"])
+def test_with_it_without_it_and_with_half_of_it_the_numbers_are_the_same(method, train):
+    without = train(method, "without", "DATALOADER.FEATURES_MB", "0")
     assert not train.kept.exists() and features(without) == {"read": 0, "encoded": EPOCHS}
     train("CoOp", "first")
     for file in sorted(train.kept.glob(f"*{DRAWN}"))[::2]:
         file.unlink()
-    half = train("KgCoOp", "half")
+    half = train(method, "half")
     assert features(half) == {"read": 1, "encoded": 2}
-    whole = train("KgCoOp", "whole")
+    whole = train(method, "whole")
     assert features(whole) == {"read": EPOCHS, "encoded": 0}
     for run in (half, whole):
         assert_same(numbers(without), numbers(run))

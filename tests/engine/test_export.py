@@ -58,6 +58,13 @@ def test_so_does_a_method_on_features(method, golden_clip):
 
 
 @torch.no_grad()
+def test_a_model_with_a_head_beside_clip_is_no_class_weights(golden_clip):
+    for method in ("CoOp_DePT", "CLIPLoRA_DePT"):
+        trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
+        with pytest.raises(NerpError, match="so no class weights give its logits"):
+            weights(trainer)
+
+
 @pytest.mark.parametrize("settings", [{}, {"PARAMS": ["q", "k", "v", "o"]}, {"ENCODER": "text"}])
 def test_clip_lora_is_folded_into_weights_that_open_clip_reads(
     settings, golden_clip, inputs, tmp_path

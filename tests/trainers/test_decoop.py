@@ -6,10 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import EUROSAT, eurosat_classes, golden_config, golden_options
+from conftest import EUROSAT, GOLDEN, eurosat_classes, golden_config, golden_options
+from settled import settled
 from trainers.test_golden import FEATURE, LOGIT, PLAN, build, golden, tensors
 
+from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
+from nerp.engine.checkpoint import load_trainer, read_checkpoint
 from nerp.engine.optim import build_optimizer, take_step
 from nerp.engine.train import TrainingRun
 from nerp.trainers.detecting import margin_of, otsu, parts
@@ -162,6 +165,17 @@ def test_the_open_world_has_the_detectors_own_number(nerp, small_run, tmp_path, 
     assert status == 0, error
     record = json.loads((tmp_path / "open/result.json").read_text())
     assert 0 <= record["auroc_detector"] <= 100 and not math.isnan(record["auroc_detector"])
+
+
+@pytest.mark.parametrize("names", [None, list(EUROSAT[:2])])
+def test_a_file_without_its_classes_is_refused(names, golden_clip, tmp_path):
+    path = tmp_path / "model.pth.tar-2"
+    content = torch.load(GOLDEN / "checkpoints/DeCoOp/decoop/model.pth.tar-2", weights_only=True)
+    torch.save({**content, "classnames": names}, path)
+    cfg = golden_config()
+    cfg.TRAINER.NAME = METHOD
+    with pytest.raises(NerpError, match=f"{path}: it names {len(names or ())} classes that it was"):
+        load_trainer(settled(cfg), golden_clip, eurosat_classes("base"), read_checkpoint(path))
 
 
 @pytest.mark.parametrize(("opts", "reason"), [

@@ -164,10 +164,24 @@ def test_a_file_without_adjustment_has_none(golden_clip, inputs, tmp_path):
 
 def test_a_head_of_another_number_of_classes_than_the_tested_ones(golden_clip):
     path = checkpoint_file(GOLDEN / "checkpoints" / "CoOp_DePT", "PromptLearner")
-    with pytest.raises(NerpError, match="is of 5 classes, the test of 10"):
+    match = f"{path}: the linear head .*is of 5 classes, the test of 10"
+    with pytest.raises(NerpError, match=match):
         loaded(path, golden_clip, "all")
     assert loaded(path, golden_clip, "all", WEIGHT=0.0).rows() is None
     assert loaded(path, golden_clip, "new").rows() is None
+
+
+@pytest.mark.parametrize("change", [
+    {"linear_probe_proj.bias": torch.zeros(4)},
+    {HEAD: torch.zeros(4, 64), "linear_probe_proj.bias": torch.zeros(4)},
+])
+def test_a_head_whose_parts_do_not_belong_together(change, golden_clip, tmp_path):
+    folder, path = GOLDEN / "checkpoints" / "CoOp_DePT", tmp_path / "model.pth.tar-2"
+    state = load_inert(checkpoint_file(folder, "PromptLearner"))["state_dict"]
+    names = list(eurosat_classes("base").names)
+    torch.save({"state_dict": {**state, **change}, "classnames": names}, path)
+    with pytest.raises(NerpError, match=f"{path}: not a checkpoint of CoOp_DePT .*of different nu"):
+        loaded(path, golden_clip, "new")
 
 
 def test_places_of_a_variant_s_classes_are_those_of_their_wordnet_ids(tmp_path):

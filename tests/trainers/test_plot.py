@@ -125,6 +125,14 @@ def test_other_datasets_have_others_words():
     assert dataset_words("DemoObjects") == WORDS["Caltech101"]
 
 
+@pytest.mark.parametrize(("words", "count"), [(["a", "b"], 2), (["a", "", "b"], 2)])
+def test_each_context_has_words(words, count, golden_clip):
+    cfg = golden_config()
+    cfg.TRAINER.PLOTPP.WORDS = words
+    with pytest.raises(NerpError, match=f"TRAINER.PLOTPP.WORDS has {count} texts; it takes one fo"):
+        TRAINERS["PLOTPP"](cfg, golden_clip, eurosat_classes("base"))
+
+
 def test_the_first_stage_leaves_the_context_as_it_is(golden_clip, inputs):
     z, (images, labels, _) = golden("PLOTPP"), inputs
     cfg = golden_config()
@@ -158,6 +166,11 @@ def test_both_stages(nerp, small_run, tmp_path):
     status, _, error = nerp("train", *common, "--output-dir", tmp_path / "three", *opts,
                             "TRAINER.PLOTPP.PRETRAIN_DIR", other)
     assert status == 1 and "a checkpoint of CoOp, not of PLOTPP" in error
+    assert not (tmp_path / "three").exists()
+    status, _, error = nerp("train", *common, "--output-dir", tmp_path / "three", *opts,
+                            "TRAINER.PLOTPP.PRETRAIN_DIR", tmp_path / "one",
+                            "TRAINER.PLOTPP.N_CTX_V", "3")
+    assert status == 1 and f"PRETRAIN_DIR {tmp_path / 'one'}: its prompt_learner.ctx_vi" in error
     assert not (tmp_path / "three").exists()
 
 

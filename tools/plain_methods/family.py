@@ -103,7 +103,10 @@ class PlainPLOTPP(PlainPLOT):
 
 
 class PlainDeCoOp(PlainMethod):
-    """Both encoders anew for every detector and classifier; the loss is that of the first phase."""
+    """Both encoders anew for every detector and classifier; the loss is that of the first phase.
+    `trained`, the trained names, is set from outside where others are asked about."""
+
+    trained: list[str] | None = None
 
     def features(self, kind: str, i: int, names: list[str]) -> Tensor:
         ctx = self.tensors[f"{kind}_prompter.{i}.ctx"]
@@ -111,7 +114,7 @@ class PlainDeCoOp(PlainMethod):
         return plain.text()
 
     def own(self, i: int) -> list[int]:
-        count, classes = self.settings["K"], len(self.names)
+        count, classes = self.settings["K"], len(self.trained or self.names)
         known = [j for j in range(classes) if j % count != i]
         return known if len(known) >= -(-classes * (count - 1) // count) else [*known, i]
 
@@ -119,7 +122,7 @@ class PlainDeCoOp(PlainMethod):
         f, count = self.image(images), self.settings["K"]
         total, anyone = 0.0, torch.zeros(len(f), dtype=torch.bool, device=f.device)
         for i in range(count):
-            own = [self.names[j] for j in self.own(i)]
+            own = [(self.trained or self.names)[j] for j in self.own(i)]
             asked = own + [name for name in self.names if name not in own]
             p = (self.scale * f @ self.features("ood", i, asked).t()).softmax(1)
             on = p[:, : len(own)].amax(1) >= self.tensors["threshold"]
