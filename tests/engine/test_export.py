@@ -23,7 +23,8 @@ from nerp.clip.open_clips import open_clips_files, own_arguments
 from nerp.engine.export import export, obstacle, weights
 from nerp.settings.defaults import default_config
 
-LINEAR = {"CoOp", "KgCoOp", "BiomedCoOp", "TCP", "ZeroshotCLIP", "ZeroshotCLIP2"}
+LINEAR = {"CoOp", "KgCoOp", "ProGrad", "BiomedCoOp", "TCP", "TaskRes", "ZeroshotCLIP",
+          "ZeroshotCLIP2"}
 OF_FEATURES = {"LPpp", "ProAPO", "ATO"}
 
 
@@ -57,7 +58,6 @@ def test_so_does_a_method_on_features(method, golden_clip):
         torch.testing.assert_close(linear.logits(features), wanted, atol=1e-4, rtol=0)
 
 
-@torch.no_grad()
 def test_a_model_with_a_head_beside_clip_is_no_class_weights(golden_clip):
     for method in ("CoOp_DePT", "CLIPLoRA_DePT"):
         trainer = TRAINERS[method](golden_config(), golden_clip, eurosat_classes("base"))
@@ -65,6 +65,7 @@ def test_a_model_with_a_head_beside_clip_is_no_class_weights(golden_clip):
             weights(trainer)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("settings", [{}, {"PARAMS": ["q", "k", "v", "o"]}, {"ENCODER": "text"}])
 def test_clip_lora_is_folded_into_weights_that_open_clip_reads(
     settings, golden_clip, inputs, tmp_path
