@@ -231,7 +231,8 @@ class Bench:
         if self.method == "CasPL":
             vars(trainer)["teacher"] = self.teacher
         elif self.teacher:
-            vars(trainer).update(_backbone=self.teacher.clip, _vision=self.start)
+            vision = {name: tensor for name, tensor in self.start.items() if "image" in name}
+            vars(trainer).update(_backbone=self.teacher.clip, _vision=vision)
         if isinstance(trainer, ANPrompt):
             trainer.weak_class_features()
 
