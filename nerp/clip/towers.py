@@ -309,8 +309,7 @@ class Tower:
 
 
 def _norm(edit: Edit, layer: int, which: int) -> Affine | None:
-    norms = edit.norms(layer)
-    return norms[which] if norms else None
+    return norms[which] if (norms := edit.norms(layer)) else None
 
 
 class TextTower(Tower):

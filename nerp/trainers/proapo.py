@@ -167,10 +167,8 @@ class ProAPO(OnFeatures):
     def class_features(self, images: Tensor | None = None) -> Tensor:
         """t: of a class without prompts of its own, its name in the templates."""
         if self._text is None:
-            self._text = torch.stack([
-                normalise(self.encode(self.written.texts(name)).mean(0))
-                for name in self.classes.names
-            ])
+            self._text = torch.stack([normalise(self.encode(self.written.texts(name)).mean(0))
+                                      for name in self.classes.names])
         return self._text
 
     def prepare(self) -> None:
