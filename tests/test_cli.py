@@ -100,7 +100,7 @@ def test_interrupted_training_goes_on_to_the_same_numbers(
     with monkeypatch.context() as patch:
         patch.setattr(TrainingRun, "_finish", interrupt)
         status, _, error = nerp(*command, "--output-dir", tmp_path / "cut")
-        assert status == 130 and "the same command goes on" in error
+        assert status == 130 and "the same command continues" in error
     assert not (tmp_path / "cut" / "result.json").exists()
     status, text, _ = nerp(*command, "--output-dir", tmp_path / "cut")
     assert status == 0 and "resuming after epoch 2 of 4" in text

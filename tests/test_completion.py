@@ -30,7 +30,7 @@ def script(tmp_path_factory):
     ("help sweep", {"sweep", "sweep-nerp"}),
     ("train --tr", {"--trainer"}),
     ("train --trainer PromptS",
-     {"PromptSRC", "PromptSRC_NeRP", "PromptSRC_SAR", "PromptSRC_SAR_NeRP"}),
+     {f"PromptSRC{trained}{nerp}" for trained in ("", "_SAR", "_DePT") for nerp in ("", "_NeRP")}),
     ("sweep --methods MMRL PromptSRC_N", {"PromptSRC_NeRP"}),
     ("sweep --methods MMRL,PromptSRC_N", {"MMRL,PromptSRC_NeRP"}),
     ("sweep --datasets dtd,demo_obj", {"dtd,demo_objects"}),

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from nerp.base.registry import TRAINERS
+from nerp.settings.options import METHOD_NODES
+from nerp.settings.published import BY_METHOD
+
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "sympy", "matplotlib", "submitit")
 
 
@@ -50,3 +54,9 @@ def test_a_test_imports_torch_alone(eurosat_root, golden_weights, tmp_path):
             "--output-dir", tmp_path, "MODEL.BACKBONE.PATH", golden_weights]
     assert imported(*line) == {"torch"}
     assert (tmp_path / "result.json").is_file()
+
+
+def test_the_keys_that_wait_for_the_method_are_those_that_a_method_settles_otherwise():
+    methods = [TRAINERS[name] for name in (*TRAINERS.names(), *TRAINERS.taking("_DePT"))]
+    settled = {key for method in methods for key in method.settled}
+    assert {key for key in settled if key.split(".")[0] not in METHOD_NODES} == {*BY_METHOD}

@@ -7,12 +7,12 @@ from nerp.base.log import say
 from nerp.base.paths import shipped
 from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import key
-from nerp.settings.options import RELEASE_NAMES
+from nerp.settings.options import FLIP_NAMES
 from nerp.settings.protocols import plain_name, protocol
 from nerp.settings.tree import AUTOMATIC, COMMAND_LINE, PUBLISHED, Draft, Origin, get, leaves
 
 # Keys that only one rule reads: to give one is to ask for that rule.
-_OF_THE_FLIP = {*RELEASE_NAMES.values(), "NERP.THRESHOLDS"}
+_OF_THE_FLIP = {*FLIP_NAMES.values(), "NERP.THRESHOLDS"}
 _OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
 _OF_THE_ANCHORED = {"NERP.ANCHOR", "NERP.WIDTH", "NERP.LIMIT", "NERP.GUARD"}
 _OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}

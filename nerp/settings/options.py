@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from nerp.base.errors import NerpError
 from nerp.settings.defaults import KEYS
 
-# What the releases of NeRP and DePT call their settings -> what they are called here.
-RELEASE_NAMES = {
+# What NeRP's release calls its flip's settings -> what they are called here.
+FLIP_NAMES = {
     **{f"TEST.{name}": f"NERP.{name}" for name in (
         "TAU", "THRES", "RESIDUAL_TEXT_PRIOR", "RESIDUAL_IMAGE_PRIOR", "FLIP_RULE",
         "FLIP_BY_PROB", "FLIP_BY_ENTROPY", "ENTROPY_THRES",
     )},
     "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
     "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
+}
+# The same of all releases.
+RELEASE_NAMES = {
+    **FLIP_NAMES,
     "TRAINER.LINEAR_PROBE.WEIGHT": "TRAINER.DEPT.WEIGHT",
     "TRAINER.LINEAR_PROBE.TEST_TIME_FUSION": "TRAINER.DEPT.FUSION",
     "OPTIM.LR_EXP": "TRAINER.DEPT.LR_FACTOR",

@@ -80,10 +80,15 @@ _SETTLED: dict[str, Collection[str]] = {
 }
 
 
-def is_settled(method: type[Reader], name: str, value: object, source: object) -> bool:
-    """Whether a key is one of Dassl's that has no choice here. Raises NerpError, beginning with
-    `source`, where it asks for something else than what is done."""
-    own = method.settled.get(name, ())
+# Those of which a method's own files may have another value (`Method.settled`).
+BY_METHOD = ("OPTIM.STAGED_LR", "OPTIM.BASE_LR_MULT", "OPTIM.NEW_LAYERS")
+
+
+def is_settled(method: type[Reader] | None, name: str, value: object, source: object) -> bool:
+    """Whether a key is one of Dassl's that has no choice here, in files of a method or of any
+    (None). Raises NerpError, beginning with `source`, where it asks for something else than what is
+    done."""
+    own = method.settled.get(name, ()) if method else ()
     accepted = (*own, *_SETTLED.get(name, ()))
     if not accepted:
         return False
@@ -97,7 +102,7 @@ def is_settled(method: type[Reader], name: str, value: object, source: object) -
 
 def is_methods(name: str) -> bool:
     """Whether what a key takes is the method's to say, or what Dassl's files for it have."""
-    return name.partition(".")[0] in METHOD_NODES or name in _SETTLED
+    return name.partition(".")[0] in METHOD_NODES or name in BY_METHOD
 
 
 # Where what another value of such a key asks for is.

@@ -135,7 +135,7 @@ def check_options(options: Mapping[str, str]) -> None:
     later."""
     cfg, origin = common_config(), Origin(COMMAND_LINE)
     for name, value in options.items():
-        if not is_methods(name):
+        if not is_methods(name) and not is_settled(None, name, value, origin):
             put(cfg, name, value, origin)
 
 

@@ -55,7 +55,7 @@ def test_the_demo_trains_tests_and_corrects_and_its_table_is_what_the_records_sa
     base, novel = results["MMRL", "base"]["accuracy"], corrected["accuracy"]
     row = [*cells(base, novel), "{flips} ({helped}/{hurt}/{neutral})".format(**corrected)]
     assert printed_rows(text)["MMRL", "shift"] == row
-    assert "not evidence about CLIP" in text and "Next, a page about" in text
+    assert "no evidence about CLIP" in text and "Next, a page about" in text
     assert "standard deviation" not in text, "of one seed"
     assert ("released: the published flip with the release's defaults, by the mean training image "
             f"and pairs from text. shift: {Shift.effect}; it has looked at training labels. "

@@ -87,7 +87,7 @@ def few(request):
 def test_a_record_with_a_field_of_another_type(run, attack, few):
     file = run / "test" / "result.json"
     whole = json.loads(file.read_text())
-    for where, content in few(other_types(whole), 90):
+    for where, content in few(other_types(whole), 45):
         write_json(file, content)
         statuses = {attack("table", run / "test"), attack("plot", run / "test", "--output-dir",
                                                           run / "plots")} if _shown(where) else {0}

@@ -45,7 +45,7 @@ def test_a_method_and_its_yaml_get_to_the_table_with_no_row_anywhere(nerp, own):
     assert len(METHOD.splitlines()) <= 35
     (own / "mine.py").write_text(METHOD)
     (own / "mine.yaml").write_text(blocks(PAGE, "yaml")[0])
-    sweep, table = blocks(PAGE, "bash")[0].splitlines()
+    sweep, table = blocks(PAGE, "bash")[0].replace("\\\n", "").splitlines()
     words = shlex.split(sweep)[1:]
     words[words.index("mine")] = "mine.py"
     status, out, error = nerp(*words, "--dry-run")

@@ -42,8 +42,10 @@ def with_sar():
     return found.items()
 
 
-PRECISIONS = [(method, precision) for method in METHODS
-              for precision in dict.fromkeys(("fp32", published(method)))]
+# Each in its published precision, and slowly in float32 too.
+PRECISIONS = [pytest.param(method, precision,
+                           marks=[pytest.mark.slow] * (precision != published(method)))
+              for method in METHODS for precision in dict.fromkeys(("fp32", published(method)))]
 PRECISIONS += [(method, precision) for precision, method in with_sar()]
 
 
@@ -59,7 +61,7 @@ def possible():
 @pytest.fixture
 def cuda(possible, monkeypatch):
     """Where the host waits. References are made of one template, which shows as much as sixty."""
-    for kind in {TRAINERS[method] for method, _ in PRECISIONS}:
+    for kind in {TRAINERS[method] for method in (*METHODS, *(name for _, name in with_sar()))}:
         whole = kind.frozen_prompts
         monkeypatch.setattr(
             kind, "frozen_prompts",

@@ -13,6 +13,7 @@ from settled import settled
 from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.clip.model import normalise
+from nerp.clip.templates import published_templates
 from nerp.engine.checkpoint import load_trainer, read_checkpoint, save_checkpoint
 from nerp.engine.kept_texts import KeptTexts
 from nerp.engine.training_features import TrainingFeatures
@@ -37,8 +38,12 @@ def words(tmp_path_factory):
 
 
 @pytest.fixture
-def run(nerp, small_run, words, tmp_path):
-    """Train a method shortly; its folder and the arguments to test it with."""
+def run(nerp, small_run, words, tmp_path, monkeypatch):
+    """Train a method shortly, ProAPO with twelve templates; its folder and the arguments to test it
+    with."""
+    few = published_templates()[:12]
+    monkeypatch.setattr("nerp.trainers.proapo.published_templates", lambda: few)
+
     def train(name, out="train", root=None, classes="base", *more):
         flags, opts = small_run
         flags = flags if root is None else ["--root", root, *flags[2:]]
