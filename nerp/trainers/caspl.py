@@ -23,8 +23,8 @@ PATTERNS = (
     r"prompt_learner_teacher\.ctx", r"image_encoder\.VPT_FIRST",
     r"(image|text)_encoder\.transformer\.resblocks\.\d+\.VPT_shallow_FIRST",
 )
-SEEN = ("the images of the whole training split, without their labels, and the names of all "
-        "classes, the novel ones among them")
+SEEN = ("the training images of all classes, without their labels, and the names of all classes, "
+        "the novel ones among them")
 
 
 def boosting_tokens(tensors: Mapping[str, Tensor], encoder: str) -> dict[int, Tensor]:

@@ -248,7 +248,7 @@ def test_a_run_sees_all_classes_says_so_and_is_tested_on_both_halves(
             tmp_path / which, *opts, "DATASET.SUBSAMPLE_CLASSES", which,
             "TRAINER.PROMPTKD.TEACHER_PATH", golden_teacher_weights)
         assert status == 0, error
-        assert "trained, too, with the images of the whole training split" in text
+        assert "trained, too, with the training images of all classes" in text
     assert "NeRP: " in text
 
 
