@@ -200,6 +200,26 @@ def nerp(capsys):
     return run
 
 
+@pytest.fixture
+def stopped(nerp, monkeypatch):
+    """`nerp` of a training that is interrupted after its second epoch."""
+    from nerp.engine.train import TrainingRun
+
+    finish = TrainingRun._finish
+
+    def interrupt(run, stretch):
+        finish(run, stretch)
+        if stretch.epoch == 1:
+            raise KeyboardInterrupt
+
+    def run(*args) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingRun, "_finish", interrupt)
+            return nerp(*args)
+
+    return run
+
+
 def golden_options(method):
     """The golden settings of a method, and the views that it needs, as KEY VALUE pairs."""
     node = f"TRAINER.{TRAINERS[method].node}."

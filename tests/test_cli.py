@@ -82,25 +82,14 @@ def test_a_finished_run_is_skipped_and_another_one_does_not_replace_it(nerp, tra
 # One averages epochs, one draws sentences, one compares with what there was before the first step.
 @pytest.mark.parametrize("method", ["PromptSRC", "CoPrompt", "RESTORE"])
 def test_interrupted_training_goes_on_to_the_same_numbers(
-    method, nerp, small_run, tmp_path, monkeypatch
+    method, nerp, stopped, small_run, tmp_path
 ):
-    from nerp.engine.train import TrainingRun
-
     flags, opts = small_run
     command = ["train", "--trainer", method, *flags, *opts, *golden_options(method),
                "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "4"]
     assert nerp(*command, "--output-dir", tmp_path / "whole")[0] == 0
-    finish = TrainingRun._finish
-
-    def interrupt(run, stretch):
-        finish(run, stretch)
-        if stretch.epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish", interrupt)
-        status, _, error = nerp(*command, "--output-dir", tmp_path / "cut")
-        assert status == 130 and "the same command continues" in error
+    status, _, error = stopped(*command, "--output-dir", tmp_path / "cut")
+    assert status == 130 and "the same command continues" in error
     assert not (tmp_path / "cut" / "result.json").exists()
     status, text, _ = nerp(*command, "--output-dir", tmp_path / "cut")
     assert status == 0 and "resuming after epoch 2 of 4" in text

@@ -14,7 +14,6 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import TRAINERS
 from nerp.engine.checkpoint import load_trainer, read_checkpoint
 from nerp.engine.optim import build_optimizer, take_step
-from nerp.engine.train import TrainingRun
 from nerp.trainers.detecting import margin_of, otsu, parts
 
 METHOD = "DeCoOp"
@@ -127,7 +126,7 @@ def test_the_second_phase_says_what_it_predicts_right(golden_clip, inputs):
     assert trainer.right == (trainer.logits(images).argmax(1) == labels).sum()
 
 
-def test_the_open_world_has_the_detectors_own_number(nerp, small_run, tmp_path, monkeypatch):
+def test_the_open_world_has_the_detectors_own_number(nerp, stopped, small_run, tmp_path):
     """Also: a training that is interrupted after its threshold goes on as if it had not been."""
     flags, opts = small_run
     opts = [*opts, *golden_options(METHOD), "OPTIM.MOMENTUM", "0.0", "OPTIM.WARMUP_EPOCH", "0",
@@ -137,16 +136,7 @@ def test_the_open_world_has_the_detectors_own_number(nerp, small_run, tmp_path, 
                "TRAINER.DECOOP.DETECTOR_EPOCHS", "2"]
     status, _, error = nerp(*command, "--output-dir", tmp_path / "whole")
     assert status == 0, error
-    finish = TrainingRun._finish
-
-    def interrupt(run, stretch):
-        finish(run, stretch)
-        if stretch.epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish", interrupt)
-        assert nerp(*command, "--output-dir", tmp_path / "cut")[0] == 130
+    assert stopped(*command, "--output-dir", tmp_path / "cut")[0] == 130
     assert nerp(*command, "--output-dir", tmp_path / "cut")[0] == 0
     whole, cut = (torch.load(tmp_path / name / "decoop/model.pth.tar-3", weights_only=True)
                   for name in ("whole", "cut"))

@@ -6,7 +6,7 @@ import torch
 from conftest import GOLDEN, eurosat_classes, golden_config, golden_options
 
 from nerp.base.registry import TRAINERS
-from nerp.engine.train import STATE_FILE, TrainingRun
+from nerp.engine.train import STATE_FILE
 from nerp.files.tensors import load_inert
 
 
@@ -51,21 +51,12 @@ def test_with_one_prompted_layer_there_is_nothing_to_hold_together(golden_clip, 
 
 
 @pytest.fixture
-def interrupted(nerp, small_run, tmp_path, monkeypatch):
+def interrupted(stopped, small_run, tmp_path):
     """The command of a training, and the folder where it stopped after two of four epochs."""
     flags, opts = small_run
     command = ["train", "--trainer", "RESTORE", *flags, *opts, *golden_options("RESTORE"),
                "OPTIM.MAX_EPOCH", "4", "DATASET.SUBSAMPLE_CLASSES", "base"]
-    finish = TrainingRun._finish
-
-    def interrupt(run, stretch):
-        finish(run, stretch)
-        if stretch.epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "_finish", interrupt)
-        assert nerp(*command, "--output-dir", tmp_path / "cut")[0] == 130
+    assert stopped(*command, "--output-dir", tmp_path / "cut")[0] == 130
     return command, tmp_path / "cut"
 
 
