@@ -1,5 +1,6 @@
 """PLOT: several contexts per class, matched with an image's local features by optimal transport."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -73,22 +74,22 @@ class Transport(Trainer):
     independent = False  # the rounds of a plan end by all classes together
 
     @property
+    @abstractmethod
     def summed(self) -> bool:
         """Whether the pooled features' cosines are added."""
-        raise NotImplementedError
 
+    @abstractmethod
     def local_images(self, images: Tensor) -> Local:
         """Of images [B, 3, H, W]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def local_texts(self) -> Local:
         """Of the classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def neutral_outputs(self) -> Tensor:
         """The text encoder's outputs [N, D] of the neutral prompt, a context over its first
         tokens."""
-        raise NotImplementedError
 
     def matched(self, image: Local, text: Local, together: bool) -> Tensor:
         """Logits [B, C]."""
