@@ -54,7 +54,7 @@ def test_a_run_from_the_boosting_phase_to_a_test(nerp, small_run, tmp_path):
     status, text, error = nerp(
         "test", "--trainer", "CasPL_CoOp_NeRP", *flags, "--model-dir", adapted, "--output-dir",
         tested, *small_run[1], "DATASET.SUBSAMPLE_CLASSES", "new")
-    assert status == 0 and "trained, too, with the images" in text, error
+    assert status == 0 and "trained, too, with the training images" in text, error
     for path in (boosting, adapted, tested):
         record = json.loads((path / "result.json").read_text())
         assert "without their labels" in record["also_seen"]
