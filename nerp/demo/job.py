@@ -169,7 +169,9 @@ class Demo:
         with the first seed."""
         if (method, config) not in self.once:
             unlabelled = catalogue.trains_without_labels(method)
-            options = ["DATASET.NUM_SHOTS", "-1", "TEST.NO_TEST", "True"] if unlabelled else []
+            options = ["DATASET.NUM_SHOTS", "-1"] if unlabelled else []
+            if unlabelled or config != _CONFIG:  # a first stage is no result of the method
+                options += ["TEST.NO_TEST", "True"]
             self.once[method, config] = self._train(
                 method, "all" if unlabelled else "base", self.settings.seeds[0], options, config)
         return self.once[method, config]

@@ -275,7 +275,7 @@ class _Setting:
             argv += [SAVE_LOGITS]
         argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
                  "DATASET.SUBSAMPLE_CLASSES", classes]
-        if once:
+        if once or self.below == self.plain:  # a first stage is no result of the method
             argv += ["TEST.NO_TEST", True]
         if first:
             below = foundation(self.plain)

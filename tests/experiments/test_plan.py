@@ -362,3 +362,9 @@ def test_missing_data_is_named_before_anything_runs(tmp_path):
     (tmp_path / directory).mkdir()
     with pytest.raises(NerpError, match=r"1 of 2 datasets are not there: .*/dtd\."):
         check_data(str(tmp_path), runs)
+
+
+def test_a_first_stage_leaves_no_result_beside_that_of_the_method():
+    runs = plan(Selection("base_to_novel", methods=("PLOTPP",), datasets=("eurosat",), seeds=(1,)))
+    stages = [parsed(run.command) for run in runs if run.argv[0] == "train"]
+    assert [stage.options.get("TEST.NO_TEST") for stage in stages] == ["True", None]
