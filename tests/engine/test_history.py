@@ -12,18 +12,10 @@ from nerp.engine.train import TrainingRun
 
 
 @pytest.fixture
-def train(nerp, eurosat_root, golden_weights, tmp_path):
+def train(train):
     """Trains a small CoOp, 10 images in 2 steps an epoch: (status, printed, error)."""
-
-    def train(*opts, folder="run"):
-        return nerp(
-            "train", "--trainer", "CoOp", "--root", eurosat_root, "--dataset", "eurosat",
-            "--output-dir", tmp_path / folder, "MODEL.BACKBONE.PATH", golden_weights,
-            "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "3",
-            "DATALOADER.TRAIN_X.BATCH_SIZE", "5", "OPTIM.LR", "0.001", *opts,
-        )
-
-    return train
+    return lambda *opts, folder="run": train(
+        folder, "OPTIM.MAX_EPOCH", "3", "OPTIM.LR", "0.001", *opts)
 
 
 def rows(folder):
