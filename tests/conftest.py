@@ -1,4 +1,7 @@
-"""Fixtures shared by the tests: the golden CLIP, small EuroSAT folders, the command line."""
+"""Fixtures shared by the tests: the golden CLIP, small EuroSAT folders, the command line.
+
+The tests' only conftest.py: they import from it by name, and a second one would hide it.
+"""
 
 import json
 import random
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recorded import two_datasets
 from tiny_clip import Sizes, open_clip_model, random_clip
 
 from nerp import cli
@@ -32,7 +36,6 @@ HALVES = [(name, which) for name in LEARNING for which in ("base", "new")
 def asked(method: str) -> str:
     """The classes that a trained method is asked about: novel ones where it serves any."""
     return "base" if TRAINERS[method].own_classes else "new"
-
 
 
 EUROSAT = (
@@ -266,3 +269,9 @@ def trained(nerp, small_run, tmp_path):
                             *opts, "DATASET.SUBSAMPLE_CLASSES", "base")
     assert status == 0, error
     return out, flags, opts
+
+
+@pytest.fixture
+def output(tmp_path):
+    """Records of MMRL on two datasets: the folder that holds them."""
+    return two_datasets(tmp_path)
