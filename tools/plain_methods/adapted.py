@@ -30,8 +30,9 @@ class PlainTaskRes(PlainMethod):
 
 
 class PlainPromptKD(PlainPromptSRC):
-    """Vision prompts and a projection. `teacher`, a plain PromptSRC, is set from outside; its class
-    features are encoded once, in the published code too."""
+    """Vision prompts and a projection. `teacher`, a plain PromptSRC, is set from outside. Each step
+    of the published code runs all of the teacher, its text encoder too, although its class features
+    never change (github.com/zhengli97/PromptKD, issue 33)."""
 
     teacher: PlainPromptSRC
     training = False
