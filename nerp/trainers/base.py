@@ -1,4 +1,4 @@
-"""A method over a frozen CLIP: how it is built, and what training, testing and NeRP need of it."""
+"""`Trainer`: a method on a frozen CLIP, with the operations that training, testing and NeRP use."""
 
 import copy
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from nerp.trainers.texts import Classes
 
 
 def context_settings(n_ctx: int, words: str) -> dict[str, object]:
-    """The settings of a text context: its length, the words that it starts from, the precision."""
+    """The settings of a text context: its length, its initial words and the precision."""
     return {
         "N_CTX": whole(n_ctx, 1, CONTEXT_LENGTH), "CTX_INIT": words, "PREC": precision("fp16"),
     }
 
 
 def precision(default: str) -> Key:
-    """A method's PREC."""
+    """The setting PREC of a method, with this default and the other precisions as choices."""
     return choice(default, *(name for name in PRECISIONS if name != default))
 
 
@@ -37,7 +37,7 @@ class Trainer(Method):
 
     Attributes:
         learned: the learned tensors, in training mode while a run trains them.
-        right: how many images of the latest `loss` were predicted right, a scalar; None if the
+        right: the number of correct predictions in the latest `loss`, a scalar; None if the
             method's loss does not count them.
     """
 
@@ -53,10 +53,10 @@ class Trainer(Method):
         start: Tensors = NO_TENSORS,
     ):
         """Args:
-        cfg: the whole configuration. clip: the backbone. classes: what to tell apart.
+        cfg: the whole configuration. clip: the backbone. classes: the classes to predict.
         tensors: learned tensors by name; by default freshly initialised from torch's generator.
-        start: those of a checkpoint, of which `initial` may take some: of the method that this one
-            builds on, or of this one where it is tested.
+        start: the tensors of a checkpoint, some of which `initial` may use. In training it is a
+            checkpoint of the method that this one builds on; in a test it is this method's own.
         """
         self.cfg = cfg
         self.settings = cfg.TRAINER[self.node]
@@ -85,7 +85,7 @@ class Trainer(Method):
         return other
 
     def learn(self, tensors: Tensors) -> None:
-        """Use these learned tensors, of any shapes."""
+        """Replace the learned tensors by these, which may have any shapes."""
         self.learned = tree(tensors, self.fixed).to(self.clip.device).eval()
 
     def _prepare(self) -> None:
@@ -94,31 +94,32 @@ class Trainer(Method):
             self.prepare()
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]. Where
-        `learns_on_outputs`, of the frozen image encoder's outputs [B, D] as well."""
+        """The training loss, a scalar, of images [B, 3, H, W] with labels [B]. If
+        `learns_on_outputs`, `images` may also be the frozen image encoder's outputs [B, D]."""
         return self.cross_entropy(self.logits(images), labels)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """CE of logits [B, C], from which a class would be predicted; a scalar."""
+        """The cross entropy, a scalar, of logits [B, C]. It also counts correct predictions, so
+        the logits must be those that prediction uses."""
         self.count_right(logits, labels)
         return nn.functional.cross_entropy(logits, labels)
 
     def count_right(self, logits: Tensor, labels: Tensor) -> None:
-        """Count right predictions for the training history, in a loss whose cross entropy uses
-        other logits than those [B, C] from which a class would be predicted."""
+        """Count correct predictions for the training history. logits: [B, C], as prediction uses
+        them. A loss calls this itself if its cross entropy uses other logits."""
         self.right = (logits.detach().argmax(1) == labels).sum()
 
     @property
     def frozen_images(self) -> bool:
-        """Whether images always have frozen CLIP's features, which all such methods share. It
-        follows from the method's definition: neither `image_features` nor `classifier`."""
+        """Whether image features are always frozen CLIP's, which all such methods share. This is
+        so if the method defines neither `image_features` nor `classifier`."""
         method = type(self)
         own = method.image_features, method.classifier
         return own == (Trainer.image_features, Trainer.classifier)
 
     @property
     def learns_on_outputs(self) -> bool:
-        """Whether `loss` takes frozen CLIP's image encoder outputs [B, D] in place of images. An
+        """Whether `loss` accepts the frozen image encoder's outputs [B, D] in place of images. An
         epoch's images are then encoded once for all such methods."""
         losses = [vars(kind) for kind in type(self).__mro__ if "loss" in vars(kind)]
         by_features = all(of.get("loss_by_features") for of in losses)
@@ -126,71 +127,73 @@ class Trainer(Method):
 
     @classmethod
     def has_one_entropy(cls) -> bool:
-        """Whether the loss is what `one_entropy` says, so that DePT fits. A subclass with a loss of
-        its own says it anew."""
+        """Whether the loss has the form that `one_entropy` describes, which DePT requires. A
+        subclass that defines its own `loss` must set `one_entropy` again."""
         said = next(vars(kind) for kind in cls.__mro__ if {"loss", "one_entropy"} & {*vars(kind)})
         return bool(said.get("one_entropy"))
 
     @classmethod
     def is_cosine(cls) -> bool:
-        """Whether prediction is by the cosine of `image_features` and one class feature for all
-        images. It follows from the method's definition: neither `classifier` nor
-        `feature_classifier`."""
+        """Whether the method predicts by the cosine of `image_features` and class features that
+        do not depend on the image. This is so if the method defines neither `classifier` nor
+        `feature_classifier`, and not `text_by_image`."""
         own = cls.classifier, cls.feature_classifier
         return own == (Trainer.classifier, Trainer.feature_classifier) and not cls.text_by_image
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied by."""
+        """The logit scale s: logits are s times cosines."""
         return self.clip.scale
 
     def similarity(self, image: Tensor, text: Tensor) -> Tensor:
-        """Logits [B, C] in float32 of f [B, D] and t, [C, D] or one set per image [B, C, D]."""
+        """Logits [B, C] in float32 from image features f [B, D] and class features t: [C, D], or
+        [B, C, D] if each image has its own."""
         with in_float32(self.clip.device):
             if text.dim() == 3:
                 return self.scale * (text @ image[:, :, None])[:, :, 0]
             return self.scale * image @ text.t()
 
     def having_seen(self, outputs: Tensor) -> "Trainer":
-        """The trainer that predicts images with these frozen outputs [N, D], for a method with
-        `frozen_images`: itself, unless it looks at all of them first (†)."""
+        """The trainer that predicts the test images. outputs: their frozen image encoder outputs
+        [N, D], of a method with `frozen_images`. It is this trainer itself, unless the method uses
+        all test images before it predicts (transductive, †)."""
         return self
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits [B, C] of images [B, 3, H, W], from which a class is predicted."""
+        """Logits [B, C] of images [B, 3, H, W]; the predicted class has the largest."""
         return self.classifier()(images)
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
-        """`logits` with the class features computed once: call it for batch after batch."""
+        """A function equal to `logits` that reuses class features for every batch."""
         classify = self.feature_classifier()
         return lambda images: classify(self.image_features(images))
 
     def feature_classifier(self) -> Callable[[Tensor], Tensor]:
-        """`classifier` of image features f [B, D] instead of images."""
+        """As `classifier`, but the function's input is image features f [B, D], not images."""
         text = self.class_features()
         return lambda features: self.similarity(features, text)
 
     def linear_classifier(self) -> LinearClassifier | None:
-        """The classifier of frozen CLIP's normalised image features, where it is linear in them;
-        None where it is not, or the image encoder is another."""
+        """The classifier as a linear function of frozen CLIP's normalised image features. None if
+        it is not linear in them or the method changes image features."""
         plain = type(self).from_frozen is Method.from_frozen
         if not (self.frozen_images and plain and self.is_cosine()):
             return None
         return LinearClassifier.cosine(self.class_features(), self.scale)
 
     def folded(self) -> dict[str, Tensor] | None:
-        """The backbone's state dict, changed so that plain CLIP with it equals this model, for any
-        classes in the method's prompts; None if no such state dict exists."""
+        """A state dict of the backbone with which plain CLIP equals this model, for any classes in
+        the method's prompts. None if no such state dict exists."""
         return None
 
     @property
     def frozen_clip(self) -> Clip:
-        """The CLIP whose text encoder makes t*; its image encoder's features belong to them."""
+        """The CLIP whose text encoder computes t*. Its image features match t*."""
         return self.clip
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
-        """Frozen CLIP's class features t* [C, D] as the method uses them, computed once. Those of
-        a method that mixes them by the image are of `images` [1, 3, H, W]."""
+        """Frozen CLIP's class features t* [C, D] as the method uses them, computed once. If the
+        method mixes class features by the image, they are those of `images` [1, 3, H, W]."""
         if self._frozen_class_features is None:
             columns = zip(*self.frozen_prompts(), strict=True)
             parts = (self.clip.text_features(list(texts)) for texts in columns)
@@ -199,8 +202,9 @@ class Trainer(Method):
 
     @torch.no_grad()
     def neutral_features(self, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The neutral prompt's features from the frozen [D] and the tuned text encoder; image: the
-        reference [1, 3, H, W], which a method's text may depend on."""
+        """The neutral prompt's feature from the frozen text encoder [D], and from the tuned one
+        (`tuned_neutral`). image: the reference image [1, 3, H, W], on which a method's text
+        may depend."""
         frozen = normalise(self.clip.text_features([self.classes.neutral]))[0]
         return frozen, self.tuned_neutral()
 
@@ -208,7 +212,7 @@ class Trainer(Method):
     def reference_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [C] of a reference image [1, 3, H, W] against frozen and tuned class features.
 
-        The image's feature is the tuned model's in both. (NeRP: the image prior's two terms.)
+        Both use the tuned model's image feature. NeRP's image prior compares the two.
         """
         feature = self.image_features(image)
         frozen = self.similarity(feature, self.frozen_class_features(image))
@@ -217,8 +221,8 @@ class Trainer(Method):
 
     @torch.no_grad()
     def reference_class_features(self, image: Tensor | None) -> Tensor:
-        """The tuned class features t [C, D] that the text prior uses. image: the reference
-        [1, 3, H, W], of a method whose text depends on the image (`text_by_image`)."""
+        """The tuned class features t [C, D] for the text prior. image: the reference image
+        [1, 3, H, W], needed if the method's text depends on the image (`text_by_image`)."""
         text = self.class_features(image)
         return text[0] if text.dim() == 3 else text
 
@@ -236,7 +240,7 @@ class Trainer(Method):
         return list(self.learned.parameters())
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """The learned tensors in groups of one `rate_factor`, as torch's optimisers take them."""
+        """The learned tensors as parameter groups for torch's optimisers, one per `rate_factor`."""
         groups: dict[float, list[nn.Parameter]] = {}
         for name, tensor in self.learned.named_parameters():
             groups.setdefault(self.rate_factor(name), []).append(tensor)
