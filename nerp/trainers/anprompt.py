@@ -1,5 +1,5 @@
-"""ANPrompt: MMRL's tokens with cluster centres of noisy text features added; sentences' features
-enter the prediction."""
+"""ANPrompt: MMRL's tokens plus cluster centres of noisy text features. The features of sentences
+form a second classifier."""
 
 import random
 from collections.abc import Callable
@@ -23,15 +23,15 @@ _PROJ = "image_encoder.proj_prompt"
 _NOISE = "prompt_learner.noise_prompts"
 _DRAWN = "prompt_learner.drawn"
 _MAPS = {"v": "prompt_learner.vision_maps.{}", "t": "prompt_learner.text_maps.{}"}
-_ROUNDS = 100  # of the clustering, at most
+_ROUNDS = 100  # the most iterations of K-means
 _TINY = 1e-6
 
 
 def noise_prompts(features: Tensor, count: int) -> Tensor:
-    """Centres [count, D] of a K-means over features [C, D], without randomness.
+    """Centres [count, D] of a deterministic K-means over features [C, D].
 
-    It starts at the row nearest to the mean, then at the rows farthest from the centres chosen
-    before. With fewer rows than centres the rows are repeated.
+    The first initial centre is the row nearest to the mean. Each next one is the row farthest from
+    the centres chosen so far. If there are fewer rows than centres, the rows are repeated.
     """
     if len(features) < count:
         return features[torch.arange(count, device=features.device) % len(features)]
@@ -41,7 +41,7 @@ def noise_prompts(features: Tensor, count: int) -> Tensor:
         farthest = _distances(rows, centres).amin(1).argmax().view(1)
         centres = torch.cat([centres, rows[farthest]])
     numbers = torch.arange(count, device=rows.device)
-    for _ in range(_ROUNDS):  # once no row changes its centre, a round changes nothing
+    for _ in range(_ROUNDS):  # after convergence further rounds change nothing
         own = (_distances(rows, centres).argmin(1)[:, None] == numbers).double()
         sizes = own.sum(0)[:, None]
         centres = torch.where(sizes > 0, own.t() @ rows / sizes.clamp(min=1), centres)
@@ -49,20 +49,21 @@ def noise_prompts(features: Tensor, count: int) -> Tensor:
 
 
 def _distances(rows: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances [C, K]."""
+    """Squared distances [C, K] of rows [C, D] from centres [K, D]."""
     return (rows[:, None] - centres).square().sum(2)
 
 
 @TRAINERS.register("ANPrompt")
 class ANPrompt(InsertedTokens):
-    """Tokens P_c + ε P_w are mapped into both encoders at each of LAYERS; f_w = f_m + α f_n, of two
-    sentences per class, is a second classifier. (docs/methods/anprompt.md)
+    """Tokens P_c + ε P_w are mapped into both encoders at each layer of LAYERS. A second classifier
+    is f_w = f_m + α f_n, the features of two sentences per class. (docs/methods/anprompt.md)
 
     Loss: CE(ℓ_A) + λ [(1 - cos(f, f*)) + (1 - cos(t, t*))] + γ KL(ℓ_W || ℓ_A), ℓ_A = 100 f tᵀ,
     ℓ_W = 100 f_N f_wᵀ, γ = 1 / (std(ℓ_R) B C), ℓ_R = 100 f f_wᵀ. Prediction: θ ℓ_A + (1 - θ) ℓ_R.
 
     Learned: tokens P_c [K, D], a Linear per encoder and layer (vision_maps.i, text_maps.i),
-    proj_prompt [W_v, D]; beside them noise_prompts P_w [K, D] and which sentences were drawn [2].
+    proj_prompt [W_v, D]. Stored but not trained: noise_prompts P_w [K, D], and the numbers of the
+    two drawn sentences [2].
     """
 
     node = "ANPROMPT"
@@ -115,7 +116,7 @@ class ANPrompt(InsertedTokens):
         }
 
     def sentences(self) -> tuple[list[list[str]], list[list[str]]]:
-        """MAIN and NOISE: for each class its sentences."""
+        """The main and the noise sentences: two lists with one list of sentences per class."""
         names, settings = self.classes.names, self.settings
         main = [[prompt] for prompt in self.classes.prompts]
         noise = substitute_sentences(names)
@@ -128,7 +129,8 @@ class ANPrompt(InsertedTokens):
         return found[0], found[1]
 
     def weak_features(self, main: int, noise: int) -> Tensor:
-        """f_w [C, D] of the sentences of these numbers, counted round in each class."""
+        """f_w [C, D], not normalised, from sentences number `main` and `noise` of each class. A
+        number beyond a class's last sentence starts again at its first."""
         f_m, f_n = (
             normalise(self.clip.text_features([t[i % len(t)] for t in texts], cut=True))
             for i, texts in zip((main, noise), self.sentences(), strict=True)
@@ -140,7 +142,7 @@ class ANPrompt(InsertedTokens):
         self._weak: Tensor | None = None
 
     def weak_class_features(self) -> Tensor:
-        """f_w normalised [C, D], of the checkpoint's sentences, computed once."""
+        """f_w [C, D], normalised, of the sentences that the checkpoint names; computed once."""
         if self._weak is None:
             drawn = self.learned.get_buffer(_DRAWN).tolist()
             self._weak = normalise(self.weak_features(*drawn))
@@ -164,7 +166,7 @@ class ANPrompt(InsertedTokens):
         return logits
 
     def mixed(self, aligned: Tensor, robust: Tensor) -> Tensor:
-        """The logits that a class is predicted from."""
+        """The logits of the prediction: θ ℓ_A + (1 - θ) ℓ_R."""
         theta: float = self.settings.THETA
         return theta * aligned + (1 - theta) * robust
 

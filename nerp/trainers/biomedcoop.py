@@ -20,7 +20,7 @@ from nerp.trainers.base import precision
 from nerp.trainers.context import ContextOverWords
 
 _CTX = "prompt_learner.ctx"
-# Beside ctx in a published file: frozen, and of the classes trained on.
+# Frozen tensors beside ctx in a published file. The last two belong to the trained classes.
 _SECOND_ENCODER = "prompt_learner.ZS_image_encoder."
 _BESIDE = {_CTX, "prompt_learner.token_prefix", "prompt_learner.token_suffix"}
 _BERT, _BERT_WIDTH = "text_encoder.model.", 768  # of the release's files for BiomedCLIP
@@ -29,8 +29,9 @@ _BERT, _BERT_WIDTH = "text_encoder.model.", 768  # of the release's files for Bi
 @TRAINERS.register("BiomedCoOp")
 class BiomedCoOp(ContextOverWords):
     """Loss: CE(s f t^T, y) + SCCM_LAMBDA mean((t - T_mean)^2) + KDSP_LAMBDA KL / (B C), where KL is
-    that of the logits to those of T_sel. T_mean [C, D] is the mean of a class's sentences, T_sel
-    that of the sentences that are no outliers on the batch.
+    the divergence of the logits from those of T_sel. T_mean [C, D] is the mean feature of each
+    class's sentences. T_sel [C, D] is the mean over the sentences that are not outliers on the
+    batch.
 
     Learned: prompt_learner.ctx [K, W_t]. See docs/methods/biomedcoop.md.
     """
@@ -43,7 +44,7 @@ class BiomedCoOp(ContextOverWords):
     defaults = {
         "N_CTX": whole(4, 1, CONTEXT_LENGTH),
         "CTX_INIT": "a photo of a",
-        "CSC": False,  # read and ignored, like the next, in the published code
+        "CSC": False,  # the published code reads and ignores this key and the next
         "CLASS_TOKEN_POSITION": choice(*CONTEXT_POSITIONS),
         "PREC": precision("fp32"),
         "SCCM_LAMBDA": number(1.0, least=0),
@@ -58,8 +59,8 @@ class BiomedCoOp(ContextOverWords):
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """The file has a second image encoder beside ctx, or no learned tensor besides; and no
-        prompts in an encoder, which would make it PromptSRC's."""
+        """Whether the file has ctx and either a second image encoder or no other learned tensor.
+        Prompts in an encoder's layers would make it a file of PromptSRC."""
         own = {name for name in tensors if name.startswith("prompt_learner.")}
         second = any(name.startswith(_SECOND_ENCODER) for name in own)
         prompts = any("VPT" in name for name in tensors)
@@ -82,7 +83,8 @@ class BiomedCoOp(ContextOverWords):
 
     @property
     def words(self) -> str:
-        """As everywhere; over a BERT only where there are four context vectors, as published."""
+        """CTX_INIT as text. With a BERT as text encoder it is "" unless there are four context
+        vectors, as in the published code."""
         return super().words if self.clip.text.depth or self.n_ctx == 4 else ""
 
     def initial(self) -> dict[str, Tensor]:
@@ -98,7 +100,8 @@ class BiomedCoOp(ContextOverWords):
 
     @property
     def test_substitute(self) -> str:
-        """Only NeRP's t* is made of sentences."""
+        """As `substitute` if NeRP corrects the prediction, because t* is made of sentences. The
+        method's own prediction uses none, so it is "" otherwise."""
         corrected = self.cfg.TRAINER.NAME.endswith(NERP_SUFFIX) and (
             self.cfg.NERP.ON_BASE or not self.classes.seen)
         return self.substitute if corrected else ""
@@ -107,7 +110,8 @@ class BiomedCoOp(ContextOverWords):
         self.sentence_features()
 
     def sentences(self) -> list[list[str]]:
-        """N_PROMPTS sentences of each class (of the substitute at most 60). Raises NerpError."""
+        """N_PROMPTS sentences per class; without TEXTS at most the 60 substitutes. Raises NerpError
+        for a file with too few sentences."""
         names, count = self.classes.names, self.settings.N_PROMPTS
         if not self.settings.TEXTS:
             return [own[:count] for own in substitute_sentences(names)]
@@ -129,22 +133,23 @@ class BiomedCoOp(ContextOverWords):
         return self._sentence_features
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
-        """T_mean [C, D]: of all sentences."""
+        """T_mean [C, D], normalised: the mean over all sentences of each class."""
         if self._frozen_class_features is None:
             self._frozen_class_features = normalise(self.sentence_features().mean(1))
         return self._frozen_class_features
 
     @torch.no_grad()
     def scores(self, image: Tensor) -> Tensor:
-        """a [P]: how well each sentence's number fits images f [B, D]; the mean over them of the
-        largest logit over the classes."""
+        """a [P]: how well the p-th sentences of all classes fit image features f [B, D]. It is the
+        largest logit over the classes, averaged over the images."""
         similarity = self.similarity(image, self.sentence_features().flatten(0, 1))
         by_class = torch.unflatten(similarity, 1, (len(self.classes.names), -1))
         return by_class.amax(1).mean(0)
 
     def kept(self, scores: Tensor) -> Tensor:
-        """Which of the P sentences are no outliers: within TAU standard deviations of the mean. All
-        are kept if none would be, if they are equal, and if there is one."""
+        """Mask [P] of the sentences that are kept: those whose score is within TAU standard
+        deviations of the mean. All are kept if none is within, if all scores are equal, or if
+        there is only one sentence."""
         centred = scores - scores.mean()
         deviation = (centred.square().sum() / (len(scores) - 1)).sqrt()
         within = centred.abs() / deviation <= float(self.settings.TAU)
@@ -152,7 +157,7 @@ class BiomedCoOp(ContextOverWords):
 
     @torch.no_grad()
     def teacher_logits(self, image: Tensor) -> Tensor:
-        """Logits [B, C] of f [B, D] against T_sel, the mean of the sentences kept on this batch."""
+        """Logits [B, C] of f [B, D] with T_sel, the mean of the sentences kept on this batch."""
         with in_float32(self.clip.device):
             kept = self.kept(self.scores(image)).float()
             return self.similarity(image, normalise(kept @ self.sentence_features()))

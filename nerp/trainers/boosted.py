@@ -1,4 +1,4 @@
-"""What the methods of CasPL's adapting phase share: frozen boosting prompts beside their own."""
+"""Shared code of CasPL's adapting phase: frozen boosting prompts beside a method's own prompts."""
 
 import re
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from nerp.trainers.caspl import (
 from nerp.trainers.deep import DeepPrompts, entering
 from nerp.trainers.prefixed import Prefixed
 
-_SPLIT, _WORDS = 2, 4  # that many adapting tokens leave that many words before the boosting ones
+_SPLIT, _WORDS = 2, 4  # with 2 adapting tokens and 4 words, 2 words stay before the boosting tokens
 
 
 if TYPE_CHECKING:
 
     class _Behind(Prefixed):
-        """What the method that stands behind `Boosted` among a class's bases has."""
+        """The members of the method that follows `Boosted` among a class's bases."""
 
         @property
         def n_ctx(self) -> int: ...
@@ -40,12 +40,12 @@ else:
 
 
 class Boosted(_Behind):
-    """A method beside n frozen boosting tokens of a `CasPL` checkpoint.
+    """A method with n frozen boosting tokens of a `CasPL` checkpoint.
 
-    It must stand before the method among a class's bases. Text: the method's m tokens, the boosting
-    ones, the name. Vision: the boosting tokens, then the method's, at the end. Each kind replaces
-    its positions at the input of the layers that have it; in other layers its positions stay as
-    computed.
+    A class must list it before the method among its bases. A text consists of the method's m
+    tokens, the boosting tokens and the class name. An image's sequence ends with the boosting
+    tokens and then the method's. At the input of each layer that has tokens of a kind, they replace
+    what is at their positions. Other layers leave those positions unchanged.
     """
 
     paper = CasPL.paper
@@ -59,7 +59,8 @@ class Boosted(_Behind):
         return super().initial() | self.first_boosting()
 
     def first_boosting(self) -> dict[str, Tensor]:
-        """The checkpoint's boosting tensors; without one random ones, of CasPL's own settings."""
+        """The checkpoint's boosting tensors. Without a checkpoint they are random, with shapes from
+        CasPL's settings. Raises NerpError for tensors that do not fit."""
         found = {name: tensor for name, tensor in self.start.items()
                  if any(re.fullmatch(pattern, name) for pattern in PATTERNS)}
         if not found:
@@ -90,12 +91,12 @@ class Boosted(_Behind):
                             "--output-dir of its training")
 
     def boosting(self, encoder: str) -> dict[int, Tensor]:
-        """`boosting_tokens` of this model."""
+        """Layer -> boosting tokens [n, W] of this model's encoder (`boosting_tokens`)."""
         return boosting_tokens(dict(self.learned.named_buffers()), encoder)
 
     @property
     def boosting_context(self) -> Tensor:
-        """[n, W_t]"""
+        """The boosting tokens [n, W_t] of the prompt."""
         return self.learned.get_buffer(CTX)
 
     @property
@@ -116,12 +117,12 @@ class Boosted(_Behind):
 
     @property
     def least_length(self) -> int:
-        """1 + all positions of text tokens; the boosting ones are the last."""
+        """1 + the last position of a text token; the boosting tokens are the last ones."""
         return 1 + self.n_ctx + len(self.boosting_context)
 
 
 class BoostedContext(Boosted):
-    """A method that learns a context alone: the boosting tokens are the only ones in the layers."""
+    """A method that learns only a context. The layers have boosting tokens and no others."""
 
     own_prefix = "prompt_learner."
 
@@ -151,14 +152,14 @@ class BoostedDeep(Boosted, DeepPrompts):
 
     @property
     def gap(self) -> int:
-        """How many words stand between both kinds of text tokens: "of a", where two of the four
-        words have become tokens."""
+        """The number of words between the method's text tokens and the boosting tokens. It is 2
+        ("of a") if two of the four words are replaced by tokens, else 0."""
         split = self.n_ctx == _SPLIT and len(self.words.split()) >= _WORDS
         return _WORDS - _SPLIT if split else 0
 
     @property
     def first_gap(self) -> int:
-        """The same of layer 1."""
+        """The `gap` in layer 1."""
         return self.gap
 
     @property

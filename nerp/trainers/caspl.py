@@ -1,5 +1,5 @@
-"""CasPL: prompts in both encoders that learn a larger CLIP's probabilities, from images without
-labels; the boosting phase, whose prompts `nerp.trainers.caspl_adapting` builds on."""
+"""CasPL's boosting phase: prompts in both encoders learn a larger CLIP's class probabilities from
+images without labels. The adapting phase (`nerp.trainers.caspl_adapting`) starts from them."""
 
 from collections.abc import Mapping
 
@@ -28,8 +28,8 @@ SEEN = ("the training images of all classes, without their labels, and the names
 
 
 def boosting_tokens(tensors: Mapping[str, Tensor], encoder: str) -> dict[int, Tensor]:
-    """Layer -> [n, W] of the boosting tokens of the "image" or the "text" encoder among `tensors`;
-    of the text from layer 2 on, its layer 1 being ctx."""
+    """Layer -> boosting tokens [n, W] of the "image" or the "text" encoder, from `tensors`. For
+    the text encoder it starts at layer 2, because layer 1 has ctx."""
     start, end = _DEEP.format(encoder, "*").split("*")
     found = {1: tensors[FIRST]} if encoder == "image" else {}
     return found | {
@@ -39,13 +39,13 @@ def boosting_tokens(tensors: Mapping[str, Tensor], encoder: str) -> dict[int, Te
 
 
 def boosting_depth(tensors: Mapping[str, Tensor], encoder: str) -> int:
-    """How many layers have boosting tokens, the first one included."""
+    """The number of layers with boosting tokens, layer 1 included."""
     return max(boosting_tokens(tensors, encoder), default=1)
 
 
 def random_boosting(clip: Clip, settings: CfgNode, image: int, text: int) -> dict[str, Tensor]:
-    """Boosting tensors from N(0, 0.02^2), `image` and `text` tokens per layer, in those layers that
-    PROMPT_DEPTH_VISION and PROMPT_DEPTH_TEXT of the settings and the backbone have."""
+    """Boosting tensors from N(0, 0.02^2), with `image` and `text` tokens per layer. Their depth is
+    PROMPT_DEPTH_VISION and PROMPT_DEPTH_TEXT, or the backbone's if that is smaller."""
     tensors = {
         CTX: random_tokens(text, clip.text.width), FIRST: random_tokens(image, clip.image.width)
     }
@@ -58,12 +58,12 @@ def random_boosting(clip: Clip, settings: CfgNode, image: int, text: int) -> dic
 
 @TRAINERS.register("CasPL")
 class CasPL(DeepPrompts):
-    """Text: ctx at positions 1..n, replaced at the input of layers 2..J. Vision: n tokens at the
-    end, likewise.
+    """Text: ctx at positions 1..n; new tokens replace it at the input of layers 2..J. Vision: n_v
+    tokens at the end, replaced in the same way.
 
-    Loss: tau^2 KL(p* || p) per image, p* the probabilities of a larger frozen CLIP, both softmaxes
-    at the temperature tau; no label is read. Learned: prompt_learner_teacher.ctx [n, W_t],
-    image_encoder.VPT_FIRST [n_v, W_v], and for layer l >= 2
+    Loss: tau^2 KL(p* || p) per image. p* are the probabilities of a larger frozen CLIP; both
+    softmaxes have the temperature tau. No label is read. Learned: prompt_learner_teacher.ctx
+    [n, W_t], image_encoder.VPT_FIRST [n_v, W_v], and for layer l >= 2
     {text,image}_encoder.transformer.resblocks.{l - 1}.VPT_shallow_FIRST. (Section 3.2; see
     docs/methods/caspl.md.)
     """
@@ -81,7 +81,7 @@ class CasPL(DeepPrompts):
         "PROMPT_DEPTH_TEXT": whole(12, 1, 512),
         "TEMPERATURE": number(1.0, above=0),
         "TEACHER": text("ViT-L/14"),
-        "TEACHER_PATH": file(""),  # weights instead of the published ones
+        "TEACHER_PATH": file(""),  # a file of weights to use instead of the published ones
         "PREC": precision("fp16"),
     }
     signature = PATTERNS[:2]
@@ -95,7 +95,7 @@ class CasPL(DeepPrompts):
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
-        return "prompt_learner.ctx" not in tensors  # an adapting phase's
+        return "prompt_learner.ctx" not in tensors  # only the adapting phase has it
 
     @classmethod
     def infer(
@@ -127,7 +127,7 @@ class CasPL(DeepPrompts):
         return boosting_tokens(dict(self.learned.named_parameters()), "image")
 
     def prepare_training(self) -> None:
-        """Reads the teacher. Raises NerpError."""
+        """Read the teacher. Raises NerpError as `open_teacher` does."""
         self.teacher = open_teacher(self.settings, self.node, self.clip, self.classes)
 
     def teacher_logits(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""CasPL's adapting phase: CoOp, CoCoOp, MaPLe and PromptSRC beside frozen boosting prompts.
+"""CasPL's adapting phase: CoOp, CoCoOp, MaPLe and PromptSRC with frozen boosting prompts.
 
 Wu et al., ECCV 2024, section 3.3; see docs/methods/caspl_adapting.md.
 """
@@ -14,7 +14,7 @@ from nerp.trainers.coop import CoOp
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.promptsrc import PromptSRC
 
-# A CasPL checkpoint or the folder of its training, which training alone reads; epoch 0: the newest.
+# A CasPL checkpoint or its run directory; only training reads it. Epoch 0 means the newest.
 _SETTINGS = {"BOOSTING": file(""), "BOOSTING_EPOCH": whole(20, 0)}
 _SIGNATURE = (PATTERNS[0], PATTERNS[1], r"prompt_learner\.ctx")
 
@@ -32,8 +32,9 @@ class CasPLCoOp(BoostedContext, CoOp):
 
 @TRAINERS.register("CasPL_CoCoOp")
 class CasPLCoCoOp(BoostedContext, CoCoOp):
-    """CoCoOp's context, shifted by h of the boosted image features, in front of the boosting
-    tokens, which are not. Loss: CE. Learned, below prompt_learner: ctx [m, W_t], meta_net."""
+    """CoCoOp's context in front of the boosting tokens. The context is shifted by h of the boosted
+    image features; the boosting tokens are not shifted. Loss: CE. Learned, below prompt_learner:
+    ctx [m, W_t], meta_net. See docs/methods/caspl_adapting.md."""
 
     node = "CASPL_COCOOP"
     published = ("COCOOP",)
@@ -43,7 +44,8 @@ class CasPLCoCoOp(BoostedContext, CoCoOp):
 
 @TRAINERS.register("CasPL_MaPLe")
 class CasPLMaPLe(BoostedDeep, MaPLe):
-    """MaPLe's prompts beside the boosting tokens. Loss: CE. Learned: MaPLe's."""
+    """MaPLe's prompts beside the boosting tokens. Loss: CE. Learned: MaPLe's tensors. See
+    docs/methods/caspl_adapting.md."""
 
     node = "CASPL_MAPLE"
     published = ("MAPLE",)
@@ -57,22 +59,24 @@ class CasPLMaPLe(BoostedDeep, MaPLe):
 
 @TRAINERS.register("CasPL_PromptSRC")
 class CasPLPromptSRC(BoostedDeep, PromptSRC):
-    """PromptSRC's prompts beside the boosting tokens, with one depth J an encoder for both kinds.
-    Loss and averaging: PromptSRC's, with plain frozen CLIP. Learned: PromptSRC's."""
+    """PromptSRC's prompts beside the boosting tokens. Each encoder has one depth J for both kinds.
+    Loss and averaging: PromptSRC's; its frozen CLIP has no boosting tokens. Learned: PromptSRC's
+    tensors. See docs/methods/caspl_adapting.md."""
 
     node = "CASPL_PROMPTSRC"
     published = ("PROMPTSRC",)
     defaults = {**PromptSRC.defaults, **_SETTINGS}
-    # CoOp's published files hold this method's names too, unused, so that these are as many:
-    # whose a file is then follows from where it is looked for.
+    # Published files of CasPL_CoOp contain this method's names too, but unused. Both signatures
+    # therefore have equally many patterns, and the file's folder decides which method it is.
     signature = (PATTERNS[0], r"image_encoder\.VPT", r"prompt_learner\.ctx")
     counts_differ = True
 
     def check(self) -> None:
-        """If J exceeds an encoder's number of layers, the excess is ignored."""
+        """Accept any J: beyond an encoder's number of layers it has no effect."""
 
     def first_boosting(self) -> dict[str, Tensor]:
-        """Those of layers 2..J: the checkpoint's, and random ones beyond its depth."""
+        """The boosting tensors of layers 1..J: the checkpoint's, and random ones in the layers
+        that the checkpoint does not have."""
         found = super().first_boosting()
         drawn = random_boosting(self.clip, self.settings, len(found[FIRST]), len(found[CTX]))
         return {name: found.get(name, tensor) for name, tensor in drawn.items()}

@@ -1,4 +1,4 @@
-"""CLIP-Adapter: two small linear layers on frozen image features, mixed with these."""
+"""CLIP-Adapter: two small linear layers on frozen image features, mixed with those features."""
 
 from collections.abc import Mapping
 
@@ -15,9 +15,9 @@ _DOWN, _UP = "fc.0.weight", "fc.2.weight"
 
 
 def adapted_image(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
-    """g [B, D] of f° [B, D]: (1 - ratio) f° + ratio relu(up relu(down f°)), normalised.
+    """g [B, D]: (1 - ratio) f° + ratio relu(up relu(down f°)), normalised.
 
-    Args: down: [D/4, D]. up: [D, D/4]. (Gao et al. 2021, section 3.2.)
+    Args: features: f° [B, D]. down: [D/4, D]. up: [D, D/4]. (Gao et al. 2021, section 3.2.)
     """
     adapter = (features @ down.t()).relu() @ up.t()
     return normalise((1 - ratio) * features + ratio * adapter.relu())
@@ -25,7 +25,7 @@ def adapted_image(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> T
 
 @TRAINERS.register("CLIPAdapter", "CLIP_Adapter")
 class CLIPAdapter(PlainText):
-    """Image features are (1 - ρ) u + ρ relu(W₂ relu(W₀ u)), normalised, u frozen CLIP's.
+    """Image features are (1 - ρ) u + ρ relu(W₂ relu(W₀ u)), normalised; u is frozen CLIP's.
 
     Loss: CE(s f tᵀ). Learned: fc.0.weight [D/4, D], fc.2.weight [D, D/4]. See
     docs/methods/clip_adapter.md.

@@ -17,11 +17,11 @@ from nerp.trainers.base import Trainer, precision
 from nerp.trainers.lora import POSITIONS, Dropout, adapted_layers
 from nerp.trainers.tensors import Tensors
 
-_SCALE = 100.0  # of the cosines, whatever the backbone learned
-_TEMPLATE = "a photo of a {}."  # of every dataset
+_SCALE = 100.0  # the logit scale, whatever the backbone's is
+_TEMPLATE = "a photo of a {}."  # for every dataset
 _BLOCKS = {"text": "transformer.resblocks", "vision": "visual.transformer.resblocks"}
 _NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "proj"}  # in a checkpoint
-# What the published file calls our settings, and the datasets.
+# Our names of settings and datasets -> the names in the published file.
 _METADATA = {
     "RANK": "r", "ALPHA": "alpha", "ENCODER": "encoder", "PARAMS": "params", "POSITION": "position"
 }
@@ -126,7 +126,7 @@ class CLIPLoRA(Trainer):
         return bool(self.learned.training and self.settings.DROPOUT)
 
     def check(self) -> None:
-        """Also settles which layers of each encoder are adapted, and what dropout draws."""
+        """Also sets the adapted layers of each encoder, and the dropout."""
         self.dropout = Dropout(self.settings.DROPOUT, self.cfg.SEED)
         self.layers = adapted_layers(self.clip, self.settings.ENCODER, self.settings.POSITION,
                                      f"TRAINER.{self.node}.POSITION")
@@ -149,7 +149,8 @@ class CLIPLoRA(Trainer):
         self.frozen_text = self.clip.text_features(texts) if self.text_state is None else None
 
     def constant_text(self, texts: list[str]) -> State | None:
-        """The input of the first adapted layer, which no learned tensor can change."""
+        """The input of the first adapted layer, which no learned tensor changes; None if no layer
+        of the text encoder is adapted."""
         layers = self.layers["text"]
         return self.clip.text_state(build_prompts(texts), layer=min(layers)) if layers else None
 
@@ -157,8 +158,8 @@ class CLIPLoRA(Trainer):
         self.dropout.start(epoch)
 
     def text_features(self, state: State) -> Tensor:
-        """t [C, D] of C texts."""
-        state = state.apart() if self.dropping else state  # each has masks of its own
+        """t [C, D] of the C texts of `state`."""
+        state = state.apart() if self.dropping else state  # each text has its own dropout masks
         edit = LoRAEdit(self, self.layers["text"])
         return self.text_of(self.clip.text.features(state, edit).flatten(0, 1))
 
@@ -177,7 +178,7 @@ class CLIPLoRA(Trainer):
 
     @torch.no_grad()
     def folded(self) -> dict[str, Tensor]:
-        """Its attention matrices with the terms in them, its logit scale this method's."""
+        """The state dict with the terms added to the attention matrices; the logit scale is 100."""
         state = self.clip.model.state_dict()
         for kind, blocks in _BLOCKS.items():
             for layer in self.layers[kind]:

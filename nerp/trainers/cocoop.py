@@ -11,13 +11,13 @@ from nerp.trainers.base import context_settings
 from nerp.trainers.coop import CoOp
 from nerp.trainers.tensors import Tensors, linear
 
-# Images whose prompts are encoded together in evaluation: about this many text tokens.
+# In evaluation the prompts of several images are encoded together, up to about this many tokens.
 _TOKENS_AT_ONCE = 2**16
 
 
 @TRAINERS.register("CoCoOp")
 class CoCoOp(CoOp):
-    """ctx_b = ctx + h(f_b): every image has class features of its own.
+    """ctx_b = ctx + h(f_b): every image has its own class features.
 
     Loss: CE(s f_b · t_bc). Learned: ctx [K, W_t], meta_net (D -> D / 16 -> W_t).
     See docs/methods/cocoop.md.
@@ -45,7 +45,7 @@ class CoCoOp(CoOp):
         }
 
     def conditional_features(self, image_features: Tensor) -> Tensor:
-        """t [B, C, D] of images whose features are [B, D]."""
+        """Class features t [B, C, D] for images with the features [B, D]."""
         hidden = F.relu(self.apply_linear("meta_net.linear1", image_features))
         shift = self.apply_linear("meta_net.linear2", hidden)
         return self.text_features(self.prompts, self.parameter("ctx") + shift[:, None])
@@ -59,7 +59,7 @@ class CoCoOp(CoOp):
         at_once = max(1, _TOKENS_AT_ONCE // (classes * length))
 
         def logits(features: Tensor) -> Tensor:
-            traced = torch.compiler.is_compiling()  # as one graph for any number of images
+            traced = torch.compiler.is_compiling()  # the graph must fit any number of images
             return torch.cat([
                 self.similarity(part, self.conditional_features(part))
                 for part in ([features] if traced else features.split(at_once))

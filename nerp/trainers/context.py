@@ -1,4 +1,4 @@
-"""A learned context in place of a prompt's first words; the other words stay."""
+"""A learned context that replaces a prompt's first words; the other words stay."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from nerp.trainers.base import Trainer
 from nerp.trainers.tensors import random_tokens
 from nerp.trainers.texts import context_prompts, context_start, context_words
 
-_MOST_WORDS = 4  # a longer context never starts from CTX_INIT, in the published code
+_MOST_WORDS = 4  # in the published code a longer context never starts from CTX_INIT
 
 
 class ContextOverWords(Trainer):
@@ -24,18 +24,18 @@ class ContextOverWords(Trainer):
 
     @property
     def n_ctx(self) -> int:
-        """K of the text encoder."""
+        """K, the number of context vectors of the text encoder."""
         return int(self.settings.N_CTX)
 
     @property
     def words(self) -> str:
-        """CTX_INIT as text; "" where the context does not start from it."""
+        """CTX_INIT as text; "" if the context does not start from it."""
         words = context_words(self.settings.CTX_INIT)
         return words if self.n_ctx <= min(_MOST_WORDS, len(words.split())) else ""
 
     @property
     def prefix(self) -> str:
-        """What a prompt begins with, up to the class name."""
+        """The beginning of a prompt, up to the class name."""
         return self.words or " ".join(["X"] * self.n_ctx)
 
     @property
@@ -45,11 +45,12 @@ class ContextOverWords(Trainer):
 
     @property
     def context(self) -> Tensor:
-        """The vectors that stand in the prompts."""
+        """The learned vectors [K, W_t] in the prompts, at `places`."""
         return self.parameter("prompt_learner.ctx")
 
     def first_context(self) -> Tensor:
-        """A fresh ctx [K, W_t]: the token embeddings of the words, or N(0, 0.02^2)."""
+        """An initial ctx [K, W_t]: the token embeddings of the words, or draws from N(0, 0.02^2) if
+        there are no words."""
         if self.words:
             return context_start(self.clip, self.words, self.n_ctx)
         return random_tokens(self.n_ctx, self.clip.text.width)

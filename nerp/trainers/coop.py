@@ -39,7 +39,8 @@ class CoOp(Trainer):
     def fits(cls, tensors: Tensors) -> bool:
         if any(name.startswith("ZS_image_encoder.") for name in tensors):  # BiomedCoOp's
             return False
-        # With class-specific contexts each has a prompt; PLOT's have one for each class.
+        # With class-specific contexts there is one prompt per context; in PLOT's files each context
+        # has a prompt for every class.
         first = tensors.get("token_prefix")
         return tensors["ctx"].dim() == 2 or first is None or len(first) == len(tensors["ctx"])
 
@@ -70,7 +71,7 @@ class CoOp(Trainer):
 
     @property
     def prefix(self) -> str:
-        """The beginning of a prompt: as many tokens as there are slots."""
+        """The beginning of a prompt, with as many tokens as there are slots."""
         return self.words or " ".join(["X"] * self.n_ctx)
 
     @property
@@ -100,7 +101,7 @@ class CoOp(Trainer):
         ).to(self.clip.device)
 
     def text_features(self, prompts: Prompts, ctx: Tensor) -> Tensor:
-        """Normalised features of `prompts` with `ctx` in their slots: [G, C, D]."""
+        """Normalised features [G, C, D] of `prompts` with `ctx` in their slots."""
         return self.text_of(self.clip.text.features(self.clip.text_state(prompts, ctx)))
 
     def class_features(self, images: Tensor | None = None) -> Tensor:

@@ -1,5 +1,5 @@
-"""CoPrompt: MaPLe's coupled prompts, an adapter behind each encoder, and a pull towards frozen
-CLIP's features of another view of the image and of sentences about the class."""
+"""CoPrompt: MaPLe's coupled prompts and an adapter behind each encoder. A loss term pulls features
+towards frozen CLIP's, of another view of the image and of sentences about the class."""
 
 import random
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from nerp.settings.keys import file
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.tensors import cosine_distance
 
-# How much of a feature is the adapter's, in training and in testing.
+# The adapter's share of a feature, in training and in testing.
 _SHARE = {"image": 0.1, "text": 0.2}
 _ADAPTER = "adapter_{}.fc.{}.weight"
 _DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -26,10 +26,11 @@ _DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @TRAINERS.register("CoPrompt")
 class CoPrompt(MaPLe):
-    """CE(s f t^T, y) + W [(1 - mean_c cos(t_c, g_c)) + (1 - mean_b cos(f_b, f*_b))], f* frozen
-    CLIP's features of a second view, g of one sentence per class, drawn anew in every step.
+    """Loss: CE(s f t^T, y) + W [(1 - mean_c cos(t_c, g_c)) + (1 - mean_b cos(f_b, f*_b))]. f* are
+    frozen CLIP's features of a second view of the images. g are those of one sentence per class,
+    drawn anew in every step.
 
-    Learned: MaPLe's, and adapter_{image,text}.fc.{0,2} (D -> D / 4 -> D, no bias). See
+    Learned: MaPLe's tensors, and adapter_{image,text}.fc.{0,2} (D -> D / 4 -> D, no bias). See
     docs/methods/coprompt.md.
     """
 
@@ -73,7 +74,8 @@ class CoPrompt(MaPLe):
         return self.adapted("image", u)
 
     def prepare_training(self) -> None:
-        """Reads the sentences: S a class, the same number for all. Raises NerpError."""
+        """Read the sentences, equally many per class. Raises NerpError for files that cannot be
+        used."""
         names, path = self.classes.names, self.settings.TEXTS
         key = f"TRAINER.{self.node}.TEXTS"
         if not path:
@@ -89,7 +91,8 @@ class CoPrompt(MaPLe):
         self.sentences = sentences
 
     def sentence_features(self) -> Tensor:
-        """g [C, D] of the sentences of this step; each set is encoded once per run."""
+        """g [C, D], the features of one drawn sentence per class. Each set of sentences is encoded
+        once per run."""
         if self.sentences is None:
             self.prepare_training()
         assert self.sentences is not None
@@ -100,7 +103,8 @@ class CoPrompt(MaPLe):
         return self.encoded[index]
 
     def loss(self, images: Tensor, labels: Tensor, second: Tensor | None = None) -> Tensor:
-        """second: another view of the images [B, 3, H, W]; the same one where there is none."""
+        """The loss, a scalar. second: another view of the images [B, 3, H, W]; by default
+        `images`."""
         text, image = self.class_features(), self.image_features(images)
         frozen = self.clip.image_features(images if second is None else second)
         distance = _DISTANCE[self.cfg.TRAINER.DISTILL]

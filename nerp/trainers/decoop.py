@@ -1,4 +1,4 @@
-"""DeCoOp: detectors say whether an image shows a trained class, classifiers share those that do."""
+"""DeCoOp: detectors accept images of trained classes, and each has a classifier for these."""
 
 from collections.abc import Callable, Mapping
 
@@ -36,14 +36,14 @@ def _margin(value: object) -> object:
 
 @TRAINERS.register("DeCoOp")
 class DeCoOp(Detecting):
-    """K detectors, each a context that knows the trained classes but every K-th, and K classifiers,
-    each a context for all. An image's logits are the mean over the classifiers of those whose
-    detector accepts it (an own name has probability >= threshold), frozen CLIP's where none does.
+    """K detectors, each a context that knows all trained classes except every K-th, and K
+    classifiers, each a context for all classes. A detector accepts an image if one of its own names
+    has probability >= threshold. The logits are (1 / K) times the sum over the classifiers whose
+    detector accepts the image, and frozen CLIP's if no detector does.
 
-    Two phases on the same images: the detectors' loss (1 / K) sum_i (CE_i + M_i) for
-    DETECTOR_EPOCHS; then the threshold, by Otsu's rule on the scores of all training images; then
-    the classifiers', (1 / K) sum_i of the cross entropy of accepted images and KL to frozen CLIP of
-    the others. See docs/methods/decoop.md.
+    Training: DETECTOR_EPOCHS with the detectors' loss (1 / K) sum_i (CE_i + M_i); then Otsu's
+    threshold of the scores of all training images; then the classifiers' loss, (1 / K) sum_i of
+    cross entropy on accepted images and KL to frozen CLIP on others. (docs/methods/decoop.md)
 
     Learned: coop_prompter.i.ctx and ood_prompter.i.ctx [N_CTX, W_t]; the number threshold.
     """
@@ -64,11 +64,11 @@ class DeCoOp(Detecting):
     signature = (r"ood_prompter\.0\.ctx", r"coop_prompter\.0\.ctx")
     shape_settings = ("N_CTX", "K")
     text_by_image = True
-    independent = False  # what a detector accepts depends on the names that are asked about
+    independent = False  # a detector's decision depends on all tested names
     keeps_last = True
     loss_by_features = True
 
-    detecting = True  # whether the first phase is under way
+    detecting = True  # whether the current phase is the first one
 
     @classmethod
     def infer(
@@ -96,10 +96,10 @@ class DeCoOp(Detecting):
             raise NerpError(f"TRAINER.{self.node}.DETECTOR_EPOCHS is {first}; it takes less than "
                             f"OPTIM.MAX_EPOCH {self.cfg.OPTIM.MAX_EPOCH}, which counts both phases")
 
-    # What an image is compared with.
+    # Class features.
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
-        """The mean [C, D] of the templates' normalised features, which is not normalised again."""
+        """The mean [C, D] of the templates' normalised features; it is not normalised again."""
         if self._frozen_class_features is None:
             templates = ENSEMBLE_7 if self.settings.TEMPLATES == "ensemble_7" else \
                 [self.classes.template]
@@ -109,7 +109,7 @@ class DeCoOp(Detecting):
         return self._frozen_class_features
 
     def classifier_features(self) -> Tensor:
-        """t_i [K, C, D]."""
+        """The class features t_i [K, C, D] of the K classifiers."""
         return self.encode(self.prompts, self.contexts(_CLASSIFIER))
 
     # Prediction.
@@ -125,17 +125,17 @@ class DeCoOp(Detecting):
         return logits
 
     def classifier_logits(self, f: Tensor, text: Tensor) -> Tensor:
-        """c_i [B, K, C] of features [B, D] and t_i [K, C, D]."""
+        """The classifiers' logits [B, K, C], from image features f [B, D] and t_i [K, C, D]."""
         return torch.stack([self.similarity(f, own) for own in text], 1)
 
     def chosen(self, on: Tensor, of_classifiers: Tensor, otherwise: Tensor) -> Tensor:
-        """(1 / K) sum_i on_i x_i [B, ...] of x [B or 1, K, ...], `otherwise` [B or 1, ...] where
-        none is on."""
+        """(1 / K) sum_i on_i x_i [B, ...] of on [B, K] and x [B or 1, K, ...]; where all are off,
+        `otherwise` [B or 1, ...]."""
         shape = (*on.shape, *[1] * (of_classifiers.dim() - 2))
         mean = (on.view(shape) * of_classifiers).sum(1) / self.settings.K
         return torch.where(on.any(1).view(shape[0], *shape[2:]), mean, otherwise)
 
-    # NeRP: all text is that of the reference image.
+    # For NeRP: the reference image decides which classifiers are used.
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
         assert images is not None
@@ -143,7 +143,7 @@ class DeCoOp(Detecting):
         return self.chosen(on, self.classifier_features()[None], self.frozen_class_features()[None])
 
     def tuned_neutral(self) -> Tensor:
-        """[K, D]: each classifier's context stands over the neutral prompt's first tokens."""
+        """[K, D]: each classifier's context replaces the neutral prompt's first tokens."""
         prompts = build_prompts([self.classes.neutral], n_ctx=self.settings.N_CTX,
                                 tokenizer=self.clip.tokenizer)
         return self.encode(prompts, self.contexts(_CLASSIFIER))[:, 0]
@@ -162,8 +162,8 @@ class DeCoOp(Detecting):
         self._known = None
 
     def step_rate(self, step: int, epoch_steps: int) -> float:
-        """Constant in the first phase; in the second one it falls with every step and climbs again,
-        over twice as many steps as it has epochs."""
+        """The learning rate: constant in the first phase. In the second phase it falls and rises
+        with every step; its period in steps is twice the phase's number of epochs."""
         optim, detector = self.cfg.OPTIM, self.settings.DETECTOR_EPOCHS
         return cosine_rate(optim.LR, step - detector * epoch_steps, optim.MAX_EPOCH - detector)
 
@@ -178,11 +178,11 @@ class DeCoOp(Detecting):
             loss, others = (entropy + margin).mean(), _CLASSIFIER
         else:
             loss, others = self.classifier_loss(f, labels), DETECTOR
-        # Several processes would wait for a gradient of the others, which is 0.
+        # Several processes need a gradient of every learned tensor; the unused get gradient 0.
         return loss + 0 * self.contexts(others).sum() if world_size() > 1 else loss
 
     def classifier_loss(self, f: Tensor, labels: Tensor) -> Tensor:
-        """Of features [B, D], whose scores and frozen logits have no gradient."""
+        """The second phase's loss, a scalar. Scores and frozen logits have no gradient."""
         if self._known is None:
             with torch.no_grad():
                 self._known = self.detectors(), self.frozen_class_features()

@@ -1,4 +1,4 @@
-"""What methods with deep prompts in both encoders share: PromptSRC, MaPLe, what builds on them."""
+"""Shared code of methods with deep prompts in both encoders: PromptSRC, MaPLe and their kin."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,21 @@ from nerp.trainers.texts import mean_templates
 
 
 class DeepPrompts(ContextOverWords):
-    """Text: ctx at positions 1..K, replaced at the input of deeper layers. Vision: K tokens at the
-    end, likewise; those of layer 1 stand before `ln_pre`."""
+    """Text: ctx at positions 1..K; new tokens replace it at the input of deeper layers. Vision: K_v
+    tokens at the end, replaced in the same way. The vision tokens of layer 1 enter before
+    `ln_pre`."""
 
     edits = ("text", "image")
 
-    # What a method defines.
+    # Defined by each method.
 
     @abstractmethod
     def text_tokens(self) -> Mapping[int, Tensor]:
-        """Layer >= 2 -> [K, W_t]."""
+        """Layer -> text tokens [K, W_t], for layers >= 2."""
 
     @abstractmethod
     def vision_tokens(self) -> Mapping[int, Tensor]:
-        """Layer >= 1 -> [K_v, W_v]."""
+        """Layer -> vision tokens [K_v, W_v], for layers >= 1."""
 
     def text_output(self, u: Tensor) -> Tensor:
         """The text feature from the text encoder's projected output u [..., D]."""
@@ -39,14 +40,14 @@ class DeepPrompts(ContextOverWords):
         return u
 
     def text_beside(self) -> Sequence[TokenGroup]:
-        """Further tokens of the text, of layers >= 2."""
+        """Further text tokens, for layers >= 2."""
         return ()
 
     def vision_beside(self) -> Sequence[TokenGroup]:
-        """Further tokens of the images, in front of `vision_tokens`."""
+        """Further vision tokens, in front of `vision_tokens`."""
         return ()
 
-    # What follows.
+    # Shared by all methods.
 
     def text_edit(self) -> PromptTokens:
         return PromptTokens(
@@ -54,7 +55,7 @@ class DeepPrompts(ContextOverWords):
         )
 
     def vision_edit(self, tokens: Mapping[int, Tensor] | None = None) -> PromptTokens:
-        """tokens: what `vision_tokens` returned, where they are computed already."""
+        """The image encoder's edit. tokens: the result of `vision_tokens`, if already computed."""
         return PromptTokens(
             entering(self.clip, tokens or self.vision_tokens()), at_end=True,
             beside=self.vision_beside(), output=self.image_output,
@@ -68,24 +69,25 @@ class DeepPrompts(ContextOverWords):
         return self.tuned_image(self.clip.image_state(images))
 
     def tuned_image(self, state: State, tokens: Mapping[int, Tensor] | None = None) -> Tensor:
-        """f [B, D] of images whose input of layer 1 is `state`; tokens: as in `vision_edit`."""
+        """f [B, D] from the input of layer 1, `state`. tokens: as in `vision_edit`."""
         return self.image_of(self.clip.image.features(state, self.vision_edit(tokens)))
 
     @property
     def least_length(self) -> int:
-        """How long a text is at least, so that the deeper prompts have their places."""
+        """The least length of a text, at which the deeper prompts have their positions."""
         return 1 + self.n_ctx
 
     def frozen_prompts(self) -> list[list[str]]:
         return mean_templates(self.classes, ENSEMBLE_60)
 
     def tuned_neutral(self) -> Tensor:
-        """The neutral prompt's own embeddings enter layer 1; the deeper prompts stand."""
+        """Feature [D] of the neutral prompt, whose own embeddings enter layer 1. The deeper prompts
+        are used as in any text."""
         prompts = build_prompts([self.classes.neutral], min_length=self.least_length)
         state = self.clip.text_state(prompts)
         return normalise(self.clip.text.features(state, self.text_edit()))[0, 0]
 
 
 def entering(clip: Clip, tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Vision tokens as they enter their layers: those of layer 1 stand before `ln_pre`."""
+    """Vision tokens by layer, with `ln_pre` applied to those of layer 1."""
     return {**tokens, 1: clip.vision.entering(tokens[1])}

@@ -1,6 +1,6 @@
-"""DePT: a linear head on features that are not normalised, trained beside another method.
+"""DePT: a linear head on unnormalised features, trained together with another method.
 
-`CoOp_DePT` is CoOp with it. Registry names end in `_DePT`, before `_NeRP`.
+`CoOp_DePT` is CoOp with DePT. Registry names end in `_DePT`, before `_NeRP`.
 """
 
 import re
@@ -26,28 +26,28 @@ from nerp.trainers.texts import Classes
 _WEIGHT, _BIAS = "linear_probe_proj.weight", "linear_probe_proj.bias"
 _ADJUSTMENT = {"image": "film_lp_img", "text": "film_lp_text"}
 _ADJUSTED = tuple(f"{name}.{leaf}" for name in _ADJUSTMENT.values() for leaf in ("scale", "bias"))
-# The methods that it is published on, in the order of the paper; of others there are no files.
+# The methods that DePT is published with, in the paper's order; others have no published files.
 _PUBLISHED = ("CoOp", "CoCoOp", "KgCoOp", "MaPLe")
 _NO_NAME = "(?!)"  # a pattern that no name matches
 
 
 class Decoupled(Prefixed):
-    """A method with DePT: (1 - w) CE(s f t^T) + w CE_2B + R, R what its loss has besides.
+    """A method with DePT. Loss: (1 - w) CE(s f t^T) + w CE_2B + R, R the method's other terms.
 
-    CE_2B is the mean over 2 B rows: the head's logits of the images' own classes, of a_txt(u), and
-    of the images, of a_img(v); u and v are t and f before they are normalised, and a(x) = scale x +
-    bias. Where the tested classes are the trained ones the logits are (1 - w) z_s + w z_h, z_h the
-    head's of a_img(v); elsewhere they are the method's own, z_s. (docs/methods/dept.md)
+    CE_2B is the mean of 2 B cross entropies of the head's logits: of a_img(v) of the B images and
+    of a_txt(u) of their classes. u and v are t and f before normalisation; a(x) = scale x + bias.
+    On trained classes the logits are (1 - w) z_s + w z_h, z_s the method's own and z_h the head's
+    of a_img(v). On others they are z_s. (docs/methods/dept.md)
 
-    It stands before the method among the bases of a class made by `with_head`. Learned: the
-    method's tensors, film_lp_{img,text}.{scale,bias} [D], and linear_probe_proj.weight [C, D] and
-    .bias [C] for the C classes that are trained on.
+    `with_head` lists it before the method among a class's bases. Learned: the method's tensors,
+    film_lp_{img,text}.{scale,bias} [D], and linear_probe_proj.weight [C, D] and .bias [C] for the C
+    trained classes.
     """
 
     by_data = (_WEIGHT, _BIAS)
     optional = _ADJUSTED
     two_heads = True
-    loss_by_features = True  # but for what the method's own does
+    loss_by_features = True  # the method's own loss decides besides
     settled = MappingProxyType({
         "OPTIM.STAGED_LR": ("True",), "OPTIM.BASE_LR_MULT": ("1", "1.0"),
         "OPTIM.NEW_LAYERS": ("film linear_probe",),
@@ -56,10 +56,10 @@ class Decoupled(Prefixed):
         "TRAINER.FILM.LINEAR_PROBE": ("True",),
     })
 
-    names_of_rows: Sequence[str] = ()  # the head's classes, where a checkpoint says them
-    in_loss = False  # whether the method's own loss is computed, which is of z_s
+    names_of_rows: Sequence[str] = ()  # the head's classes, if the checkpoint names them
+    in_loss = False  # whether the method's own loss, which uses z_s alone, is being computed
     taken_text: Tensor | None = None  # the latest u
-    taken_image: tuple[Tensor, Tensor] | None = None  # the latest f, and its v
+    taken_image: tuple[Tensor, Tensor] | None = None  # the latest f and its v
 
     def __init__(
         self, cfg: CfgNode, clip: Clip, classes: Classes,
@@ -91,15 +91,15 @@ class Decoupled(Prefixed):
         return f
 
     def head(self, kind: str, x: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The head's logits [B, C], in float32, of "image" or "text" outputs x [B, D]; `rows`:
-        those of some classes."""
+        """The head's logits [B, C], in float32. kind: "image" or "text", the encoder whose outputs
+        x [B, D] are. rows: the classes whose logits are needed."""
         scale, bias = (self.learned.get_parameter(f"{_ADJUSTMENT[kind]}.{leaf}")
                        for leaf in ("scale", "bias"))
         weight, offset = map(self.learned.get_parameter, (_WEIGHT, _BIAS))
         return F.linear(x * scale + bias, weight[rows], offset[rows]).float()
 
     def mixed(self, similarity: Tensor, head: Tensor) -> Tensor:
-        """What a class that was trained on is predicted from, of z_s and z_h [B, C]."""
+        """The logits [B, C] of trained classes, from z_s and z_h, [B, C] each."""
         weight = self.dept.WEIGHT
         return (1 - weight) * similarity + weight * head if self.dept.FUSION else head
 
@@ -123,9 +123,9 @@ class Decoupled(Prefixed):
         return (1 - weight) * F.cross_entropy(logits, labels) + weight * head
 
     def rows(self) -> Sequence[int] | None:
-        """The head's row of each class that is asked about; None where the head has no part.
+        """The head's row of each tested class; None if the head is not used.
 
-        Raises NerpError, with both numbers, where its classes are others than those.
+        Raises NerpError, with both numbers of classes, if the head lacks a tested class.
         """
         asked, count = self.classes, len(self.learned.get_parameter(_WEIGHT))
         if self.dept.FUSION and not self.dept.WEIGHT:
@@ -141,7 +141,7 @@ class Decoupled(Prefixed):
         rows = [place for place in found if place is not None]
         if asked.within or len(rows) < len(found):
             among = f" of {asked.within.total}" if asked.within else ""
-            raise NerpError(f"the linear head ({_WEIGHT}) is of {count} classes, the test of "
+            raise NerpError(f"the linear head ({_WEIGHT}) has {count} classes, the test has "
                             f"{len(asked.names)}{among}: it serves the classes that it was "
                             "trained on; TRAINER.DEPT.WEIGHT 0 leaves it out")
         return rows
@@ -174,14 +174,14 @@ class Decoupled(Prefixed):
                                  for name in _PUBLISHED})
 @cache
 def with_head(method: type[Trainer]) -> type[Trainer]:
-    """The method with DePT. Raises NerpError for one whose loss is not one cross entropy, of logits
-    s f t^T, and terms beside it."""
+    """The method with DePT. Raises NerpError if the method's loss is not one cross entropy of
+    logits s f t^T plus other terms."""
     registered = next((n for n in TRAINERS.names() if TRAINERS[n] is method), method.__name__)
     name = registered + DEPT_SUFFIX
     if not method.has_one_entropy():
         raise NerpError(f"there is no {name}: DePT needs a loss with one cross entropy, of the "
                         f"cosines of an image and class features, and {registered}'s is not that")
-    in_learner = method.folder == "prompt_learner"  # of which the files hold that module alone
+    in_learner = method.folder == "prompt_learner"  # then a file holds that module alone
     named = any(pattern.startswith("prompt_learner") for pattern in method.signature)
     prefix = "prompt_learner." if in_learner and not named else ""
     told, marks = ([re.escape(prefix) + pattern for pattern in patterns]
@@ -193,7 +193,7 @@ def with_head(method: type[Trainer]) -> type[Trainer]:
         "folder": "PromptLearner" if in_learner else method.folder,
         "paper": "Zhang et al., DePT: Decoupled Prompt Tuning, CVPR 2024",
         "signature": (re.escape(_WEIGHT), *told),
-        # A file that does not say whose it is is a published one.
+        # A file that does not name its method is a published one.
         "unpack": classmethod(lambda cls, content: None),
         "published_file": classmethod(lambda cls, cfg: ""),
         "marks": tuple(marks) if registered in _PUBLISHED else (_NO_NAME,),

@@ -1,4 +1,4 @@
-"""DeCoOp's detectors: which names each knows, what it says of images, how it learns that."""
+"""DeCoOp's detectors: the names that each knows, its scores of images, and its training loss."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +17,23 @@ from nerp.clip.tokenizer import Prompts, build_prompts
 from nerp.trainers.base import Trainer
 
 DETECTOR, THRESHOLD = "ood_prompter.{}.ctx", "threshold"
-UNSETTLED = -1.0  # of the threshold, before there is one: no score is below 0
+UNSETTLED = -1.0  # the threshold's value before it is set: no score is below 0
 _BINS = 256
-_SURE = 0.6  # of the probabilities that the automatic margin is of
+_SURE = 0.6  # the largest probability in the distribution that defines the automatic margin
 
 
 def parts(classes: int, count: int) -> list[list[int]]:
-    """For each of `count` detectors the labels whose names it knows: all but every count-th class,
-    and of these one where it would know fewer than the others."""
+    """For each of `count` detectors, the labels of the classes whose names it knows. These are all
+    classes except every count-th one. A detector that would know fewer names than the others knows
+    the first of its excluded classes too."""
     least = -(-classes * (count - 1) // count)
     own = [[j for j in range(classes) if j % count != i] for i in range(count)]
     return [known if len(known) >= least else [*known, i] for i, known in enumerate(own)]
 
 
 def margin_of(setting: float | str, names: int) -> float:
-    """The margin between entropies in nats; "auto": ln n less the entropy of one probability 0.6
-    and n - 1 equal ones."""
+    """The margin between entropies, in nats. For "auto" it is ln n minus the entropy of a
+    distribution over n names: one has probability 0.6, the others equal ones."""
     if not isinstance(setting, str):
         return float(setting)
     rest = (1 - _SURE) / (names - 1)
@@ -40,14 +41,15 @@ def margin_of(setting: float | str, names: int) -> float:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of those values [B] where the mask is; 0 where it is nowhere."""
+    """The mean of the values [B] whose mask [B] is true; 0 if none is."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def otsu(scores: npt.NDArray[np.float32]) -> float:
-    """Otsu's threshold of scores [N] by a histogram of 256 bins: the centre of the first bin after
-    which the two groups' counts times the squared distance of their means is largest. All scores
-    equal: that score. (Otsu, 1979.)"""
+    """Otsu's threshold of scores [N], by a histogram of 256 bins. Each split of the bins gives two
+    groups; the best split has the largest product of both counts and the squared distance of the
+    means. The threshold is the centre of the last bin below the first best split. If all scores are
+    equal, it is that score. (Otsu, 1979.)"""
     if scores.min() == scores.max():
         return float(scores[0])
     counts, edges = np.histogram(scores, _BINS)
@@ -59,21 +61,21 @@ def otsu(scores: npt.NDArray[np.float32]) -> float:
 
 
 def cosine_rate(rate: float, step: int, period: int) -> float:
-    """`rate` before step 0; from it on half a cosine down to 0 at step `period`, and on as it
-    goes."""
+    """The learning rate of a step: `rate` before step 0. From step 0 on it follows a cosine, which
+    reaches 0 at step `period` and then rises again."""
     return rate if step < 0 else 0.5 * rate * (1 + math.cos(math.pi * step / period))
 
 
 class Known(NamedTuple):
-    """What a detector learns from: prompts of its own names, and the place [C] of each trained
-    class among them, -1 for those that it is to tell from them."""
+    """The training targets of a detector: prompts of its own names, and places [C]. A place is the
+    index of a trained class among these names, or -1 for a class that the detector must reject."""
 
     prompts: Prompts
     places: Tensor
 
 
 class Detector(NamedTuple):
-    """What a detector compares an image with: features [n + m, D], its own n names' first."""
+    """A detector's class features [n + m, D]; those of its own n names come first."""
 
     features: Tensor
     own: int
@@ -81,12 +83,12 @@ class Detector(NamedTuple):
 class Detecting(Trainer):
     """A method with detectors; its settings have K, N_CTX and OOD_MARGIN.
 
-    Attributes: trained: the C classes that were trained on, where a checkpoint says them.
+    Attributes: trained: the C trained classes, if the checkpoint names them.
     """
 
     fixed = (THRESHOLD,)
     trained: Sequence[str] = ()
-    _learning: list[Known] | None = None  # computed once a training
+    _learning: list[Known] | None = None  # computed once per training
 
     def recall(self, trained: Sequence[str], plain: Mapping[str, object]) -> None:
         if len(trained) < self.settings.K:
@@ -97,7 +99,7 @@ class Detecting(Trainer):
 
     @property
     def trained_names(self) -> Sequence[str]:
-        """The C classes that are trained on."""
+        """The C trained classes."""
         return self.trained or self.classes.names
 
     @property
@@ -105,22 +107,24 @@ class Detecting(Trainer):
         return self.learned.get_buffer(THRESHOLD)
 
     def prompts_of(self, names: Sequence[str]) -> Prompts:
-        """Prompts of names, the context in front."""
+        """Prompts of the names, with slots for the context in front."""
         prefix = " ".join(["X"] * self.settings.N_CTX)
         texts = [f"{prefix} {name}." for name in names]
         prompts = build_prompts(texts, n_ctx=self.settings.N_CTX, tokenizer=self.clip.tokenizer)
         return prompts.to(self.clip.device)
 
     def contexts(self, kind: str) -> Tensor:
-        """[K, N_CTX, W_t]"""
+        """The contexts [K, N_CTX, W_t] of the K detectors or classifiers. kind: the pattern of
+        their tensors' names."""
         return torch.stack([self.parameter(kind.format(i)) for i in range(self.settings.K)])
 
     def encode(self, prompts: Prompts, contexts: Tensor) -> Tensor:
-        """Normalised features [G, C, D] of prompts with each of G contexts."""
+        """Normalised features [G, C, D] of C prompts with each of G contexts."""
         return normalise(self.clip.text.features(self.clip.text_state(prompts, contexts)))
 
     def detectors(self) -> list[Detector]:
-        """Each with its own names, then those that are asked about and not among them."""
+        """The K detectors. Each has its own names, then the tested names that are not among
+        these."""
         trained, asked = self.trained_names, self.classes.names
         names = list(dict.fromkeys([*trained, *asked]))
         place = {name: i for i, name in enumerate(names)}
@@ -135,7 +139,8 @@ class Detecting(Trainer):
         return found
 
     def scores(self, f: Tensor, detectors: Sequence[Detector]) -> Tensor:
-        """r [B, K] of image features f [B, D]."""
+        """Scores r [B, K] of image features f [B, D]: the largest probability that each detector
+        gives one of its own names."""
         of = (self.similarity(f, d.features).softmax(1)[:, : d.own].amax(1) for d in detectors)
         return torch.stack([*of], 1)
 
@@ -144,11 +149,11 @@ class Detecting(Trainer):
         return lambda f: self.scores(f, detectors).amax(1)
 
     def accepting(self, f: Tensor, detectors: Sequence[Detector]) -> Tensor:
-        """on [B, K]: which detectors accept an image."""
+        """Mask [B, K]: which detectors accept each image."""
         return self.scores(f, detectors) >= self.threshold
 
     def learning(self) -> list[Known]:
-        """What each detector learns from."""
+        """The training targets of each detector."""
         names, count = self.trained_names, self.settings.K
         found = []
         for i, own in enumerate(parts(len(names), count)):
@@ -158,7 +163,7 @@ class Detecting(Trainer):
         return found
 
     def detector_terms(self, f: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """CE_i and M_i [K] of a batch; a term without the images that it is of is 0."""
+        """CE_i [K] and M_i [K] of a batch. A term is 0 if the batch has no images for it."""
         if self._learning is None:
             self._learning = self.learning()
         entropies, margins = [], []
@@ -177,11 +182,11 @@ class Detecting(Trainer):
 
     @torch.no_grad()
     def survey(self, outputs: Tensor) -> None:
-        """Settle the threshold by the scores of all training images."""
+        """Set the threshold from the scores of all training images."""
         scores = self.scores(self.from_frozen(outputs), self.detectors()).float().cpu().numpy()
         self.threshold.fill_(min(map(otsu, scores.T)))
 
     def saved(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Without a threshold before there is one."""
+        """The learned tensors, without the threshold as long as it is not set."""
         settled = float(tensors[THRESHOLD]) != UNSETTLED
         return tensors if settled else {n: t for n, t in tensors.items() if n != THRESHOLD}

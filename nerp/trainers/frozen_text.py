@@ -1,4 +1,4 @@
-"""Class features that are frozen CLIP's, whatever is learned."""
+"""Shared code of methods whose class features are frozen CLIP's."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What MMRL, MMRL++ and ANPrompt share: tokens of one space, mapped into both encoders."""
+"""Shared code of MMRL, MMRL++ and ANPrompt: tokens of one space, mapped into both encoders."""
 
 import re
 from abc import abstractmethod
@@ -15,14 +15,14 @@ from nerp.clip.towers import PromptTokens
 from nerp.trainers.base import Trainer
 from nerp.trainers.tensors import linear
 
-SCALE = 100.0  # of the cosines, whatever the backbone learned
+SCALE = 100.0  # the logit scale, whatever the backbone's is
 
 
 class InsertedTokens(Trainer):
     """K tokens enter both encoders after the first position, at the input of chosen layers.
 
-    The first of those layers gets K positions more, at later ones the tokens take their place. A
-    second image feature is read at the vision tokens.
+    At the first of those layers they add K positions. At later layers new tokens replace them. A
+    second image feature is computed from the vision tokens.
 
     Class attributes:
         layers_key: the setting that lists the layers.
@@ -33,10 +33,11 @@ class InsertedTokens(Trainer):
 
     @property
     def keep_share(self) -> float:
-        """Of what a later layer finds in the tokens' place; see PromptTokens."""
+        """The share of the former values that a later layer keeps at the tokens' positions
+        (`PromptTokens`)."""
         return 0.0
 
-    # What a method defines besides.
+    # Defined by each method.
 
     @abstractmethod
     def mapped(self, kind: str) -> list[Tensor]:
@@ -46,7 +47,7 @@ class InsertedTokens(Trainer):
     def project_mean(self, mean: Tensor) -> Tensor:
         """The second image feature [B, D], not normalised, of the mean vision token [B, W_v]."""
 
-    # What follows.
+    # Shared by all methods.
 
     @property
     def layers(self) -> list[int]:
@@ -67,7 +68,7 @@ class InsertedTokens(Trainer):
         self.text_state = self.constant_text(self.classes.prompts)
 
     def constant_text(self, texts: list[str]) -> State:
-        """The input of the first of the layers, which no learned tensor can change."""
+        """The input of the first edited layer, which no learned tensor changes."""
         state: State = self.clip.text_state(build_prompts(texts), layer=self.layers[0])
         return state
 
@@ -89,7 +90,8 @@ class InsertedTokens(Trainer):
         return state
 
     def both_features(self, state: State) -> tuple[Tensor, Tensor]:
-        """f and the second feature, [B, D] each: the class token's, the mean vision token's."""
+        """Image feature f [B, D] from the class token, and the second feature [B, D] from the mean
+        vision token; both normalised."""
         tokens = self.clip.vision.tokens(state, self.edit("v"))
         image = normalise(tokens[:, 0] @ self.clip.vision.visual.proj)
         return image, normalise(self.project_mean(tokens[:, 1:].mean(1)))
@@ -98,8 +100,8 @@ class InsertedTokens(Trainer):
         return self.both_features(self.image_state(images))[0]
 
     def drift(self, state: State, image: Tensor, text: Tensor) -> Tensor:
-        """(1 - mean cos(f, f*)) + (1 - mean cos(t, t*)): how far f [B, D] and t [C, D] are from
-        frozen CLIP's features of the same images and of the dataset's template."""
+        """(1 - mean cos(f, f*)) + (1 - mean cos(t, t*)), a scalar: the distance of f [B, D] and
+        t [C, D] from frozen CLIP's features of the same images and of the dataset's template."""
         with torch.no_grad():
             frozen_image = normalise(self.clip.image.features(state))
         frozen_text = self.frozen_class_features()
@@ -113,9 +115,10 @@ class InsertedTokens(Trainer):
 def equal_maps(
     clip: Clip, dim: int, count: int, name: Callable[[str, int], str]
 ) -> dict[str, Tensor]:
-    """`count` maps d -> W per encoder, copies of one Linear each: weights and biases by name.
+    """Weights and biases, by name, of `count` linear maps d -> W per encoder. Within an encoder all
+    maps start equal.
 
-    Args: name: of a map, by encoder (v or t) and number.
+    Args: name: returns a map's name from the encoder ("v" or "t") and the map's number.
     """
     tensors: dict[str, Tensor] = {}
     for kind, tower in (("v", clip.image), ("t", clip.text)):
@@ -128,8 +131,9 @@ def equal_maps(
 def last_layers(
     configured: Sequence[int], names: Iterable[str], pattern: str, clip: Clip
 ) -> list[int]:
-    """The layers of a checkpoint: the configured ones, where it has as many tensors whose names
-    match `pattern` and the backbone is deep enough; else the last ones, as published."""
+    """The layers of a checkpoint. Its number of layers is the number of names that match `pattern`.
+    They are the configured layers if these are equally many and the backbone is deep enough; else
+    the last layers, as in the published code."""
     count = sum(re.fullmatch(pattern, name) is not None for name in names)
     depth = min(clip.image.depth, clip.text.depth)
     if len(configured) == count and configured[-1] <= depth:

@@ -145,8 +145,8 @@ class Method(ABC):
 
     @classmethod
     def taken_over(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors that a checkpoint copies from the checkpoint that it builds on, by their
-        names in the latter."""
+        """The tensors that a checkpoint copies from the checkpoint that it builds on, under the
+        names that they have in the copy. tensors: those of the checkpoint that it builds on."""
         return {}
 
     @classmethod

@@ -132,10 +132,10 @@ def test_the_heads_part_in_a_prediction(golden_clip, inputs):
 def test_a_head_of_other_classes_is_refused_with_both_numbers(golden_clip):
     trainer = weighted("CoOp_DePT", golden_clip, 0.6)
     names = trainer.classes.names
-    with pytest.raises(NerpError, match="is of 5 classes, the test of 2: it serves"):
+    with pytest.raises(NerpError, match="has 5 classes, the test has 2: it serves"):
         trainer.for_classes(replace(trainer.classes, names=("a", "b"))).classifier()
     within = replace(trainer.classes, names=names[:2], seen=False, within=Within(1000, (0, 1)))
-    with pytest.raises(NerpError, match="is of 5 classes, the test of 2 of 1000: it"):
+    with pytest.raises(NerpError, match="has 5 classes, the test has 2 of 1000: it"):
         trainer.for_classes(within).classifier()
     trainer.recall(names, {})
     some = trainer.for_classes(replace(trainer.classes, names=(names[4], names[2])))
@@ -164,7 +164,7 @@ def test_a_file_without_adjustment_has_none(golden_clip, inputs, tmp_path):
 
 def test_a_head_of_another_number_of_classes_than_the_tested_ones(golden_clip):
     path = checkpoint_file(GOLDEN / "checkpoints" / "CoOp_DePT", "PromptLearner")
-    match = f"{path}: the linear head .*is of 5 classes, the test of 10"
+    match = f"{path}: the linear head .*has 5 classes, the test has 10"
     with pytest.raises(NerpError, match=match):
         loaded(path, golden_clip, "all")
     assert loaded(path, golden_clip, "all", WEIGHT=0.0).rows() is None
