@@ -15,10 +15,10 @@ from nerp.trainers.tensors import cosine_distance
 
 
 class NearTemplate(CoOp):
-    """CoOp with a reference t*, frozen CLIP's features of one template a dataset; the class name
-    stands at the end.
+    """CoOp with a reference t*: frozen CLIP's features of one template per dataset. The class name
+    is always at the end of the prompt.
 
-    Attributes: templates: dataset -> the template of t*, where it is not the one in its card.
+    Attributes: templates: dataset -> the template of t*, if it differs from the dataset card's.
     """
 
     published: tuple[str, ...] = ("COOP",)
@@ -28,7 +28,7 @@ class NearTemplate(CoOp):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """The class name always stands at the end there, and nothing reads ALPHA."""
+        """In the published code the class name is always at the end, and ALPHA is never read."""
         if key == "ALPHA" or key == "CLASS_TOKEN_POSITION" and value == cls.position:
             return {"": None}
         return super().published_values(key, value)
@@ -46,7 +46,7 @@ class NearTemplate(CoOp):
 
     @property
     def template(self) -> str:
-        """Of t*."""
+        """The template of t*."""
         return self.templates.get(self.classes.dataset, self.classes.template)
 
     def frozen_prompts(self) -> list[list[str]]:
@@ -55,7 +55,8 @@ class NearTemplate(CoOp):
 
 @TRAINERS.register("KgCoOp")
 class KgCoOp(NearTemplate):
-    """CE(s f t^T, y) + W (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template.
+    """Loss: CE(s f t^T, y) + W (1 - mean_c cos(t_c, t*_c)). t* are frozen CLIP's features of one
+    template.
 
     Learned: ctx [K, W_t]; with CSC and a random start [C, K, W_t]. See docs/methods/kgcoop.md.
     """
@@ -77,7 +78,7 @@ class KgCoOp(NearTemplate):
         return float(self.settings.W)
 
     def pull(self, text: Tensor) -> Tensor:
-        """1 - the mean cosine of class features [C, D] and t*."""
+        """1 minus the mean cosine of class features t [C, D] and t*, a scalar."""
         return cosine_distance(text, self.frozen_class_features())
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

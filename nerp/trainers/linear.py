@@ -1,4 +1,4 @@
-"""A classifier that is linear in the image feature: what other programs need of a model."""
+"""A classifier that is linear in the image feature, as exported models use it."""
 
 from dataclasses import dataclass
 
@@ -20,13 +20,14 @@ class LinearClassifier:
 
     @classmethod
     def cosine(cls, text: Tensor, scale: float) -> "LinearClassifier":
-        """Cosines with class features t [C, D], times `scale`."""
+        """The classifier by cosines with class features t [C, D], times `scale`."""
         return cls(text, scale, torch.zeros_like(text[:, 0]))
 
     def then(self, factor: float, bias: Tensor) -> "LinearClassifier":
-        """The same with logits z made into factor z + bias; bias: [C], on the same device."""
+        """The classifier with logits factor z + bias, z being this one's. bias: [C], on the same
+        device."""
         return LinearClassifier(self.weight, factor * self.scale, factor * self.bias + bias)
 
     def logits(self, features: Tensor) -> Tensor:
-        """[B, C] of f [B, D]."""
+        """Logits [B, C] from normalised image features f [B, D]."""
         return self.scale * features @ self.weight.t() + self.bias

@@ -1,4 +1,4 @@
-"""Which layers low-rank terms are added to, and what they are trained with."""
+"""CLIP-LoRA's adapted layers, and the dropout of its low-rank terms."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from nerp.base.errors import NerpError
 from nerp.clip.model import Clip
 from nerp.trainers.tensors import epoch_seed
 
-# POSITION -> layers of an encoder of at most so many, which may lack some of them.
+# POSITION -> layers, for encoders of at most _DEPTH layers. A smaller encoder may lack some.
 _DEPTH = 12
 POSITIONS = {
     "all": range(1, 13), "bottom": range(1, 5), "mid": range(5, 9), "up": range(9, 13),
@@ -16,7 +16,7 @@ POSITIONS = {
 
 
 def positions(depth: int) -> dict[str, range]:
-    """POSITION -> the layers it means in an encoder of `depth` layers."""
+    """POSITION -> layers, for an encoder of `depth` layers."""
     if depth <= _DEPTH:
         return POSITIONS
     half = depth // 2
@@ -28,11 +28,11 @@ def adapted_layers(
     clip: Clip, encoder: str, position: str, key: str
 ) -> dict[str, dict[int, int]]:
     """The adapted layers of the "text" and the "vision" encoder: layer -> its number in a
-    checkpoint, which counts them from 0, first the text encoder's.
+    checkpoint. Numbers start at 0 and count the text encoder's layers first.
 
-    Args: encoder: "both" or one of them. key: the setting's name, for messages.
+    Args: encoder: "both", "text" or "vision". key: the setting's name, for messages.
 
-    Raises NerpError for a position that an encoder does not have.
+    Raises NerpError for a position without a layer in an encoder.
     """
     adapted: dict[str, dict[int, int]] = {"text": {}, "vision": {}}
     count = 0
@@ -51,8 +51,8 @@ def adapted_layers(
 
 
 class Dropout:
-    """In training, drops a share of the elements of a low-rank term's input, drawn anew for each
-    part of each layer in every pass. A trainer and its copies for other classes share one."""
+    """Training dropout on the inputs of low-rank terms. Every pass draws a new mask for each part
+    of each layer. A trainer and its copies for other classes share one `Dropout`."""
 
     def __init__(self, share: float, seed: int):
         self.share = share
@@ -60,12 +60,12 @@ class Dropout:
         self.start(0)
 
     def start(self, epoch: int) -> None:
-        """Later draws depend only on the run's seed and the epoch."""
+        """Seed the draws from the run's seed and the epoch alone."""
         self.epoch_seed = epoch_seed(self.seed, epoch)
         self.generator: torch.Generator | None = None
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
-        """x [T, W], each element 0 or divided by the share that is kept; name: of the term."""
+        """x [T, W] with each element 0 or divided by the kept share. name: the term's name."""
         if self.generator is None:
             self.generator = torch.Generator(x.device).manual_seed(self.epoch_seed)
         keep = 1 - self.share

@@ -1,4 +1,4 @@
-"""LP++: a linear probe on frozen image features, each class's text feature blended in."""
+"""LP++: a linear probe on frozen image features, blended with each class's text feature."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,7 +18,7 @@ from nerp.trainers.on_features import Images
 from nerp.trainers.votes import columns_by_name
 from nerp.trainers.voting import FrozenText, validation_images
 
-_INIT = 250.0  # the blend's first value, in means of an image's cosine with its own class
+_INIT = 250.0  # the initial α, as a multiple of the mean cosine of an image and its class
 _MOMENTUM = 0.9
 _ALPHA_EVERY = 10
 
@@ -26,13 +26,13 @@ _ALPHA_EVERY = 10
 def start(
     features: Tensor, labels: Tensor, text: Tensor, init: float = _INIT
 ) -> tuple[Tensor, float]:
-    """The classifier's first weight [C, D], the sum of each class's features, and the first α.
+    """The initial weight [C, D], the sum of each class's image features, and the initial α.
 
     Args:
-        features: of the training images [N, D]; they are normalised. labels: [N].
-        text: t [C, D], normalised. init: what the mean cosine is multiplied by.
+        features: of the training images [N, D]; they are normalised here. labels: [N].
+        text: t [C, D], normalised. init: α is this times the mean cosine.
 
-    A class without an image has zeros, and counts for nothing in α.
+    A class without images has weight 0 and does not contribute to α.
     (Huang et al. 2024, section 3.3, and the published code.)
     """
     features = normalise(features)
@@ -46,7 +46,7 @@ def start(
 
 
 def step_sizes(features: Tensor, text: Tensor) -> tuple[float, float]:
-    """The rates of weight and bias, 4 N / λ_max(FᵀF), and of α, N / (4 max_c Σ_i (f_i · t_c)²).
+    """The step size of weight and bias, 4 N / λ_max(FᵀF), and α's, N / (4 max_c Σ_i (f_i · t_c)²).
 
     Args: as in `start`. (Section 3.2.)
     """
@@ -58,7 +58,7 @@ def step_sizes(features: Tensor, text: Tensor) -> tuple[float, float]:
 
 
 def logits(features: Tensor, text: Tensor, weight: Tensor, bias: Tensor, alpha: Tensor) -> Tensor:
-    """[B, C]: f weightᵀ + bias + α ⊙ (f tᵀ), of normalised f [B, D] and t [C, D]."""
+    """Logits [B, C]: f weightᵀ + bias + α ⊙ (f tᵀ), with normalised f [B, D] and t [C, D]."""
     return F.linear(features, weight, bias) + alpha * (features @ text.t())
 
 
@@ -67,17 +67,17 @@ def fit(
     val_features: Tensor | None = None, val_labels: Tensor | None = None,
     init: float = _INIT, alpha_every: int = _ALPHA_EVERY,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Weight [C, D], bias [C] and α [C] after full-batch steps on the cross entropy, and their
-    epoch, counted from 0: the one that has most validation images right, of several the last;
-    without validation images the last epoch.
+    """Weight [C, D], bias [C], α [C] and their epoch, from 0, after full-batch steps on the cross
+    entropy. It is the last of the epochs with the best validation accuracy; without validation
+    images it is the last epoch.
 
     Args:
-        features, labels, text, init: as in `start`. bias: [C], the first one.
+        features, labels, text, init: as in `start`. bias: the initial bias [C].
         val_features: [V, D], normalised. val_labels: [V].
         alpha_every: the epochs between two steps of α. A step uses the sum of the gradients of all
-            epochs so far, because the published code never clears it.
+            epochs so far, because the published code never resets them.
     """
-    # In double precision: momentum adds the rounding of hundreds of steps up.
+    # In double precision, because momentum accumulates the rounding errors of hundreds of steps.
     features, kind = normalise(features), bias.dtype
     first_weight, first = start(features, labels, text, init)
     rate, alpha_rate = step_sizes(features, text)
@@ -93,7 +93,7 @@ def fit(
     best, most = (weight, bias, alpha, -1), -1
     for epoch in range(epochs):
         predicted = (F.linear(features, weight, bias) + alpha * blend).softmax(1)
-        error = (predicted - truth) / len(features)  # the mean cross entropy's, by the logits
+        error = (predicted - truth) / len(features)  # the loss's gradient in the logits
         alpha_gradient += (error * blend).sum(0)
         weight_speed = _MOMENTUM * weight_speed + error.t() @ features
         bias_speed = _MOMENTUM * bias_speed + error.sum(0)
@@ -111,8 +111,8 @@ def fit(
 
 @TRAINERS.register("LPpp")
 class LPpp(FrozenText):
-    """Logits f weightᵀ + bias + α ⊙ (f tᵀ), f and t frozen CLIP's; on classes that were not trained
-    on 100 f tᵀ.
+    """Logits f weightᵀ + bias + α ⊙ (f tᵀ) on trained classes and 100 f tᵀ on others; f and t are
+    frozen CLIP's.
 
     Learned: weight [C, D], bias [C], alpha [C], by full-batch steps whose sizes follow from the
     features. See docs/methods/lppp.md.
@@ -130,7 +130,7 @@ class LPpp(FrozenText):
     signature = ("weight", "bias", "alpha")
     by_data = ("weight", "bias", "alpha")
     plain = ("best_epoch",)
-    best_epoch = 0  # from 1
+    best_epoch = 0  # counted from 1
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
@@ -173,8 +173,8 @@ class LPpp(FrozenText):
             raise ValueError("its rows are not those of its classes")
 
     def rows(self) -> Tensor | None:
-        """The places of the classes asked about; None where none was trained on. Raises NerpError
-        where some were and some were not."""
+        """The rows of the tested classes; None if none of them was trained on. Raises NerpError if
+        only some of them were."""
         places = torch.arange(len(self.classes.names), device=self.clip.device)
         found = columns_by_name(places, self.classes.names, self.trained)
         unknown = int((found < 0).sum())

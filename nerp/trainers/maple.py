@@ -1,4 +1,4 @@
-"""MaPLe: deep prompts in the text encoder, linear maps of them in the image encoder."""
+"""MaPLe: deep prompts in the text encoder, and linear maps of them in the image encoder."""
 
 import re
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ _MAP = "prompt_learner.compound_prompt_projections.{}"
 
 @TRAINERS.register("MaPLe")
 class MaPLe(DeepPrompts):
-    """CE(s f t^T, y). The vision prompts of layer 1 are proj(ctx), those of layer l = 2..J
-    compound_prompt_projections.(l - 2) of compound_prompts_text.(l - 2).
+    """Loss: CE(s f t^T, y). The vision prompts of layer 1 are proj(ctx). Those of layer l = 2..J
+    are compound_prompt_projections.(l - 2) applied to compound_prompts_text.(l - 2).
 
     Learned, below prompt_learner: ctx [K, W_t], proj, compound_prompts_text.i [K, W_t] and
     compound_prompt_projections.i, Linears W_t -> W_v. See docs/methods/maple.md.
@@ -49,7 +49,7 @@ class MaPLe(DeepPrompts):
 
     @property
     def deep_layers(self) -> range:
-        """2..J; an encoder ignores those that it does not have."""
+        """Layers 2..J; an encoder ignores the layers that it does not have."""
         return range(2, self.settings.PROMPT_DEPTH + 1)
 
     def initial(self) -> dict[str, Tensor]:
@@ -57,14 +57,14 @@ class MaPLe(DeepPrompts):
         tensors = {_CTX: self.first_context(), **linear(image, text, _PROJ)}
         for layer in self.deep_layers:
             tensors[_TEXT.format(layer - 2)] = random_tokens(self.n_ctx, text)
-        first = linear(image, text, "")  # every deep map starts as a copy of it
+        first = linear(image, text, "")  # every deep map starts as a copy of this one
         for layer in self.deep_layers:
             tensors |= {_MAP.format(layer - 2) + name: t for name, t in first.items()}
         return tensors
 
     def prepare(self) -> None:
         super().prepare()
-        # What no encoder reads has no gradient, for which several processes would wait.
+        # A tensor that no encoder uses gets no gradient; several processes would wait for it.
         text, image = self.clip.text.depth, self.clip.image.depth
         for layer in self.deep_layers:
             self.parameter(_TEXT.format(layer - 2)).requires_grad_(layer <= max(text, image))

@@ -1,4 +1,4 @@
-"""MMA: adapters beside the upper layers of both encoders, joined by a shared projection."""
+"""MMA: adapters beside the upper layers of both encoders, coupled by a shared projection."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ from nerp.trainers.texts import context_prompts, context_words
 
 
 class _Scale(torch.autograd.Function):
-    """x times one factor forwards, the gradient times another backwards. Args: ctx: torch's; it
-    keeps whatever is set on it."""
+    """Multiplies x by one factor forwards and the gradient by another backwards. Args: ctx:
+    torch's context object, which keeps the attributes that are set on it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, forwards: float, backwards: float) -> Tensor:
@@ -42,8 +42,8 @@ def _scaled(x: Tensor, forwards: float, backwards: float) -> Tensor:
 class AdapterEdit(Edit):
     """Adds a * up(shared(down(ln_1(x)))) to the output of layers first..last.
 
-    The adapter's parameters receive the gradient without the factor a, while the gradient passed
-    on to x keeps it; this is what makes the published learning rates work at a = 0.001.
+    The adapter's parameters get the gradient without the factor a. The gradient that passes on to x
+    keeps it. The published learning rates need this at a = 0.001.
     """
 
     def __init__(self, trainer: "MMA", tower: str):
@@ -64,7 +64,8 @@ class AdapterEdit(Edit):
 
 @TRAINERS.register("MMA", "MultiModalAdapter")
 class MMA(Trainer):
-    """Multi-modal adapter: `down` and `up` belong to an encoder and layer, `shared` to a layer.
+    """Multi-modal adapter: each encoder and layer has its own `down` and `up`; both encoders use
+    the same `shared` in a layer.
 
     Loss: CE(s f tᵀ). See docs/methods/mma.md.
 
@@ -125,7 +126,7 @@ class MMA(Trainer):
         self.text_state = self.constant_text(context_prompts(self.classes, prefix))
 
     def constant_text(self, prompts: Prompts) -> State:
-        """The input of the first adapted layer, which no learned tensor can change."""
+        """The input of the first adapted layer, which no learned tensor changes."""
         state: State = self.clip.text_state(prompts, layer=self.settings.ADAPTER_START)
         return state
 

@@ -1,4 +1,4 @@
-"""MMRL: a representation space shared by both encoders' upper layers."""
+"""MMRL: tokens of a representation space that the upper layers of both encoders share."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -18,7 +18,7 @@ from nerp.trainers.tensors import EMBEDDING_STD, Tensors
 TOKENS = "representation_learner.compound_rep_tokens"
 _MAP = TOKENS + "_r2{}proj.{}"
 _PROJ = "image_encoder.proj_rep"
-# What its successor has too.
+# The settings that MMRL++ has too.
 SETTINGS = {
     "ALPHA": number(0.7, least=0, most=1),
     "REG_WEIGHT": number(1.0, least=0),
@@ -31,8 +31,8 @@ SETTINGS = {
 
 @TRAINERS.register("MMRL")
 class MMRL(InsertedTokens):
-    """Tokens R [K, d_r] are projected into both encoders at each of REP_LAYERS; a second image
-    feature f_rep is read at the vision tokens. (docs/methods/mmrl.md)
+    """Tokens R [K, d_r] are projected into both encoders at each layer of REP_LAYERS. A second
+    image feature f_rep is computed from the vision tokens. (docs/methods/mmrl.md)
 
     Loss: α CE(100 f tᵀ) + (1 - α) CE(100 f_rep tᵀ) + λ [(1 - cos(f, f*)) + (1 - cos(t, t*))].
 
@@ -74,8 +74,8 @@ class MMRL(InsertedTokens):
         return mean @ self.parameter(_PROJ)
 
     def fuse(self, image: Tensor, rep: Tensor) -> Tensor:
-        """α x + (1 - α) y of what the image feature (x) and the representation feature (y) give:
-        logits [B, C], or losses, scalars; of the same shape."""
+        """α x + (1 - α) y, with x from the image feature and y from the representation feature:
+        either logits [B, C] or scalar losses."""
         alpha: float = self.settings.ALPHA
         return alpha * image + (1 - alpha) * rep
 
@@ -101,8 +101,8 @@ class MMRL(InsertedTokens):
 
     @torch.no_grad()
     def reference_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the prediction is fused, both terms are fused too, with equal weights of the two
-        features."""
+        """Logits [C] of the frozen and of the tuned class features. If the prediction is fused,
+        both use the two image features with equal weights."""
         text, frozen_text = self.class_features(), self.frozen_class_features()
         features: tuple[Tensor, ...] = self.both_features(self.image_state(image))
         if not self.classes.seen:

@@ -1,4 +1,4 @@
-"""MMRL++: MMRL with maps that share a weight, and tokens blended with the layer before."""
+"""MMRL++: MMRL with maps that share a weight, and tokens blended with the previous layer's."""
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,14 @@ _PROJ = "image_encoder."  # A and B
 
 @TRAINERS.register("MMRLpp")
 class MMRLpp(MMRL):
-    """A layer's map is weight + A_i B_i, one weight per encoder; at later layers the tokens become
-    β tokens_i + (1 - β) x, and f_rep is read through CLIP's proj + A B. (docs/methods/mmrlpp.md)
+    """A layer's map is weight + A_i B_i, with one weight per encoder. At later layers the tokens
+    become β tokens_i + (1 - β) x. f_rep is projected by CLIP's proj + A B. (docs/methods/mmrlpp.md)
 
     Loss: MMRL's, α CE(100 f tᵀ) + (1 - α) CE(100 f_rep tᵀ) + λ [(1 - cos(f, f*)) +
     (1 - cos(t, t*))].
 
-    Learned: R [K, d_r]; per encoder a weight [W, d_r] and for each layer A_i [W, r], B_i [r, d_r],
-    a bias; A [W_v, q], B [q, D].
+    Learned: R [K, d_r]; per encoder a weight [W, d_r], and for each layer A_i [W, r], B_i [r, d_r]
+    and a bias; A [W_v, q], B [q, D].
     """
 
     node = "MMRLpp"
@@ -42,7 +42,8 @@ class MMRLpp(MMRL):
 
     @classmethod
     def carried(cls, task: str) -> tuple[str, ...]:
-        """In cross-dataset β is chosen by the dataset under test, as published."""
+        """All shape settings, except that in cross-dataset tests the test dataset decides β, as in
+        the published code."""
         return tuple(key for key in cls.shape_settings if key != "BETA" or task != "CD")
 
     @classmethod
@@ -92,7 +93,8 @@ class MMRLpp(MMRL):
 
 
 def low_rank(out_width: int, in_width: int, rank: int, name: str) -> dict[str, Tensor]:
-    """A [out, rank], uniform within ± 1/√rank, and B [rank, in], zero, under `name`."""
+    """Initial A [out, rank], uniform within ± 1/√rank, and B [rank, in], zero. `name` is the prefix
+    of their names."""
     bound = rank**-0.5
     return {
         f"{name}A": torch.empty(out_width, rank).uniform_(-bound, bound),

@@ -1,4 +1,4 @@
-"""MoCoOp: prompts that start from groups of templates, two of them mixed by each image's gate."""
+"""MoCoOp: prompts that start from groups of templates; each image's gate mixes two of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,16 +18,16 @@ from nerp.trainers.mocoop_words import SIDES, Words, first_of_groups, group_mean
 from nerp.trainers.norms import OwnNorms, frozen_norms
 from nerp.trainers.tensors import Tensors, linear
 
-_SOURCE = "ImageNet"  # whose templates a cross-dataset test uses
-_SMALL = 4  # images per batch, below which experts that no image picked are not computed
+_SOURCE = "ImageNet"  # a cross-dataset test uses its templates
+_SMALL = 4  # in batches below this size only the experts that an image picks are computed
 _CTX = "prompt_learner.ctx_{}_{}"
 _W = "prompt_learner.w"
 
 
 @TRAINERS.register("MoCoOp")
 class MoCoOp(Trainer):
-    """G prompts ("experts"); an image's gate picks two and mixes their class features. The norms in
-    the image encoder's blocks are learned too.
+    """G prompts are the experts. A gate picks two of them for each image and mixes their class
+    features. The norms in the image encoder's blocks are learned too.
 
     Loss: CE(s f_b · t_bc) + TEXT_LOSS_WEIGHT L_text + GATE_LOSS_WEIGHT L_gate. See
     docs/methods/mocoop.md.
@@ -60,7 +60,7 @@ class MoCoOp(Trainer):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """Published files have four keys that their code reads and ignores."""
+        """Four keys of published files have no effect in the published code."""
         ignored = ("N_CTX", "CTX_INIT", "ENABLE_IMPLICIT_OP", "PRETRAINED_PROMPTS_DIR")
         return {"": None} if key in ignored else {}
 
@@ -79,7 +79,7 @@ class MoCoOp(Trainer):
             f"GROUPS {ours}: give the templates that it was trained with")
 
     def check(self) -> None:
-        """Also settles the templates, which a checkpoint then holds, and what is not trained."""
+        """Also sets the templates, which a checkpoint stores, and the tensors that stay frozen."""
         if not self.clip.image.depth:
             raise NerpError("MoCoOp learns norms of a vision transformer; the backbone is a ResNet")
         if not self.settings.ENABLE:
@@ -113,7 +113,7 @@ class MoCoOp(Trainer):
         self.tensors = dict(self.learned.named_parameters()) | dict(self.learned.named_buffers())
         device, everyone = self.clip.device, self.classes.everyone
         self.prompts = [words.prompts(self.classes.names).to(device) for words in self.experts]
-        # In training, where there are further names, the text loss is of the reference form.
+        # In training with further names, the text loss uses prompts that end in a full stop.
         self.text_prompts = [words.prompts(everyone, ".").to(device)
                              for words in self.experts if everyone]
         self._prototypes: Tensor | None = None
@@ -121,7 +121,7 @@ class MoCoOp(Trainer):
     def expert_features(
         self, prompts: Sequence[Prompts], which: Sequence[int] | None = None
     ) -> Tensor:
-        """t [G, C, D] of each expert's prompts; zeros for experts not in `which`."""
+        """Features t [G, C, D] of each expert's prompts; zeros for experts not in `which`."""
         features = []
         for g, own in enumerate(prompts):
             if which is not None and g not in which:
@@ -133,14 +133,15 @@ class MoCoOp(Trainer):
         return torch.stack(features)
 
     def _encode(self, prompts: Prompts, ctx: Tensor) -> Tensor:
-        """normalise(u + w) [C, D] of prompts with `ctx` in their slots."""
+        """normalise(u + w) [C, D], with u the features of prompts with `ctx` in their slots."""
         state = self.clip.text_state(prompts, ctx if len(ctx) else None)
         u = self.clip.text.features(state)[0].float()
         return normalise(u + self.tensors[_W] if _W in self.tensors else u)
 
     @torch.no_grad()
     def prototypes(self) -> Tensor:
-        """P [G, A, D] of the names of `everyone`, or of the classes, computed once."""
+        """Prototypes P [G, A, D] of the names in `Classes.everyone`, or else of the tested classes;
+        computed once."""
         if self._prototypes is None:
             names = self.classes.everyone or self.classes.names
             self._prototypes = group_means(self.clip, self.words, self.settings.GROUPS, names)
@@ -151,7 +152,7 @@ class MoCoOp(Trainer):
         return normalise(self.clip.image.features(state, OwnNorms(self.tensors)))
 
     def gate(self, features: Tensor) -> Tensor:
-        """q [B, G] of image features f [B, D]."""
+        """The gate's outputs q [B, G] for image features f [B, D]."""
         with in_float32(self.clip.device):
             return self.apply_linear("prompt_learner.gate", features)
 
@@ -160,7 +161,7 @@ class MoCoOp(Trainer):
         return lambda f: self.scale * gated.mixed_cosines(f, gated.shares(self.gate(f)), experts)
 
     def _mixed(self, images: Tensor | None, experts: Tensor) -> Tensor:
-        """[B, ...] of what each expert has [G, ...], as the images' gates mix it."""
+        """Values [B, ...] of the experts [G, ...], mixed by the images' gates."""
         assert images is not None  # `text_by_image`
         return gated.mixed(gated.shares(self.gate(self.image_features(images))), experts)
 
@@ -192,7 +193,7 @@ class MoCoOp(Trainer):
         return frozen, self._mixed(image, self.tuned_neutral())[0]
 
     def tuned_neutral(self) -> Tensor:
-        """[G, D]: an expert's vectors before the name stand over the prompt's first tokens."""
+        """[G, D]: an expert's vectors before the name replace the prompt's first tokens."""
         contexts = [self.tensors[_CTX.format("before", g)] for g in range(len(self.experts))]
         prompts = [build_prompts([self.classes.neutral], n_ctx=len(ctx)) for ctx in contexts]
         return torch.cat([self._encode(*pair) for pair in zip(prompts, contexts, strict=True)])

@@ -1,4 +1,4 @@
-"""MoCoOp's templates, a list in groups per dataset, and the words of one around a class name."""
+"""MoCoOp's templates, grouped per dataset, and each template's words around a class name."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,8 +16,8 @@ from nerp.files.json_file import read_json
 from nerp.trainers.gated import PICKED
 
 _TEMPLATES = Path(__file__).with_name("mocoop_templates.json")
-SIDES = ("before", "after")  # of the class name
-_GENERAL = "SUN397"  # whose templates serve a dataset without a list of its own
+SIDES = ("before", "after")  # the class name
+_GENERAL = "SUN397"  # a dataset without its own list uses the templates of this one
 
 
 class _Templates(TypedDict):
@@ -27,13 +27,13 @@ class _Templates(TypedDict):
 
 @cache
 def published_templates() -> dict[str, _Templates]:
-    """Dataset -> PROMPTS and GROUPS, as the published code has them."""
-    return cast(dict[str, _Templates], read_json(_TEMPLATES))  # which ships
+    """Dataset -> PROMPTS and GROUPS of the published code."""
+    return cast(dict[str, _Templates], read_json(_TEMPLATES))  # a shipped file, so not checked
 
 
 def settled(settings: CfgNode, node: str, dataset: str) -> CfgNode:
-    """The method's settings with the published PROMPTS and GROUPS of a dataset where they name
-    none. Raises NerpError for groups that are not the prompts'."""
+    """The method's settings. If they name no PROMPTS and GROUPS, those are the dataset's published
+    ones. Raises NerpError if the groups do not fit the prompts."""
     settings = settings.clone()
     settings.defrost()
     if not settings.PROMPTS:
@@ -48,15 +48,15 @@ def settled(settings: CfgNode, node: str, dataset: str) -> CfgNode:
 
 
 def first_of_groups(words: Sequence["Words"], groups: Sequence[int]) -> list["Words"]:
-    """The first template of each group, by the groups' sizes."""
+    """The first template of each group. groups: the groups' sizes."""
     return [words[sum(groups[:g])] for g in range(len(groups))]
 
 
 def group_means(
     clip: Clip, words: Sequence["Words"], groups: Sequence[int], names: Sequence[str]
 ) -> Tensor:
-    """P [G, A, D] of A names: the normalised mean over a group's templates of frozen CLIP's
-    normalised features, in the form with a full stop."""
+    """Prototypes P [G, A, D] of A names: for each group, the normalised mean of frozen CLIP's
+    normalised features over its templates. Each prompt ends in a full stop."""
     features = [
         normalise(clip.text_features([own.around(name, ".") for name in names])) for own in words
     ]
@@ -65,10 +65,10 @@ def group_means(
 
 
 class Words:
-    """What stands around the name in a template, without its full stops.
+    """The words around the name in a template, without its full stops.
 
-    Attributes: sides: the words before and after the name, by `SIDES`; the latter's space or comma
-        at its beginning included.
+    Attributes: sides: the words before and after the name, by `SIDES`. The words after it include
+        their initial space or comma.
     """
 
     def __init__(self, template: str):
@@ -77,14 +77,14 @@ class Words:
 
     @property
     def pieces(self) -> tuple[int, int]:
-        """How many vectors are learned before and after the name: one for each piece between
-        single spaces, which are not tokens."""
+        """The numbers of learned vectors before and after the name. There is one vector for each
+        piece between single spaces. Pieces are not tokens."""
         before, after = (len(part.split(" ")) if part else 0 for part in self.sides.values())
         return before, after
 
     def first_ids(self, device: torch.device) -> dict[str, Tensor]:
-        """For each of `SIDES` the token ids [n] that its n vectors start from: where there are more
-        vectors than tokens, end-of-text and then padding follow."""
+        """For each of `SIDES`, the token ids [n] whose embeddings its n vectors start from. If
+        there are more vectors than tokens, end-of-text and then padding follow."""
         found = {}
         for side, count in zip(SIDES, self.pieces, strict=True):
             ids = (tokenize(self.sides[side])[1:] + [0] * count)[:count]
@@ -92,12 +92,13 @@ class Words:
         return found
 
     def around(self, name: str, end: str = "") -> str:
-        """The prompt for a name; with the `end` "." the form of the frozen references."""
+        """The prompt for a name. The frozen references use the `end` "."."""
         return f"{self.sides['before']} {name}{self.sides['after']}{end}"
 
     def prompts(self, names: Sequence[str], end: str = "") -> Prompts:
-        """`around` of each name with its slots, of which nothing else moves: they may stand over
-        a token of the name or over end-of-text where pieces and tokens are not equally many."""
+        """Prompts `around` each name, with slots for the vectors. Slots move no other token. If
+        pieces and tokens are not equally many, a slot may replace a token of the name or
+        end-of-text."""
         before, after = self.pieces
         places = [beside_name(before, name, after) for name in names]
         return build_prompts([self.around(name, end) for name in names], slots_at=places)

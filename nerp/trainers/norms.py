@@ -1,4 +1,4 @@
-"""Learned norms in every block of the image encoder, from CLIP's."""
+"""Learned LayerNorms in every block of the image encoder; they start from CLIP's."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from nerp.clip.layers import Norms
 from nerp.clip.towers import Edit, Tower
 
-_NAME = "image_encoder.transformer.resblocks.{}.{}.{}"  # in a checkpoint, blocks from 0
+_NAME = "image_encoder.transformer.resblocks.{}.{}.{}"  # in a checkpoint; blocks count from 0
 
 
 def frozen_norms(tower: Tower) -> dict[str, Tensor]:
-    """CLIP's own `ln_1` and `ln_2` of every block, by the names of the learned ones."""
+    """CLIP's own `ln_1` and `ln_2` of every block, under the learned norms' names."""
     return {
         _NAME.format(i, name, leaf): getattr(getattr(block, name), leaf)
         for i, block in enumerate(tower.blocks)
@@ -20,7 +20,7 @@ def frozen_norms(tower: Tower) -> dict[str, Tensor]:
 
 
 class OwnNorms(Edit):
-    """Args: tensors: by the names of `frozen_norms`."""
+    """Replaces the norms of every block. Args: tensors: by the names of `frozen_norms`."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         self.tensors = tensors

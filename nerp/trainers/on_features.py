@@ -14,39 +14,42 @@ from nerp.trainers.votes import columns_by_name
 
 
 class Images(Protocol):
-    """Frozen features of a run's images, [N, D], of any length, as the image encoder gives them.
+    """Frozen features [N, D] of a run's images: the image encoder's outputs, not normalised.
 
-    Each set is encoded once and kept for later runs. Nothing here says a tested image's label.
+    Each set is encoded once and kept for later runs. The labels of test images are not available
+    here.
     """
 
     def plain(self, split: str) -> Tensor:
-        """Of the images of "train", "val" or "test" after the test transform."""
+        """Features of the images of "train", "val" or "test" after the test transform."""
 
     def drawn(
         self, number: int, which: Sequence[int] | None = None, split: str = "train"
     ) -> Tensor:
-        """Of the images after the random transform, drawn anew for each `number`.
+        """Features of the images after the random transform, which is drawn anew for each `number`.
 
-        Args: which: their places in the list, one perhaps twice, each then drawn for itself.
+        Args: which: the images' indices. An index may occur twice; each occurrence has its own
+        draw.
         """
 
     def labels(self, split: str) -> Tensor:
-        """[N] of "train" or "val"."""
+        """Labels [N] of "train" or "val"."""
 
     def texts(self, texts: list[str], encode: Callable[[list[str]], Tensor]) -> Tensor:
-        """`encode(texts)`, features [n, D], which an interrupted run finds again."""
+        """`encode(texts)`, features [n, D]. They are kept, so that a resumed run need not encode
+        them again."""
 
     @property
     def validates_on_tested(self) -> bool:
-        """Whether validation images are tested too, as ImageNet's are."""
+        """Whether the validation images are also test images, as on ImageNet."""
 
 
 class OnFeatures(Trainer):
-    """A method whose images have frozen CLIP's features, and whose tensors belong to the images or
-    classes that it was trained on.
+    """A method that uses frozen CLIP's image features, and whose tensors belong to the training
+    images or the trained classes.
 
     Attributes:
-        trained: the names of those classes, in the order of their labels.
+        trained: the names of the trained classes, in the order of their labels.
     """
 
     group = "training-free"
@@ -55,24 +58,25 @@ class OnFeatures(Trainer):
 
     @property
     def epochs(self) -> int:
-        """As a checkpoint's name counts them; 0: there are none."""
+        """The number of epochs, as in a checkpoint's file name; 0 for a method without epochs."""
         return 0
 
     @property
     def passes(self) -> int:
-        """How many times at most a training asks for `Images.drawn`."""
+        """The largest number of calls of `Images.drawn` in a training."""
         return 1
 
     @abstractmethod
     def build(self, images: Images) -> None:
-        """Have the tensors that need no gradient, or from which the steps begin."""
+        """Compute the tensors that need no gradient, and the initial values of the others."""
 
     def finish(self, images: Images) -> None:
-        """What follows the last step."""
+        """Do the work that follows the last step."""
 
     @abstractmethod
     def of_features(self) -> Callable[[Tensor], Tensor]:
-        """Logits [B, C] of image features f [B, D], the class features computed once."""
+        """A function from image features f [B, D] to logits [B, C]; it computes class features
+        once."""
 
     def feature_classifier(self) -> Callable[[Tensor], Tensor]:
         """`of_features` in float32, whatever the backbone's precision."""
@@ -104,11 +108,13 @@ class OnFeatures(Trainer):
         return other
 
     def asked(self, labels: Tensor) -> Tensor:
-        """Labels [N] among the classes trained on as labels among those asked about, or -1."""
+        """Labels [N] of trained classes, converted to labels of the tested classes; -1 for a class
+        that is not tested."""
         return columns_by_name(labels, self.trained, self.classes.names)
 
     def shuffled(self, count: int, epoch: int, keep_last: bool) -> Iterator[Tensor]:
-        """The places 0..count-1 in batches, in another order each epoch."""
+        """Indices 0..count-1 in batches, shuffled anew in each epoch. keep_last: whether an
+        incomplete last batch is kept."""
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         order = torch.from_numpy(np.random.default_rng((self.cfg.SEED, epoch)).permutation(count))
         whole = count if keep_last or count < size else count - count % size
@@ -121,7 +127,7 @@ class OnFeatures(Trainer):
 
 
 class DescendsOnFeatures(OnFeatures):
-    """A method on frozen features some of whose tensors take gradient steps after it is built."""
+    """A method on frozen features that trains some of its tensors by gradient after `build`."""
 
     @property
     def epochs(self) -> int:
@@ -134,12 +140,11 @@ class DescendsOnFeatures(OnFeatures):
     @property
     @abstractmethod
     def rate_steps(self) -> int:
-        """T of the rate, ½ LR (1 + cos(π t / T)), which changes with every step t. Known when it is
-        built."""
+        """T of the learning rate ½ LR (1 + cos(π t / T)) at step t. It is known after `build`."""
 
     @abstractmethod
     def batches(self, images: Images, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """What `feature_loss` is called with, step by step."""
+        """The arguments of `feature_loss`, one tuple per step."""
 
     @abstractmethod
     def feature_loss(self, *batch: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PLOT: several contexts per class, matched with an image's local features by optimal transport."""
+"""PLOT: optimal transport matches several prompts per class with an image's local features."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,13 +20,13 @@ from nerp.trainers.texts import context_prompts, mean_templates
 
 _COST_SCALE = 0.1  # the entropy's weight
 _MOST_ROUNDS = 100
-_CLOSE = 0.01  # mean change of r below which the rounds end
-_SUMMED = "ImageNet"  # the dataset whose logits have the pooled features' cosine added
+_CLOSE = 0.01  # the iteration ends once the mean change of r is below this
+_SUMMED = "ImageNet"  # on this dataset the pooled features' cosine is added to the logits
 
 
 class Local(NamedTuple):
-    """Of images or of classes: what is matched, and the one feature that stands for all of it, none
-    of them normalised. locals: v [M, B, D] or u [N, C, D]. pooled: [B, D] or [C, D]."""
+    """Features of images or of classes, not normalised. locals: the features that are matched,
+    v [M, B, D] or u [N, C, D]. pooled: one feature per image [B, D] or per class [C, D]."""
 
     locals: Tensor
     pooled: Tensor
@@ -34,11 +34,11 @@ class Local(NamedTuple):
 
 @torch.no_grad()
 def transport_plan(cosines: Tensor, together: bool) -> Tensor:
-    """T [B, C, M, N] for cosines S of B images and C classes, of the same shape, in float32.
+    """The transport plan T [B, C, M, N] in float32 for cosines S [B, C, M, N].
 
     Q = exp((S - 1) / 0.1), r = c = 1; r <- (1 / M) / (Q c), then c <- (1 / N) / (Q^T r), at most
-    100 times, to the round in which the mean |change of r| is below 0.01; T = r Q c. That mean is
-    over all images and classes where they stop `together`, else over each image's classes. (PLOT,
+    100 times. The last round is the first with a mean |change of r| below 0.01; T = r Q c. With
+    `together` this mean is over all images and classes, else over each image's classes. (PLOT,
     section 3.2, with Sinkhorn's algorithm.)
     """
     count, _, places, contexts = cosines.shape
@@ -52,14 +52,15 @@ def transport_plan(cosines: Tensor, together: bool) -> Tensor:
         change = (next_r - r).abs().mean(over, keepdim=True)
         r, c = torch.where(going, next_r, r), torch.where(going, next_c, c)
         going = going & (change >= _CLOSE)
-        # A GPU would have to wait for the answer; there the rounds that are left change nothing.
+        # On a GPU the host would have to wait for this test. There the other rounds change nothing.
         if q.device.type == "cpu" and not going.any():
             break
     return r[..., None] * q * c[..., None, :]
 
 
 def transported(locals: Tensor, prompts: Tensor, together: bool) -> Tensor:
-    """sum T S, [B, C], of v [M, B, D] and u [N, C, D]; T has no gradient."""
+    """sum_mn T_mn S_mn [B, C] for v [M, B, D] and u [N, C, D]; T has no gradient. together: as in
+    `transport_plan`."""
     with in_float32(locals.device):
         cosines = torch.einsum("mbd,ncd->bcmn", normalise(locals), normalise(prompts))
         plan = transport_plan(cosines.detach(), together)
@@ -67,11 +68,11 @@ def transported(locals: Tensor, prompts: Tensor, together: bool) -> Tensor:
 
 
 class Transport(Trainer):
-    """Logits s sum_mn T_mn cos(v_m, u_n), T the transport plan of an image's M local features v and
-    a class's N prompts u; where the sum is asked for, plus s cos of the pooled features. Loss: CE.
+    """Logits s sum_mn T_mn cos(v_m, u_n). T is the transport plan of an image's M local features v
+    and a class's N prompts u. If `summed`, s cos of the pooled features is added. Loss: CE.
     """
 
-    independent = False  # the rounds of a plan end by all classes together
+    independent = False  # the number of rounds depends on all tested classes
 
     @property
     @abstractmethod
@@ -80,19 +81,19 @@ class Transport(Trainer):
 
     @abstractmethod
     def local_images(self, images: Tensor) -> Local:
-        """Of images [B, 3, H, W]."""
+        """Local and pooled features of images [B, 3, H, W]."""
 
     @abstractmethod
     def local_texts(self) -> Local:
-        """Of the classes."""
+        """Local and pooled features of the classes."""
 
     @abstractmethod
     def neutral_outputs(self) -> Tensor:
-        """The text encoder's outputs [N, D] of the neutral prompt, a context over its first
+        """The text encoder's outputs [N, D] for the neutral prompt; each context replaces its first
         tokens."""
 
     def matched(self, image: Local, text: Local, together: bool) -> Tensor:
-        """Logits [B, C]."""
+        """Logits [B, C]. together: as in `transport_plan`."""
         cosines = transported(image.locals, text.locals, together)
         if self.summed:
             with in_float32(cosines.device):
@@ -100,7 +101,8 @@ class Transport(Trainer):
         return self.scale * cosines
 
     def classifier(self) -> Callable[[Tensor], Tensor]:
-        """Each image is a batch of its own, so that its prediction depends on no other."""
+        """A function from images to logits [B, C]. Each image's plan ends by itself, so that its
+        prediction does not depend on the other images."""
         text = self.local_texts()
         return lambda images: self.matched(self.local_images(images), text, together=False)
 
@@ -123,8 +125,8 @@ class Transport(Trainer):
 
 @TRAINERS.register("PLOT")
 class PLOT(Transport):
-    """N contexts shared by all classes; an image's local features are frozen CLIP's at all places:
-    a ResNet's attention pool there, a transformer's projected patch tokens.
+    """N contexts shared by all classes. An image's local features are frozen CLIP's, one per place:
+    the attention pool's outputs of a ResNet, or the projected patch tokens of a transformer.
 
     Learned: ctx [N, K, W_t]. See docs/methods/plot.md.
     """
@@ -143,13 +145,15 @@ class PLOT(Transport):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """Three keys of CoOp's, which work there at these values alone."""
+        """Three of CoOp's keys need no action at the only values that the published code supports.
+        """
         settled = {"CTX_INIT": ("", "False"), "CSC": ("False",), "CLASS_TOKEN_POSITION": ("end",)}
         return {"": None} if str(value) in settled.get(key, ()) else {}
 
     @classmethod
     def fits(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """N contexts, and N prompts for each class where a file keeps their first tokens."""
+        """Whether ctx has N contexts and, if the file keeps the prompts' first tokens, there are N
+        prompts per class."""
         ctx, first = tensors["ctx"], tensors.get("token_prefix")
         if ctx.dim() != 3:
             return False
@@ -178,7 +182,7 @@ class PLOT(Transport):
         return self.classes.dataset == _SUMMED
 
     def encode(self, prompts: Prompts) -> Tensor:
-        """u [N, C, D] of prompts for C texts."""
+        """Outputs u [N, C, D] of the text encoder for C prompts with N contexts."""
         return self.clip.text.features(self.clip.text_state(prompts, self.parameter("ctx")))
 
     def local_texts(self) -> Local:

@@ -1,4 +1,4 @@
-"""PLOT++: PLOT on a vision transformer, whose local features come of learned vision tokens."""
+"""PLOT++: PLOT on a vision transformer with local features from learned vision tokens."""
 
 from collections.abc import Mapping
 
@@ -19,8 +19,8 @@ from nerp.trainers.plot import Local, Transport
 from nerp.trainers.tensors import EMBEDDING_STD
 
 _CTX, _VISION = "prompt_learner.ctx", "prompt_learner.ctx_vision"
-_MOST = 4  # lists of words there are
-# Dataset -> the words that its N contexts start from; the first text says how many vectors.
+_MOST = 4  # texts per dataset in WORDS
+# Dataset -> the texts that its N contexts start from; the first one's words give the length K.
 WORDS = {
     "Caltech101": ("a photo of a", "this is a photo", "this is picture of", "one picture of a"),
     "DescribableTextures": ("a photo of a texture", "this is a photo texture",
@@ -41,23 +41,24 @@ WORDS = {
     "UCF101": ("a photo of a person doing", "this is a photo people doing",
                "this is picture of people doing", "one picture of a person doing"),
 }
-_OTHERS, _SOURCE = "Caltech101", "ImageNet"  # whose words others, and ImageNet's variants, have
+# Datasets without texts use the first one's, ImageNet's variants the second one's.
+_OTHERS, _SOURCE = "Caltech101", "ImageNet"
 
 
 def dataset_words(dataset: str) -> tuple[str, ...]:
-    """The four texts of a dataset trained on."""
+    """The four texts of a training dataset."""
     variant = dataset.startswith(_SOURCE)
     return WORDS.get(_SOURCE if variant else dataset, WORDS[_OTHERS])
 
 
 @TRAINERS.register("PLOTPP")
 class PLOTPP(Transport):
-    """N contexts that start from words, and M groups of K_v vision tokens at the input of layer 1:
-    an image's m-th local feature is its class token's in a pass with the tokens of group m.
+    """N contexts that start from words, and M groups of K_v vision tokens at the input of layer 1.
+    An image's m-th local feature is that of its class token in a pass with the tokens of group m.
 
-    Two stages: MODEL_UPD "vision" learns the vision tokens alone, "joint" both, from the first
-    stage's file (PRETRAIN_DIR). Learned: prompt_learner.ctx [N, K, W_t], prompt_learner.ctx_vision
-    [M, K_v, W_v]. See docs/methods/plotpp.md.
+    Training has two stages. MODEL_UPD "vision" learns only the vision tokens. "joint" learns both
+    and starts from the first stage's checkpoint (PRETRAIN_DIR). Learned: prompt_learner.ctx
+    [N, K, W_t], prompt_learner.ctx_vision [M, K_v, W_v]. See docs/methods/plotpp.md.
     """
 
     node = "PLOTPP"
@@ -68,10 +69,10 @@ class PLOTPP(Transport):
         "N": whole(4, 1, _MOST),
         "M": whole(4, 1, 1024),
         "N_CTX_V": whole(2, 1, 512),
-        "WORDS": listing([], text("")),  # the dataset's; a checkpoint keeps those of its training
+        "WORDS": listing([], text("")),  # default: the dataset's; a checkpoint stores them
         "TRADE_OFF": False,
         "MODEL_UPD": choice("joint", "vision"),
-        "PRETRAIN_DIR": file(""),  # of the first stage, which training alone reads
+        "PRETRAIN_DIR": file(""),  # the first stage's checkpoint; only training reads it
         "PRETRAIN_DIR_EPOCH": whole(0, 0),  # 0: the newest
         "PREC": precision("fp16"),
     }
@@ -80,12 +81,12 @@ class PLOTPP(Transport):
     edits = ("image",)
     builds_on = {"PRETRAIN_DIR": "PLOTPP"}
 
-    unlike = ""  # why tensors that it is to start from are not its own
+    unlike = ""  # the reason why the tensors of PRETRAIN_DIR do not fit
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """Keys of CoOp's that work there at these values alone, and an N_CTX that nothing reads;
-        an empty MODEL_UPD acts as "joint"."""
+        """Some of CoOp's keys need no action at the only values that the published code supports.
+        It never reads N_CTX, and treats an empty MODEL_UPD as "joint"."""
         settled = {"CTX_INIT": ("True",), "CSC": ("False",), "CLASS_TOKEN_POSITION": ("end",)}
         if key == "MODEL_UPD" and not value:
             return {key: "joint"}
@@ -99,7 +100,7 @@ class PLOTPP(Transport):
         return {"N": len(tensors[_CTX]), "M": groups, "N_CTX_V": count}
 
     def check(self) -> None:
-        """Also settles the words, which a checkpoint then holds."""
+        """Also sets WORDS, which a checkpoint stores."""
         settings = self.settings.clone()
         settings.defrost()
         if not settings.WORDS:
@@ -114,7 +115,7 @@ class PLOTPP(Transport):
 
     @property
     def n_ctx(self) -> int:
-        """K."""
+        """K, the number of vectors per context."""
         return len(str(self.settings.WORDS[0]).split())
 
     def initial(self) -> dict[str, Tensor]:
@@ -135,8 +136,8 @@ class PLOTPP(Transport):
                             f"{printable(self.settings.PRETRAIN_DIR)}: {self.unlike}")
 
     def first_context(self) -> Tensor:
-        """[N, K, W_t]: of each text the token embeddings at positions 1..K, whatever stands
-        there."""
+        """The initial contexts [N, K, W_t]: each text's token embeddings at positions 1..K, also if
+        end-of-text or padding is there."""
         last = 1 + self.n_ctx
         ids = [(tokenize(words) + [0] * last)[1:last] for words in self.settings.WORDS]
         return self.clip.text.token_embedding(torch.tensor(ids, device=self.clip.device)).float()
@@ -153,11 +154,12 @@ class PLOTPP(Transport):
         return bool(self.settings.TRADE_OFF)
 
     def encode(self, prompts: Prompts, context: Tensor) -> Tensor:
-        """u [C, D] of prompts for C texts with a context [K, W_t] in their slots."""
+        """Outputs u [C, D] of the text encoder for C prompts with a context [K, W_t] in their
+        slots."""
         return self.clip.text.features(self.clip.text_state(prompts, context))[0]
 
     def local_texts(self) -> Local:
-        # Each text has tokens of its own behind the slots, so that no pass serves all contexts.
+        # Each text has its own tokens behind the slots, so each context needs its own pass.
         contexts = self.parameter(_CTX)
         u = torch.stack([self.encode(*both) for both in zip(self.prompts, contexts, strict=True)])
         return Local(u, u.float().mean(0))

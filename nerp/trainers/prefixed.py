@@ -1,4 +1,4 @@
-"""A method in a checkpoint where its tensors have a prefix: they stand beside others there."""
+"""Methods whose checkpoints hold other tensors too, and their own under a prefix."""
 
 from collections.abc import Mapping
 
@@ -10,9 +10,9 @@ from nerp.trainers.base import Trainer
 
 
 class Prefixed(Trainer):
-    """Stands before the method among a class's bases.
+    """A class lists it before the method among its bases.
 
-    Class attributes: own_prefix: of the method's own tensors, in a checkpoint.
+    Class attributes: own_prefix: the prefix of the method's own tensors in a checkpoint.
     """
 
     own_prefix = ""
@@ -29,7 +29,7 @@ class Prefixed(Trainer):
 
     @classmethod
     def without_prefix(cls, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors by the names that the method itself gives them."""
+        """The tensors under the names that the method itself uses."""
         return {name.removeprefix(cls.own_prefix): tensor for name, tensor in tensors.items()}
 
     def initial(self) -> dict[str, Tensor]:

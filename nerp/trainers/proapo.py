@@ -1,4 +1,4 @@
-"""ProAPO and ATO: prompts in words, found by an evolutionary search on few-shot images."""
+"""ProAPO and ATO: an evolutionary search on few-shot images finds prompts in words."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,13 +33,13 @@ def search_templates(
     names: Sequence[str], library: Sequence[str], encode: Encode, scale: float, features: Tensor,
     labels: Tensor, settings: object, seed: int,
 ) -> tuple[list[str], TemplateTrace]:
-    """The templates found for all classes, and (templates, fitness) of each candidate in order.
+    """The templates found for all classes, and (templates, fitness) of each candidate tried.
 
     Args:
         names: C classes. library: templates, the baseline first (`library`).
-        encode: of n texts, their normalised features [n, D]. scale: s = exp(logit_scale).
-        features: frozen ones of training images [N, D], normalised. labels: [N].
-        settings: whatever has keys of TRAINER.PROAPO; others have their defaults.
+        encode: n texts -> their normalised features [n, D]. scale: s = exp(logit_scale).
+        features: frozen features of training images [N, D], normalised. labels: [N].
+        settings: any object with keys of TRAINER.PROAPO; missing keys have their defaults.
         seed: of both streams of random numbers.
     """
     return evolve_templates(names, library, encode, scale, features, labels,
@@ -52,13 +52,13 @@ def search_descriptions(
     features: Tensor, labels: Tensor, clusters: Callable[[Tensor], Tensor], settings: object,
     seed: int,
 ) -> tuple[dict[str, list[Pair]], Trace]:
-    """For each class the (label, description or None) found for it, and the candidates as in
+    """For each class, the (label, description or None) pairs found for it; and the candidates as in
     `search_templates`.
 
     Args:
-        descriptions, synonyms: by class name; a class without synonyms has its name alone.
-        templates: what labels are put in. clusters: of class features [C, D], a number each [C].
-        The others as in `search_templates`.
+        descriptions, synonyms: by class name; a class without synonyms uses its name alone.
+        templates: prompts around a label. clusters: class features [C, D] -> cluster numbers [C].
+        The other arguments are those of `search_templates`.
     """
     search = Search(names, descriptions, synonyms, Encoded(templates, encode), scale, features,
                     labels, Settings.read(settings), Draws(seed))
@@ -67,10 +67,10 @@ def search_descriptions(
 
 @TRAINERS.register("ProAPO")
 class ProAPO(OnFeatures):
-    """Logits: s f tᵀ, t of each class the mean of written prompts, which a search on few-shot
-    images found: templates for all classes, then labels and descriptions for some.
+    """Logits: s f tᵀ. Each class's t is the mean over written prompts. A search on few-shot images
+    finds them: templates for all classes, then labels and descriptions for some classes.
 
-    Built: text_features [C, D], a check of the texts beside it. See docs/methods/proapo.md.
+    Built: text_features [C, D], which checks the stored texts. See docs/methods/proapo.md.
     """
 
     node = "PROAPO"
@@ -97,7 +97,7 @@ class ProAPO(OnFeatures):
         "WEIGHTS2": listing([0.1, 0.1, 0.05, 10.0], number(0.1), 4, 4),
         "KINDS": listing([], text("")),
         "TEXTS": file(""),  # descriptions, a sentence file or a folder of them
-        "SYNONYMS": file(""),  # likewise, names instead of sentences
+        "SYNONYMS": file(""),  # such a file or folder, with names instead of sentences
         "PREC": precision("fp16"),
     }
     signature = ("text_features",)
@@ -114,7 +114,7 @@ class ProAPO(OnFeatures):
 
     @property
     def written(self) -> Written:
-        """What was found; before that the dataset's template."""
+        """The prompts that were found; before the search, the dataset's template."""
         return self._written or Written([self.classes.template], {})
 
     _written: Written | None = None
@@ -165,7 +165,7 @@ class ProAPO(OnFeatures):
         self.learn({"text_features": self.class_features()})
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
-        """t: of a class without prompts of its own, its name in the templates."""
+        """t [C, D]. A class without its own prompts uses its name in the templates."""
         if self._text is None:
             self._text = torch.stack([normalise(self.encode(self.written.texts(name)).mean(0))
                                       for name in self.classes.names])
@@ -193,7 +193,7 @@ class ProAPO(OnFeatures):
 
 @TRAINERS.register("ATO")
 class ATO(ProAPO):
-    """ProAPO's first stage alone: templates that hold for any class names."""
+    """ProAPO's first stage alone: templates that are valid for any class names."""
 
     @property
     def stage(self) -> str:

@@ -1,4 +1,4 @@
-"""ProGrad: CoOp whose gradient loses what runs against a distillation from zero-shot CLIP."""
+"""ProGrad: CoOp without the part of its gradient that opposes distillation from zero-shot CLIP."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,14 @@ from nerp.trainers.base import context_settings
 from nerp.trainers.kgcoop import NearTemplate
 from nerp.trainers.texts import context_start, context_words
 
-FROM_TEMPLATE = "template"  # the CTX_INIT whose words are those of the dataset's template
+FROM_TEMPLATE = "template"  # the CTX_INIT that stands for the words of the dataset's template
 
 
 def project(gradient: Tensor, other: Tensor, share: float) -> Tensor:
-    """`gradient` without that share of its part that runs against `other`, both of one shape.
+    """`gradient` minus `share` times its component against `other`; both have the same shape.
 
-    Each counts as one vector. Where they do not conflict, or `other` is 0, it stays as it is; where
-    one holds numbers that are not finite, so does the result. (Zhu et al. 2023, section 3.2.)
+    Each is treated as one vector. If they do not conflict, or `other` is 0, the result is
+    `gradient`. If one has non-finite numbers, so has the result. (Zhu et al. 2023, section 3.2.)
     """
     direction = F.normalize(other.flatten(), dim=0)
     against = (gradient.flatten() @ direction).clamp(max=0)
@@ -32,8 +32,8 @@ def project(gradient: Tensor, other: Tensor, share: float) -> Tensor:
 
 @TRAINERS.register("ProGrad")
 class ProGrad(NearTemplate):
-    """CE(s f tᵀ, y), whose gradient a loses λ of its part against b, the gradient of
-    T² CE(softmax(z / T), softmax(z° / T)), z° zero-shot CLIP's logits.
+    """Loss: CE(s f tᵀ, y). Its gradient a loses λ times its component against b. b is the gradient
+    of T² CE(softmax(z / T), softmax(z° / T)), z° being zero-shot CLIP's logits.
 
     Learned: ctx [K, W_t], from zeros and the words of the dataset's template; with CSC and a random
     start [C, K, W_t]. See docs/methods/prograd.md.
@@ -58,11 +58,12 @@ class ProGrad(NearTemplate):
 
     loss_by_features = True
 
-    conflicting: Tensor | None = None  # b of the latest loss, of this process and of any length
+    conflicting: Tensor | None = None  # b of the latest loss in this process, not normalised
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """CTX_INIT switches the template's words on; three keys are read by nothing there."""
+        """CTX_INIT True means the template's words. GM, ALPHA and NAME prograd have no effect in
+        the published code."""
         if key == "CTX_INIT" and str(value) in ("True", "False"):
             return {key: FROM_TEMPLATE if str(value) == "True" else ""}
         if key in ("GM", "ALPHA") or (key, value) == ("NAME", "prograd"):
@@ -105,8 +106,8 @@ class ProGrad(NearTemplate):
 
     @property
     def prefix(self) -> str:
-        """The words behind as many placeholders as there is room for. A comma among them is no
-        word, but a token: then the last word stands behind the context."""
+        """Placeholders and then the template's words, as many as N_CTX in all. A comma is a token
+        but not a word; with a comma the last word therefore follows the context."""
         if not self.from_template:
             return super().prefix
         return " ".join(["X"] * (self.n_ctx - len(self.words.split())) + [self.words])
@@ -129,14 +130,14 @@ class ProGrad(NearTemplate):
         return self.cross_entropy(logits, labels)
 
     def alignment(self, logits: Tensor, frozen: Tensor) -> Tensor:
-        """A, of logits z and z° [B, C], summed over the images, so that those of several processes
-        add up; its length is of no account."""
+        """The distillation loss A of logits z and z° [B, C], a scalar. It is a sum over images, so
+        that those of several processes add up; the norm of its gradient is not used."""
         temperature = float(self.settings.T)
         target = (frozen / temperature).softmax(1)
         return temperature**2 * F.cross_entropy(logits / temperature, target, reduction="sum")
 
     def change_gradients(self) -> None:
         ctx = self.parameter("ctx")
-        assert self.conflicting is not None and ctx.grad is not None  # of the same step
+        assert self.conflicting is not None and ctx.grad is not None  # both of this step
         other = mean_over_processes(self.conflicting)
         ctx.grad = project(ctx.grad, other, self.settings.LAMBDA)

@@ -1,4 +1,4 @@
-"""A learned projection of image features, with BatchNorm over the images of a step."""
+"""A learned projection of image features, with BatchNorm over the images of a training step."""
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,11 @@ RUNNING = r"VPT_image_trans\.conv1\.1\.(running_mean|running_var|num_batches_tra
 def batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, training: bool
 ) -> Tensor:
-    """x [B, D] in float32, each component normalised, times weight [D] plus bias [D].
+    """x [B, D] in float32 with each component normalised, times weight [D] plus bias [D].
 
-    Args: mean, variance: running values [D]. In training the mean and variance of the batch of all
-        processes count instead, and the running values move towards them in place, towards the
-        variance divided by B - 1.
+    Args: mean, variance: running values [D]. In training the mean and variance of the batch over
+        all processes are used instead. The running values then move towards them in place; for the
+        variance, towards the one with divisor B - 1.
     """
     x = x.float()
     if not training or world_size() == 1:
@@ -36,19 +36,20 @@ def batch_norm(
 
 
 class Projecting(Trainer):
-    """A method whose image features are A₃ relu(BatchNorm(A₀ u + b₀)) + b₃, normalised, of the
-    image encoder's output u."""
+    """A method whose image features are A₃ relu(BatchNorm(A₀ u + b₀)) + b₃, normalised; u is the
+    image encoder's output."""
 
     def fresh_projection(self, out: int) -> dict[str, Tensor]:
-        """Its tensors from D to `out`, as PyTorch initialises them: 1 x 1 convolutions."""
+        """Initial tensors of the projection from D to `out`, as PyTorch initialises 1 x 1
+        convolutions and BatchNorm."""
         parts = {0: nn.Conv2d(self.clip.embed_dim, out, 1), 1: nn.BatchNorm1d(out),
                  3: nn.Conv2d(out, out, 1)}
         return {f"{_NAME}{place}.{name}": tensor for place, part in parts.items()
                 for name, tensor in part.state_dict().items()}
 
     def projected(self, u: Tensor, training: bool) -> Tensor:
-        """f [B, out] of u [B, D]; in training by the batch's own statistics, which its running ones
-        then move towards."""
+        """f [B, out] from u [B, D]. In training it uses the batch's statistics and updates the
+        running ones."""
         weight, bias = (self.parameter(f"{_NAME}1.{name}") for name in ("weight", "bias"))
         mean, variance, steps = (self.learned.get_buffer(f"{_NAME}1.{name}") for name in (
             "running_mean", "running_var", "num_batches_tracked"))

@@ -1,5 +1,5 @@
-"""PromptKD: vision prompts and a projection that learn a prompted teacher's class probabilities,
-from images without labels; the class features are the teacher's."""
+"""PromptKD: vision prompts and a projection learn a prompted teacher's class probabilities from
+images without labels. The class features are the teacher's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,12 +24,12 @@ _FIRST, _DEEP = "image_encoder.VPT", "image_encoder.transformer.resblocks.{}.VPT
 
 @TRAINERS.register("PromptKD")
 class PromptKD(Taught, Projecting):
-    """Vision: K_v tokens at the end, replaced at the input of layers 2..J; the output u is mapped
-    into the teacher's joint space, A₃ relu(BatchNorm(A₀ u + b₀)) + b₃, and normalised. Text: t of
-    the teacher, a larger CLIP with PromptSRC's prompts.
+    """Vision: K_v tokens at the end, replaced at the input of layers 2..J. The output u is mapped
+    into the teacher's joint space, A₃ relu(BatchNorm(A₀ u + b₀)) + b₃, and normalised. Text: the t
+    of the teacher, a larger CLIP with PromptSRC's prompts.
 
-    Loss: w τ² / (B C) Σ_b KL(q || p), q the teacher's probabilities, p = softmax(s f tᵀ / τ); no
-    label is read. Learned: image_encoder.VPT and VPT_shallow, VPT_image_trans.conv1. See
+    Loss: w τ² / (B C) Σ_b KL(q || p). q are the teacher's probabilities, p = softmax(s f tᵀ / τ).
+    No label is read. Learned: image_encoder.VPT and VPT_shallow, VPT_image_trans.conv1. See
     docs/methods/promptkd.md.
     """
 
@@ -44,8 +44,8 @@ class PromptKD(Taught, Projecting):
         "TEMPERATURE": number(1.0, above=0),
         "KD_WEIGHT": number(1000.0, least=0),
         "TEACHER_NAME": text("ViT-L/14"),
-        "TEACHER_PATH": file(""),  # weights instead of the published ones
-        "TEACHER_CHECKPOINT": file(""),  # a PromptSRC checkpoint, or the folder of its training
+        "TEACHER_PATH": file(""),  # a file of weights to use instead of the published ones
+        "TEACHER_CHECKPOINT": file(""),  # a PromptSRC checkpoint, or its run directory
         "TEACHER_EPOCH": whole(20, 0),
         "PREC": precision("fp16"),
     }
@@ -66,7 +66,7 @@ class PromptKD(Taught, Projecting):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """Four keys do nothing: the shapes of the teacher's prompts are in its checkpoint."""
+        """Four keys need no action: the teacher's checkpoint has the shapes of its prompts."""
         ignored = ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "PROJECT_LAYER", "CE_WEIGHT")
         return {"": None} if key in ignored else super().published_values(key, value)
 

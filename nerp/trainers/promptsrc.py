@@ -1,4 +1,4 @@
-"""PromptSRC: deep prompts in both encoders, held near frozen CLIP."""
+"""PromptSRC: deep prompts in both encoders, regularised towards frozen CLIP."""
 
 from collections.abc import Mapping
 
@@ -21,11 +21,11 @@ _DEEP = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
 
 @TRAINERS.register("PromptSRC")
 class PromptSRC(DeepPrompts):
-    """Text: ctx at positions 1..K, replaced at the input of layers 2..J. Vision: K tokens at the
-    end, likewise. The final tensors are a Gaussian-weighted mean over the epochs.
+    """Text: ctx at positions 1..K, replaced at the input of layers 2..J. Vision: K_v tokens at the
+    end, replaced in the same way. The final tensors are a Gaussian-weighted mean over the epochs.
 
-    Loss: CE(s f tᵀ) + λ_t mean|t - t*| + λ_i mean|f - f*| + KL / (B C), KL of the logits to frozen
-    CLIP's. See docs/methods/promptsrc.md.
+    Loss: CE(s f tᵀ) + λ_t mean|t - t*| + λ_i mean|f - f*| + KL / (B C), KL being the divergence of
+    the logits from frozen CLIP's. See docs/methods/promptsrc.md.
 
     Learned: prompt_learner.ctx [K, W_t], image_encoder.VPT [K_v, W_v], and for layer l >= 2
     {text,image}_encoder.transformer.resblocks.{l - 1}.VPT_shallow.
@@ -94,7 +94,7 @@ class PromptSRC(DeepPrompts):
         return int(self.settings.N_CTX_TEXT)
 
     def deep_layers(self, encoder: str) -> range:
-        """2..J of the "text" or the "image" encoder, as far as it has them."""
+        """Layers 2..J of the "text" or the "image" encoder, at most to its last layer."""
         text = encoder == "text"
         depth = self.settings["PROMPT_DEPTH_TEXT" if text else "PROMPT_DEPTH_VISION"]
         return range(2, min(depth, (self.clip.text if text else self.clip.image).depth) + 1)
@@ -130,7 +130,7 @@ class PromptSRC(DeepPrompts):
         )
 
     def epoch_weights(self, epochs: int) -> Tensor:
-        """Gaussian over epochs 1..E. (PromptSRC, section 3.2.)"""
+        """Weights [E]: a Gaussian over epochs 1..E with sum 1. (PromptSRC, section 3.2.)"""
         epoch = torch.arange(1, epochs + 1, dtype=torch.float64)
         # Relative to the largest, so that a narrow Gaussian far from every epoch stays finite.
         mean, std = float(self.settings.GPA_MEAN), float(self.settings.GPA_STD)

@@ -1,6 +1,6 @@
-"""Unlabelled images that vote: which of them stand for a class, and how much each vote counts.
+"""TFUP's cache of unlabelled images: how images are selected per class, and the votes they give.
 
-(Long et al. 2024, sections 3.2 and 3.3; where the paper and the published code differ, the code.)
+(Long et al. 2024, sections 3.2 and 3.3. If paper and published code differ, this is the code.)
 """
 
 import torch
@@ -11,32 +11,34 @@ from nerp.clip.model import normalise
 from nerp.trainers.votes import class_votes
 from nerp.trainers.voting import SCALE
 
-_TEMPERATURE = 10.0  # what cosines are multiplied by for the probabilities that are compared
+_TEMPERATURE = 10.0  # factor of the cosines in the softmax of the compared probabilities
 LEAST_SHOTS, MOST_SHOTS = 9, 16
 _TINY = 1e-6
 
 
 def shots(images: int, classes: int, share: float, most: int | None = None) -> int:
-    """K, the images that stand for a class: `share` of all divided by the classes, at least 9 and
-    `most` at most."""
+    """K, the number of selected images per class: `share` times images / classes, at least 9 and at
+    most `most`."""
     k = max(LEAST_SHOTS, int(share * images / classes))
     return k if most is None else min(most, k)
 
 
 def probabilities(features: Tensor, text: Tensor) -> Tensor:
-    """P [N, C] of normalised features [N, D] and class features [C, D]."""
+    """Class probabilities P [N, C], from normalised image features [N, D] and class features
+    [C, D]."""
     return (_TEMPERATURE * features @ text.t()).softmax(1)
 
 
 def select(features: Tensor, text: Tensor, k: int) -> Tensor:
-    """The indices [C, k] of the images that stand for each class.
+    """The indices [C, k] of the images that are selected for each class.
 
-    Of the 2k most probable images of the class those k whose probabilities are the most like those
-    of all 2k, the most alike first. An image may stand for several classes.
+    The candidates are the 2k images with the highest probability of the class. The k selected ones
+    have probabilities that are most similar to those of all candidates; the most similar comes
+    first. An image may be selected for several classes.
 
     Args: features: [N, D], text: [C, D]; both are normalised.
 
-    Raises NerpError where there are fewer images than k.
+    Raises NerpError if there are fewer images than k.
     """
     images, classes = len(features), len(text)
     if images < k:
@@ -55,14 +57,15 @@ def select(features: Tensor, text: Tensor, k: int) -> Tensor:
 
 
 def similarity(features: Tensor, keys: Tensor, text: Tensor) -> Tensor:
-    """How alike the class probabilities of images and keys are, [B, N], from 0 to 2 per image.
+    """Similarities [B, N] of the class probabilities of images and keys. For each image they are
+    rescaled to 0..2.
 
-    By the divergence KL(P(f), P(k)), turned round and stretched over the keys; 1 where all keys
-    are equally far. Args: features [B, D], keys [N, D], text [C, D], all normalised.
+    They decrease linearly with the divergence KL(P(f), P(k)). All are 1 if all keys have the same
+    divergence. Args: features [B, D], keys [N, D], text [C, D], all normalised.
     """
-    # KL(p, q) = Σ p log p - Σ p log q, the first of which is the same for all keys and cancels.
+    # KL(p, q) = Σ p log p - Σ p log q. The first sum is the same for all keys and cancels.
     scores = _TEMPERATURE * keys @ text.t()
-    scores = scores - scores.mean(1, keepdim=True)  # small numbers, so that little is rounded off
+    scores = scores - scores.mean(1, keepdim=True)  # small numbers reduce rounding errors
     apart = scores.logsumexp(1) - probabilities(features, text) @ scores.t()
     least, most = apart.amin(1, keepdim=True), apart.amax(1, keepdim=True)
     spread = most - least
@@ -74,10 +77,10 @@ def similarity(features: Tensor, keys: Tensor, text: Tensor) -> Tensor:
 def votes(
     features: Tensor, keys: Tensor, labels: Tensor, text: Tensor, beta: float
 ) -> Tensor:
-    """[B, C]: of each class the sum over its keys of exp(-β (1 - similarity · cosine)).
+    """Votes [B, C]: for each class, the sum over its keys of exp(-β (1 - similarity · cosine)).
 
-    Args: features [B, D], keys [N, D] and text [C, D], normalised. labels: [N]; a key of
-    label -1 is left out.
+    Args: features [B, D], keys [N, D] and text [C, D], normalised. labels: [N]; a key with the
+    label -1 has no vote.
     """
     def closeness(part: Tensor, voting: Tensor) -> Tensor:
         return similarity(part, voting, text).t() * (voting @ part.t())
@@ -88,19 +91,19 @@ def votes(
 def logits(
     features: Tensor, keys: Tensor, labels: Tensor, text: Tensor, beta: float, alpha: float
 ) -> Tensor:
-    """[B, C]: 100 f tᵀ + α times the votes; features, keys and text are normalised. Args: as in
-    `votes`."""
+    """Logits [B, C]: 100 f tᵀ + α times the votes. Features, keys and text are normalised here.
+    Args: as in `votes`."""
     features, keys, text = normalise(features), normalise(keys), normalise(text)
     return SCALE * features @ text.t() + alpha * votes(features, keys, labels, text, beta)
 
 
 def marginal(logits: Tensor) -> Tensor:
-    """Σ_c q_c log(q_c + 1e-6), a scalar, of q, the mean over a batch [B, C] of its softmax."""
+    """Σ_c q_c log(q_c + 1e-6), a scalar. q is the mean softmax of a batch of logits [B, C]."""
     q = logits.softmax(1).mean(0)
     return (q * (q + _TINY).log()).sum()
 
 
 def adapted_text(text: Tensor, res: Tensor, ratio: float) -> Tensor:
-    """t [C, D] of class texts u° and residuals, both [C, D]: (1 - ratio) u° + ratio res,
-    normalised. u° is as the text encoder gives it."""
+    """t [C, D]: (1 - ratio) u° + ratio res, normalised. text: the text encoder's outputs u° [C, D],
+    not normalised. res: residuals [C, D]."""
     return normalise((1 - ratio) * text + ratio * res)

@@ -1,5 +1,5 @@
-"""RESTORE: MaPLe with a calibrator behind each encoder, and a loss that lets the prompts of both
-grow at the same pace."""
+"""RESTORE: MaPLe with a calibrator behind each encoder, and a loss that makes the prompt norms of
+both encoders grow equally."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from nerp.settings.keys import number
 from nerp.trainers.maple import MaPLe
 from nerp.trainers.tensors import linear
 
-# Encoder -> the calibrator's name; its ratio rho and how much of the prompts' norm is added to it.
+# Encoder -> the calibrator's name; its ratio rho, and the share of the prompts' norm added to rho.
 _ADAPTER = {"text": "text_adapter", "image": "visual_adapter"}
 _RATIO = {"text": "text_cali_ratio", "image": "vis_cali_ratio"}
 _GROWTH = {"text": 0.02, "image": 0.005}
@@ -23,12 +23,12 @@ _FIRST, _SECOND, _NORM = "{}.FFN.0", "{}.FFN.2", "{}.post_ln"
 
 @TRAINERS.register("RESTORE")
 class RESTORE(MaPLe):
-    """CE(s f t^T, y) + FS_LOSS_R sum_l (|P_l^T P_l| / a_l - |Q_l^T Q_l| / b_l)^2, P_l and Q_l the
-    prompts of layer l = 2..J in the text and the image encoder, a_l and b_l the norms (Frobenius')
-    before training.
+    """Loss: CE(s f t^T, y) + FS_LOSS_R sum_l (|P_l^T P_l| / a_l - |Q_l^T Q_l| / b_l)^2. P_l and Q_l
+    are the prompts of layer l = 2..J in the text and the image encoder. The norms are Frobenius
+    norms; a_l and b_l are those before training.
 
-    Learned: MaPLe's, and {text,visual}_adapter: FFN.0 (D -> 4 D), FFN.2 (4 D -> D), post_ln. Beside
-    them two numbers, changed once in a training: {text,vis}_cali_ratio. See
+    Learned: MaPLe's tensors, and {text,visual}_adapter: FFN.0 (D -> 4 D), FFN.2 (4 D -> D),
+    post_ln. Training also changes two numbers, once: {text,vis}_cali_ratio. See
     docs/methods/restore.md.
     """
 
@@ -63,11 +63,11 @@ class RESTORE(MaPLe):
         self.first_norms: Tensor | None = None
 
     def ratio(self, kind: str) -> Tensor:
-        """rho of the text or the image encoder, a scalar."""
+        """The calibration ratio rho of the text or the image encoder, a scalar."""
         return self.learned.get_buffer(_RATIO[kind])
 
     def calibrated(self, kind: str, u: Tensor) -> Tensor:
-        """u [..., D] + rho F(u), F a LayerNorm and two linear layers."""
+        """u + rho F(u) [..., D]; F is a LayerNorm followed by two linear layers."""
         u, norm = u.float(), _NORM.format(_ADAPTER[kind])
         h = F.layer_norm(u, u.shape[-1:], self.parameter(f"{norm}.weight"),
                          self.parameter(f"{norm}.bias"))
@@ -81,16 +81,17 @@ class RESTORE(MaPLe):
         return self.calibrated("image", u)
 
     def vision_tokens(self) -> Mapping[int, Tensor]:
-        """In float32 in every precision; they are cast where they enter."""
+        """Layer -> vision tokens, in float32 whatever the precision. The encoder casts them."""
         with in_float32(self.clip.device):
             return super().vision_tokens()
 
     def norms(self, vision_tokens: Mapping[int, Tensor]) -> Tensor:
-        """[2, J - 1]: |P_l^T P_l| of the text and |Q_l^T Q_l| of the image encoder's prompts."""
+        """Norms [2, J - 1]: |P_l^T P_l| of the text encoder's prompts, then |Q_l^T Q_l| of the
+        image encoder's."""
         text = self.text_tokens()
         both = [[tokens[layer].float() for layer in text] for tokens in (text, vision_tokens)]
         with in_float32(self.clip.device):
-            # |P^T P| = |P P^T|, of which the latter is K by K.
+            # |P^T P| = |P P^T|, and the latter matrix is only K by K.
             return torch.stack([torch.stack([(t @ t.mT).norm() for t in own]) for own in both])
 
     def prepare_training(self) -> None:

@@ -1,6 +1,6 @@
-"""SAR: a term that keeps the similarities among classes, added to another method's loss.
+"""SAR: a term that preserves the similarities among classes, added to another method's loss.
 
-`CoOp_SAR` is CoOp with it. Registry names end in `_SAR`, before `_NeRP`.
+`CoOp_SAR` is CoOp with SAR. Registry names end in `_SAR`, before `_NeRP`.
 """
 
 from collections.abc import Callable, Collection
@@ -23,7 +23,7 @@ from nerp.trainers.sar_names import novel_names
 from nerp.trainers.tensors import NO_TENSORS, Tensors, epoch_seed
 from nerp.trainers.texts import Classes, mean_of_normalised
 
-# Dataset -> the eighth template of T*, where it is not the one in the dataset's card.
+# Dataset -> the eighth template of T*, if it differs from the one in the dataset's card.
 _TEMPLATES = {
     "FGVCAircraft": "a photo of an aircraft {}.",
     "DescribableTextures": "a photo of a {}, a type of texture.",
@@ -31,8 +31,8 @@ _TEMPLATES = {
 
 
 def draw(classes: int, samples: int, generator: torch.Generator) -> Tensor:
-    """S [M, n]: for each of M classes n = min(samples, M - 1) others, uniformly and without
-    replacement, on the CPU."""
+    """S [M, n], on the CPU: for each of M classes, n = min(samples, M - 1) other classes, drawn
+    uniformly without replacement."""
     count = min(samples, classes - 1)
     if count == classes - 1:
         others = torch.arange(count).expand(classes, -1)
@@ -42,8 +42,8 @@ def draw(classes: int, samples: int, generator: torch.Generator) -> Tensor:
 
 
 def alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) -> Tensor:
-    """L_SAR, a scalar: the mean over the rows i of KL(P*_i || P_i), P_i the softmax over S_i of
-    scale * cos(t_i, t_j).
+    """L_SAR, a scalar: the mean over the rows i of KL(P*_i || P_i). P_i is the softmax of
+    scale * cos(t_i, t_j) over j in S_i; P*_i is the same of the frozen features.
 
     Args:
         learned, frozen: T and T* [M, D]; they are normalised here. indices: S [M, n].
@@ -57,15 +57,15 @@ def alignment(learned: Tensor, frozen: Tensor, indices: Tensor, scale: float) ->
 
 
 class Aligned(Trainer):
-    """A method whose loss has SAR's term: its own + λ L_SAR. (docs/methods/sar.md)
+    """A method with SAR's term. Loss: the method's own + λ L_SAR. (docs/methods/sar.md)
 
-    It stands before the method among the bases of a class made by `with_alignment`. Trained and
-    novel names go through the text encoder together; the method's own loss sees the trained ones.
-    Learned tensors and checkpoint are the method's.
+    `with_alignment` lists it before the method among a class's bases. Trained and novel names are
+    encoded together; the method's own loss uses only the trained ones. Learned tensors and
+    checkpoint are the method's.
     """
 
-    loss_by_features = True  # but for what the method's own does
-    shared_features: Tensor | None = None  # t [C, D], while the method's own loss is computed
+    loss_by_features = True  # the method's own loss decides besides
+    shared_features: Tensor | None = None  # t [C, D] while the method's own loss is computed
 
     def __init__(
         self, cfg: CfgNode, clip: Clip, classes: Classes, tensors: Tensors | None = None,
@@ -122,8 +122,8 @@ class Aligned(Trainer):
 @TRAINERS.suffix(SAR_SUFFIX)
 @cache
 def with_alignment(method: type[Trainer]) -> type[Trainer]:
-    """The method with SAR's term. Raises NerpError for one whose classes have no features of their
-    own that are learned."""
+    """The method with SAR's term. Raises NerpError if the method does not learn one feature per
+    class."""
     name = method.__name__ + SAR_SUFFIX
     if not method.folder:
         raise NerpError(f"there is no {name}: {method.__name__} learns nothing")

@@ -1,4 +1,4 @@
-"""The names of novel classes that SAR's term takes in beside the trained ones."""
+"""The names of novel classes that SAR's term uses besides the trained ones."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ from nerp.files.opening import MIB, read_bytes, reading
 
 SHIPPED = Path(__file__).with_name("sar_novel_classes.json")
 _KEY = "TRAINER.SAR.NOVEL_FILE"
-_LARGEST = MIB  # of a text file of names
+_LARGEST = MIB  # the largest size of a text file of names
 
 
 @dataclass(frozen=True)
 class NovelNames:
     """Class names related to the trained ones.
 
-    Attributes: names: those in use, no trained class among them. source: the list, in words.
+    Attributes: names: the used names, without trained classes. source: the list, in words.
     """
 
     names: tuple[str, ...]
     source: str
 
     def equal_to(self, classnames: Collection[str]) -> int:
-        """How many are the name of one of `classnames`."""
+        """The number of used names that are also in `classnames`."""
         return len({*map(_compared, self.names)} & {*map(_compared, classnames)})
 
 
 def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
-    """The first TRAINER.SAR.N_NOVEL names of the dataset's list that are no trained class.
+    """The first TRAINER.SAR.N_NOVEL names of the dataset's list that are not trained classes.
 
-    Raises NerpError for a TRAINER.SAR.NOVEL_FILE that is missing or no list of names.
+    Raises NerpError if TRAINER.SAR.NOVEL_FILE is missing or not a list of names.
     """
     settings, dataset = cfg.TRAINER.SAR, cfg.DATASET.NAME
     path = Path(settings.NOVEL_FILE).expanduser() if settings.NOVEL_FILE else SHIPPED
@@ -55,8 +55,8 @@ def novel_names(cfg: CfgNode, trained: Sequence[str]) -> NovelNames:
 
 
 def _read_names(path: Path, dataset: str) -> list[str] | None:
-    """The names for a dataset in a JSON object, dataset -> names, or in a text file of one name
-    per line; None where the object has none."""
+    """The names for a dataset, from a JSON object (dataset -> names) or a text file with one name
+    per line. None if the object does not have the dataset."""
     listed: object
     if path.suffix == ".json":
         listed = read_named(path, _KEY).get(dataset)

@@ -1,4 +1,4 @@
-"""What is registered, in numbers: for `nerp methods`."""
+"""The rows of `nerp methods` and `nerp backbones`: registered methods and backbones in numbers."""
 
 import contextlib
 import copy
@@ -29,20 +29,20 @@ from nerp.trainers.base import Trainer
 from nerp.trainers.method import GROUPS
 from nerp.trainers.texts import Classes
 
-# D, the image encoder's width, layers and patch, the text encoder's width and layers. (Radford et
-# al., Learning Transferable Visual Models, 2021, table 20.) open_clip would take two seconds more.
+# D; the image encoder's width, layers and patch; the text encoder's width and layers. (Radford et
+# al., Learning Transferable Visual Models, 2021, table 20.) Importing open_clip would add 2 s.
 _SIZES = {
     "ViT-B/32": (512, 768, 12, 32, 512, 12),
     "ViT-B/16": (512, 768, 12, 16, 512, 12),
     "ViT-L/14": (768, 1024, 24, 14, 768, 12),
 }
-_SHOTS = 16  # of the configuration that is looked up
+_SHOTS = 16  # the number of shots of the looked-up configuration
 _CLASSES = Classes(tuple(f"class {i}" for i in range(10)), "a photo of a {}.", "a photo.")
 
 
 class MethodRow(NamedTuple):
-    """What `nerp methods` says of one: parameters: learned ones, None where it does not fit the
-    backbone; folder: of its checkpoints."""
+    """A method's row in `nerp methods`. parameters: the number of learned ones, None if the method
+    does not fit the backbone. folder: the folder of its checkpoints."""
 
     name: str
     parameters: int | None
@@ -52,7 +52,7 @@ class MethodRow(NamedTuple):
 
 
 def method_rows(backbone: str, more: Iterable[str] = ()) -> list[MethodRow]:
-    """A row for each method on a backbone, and for `more` of them, with suffixes; group by group.
+    """A row for each method on a backbone, ordered by group. more: further methods, with suffixes.
 
     Raises NerpError for an unknown backbone.
     """
@@ -66,8 +66,8 @@ def method_rows(backbone: str, more: Iterable[str] = ()) -> list[MethodRow]:
 
 
 class _Shapes(Clip):
-    """A backbone of which there are shapes alone, and which computes nothing: the first arithmetic
-    on the meta device imports as much as takes two seconds."""
+    """A backbone that has shapes only and computes nothing. The first arithmetic on the meta device
+    would import modules for two seconds."""
 
     def __init__(self, clip: Clip):
         vars(self).update(vars(clip))
@@ -82,7 +82,7 @@ class _Shapes(Clip):
 
 
 def _shapes_of(backbone: str) -> Clip:
-    """A CLIP of the backbone's architecture, its weights on the meta device."""
+    """A CLIP of the backbone's architecture with weights on the meta device."""
     if backbone in SHIPPED:
         model = load_model(SHIPPED[backbone])
     elif backbone == BIOMEDCLIP:
@@ -111,16 +111,16 @@ def _open_clips(name: str) -> CLIP:
 
     config = find_backbone(name).config if name.startswith(HUB) else \
         model_config(name.partition(":")[0])
-    assert config is not None  # of a named backbone there is one
+    assert config is not None  # every named backbone has one
     model: CLIP = Theirs(**{key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")})
     return model
 
 
 @dataclass(frozen=True)
 class BackboneRow:
-    """What `nerp backbones` says of one: patch and image in pixels (patch 0: a ResNet), layers of
-    the image and the text encoder, the joint width D, and the methods that fit, with their defaults
-    or with what their configuration says on this backbone."""
+    """A backbone's row in `nerp backbones`: patch and image size in pixels (patch 0: a ResNet), the
+    numbers of layers of the image and the text encoder, the joint width D, and the methods that
+    fit, with their defaults or with their configuration for this backbone."""
 
     name: str
     patch: int
@@ -131,7 +131,7 @@ class BackboneRow:
 
 
 def backbone_row(name: str) -> BackboneRow:
-    """The row of a backbone, without its weights. Raises NerpError as `method_rows` does."""
+    """The row of a backbone; its weights are not read. Raises NerpError as `method_rows` does."""
     clip = _shapes_of(name)
     layers = clip.image.depth, clip.text.depth
     if isinstance(clip.model, BertCLIP):
@@ -147,13 +147,13 @@ def backbone_row(name: str) -> BackboneRow:
 
 
 def _fitted(clip: Clip, more: Iterable[str] = ()) -> dict[str, Trainer | None]:
-    """Every method, and `more`, by name, on a backbone, with its defaults or what its configuration
-    says there; None where it fits with neither."""
+    """Name -> trainer on a backbone, for every method and `more`. It has the method's defaults or
+    its configuration for the backbone; None if neither fits."""
     shapes = _Shapes(clip)
     fitted: dict[str, Trainer | None] = {}
     for name in dict.fromkeys([*TRAINERS.names(), *more]):
         method = TRAINERS[name]
-        # A method of the user's own may compute with what the backbone gives it.
+        # A user's own method may compute with the backbone's outputs.
         ours = method.__module__.startswith(f"{__package__}.")
         fitted[name] = None
         for cfg in _configurations(name, clip.name):
@@ -164,8 +164,8 @@ def _fitted(clip: Clip, more: Iterable[str] = ()) -> dict[str, Trainer | None]:
 
 
 def _configurations(name: str, backbone: str) -> Iterator[CfgNode]:
-    """The defaults, then the configuration that a run of a method on a backbone takes, which may
-    have its layers fitted to the backbone's depth."""
+    """The method's defaults, then the configuration that a run on this backbone uses. The latter
+    may have its layers fitted to the backbone's depth."""
     yield default_config()
     if bare_name(name) in methods() and (
         config := config_name(name, "B2N", "", _SHOTS, {BACKBONE_KEY: backbone})

@@ -21,12 +21,12 @@ from nerp.trainers.frozen_text import PlainText
 from nerp.trainers.votes import plain_name
 
 _RESIDUALS, _BASE = "text_feature_residuals", "base_text_features"
-_SHOWN = 3  # names in a message
+_SHOWN = 3  # the most names in a message
 
 
 @contextlib.contextmanager
 def _projected_by(weight: Tensor, encoder: TextTower) -> Iterator[None]:
-    """Have the text encoder project by `weight` [D, W_t] instead of its own."""
+    """Make the text encoder project with `weight` [D, W_t] instead of its own projection."""
     own = encoder.model.text_projection
     encoder.model.text_projection = nn.Parameter(weight.t().to(own), requires_grad=False)
     try:
@@ -36,7 +36,7 @@ def _projected_by(weight: Tensor, encoder: TextTower) -> Iterator[None]:
 
 
 def _read_projection(path: Path, clip: Clip) -> Tensor:
-    """weight [D, W_t] of a file of an "enhanced base". Raises NerpError for another file."""
+    """The weight [D, W_t] from a file of an "enhanced base". Raises NerpError for another file."""
     content: Any = load_inert(path)
     with reading(path, "a file of an enhanced base, {'state_dict': {'weight': [D, W_t]}}"):
         weight: Tensor = content["state_dict"]["weight"]
@@ -48,10 +48,11 @@ def _read_projection(path: Path, clip: Clip) -> Tensor:
 
 @TRAINERS.register("TaskRes")
 class TaskRes(PlainText):
-    """Class features are normalise(u° + α x), u° frozen CLIP's as the text encoder gives them.
+    """Class features are normalise(u° + α x); u° are the frozen text encoder's outputs.
 
-    Loss: CE(s f tᵀ). Learned: text_feature_residuals x [C, D]; base_text_features u° [C, D] stands
-    beside it. A model serves the classes that it was trained on. See docs/methods/taskres.md.
+    Loss: CE(s f tᵀ). Learned: text_feature_residuals x [C, D]. Stored but not trained:
+    base_text_features u° [C, D]. A model can predict only its trained classes. See
+    docs/methods/taskres.md.
     """
 
     node = "TASKRES"
@@ -69,12 +70,12 @@ class TaskRes(PlainText):
     shape_settings = ("RESIDUAL_SCALE",)
     own_classes = True
 
-    trained: tuple[str, ...] | None = None  # the classes of the rows; () where no one knows
-    rows: Tensor | None = None  # of the classes asked about; None: all, in their order
+    trained: tuple[str, ...] | None = None  # the classes of the rows; () if unknown
+    rows: Tensor | None = None  # the tested classes' rows; None: all, in their order
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """CoOp's keys are read by nothing there; no base is "none"."""
+        """The published code never reads CoOp's keys. Its ENHANCED_BASE "none" means no base."""
         if key in ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION"):
             return {"": None}
         if (key, value) == ("ENHANCED_BASE", "none"):
@@ -89,7 +90,7 @@ class TaskRes(PlainText):
         return {_RESIDUALS: torch.zeros(len(self.classes.names), self.clip.embed_dim), _BASE: base}
 
     def base_features(self) -> Tensor:
-        """u° [C, D] of the classes, whose names keep their underscores; of ImageNet the mean over
+        """u° [C, D] of the classes. Names keep their underscores. On ImageNet it is the mean over
         eight templates."""
         more = ENSEMBLE_7 if self.classes.dataset == "ImageNet" else ()
         templates = [*more, self.classes.template]
@@ -101,7 +102,8 @@ class TaskRes(PlainText):
         return torch.stack(columns).mean(0)
 
     def _enhanced(self) -> contextlib.AbstractContextManager[None]:
-        """The text encoder with the projection of ENHANCED_BASE, where that names a file."""
+        """A context in which the text encoder has the projection of ENHANCED_BASE, if that names a
+        file."""
         path, encoder = self.settings.ENHANCED_BASE, self.clip.text
         if not path:
             return contextlib.nullcontext()
@@ -122,8 +124,9 @@ class TaskRes(PlainText):
         self.prepare()
 
     def _rows(self, trained: tuple[str, ...]) -> Tensor | None:
-        """Where the classes asked about stand among those trained on: by their places in ImageNet,
-        of its variants; by name. Raises NerpError where one of them was not trained on."""
+        """The tested classes' rows among the trained classes; None for all in order. Classes of an
+        ImageNet variant are found by their index in ImageNet, others by name. Raises NerpError if
+        a tested class was not trained on."""
         names, within = self.classes.names, self.classes.within
         count = len(self.parameter(_RESIDUALS))
         if trained == names or not trained and len(names) == count and not within:

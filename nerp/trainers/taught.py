@@ -1,4 +1,4 @@
-"""A teacher with PromptSRC's prompts, whose class features are the student's."""
+"""A teacher with PromptSRC's prompts, and a student that uses the teacher's class features."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,29 +15,29 @@ from nerp.trainers.tensors import random_tokens
 
 _LAYER = r"{}_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow"
 _PREFIX, _CTX, _VPT = "teacher.", "prompt_learner.ctx", "image_encoder.VPT"
-_USUAL = 4  # tokens
-# What of a PromptSRC checkpoint a test needs too, and what training alone.
+_USUAL = 4  # the usual number of tokens
+# The tensors of a PromptSRC checkpoint that a test needs too, and those that only training needs.
 _OF_TEXT = r"prompt_learner\.ctx|text_encoder\.transformer\.resblocks\.\d+\.VPT_shallow"
 _OF_IMAGES = r"image_encoder\.VPT|image_encoder\.transformer\.resblocks\.\d+\.VPT_shallow"
-_WIDTHS = {"ViT-L/14": 768}  # of the usual teacher, whose weights are not read to say sizes
+_WIDTHS = {"ViT-L/14": 768}  # D_T of the usual teacher, known without reading its weights
 
 
 def layers_of(tensors: Mapping[str, Tensor], encoder: str) -> dict[int, Tensor]:
-    """Layer >= 2 -> its tokens [K, W], of PromptSRC's in the "image" or the "text" encoder."""
+    """Layer -> PromptSRC's tokens [K, W] in the "image" or the "text" encoder, for layers >= 2."""
     found = ((re.fullmatch(_LAYER.format(encoder), name), tensor)
              for name, tensor in tensors.items())
     return {int(match[1]) + 1: tensor for match, tensor in found if match}
 
 
 class PromptedTeacher(PromptSRC):
-    """A frozen CLIP with the prompts of a PromptSRC checkpoint, as many and as deep as they are
-    there; those of the image encoder may be missing where no image is shown. Its settings are the
-    student's (`node`), of which it reads CTX_INIT."""
+    """A frozen CLIP with the prompts of a PromptSRC checkpoint, in their number and depth. The
+    image encoder's prompts may be missing if no image is encoded. Its settings are the student's
+    (`node`); it reads only CTX_INIT."""
 
     node = "PROMPTKD"
 
     def check(self) -> None:
-        """The checkpoint says it all."""
+        """Check nothing: the checkpoint decides all settings."""
 
     @property
     def n_ctx(self) -> int:
@@ -50,9 +50,9 @@ class PromptedTeacher(PromptSRC):
 class Taught(Trainer):
     """A method whose class features are those of a frozen larger CLIP with PromptSRC's prompts.
 
-    The checkpoint keeps the teacher's text prompts, so that a test needs no other one; its vision
-    prompts are there in training alone. Settings: TEACHER_NAME, TEACHER_PATH of the backbone,
-    TEACHER_CHECKPOINT of the prompts.
+    The checkpoint stores the teacher's text prompts, so that a test needs no other checkpoint. The
+    teacher's vision prompts are used in training only. Settings: TEACHER_NAME and TEACHER_PATH for
+    the teacher's backbone, TEACHER_CHECKPOINT for its prompts.
     """
 
     builds_on = {"TEACHER_CHECKPOINT": "PromptSRC"}
@@ -62,7 +62,7 @@ class Taught(Trainer):
 
     _backbone: Clip | None = None
     _vision: Mapping[str, Tensor] = {}
-    _teacher: PromptedTeacher | None = None  # asked about the same classes
+    _teacher: PromptedTeacher | None = None  # for the same classes
     _text: Tensor | None = None
 
     @classmethod
@@ -74,9 +74,9 @@ class Taught(Trainer):
         return {_PREFIX + name: t for name, t in tensors.items() if re.fullmatch(_OF_TEXT, name)}
 
     def first_teacher(self) -> dict[str, Tensor]:
-        """The teacher's text prompts in a checkpoint: the student's own, else PromptSRC's of the
-        training that it builds on; without either random ones of layer 1, where TEACHER_PATH is
-        given."""
+        """The teacher's text prompts under their names in the student's checkpoint. They are those
+        of the student's checkpoint, or else of the PromptSRC checkpoint that training starts from.
+        Without either, and with TEACHER_PATH, they are random ones of layer 1."""
         start: Mapping[str, Tensor] = self.start
         kept = {name: t for name, t in start.items() if name.startswith(_PREFIX)}
         if kept:
@@ -89,7 +89,7 @@ class Taught(Trainer):
 
     @property
     def width(self) -> int:
-        """D_T: the student's file says it, else the teacher's backbone."""
+        """D_T, from the student's checkpoint or else from the teacher's backbone."""
         if self.first in self.start:
             return len(self.start[self.first])
         known = _WIDTHS.get(self.settings.TEACHER_NAME, 0)
@@ -99,7 +99,7 @@ class Taught(Trainer):
     @property
     def backbone(self) -> Clip:
         """The teacher's CLIP, read once; without TEACHER_NAME another copy of the student's. Raises
-        NerpError where it cannot be had."""
+        NerpError if it cannot be read."""
         if self._backbone is None:
             own = self.settings
             name, path = (own.TEACHER_NAME, own.TEACHER_PATH) if own.TEACHER_NAME else \
@@ -109,8 +109,8 @@ class Taught(Trainer):
 
     @property
     def teacher(self) -> PromptedTeacher:
-        """Raises NerpError where the backbone is not the one of its prompts, or takes images of
-        another size than the student."""
+        """The teacher for these classes. Raises NerpError if the prompts do not fit its backbone,
+        or if its image size differs from the student's."""
         if self._teacher is None:
             own = {name.removeprefix(_PREFIX): tensor
                    for name, tensor in self.learned.named_buffers() if name.startswith(_PREFIX)}
@@ -157,7 +157,7 @@ class Taught(Trainer):
     def class_features(self, images: Tensor | None = None) -> Tensor:
         """t of the teacher, computed once."""
         if self._text is None:
-            # A test may be the first to ask, and a training uses it then.
+            # The first call may come from a test, and training uses the same tensor later.
             with torch.inference_mode(False), torch.no_grad():
                 self._text = self.teacher.class_features()
         return self._text
@@ -176,7 +176,7 @@ class Taught(Trainer):
         return self.teacher.tuned_neutral()
 
     def teacher_logits(self, images: Tensor) -> Tensor:
-        """z_T [B, C] of images [B, 3, H, W], at the teacher's scale."""
+        """The teacher's logits z_T [B, C] of images [B, 3, H, W], with the teacher's scale."""
         text, teacher = self.class_features(), self.teacher
         with torch.no_grad():
             return teacher.similarity(teacher.image_features(images), text)

@@ -1,4 +1,4 @@
-"""TCP: KgCoOp whose context gives way, half-way up, to tokens made from a class's feature."""
+"""TCP: KgCoOp whose context is replaced, half-way up, by tokens made from each class's feature."""
 
 from torch import Tensor
 from yacs.config import CfgNode
@@ -14,8 +14,8 @@ from nerp.trainers.base import precision
 from nerp.trainers.kgcoop import KgCoOp
 from nerp.trainers.tensors import Tensors, linear
 
-_COUNT = 4  # context vectors, and tokens of a class
-# Dataset -> what follows the context in a class's prompt; elsewhere "{}.".
+_COUNT = 4  # context vectors, and tokens per class
+# Dataset -> the text after the context in a class's prompt; on other datasets "{}.".
 _PROMPTS = {
     "OxfordPets": "{}, a type of pet.",
     "OxfordFlowers": "{}, a type of flower.",
@@ -29,8 +29,8 @@ _PROMPTS = {
 
 @TRAINERS.register("TCP")
 class TCP(KgCoOp):
-    """CE(s f t^T, y) + 8 (1 - mean_c cos(t_c, t*_c)), t* frozen CLIP's features of one template;
-    class c's context is linear2(QuickGELU(linear1(t*_c))) from CLASS_LAYER on.
+    """Loss: CE(s f t^T, y) + 8 (1 - mean_c cos(t_c, t*_c)). t* are frozen CLIP's features of one
+    template. At CLASS_LAYER class c's context becomes linear2(QuickGELU(linear1(t*_c))).
 
     Learned: ctx [4, W_t], meta_net (D -> D / 4 -> 4 W_t). See docs/methods/tcp.md.
     """
@@ -53,7 +53,8 @@ class TCP(KgCoOp):
 
     @classmethod
     def published_values(cls, key: str, value: object) -> dict[str, object]:
-        """Nothing reads N_CTX, W and CLASS_TOKEN_POSITION there; CSC cannot run."""
+        """The published code never reads N_CTX, W and CLASS_TOKEN_POSITION, and supports only CSC
+        False."""
         if key in ("N_CTX", "W", "CLASS_TOKEN_POSITION") or (key, str(value)) == ("CSC", "False"):
             return {"": None}
         return super().published_values(key, value)
@@ -89,12 +90,12 @@ class TCP(KgCoOp):
         self.prompts = build_prompts(texts, n_ctx=_COUNT).to(self.clip.device)
 
     def class_tokens(self, frozen: Tensor) -> Tensor:
-        """P [C, 4, W_t] of frozen features [C, D]."""
+        """Class tokens P [C, 4, W_t] from frozen class features [C, D]."""
         hidden = quick_gelu(self.apply_linear("meta_net.linear1", frozen))
         return self.apply_linear("meta_net.linear2", hidden).view(len(frozen), _COUNT, -1)
 
     def encode(self, prompts: Prompts, frozen: Tensor) -> Tensor:
-        """t [C, D] of prompts whose frozen features are [C, D]."""
+        """t [C, D] of C prompts. frozen: the classes' frozen features [C, D]."""
         state = self.clip.text_state(prompts, self.parameter("ctx"))
         edit = ClassTokens(self.class_tokens(frozen), self.settings.CLASS_LAYER)
         return self.text_of(self.clip.text.features(state, edit))[0]
@@ -103,6 +104,6 @@ class TCP(KgCoOp):
         return self.encode(self.prompts, self.frozen_class_features())
 
     def tuned_neutral(self) -> Tensor:
-        """The neutral prompt stands for a class."""
+        """Feature [D] of the neutral prompt, which is treated as a class."""
         frozen = normalise(self.clip.text_features([self.classes.neutral]))
         return self.encode(build_prompts([self.classes.neutral], n_ctx=_COUNT), frozen)[0]

@@ -1,4 +1,4 @@
-"""A larger frozen CLIP beside the one that is trained."""
+"""A larger frozen CLIP as the teacher of the trained one."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,13 +11,14 @@ from nerp.trainers.texts import Classes
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """tau^2 sum_b KL(softmax(target / tau) || softmax(logits / tau)), a scalar, of [B, C] each."""
+    """tau^2 sum_b KL(softmax(target / tau) || softmax(logits / tau)), a scalar. target, logits:
+    [B, C]. temperature: tau."""
     own, wanted = ((z / temperature).log_softmax(1) for z in (logits, target))
     return temperature**2 * F.kl_div(own, wanted, reduction="sum", log_target=True)
 
 
 class Teacher:
-    """A frozen CLIP that knows the same classes and is shown the same images.
+    """A frozen CLIP for the same classes and images as the student.
 
     Attributes: clip: the backbone. text: its class features [C, D_T], normalised.
     """
@@ -30,7 +31,7 @@ class Teacher:
 def open_teacher(settings: CfgNode, node: str, student: Clip, classes: Classes) -> Teacher:
     """The teacher that TEACHER and TEACHER_PATH of a method's settings name.
 
-    Raises NerpError where it cannot be had, or takes images of another size than the student.
+    Raises NerpError if it cannot be read, or if its image size differs from the student's.
     """
     clip = open_backbone(settings.TEACHER, settings.TEACHER_PATH, settings.PREC, student)
     check_size(clip, student, f"TRAINER.{node}.TEACHER")
@@ -38,8 +39,8 @@ def open_teacher(settings: CfgNode, node: str, student: Clip, classes: Classes) 
 
 
 def open_backbone(name: str, path: str, precision: str, student: Clip) -> Clip:
-    """The backbone of that name, or of the weights in a file, as a teacher beside a student. Raises
-    NerpError where it cannot be had."""
+    """The teacher's backbone, by name or from a file of weights (`path`), on the student's device.
+    Raises NerpError if it cannot be read."""
     clip, notes = build_clip(name, path, "auto", precision, student.device)
     for note in notes:
         say(f"teacher: {note}")
@@ -47,7 +48,7 @@ def open_backbone(name: str, path: str, precision: str, student: Clip) -> Clip:
 
 
 def check_size(teacher: Clip, student: Clip, key: str) -> None:
-    """Raise NerpError, naming the teacher's key, where it takes images of another size."""
+    """Raise NerpError, naming the teacher's key, if both have different image sizes."""
     if teacher.size != student.size:
         raise NerpError(f"{key}: {teacher.name} takes images of {teacher.size} pixels "
                         f"a side, the backbone that is trained of {student.size}; both see the "

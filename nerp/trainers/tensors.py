@@ -1,4 +1,4 @@
-"""Learned tensors under their names in a checkpoint, and what losses compare them by."""
+"""Learned tensors by their names in a checkpoint, their initial values, and a distance."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -11,17 +11,17 @@ Tensors = Mapping[str, Tensor]  # by their names in a checkpoint
 NO_TENSORS: Tensors = MappingProxyType({})
 
 EMBEDDING_STD = 0.02
-_EPOCHS = 1_000_003  # seeds that one seed of a run stands for
+_EPOCHS = 1_000_003  # the distance between the generator seeds of successive run seeds
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """What a torch generator is seeded with for an epoch of a run."""
+    """The seed of a torch generator for an epoch of a run."""
     return (seed * _EPOCHS + epoch) % 2**63
 
 
 def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Module:
-    """A module whose state dict is `tensors`: dotted names become nested modules. Those that a
-    pattern in `fixed` matches are buffers, the others parameters."""
+    """A module whose state dict is `tensors`. Dotted names become nested modules. Tensors whose
+    name matches a pattern in `fixed` are buffers, the others are parameters."""
     root = nn.Module()
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
@@ -38,7 +38,7 @@ def tree(tensors: Mapping[str, Tensor], fixed: Collection[str] = ()) -> nn.Modul
 
 
 def random_tokens(count: int, width: int) -> Tensor:
-    """[count, width] from N(0, 0.02^2)."""
+    """Tokens [count, width] drawn from N(0, 0.02^2)."""
     return EMBEDDING_STD * torch.randn(count, width)
 
 
@@ -49,5 +49,5 @@ def linear(out_width: int, in_width: int, name: str) -> dict[str, Tensor]:
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - the mean cosine of rows [N, D] that are normalised, a scalar."""
+    """1 minus the mean cosine of the rows of a and b, a scalar. a, b: [N, D], normalised."""
     return 1 - (a * b).sum(1).mean()

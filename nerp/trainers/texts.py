@@ -1,4 +1,4 @@
-"""The classes a model is asked about, and the prompts that methods make of their names."""
+"""The classes that a model predicts, and the prompts that methods make from their names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from nerp.data.benchmark import Within
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes a model is asked about.
+    """The classes that a model predicts.
 
     Attributes:
-        names: C class names in label order, underscores already spaces.
-        template: the dataset's prompt, with one {}. neutral: its prompt that names no class.
+        names: C class names in label order, with spaces instead of underscores.
+        template: the dataset's prompt, with one {}. neutral: the dataset's prompt without a class.
         seen: whether the model was trained on these classes.
-        dataset: its registry name, for methods with prompts of their own a dataset.
-        written: the names as they are on disk, with their underscores; () where that is not known.
-        everyone: all of the dataset's names in label order, where only base classes are trained on
-            and the method makes use of the others' names (`Method.learns_names`); else ().
-        within: where they stand among the classes that were trained on, of a variant of the
-            dataset (ImageNet-A of ImageNet); else None.
+        dataset: the dataset's registry name, for methods with their own prompts per dataset.
+        written: the names as they are on disk, with underscores; () if that is not known.
+        everyone: all of the dataset's names in label order, if only base classes are trained and
+            the method uses the other names too (`Method.learns_names`); else ().
+        within: for a variant of the training dataset (ImageNet-A of ImageNet), the indices of these
+            classes among the trained ones; else None.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Classes:
 
     @property
     def as_written(self) -> tuple[str, ...]:
-        """The names with their underscores, as far as they are known."""
+        """The names with underscores, or `names` if the former are not known."""
         return self.written or self.names
 
     @property
@@ -49,7 +49,7 @@ class Classes:
 
 
 def context_words(words: str) -> str:
-    """CTX_INIT as text: underscores are spaces."""
+    """CTX_INIT as text, with spaces instead of underscores."""
     return words.replace("_", " ").strip()
 
 
@@ -60,24 +60,25 @@ def context_start(clip: Clip, words: str, n_ctx: int) -> Tensor:
 
 
 def context_prompts(classes: Classes, prefix: str, **layout: Any) -> Prompts:
-    """Prompts "{prefix} {name}." (layout: see `build_prompts`)."""
+    """Prompts "{prefix} {name}." of the classes. layout: arguments of `build_prompts`."""
     texts = [f"{prefix} {name}." for name in classes.names]
     return build_prompts(texts, names=classes.names, **layout)
 
 
 def mean_of_normalised(clip: Clip, names: Sequence[str], templates: Iterable[str]) -> Tensor:
-    """Frozen features [C, D] of C names: each template's normalised, their mean normalised."""
+    """Frozen features [C, D] of C names: the normalised mean over the templates' normalised
+    features."""
     texts = ([template.format(name) for name in names] for template in templates)
     return normalise(reduce(torch.add, (normalise(clip.text_features(t)) for t in texts)))
 
 
 def mean_outputs(clip: Clip, texts: Sequence[Sequence[str]]) -> Tensor:
-    """For each of C classes the mean [C, D] of its texts' frozen features, as the text encoder
-    gives them; a text that is too long is cut."""
+    """For each of C classes, the mean [C, D] of the text encoder's outputs for its texts, not
+    normalised. A text that is too long is cut."""
     features = clip.text_features([text for own in texts for text in own], cut=True)
     return torch.stack([own.mean(0) for own in features.split([len(own) for own in texts])])
 
 
 def mean_templates(classes: Classes, templates: Iterable[str]) -> list[list[str]]:
-    """For each class, its name in every template."""
+    """For each class, the prompts with its name in every template."""
     return [[template.format(name) for template in templates] for name in classes.names]

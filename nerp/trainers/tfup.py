@@ -1,4 +1,4 @@
-"""TFUP: a cache of unlabelled images that votes, and TFUP-T, trained with its pseudo-labels."""
+"""TFUP: a cache of unlabelled images that vote. TFUP-T: training with TFUP's pseudo-labels."""
 
 from collections.abc import Callable, Iterator
 
@@ -27,7 +27,7 @@ from nerp.trainers.voting import SentenceVoting
 
 __all__ = ["adapted_image", "adapted_text", "logits", "marginal", "select", "shots", "similarity"]
 
-_PSEUDO = {"beta": 1.0, "alpha": 0.3}  # of the pseudo-labels, whatever the settings say
+_PSEUDO = {"beta": 1.0, "alpha": 0.3}  # used for the pseudo-labels, whatever the settings are
 _CONFIDENT = 0.9
 _MARGINAL = 0.3
 _RES, _DOWN, _UP = "res", "image_adapter.fc.0.weight", "image_adapter.fc.2.weight"
@@ -35,10 +35,10 @@ _RES, _DOWN, _UP = "res", "image_adapter.fc.0.weight", "image_adapter.fc.2.weigh
 
 @TRAINERS.register("TFUP")
 class TFUP(SentenceVoting):
-    """Logits: 100 f uᵀ + α votes of unlabelled images, each weighed by how alike its class
-    probabilities are to the tested image's.
+    """Logits: 100 f uᵀ + α times the votes of unlabelled images. A vote's weight is the similarity
+    of the cached image's class probabilities to the tested image's.
 
-    Built: keys [C K, D], the images that stand for each class. No label is used. See
+    Built: keys [C K, D], the images selected for each class. No label is used. See
     docs/methods/tfup.md.
     """
 
@@ -46,7 +46,7 @@ class TFUP(SentenceVoting):
     folder = "tfup"
     paper = "Long et al., Training-Free Unsupervised Prompt, arXiv 2404.16339, 2024"
     defaults = {
-        "SOURCE": choice("train", "test"),  # test: of the tested images (†)
+        "SOURCE": choice("train", "test"),  # test: the cache is made of test images (†)
         "SHARE": number(0.3, above=0, most=1),
         "TRAIN_SHARE": number(0.75, above=0, most=1),
         "ALPHA": number(0.3, least=0),
@@ -103,8 +103,8 @@ class TFUP(SentenceVoting):
 
 @TRAINERS.register("TFUP_T")
 class TFUP_T(DescendsOnFeatures, TFUP):
-    """Logits: 100 g tᵀ of adapted images g and class texts with residuals t; the cache takes part
-    in training alone, through pseudo-labels.
+    """Logits: 100 g tᵀ, with adapted image features g, and class texts t with residuals. The cache
+    is used in training only, for pseudo-labels.
 
     Learned: res [C, D] and an image adapter D -> D / 4 -> D. See docs/methods/tfup.md.
     """
@@ -124,7 +124,8 @@ class TFUP_T(DescendsOnFeatures, TFUP):
 
     @property
     def rate_steps(self) -> int:
-        """Of all epochs, if each were as long as one of the warm-up: the rate climbs again."""
+        """The steps of all epochs, if each were as long as a warm-up epoch. After so many steps the
+        rate rises again."""
         size = self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         return self.epochs * max(1, len(self.entries) // int(size))
 
@@ -149,8 +150,8 @@ class TFUP_T(DescendsOnFeatures, TFUP):
             yield outputs[batch], *self.confident(still[batch])
 
     def confident(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Of unaugmented images [B, D] the predicted labels [B], votes counted in, and whether each
-        is predicted with more than 0.9."""
+        """For outputs [B, D] of unaugmented images: the labels [B] predicted with the votes, and
+        whether [B] each has a probability above 0.9."""
         with torch.no_grad():
             image, text = self.from_frozen(outputs), self.class_features()
             weak = self.similarity(image, text) + self.settings.ALPHA * votes(
@@ -160,8 +161,8 @@ class TFUP_T(DescendsOnFeatures, TFUP):
         return labels, most > _CONFIDENT
 
     def feature_loss(self, *batch: Tensor) -> Tensor:
-        """Of outputs [B, D] and pseudo-labels; after the warm-up, of those labels that are sure,
-        with the classes kept from growing unequal."""
+        """The loss, a scalar, of outputs [B, D] and pseudo-labels. After the warm-up it uses only
+        confident labels, and a term keeps the class shares balanced."""
         outputs, labels, *sure = batch
         found = self.similarity(self.from_frozen(outputs), self.class_features())
         if not sure:
@@ -178,7 +179,8 @@ class TFUP_T(DescendsOnFeatures, TFUP):
         return self
 
     def class_features(self, images: Tensor | None = None) -> Tensor:
-        """t; of a class that was not trained on, whose residual is 0, the text alone."""
+        """t [C, D]. A class that was not trained on has the residual 0, so its t is the text
+        alone."""
         names = self.classes.names
         places = torch.arange(len(names), device=self.clip.device)
         rows = columns_by_name(places, names, self.trained)

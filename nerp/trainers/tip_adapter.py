@@ -1,4 +1,4 @@
-"""Tip-Adapter: a cache of the training images' features votes beside zero-shot CLIP."""
+"""Tip-Adapter: zero-shot CLIP plus the votes of a cache of training images' features."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ from nerp.trainers.voting import SCALE, Voting, validation_images
 
 
 def cache_keys(views: Tensor) -> Tensor:
-    """Keys [N, D] of the images' views [A, N, D], not normalised: their mean, normalised.
+    """Keys [N, D]: the normalised mean over A views. views: [A, N, D], not normalised.
 
     (Zhang et al. 2022, section 3.1; the views as in the published code.)
     """
@@ -28,18 +28,19 @@ def logits(
     features: Tensor, text: Tensor, keys: Tensor, labels: Tensor, beta: float | Tensor,
     alpha: float | Tensor,
 ) -> Tensor:
-    """[B, C]: 100 f tᵀ + α times the votes, differentiable in `keys`.
+    """Logits [B, C]: 100 f tᵀ + α times the votes, differentiable in `keys`.
 
     Args:
         features: f [B, D], normalised. text: t [C, D], normalised. keys: [N, D].
-        labels: [N], in 0..C-1, or -1 for a key that votes for nothing.
+        labels: [N], in 0..C-1, or -1 for a key without a vote.
     """
     votes = class_votes(features, keys, labels, len(text), beta)
     return SCALE * features @ text.t() + alpha * votes
 
 
 def grid(scale: float, steps: int) -> list[float]:
-    """The values that are tried: from 0.1 on, `steps` of them, `scale` not reached."""
+    """The `steps` values that the search tries: evenly spaced from 0.1 up to, but without,
+    `scale`."""
     return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]
 
 
@@ -47,8 +48,9 @@ def search(
     features: Tensor, truth: Tensor, text: Tensor, keys: Tensor, labels: Tensor,
     betas: Sequence[float], alphas: Sequence[float],
 ) -> tuple[float, float]:
-    """The β and α that predict most of the images features [V, D], whose labels are `truth` [V],
-    right: of equals the smallest β and then α in order; 0 and 0 where none gets one right."""
+    """The β and α with the best accuracy on image features [V, D] with labels `truth` [V]. Of equal
+    pairs it is the first, ordered by β and then α; 0 and 0 if no pair predicts any image correctly.
+    """
     keys, labels = sorted_keys(keys, labels)
     counts = torch.bincount(labels, minlength=len(text))
     close, zero_shot = cosines(features, keys), SCALE * features @ text.t()
@@ -64,10 +66,10 @@ def search(
 
 @TRAINERS.register("TipAdapter")
 class TipAdapter(Voting):
-    """Logits: 100 f tᵀ + α Σ_(n of class c) exp(-β (1 - f · k_n)), f and t frozen CLIP's.
+    """Logits: 100 f tᵀ + α Σ_(n of class c) exp(-β (1 - f · k_n)); f and t are frozen CLIP's.
 
-    Built: keys k [N, D] of the training images; β and α are searched on validation images. No
-    gradient step is taken. See docs/methods/tip_adapter.md.
+    Built: keys k [N, D] of the training images. A search on validation images chooses β and α.
+    There is no gradient step. See docs/methods/tip_adapter.md.
     """
 
     node = "TIPADAPTER"
@@ -77,7 +79,7 @@ class TipAdapter(Voting):
         "AUGMENT": whole(10, 1, 1000),
         "INIT_BETA": number(1.0, least=0),
         "INIT_ALPHA": number(1.0, least=0),
-        "SCALE": listing((12.0, 10.0), number(1.0, above=0), 2, 2),  # of the search: β, α
+        "SCALE": listing((12.0, 10.0), number(1.0, above=0), 2, 2),  # the search's limits of β, α
         "STEPS": listing((200, 20), whole(1, 1, 10**4), 2, 2),
         "SEARCH": choice("val", "none"),
         "PREC": precision("fp16"),
@@ -123,8 +125,8 @@ class TipAdapter(Voting):
 
 @TRAINERS.register("TipAdapterF")
 class TipAdapterF(DescendsOnFeatures, TipAdapter):
-    """Tip-Adapter whose keys are then trained by the cross entropy of its logits at INIT_BETA and
-    INIT_ALPHA; β and α are searched anew after the last epoch.
+    """Tip-Adapter with trained keys. The loss is the cross entropy of the logits with INIT_BETA and
+    INIT_ALPHA. A new search after the last epoch chooses β and α.
 
     Learned: keys [N, D], which are not normalised again. See docs/methods/tip_adapter.md.
     """

@@ -1,4 +1,4 @@
-"""Votes of cached image features for their classes, which stand beside zero-shot logits."""
+"""Votes of cached image features for their classes, which are added to zero-shot logits."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ Closeness = Callable[[Tensor, Tensor], Tensor]
 
 
 def cosines(features: Tensor, keys: Tensor) -> Tensor:
-    """[N, B] of features [B, D] and keys [N, D], both of length 1."""
+    """Cosines [N, B] of features [B, D] and keys [N, D], both of length 1."""
     return keys @ features.t()
 
 
@@ -20,13 +20,13 @@ def class_votes(
     features: Tensor, keys: Tensor, labels: Tensor, classes: int, beta: float | Tensor,
     closeness: Closeness = cosines,
 ) -> Tensor:
-    """Votes [B, C]: of each class c the sum over its keys of exp(-β (1 - closeness)).
+    """Votes [B, C]: for each class c, the sum over its keys of exp(-β (1 - closeness)).
 
-    It holds some 100 MiB at most beside its arguments and what it returns, and is differentiable.
+    It is differentiable. Besides arguments and result it needs at most some 100 MiB.
 
     Args:
-        features: [B, D]. keys: [N, D]. labels: [N]; a key of label -1 votes for nothing.
-        closeness: of some of the features and all the keys, [N, B].
+        features: [B, D]. keys: [N, D]. labels: [N]; a key with the label -1 has no vote.
+        closeness: features [B, D] and keys [N, D] -> their closeness [N, B].
     """
     keys, labels = sorted_keys(keys, labels)
     if not len(keys):
@@ -37,7 +37,7 @@ def class_votes(
 
 
 def sorted_keys(keys: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The keys [N, D] that vote and their labels, in ascending order of these."""
+    """The keys [N, D] that have a vote and their labels [N], sorted by label."""
     if bool((labels[1:] < labels[:-1]).any()):
         labels, order = labels.sort(stable=True)
         keys = keys[order]
@@ -51,20 +51,21 @@ def weights(close: Tensor, beta: float | Tensor) -> Tensor:
 
 
 def add_up(votes: Tensor, counts: Tensor) -> Tensor:
-    """Sums [B, C] over the rows of votes [N, B], of which the first counts[0] are of class 0 and so
-    on."""
-    # Rows lie together, so that a sum takes a tenth of a product with one-hot labels.
+    """Sums [B, C] of votes [N, B] per class. The first counts[0] rows belong to class 0, the next
+    counts[1] to class 1, and so on."""
+    # The rows of a class are adjacent, so a sum takes a tenth of a product with one-hot labels.
     return torch.segment_reduce(votes, "sum", lengths=counts, axis=0, initial=0.0).t()
 
 
 def columns_by_name(labels: Tensor, trained: Sequence[str], asked: Sequence[str]) -> Tensor:
-    """Labels [N] of the classes named `trained` as labels of those named `asked`, -1 where a class
-    is not asked about. Names are compared without case, underscores and hyphens as spaces."""
+    """Labels [N] of the classes `trained`, converted to labels of the classes `asked`; -1 for a
+    class that is not in `asked`. Names are compared without case; underscores and hyphens count as
+    spaces."""
     place = {plain_name(name): i for i, name in enumerate(asked)}
     found = [place.get(plain_name(name), -1) for name in trained]
     return torch.tensor(found, dtype=torch.long, device=labels.device)[labels]
 
 
 def plain_name(name: str) -> str:
-    """A class name as these methods compare it."""
+    """The form of a class name in which these methods compare names."""
     return comparable(name.replace("-", " "))

@@ -1,4 +1,4 @@
-"""What methods with a cache of image features and labels share."""
+"""Shared code of methods with a cache of image features and labels."""
 
 
 import torch
@@ -13,14 +13,14 @@ from nerp.trainers.on_features import Images, OnFeatures
 from nerp.trainers.texts import mean_of_normalised, mean_outputs
 from nerp.trainers.votes import sorted_keys
 
-SCALE = 100.0  # CLIP's logit scale, as the published codes have it typed in
-_TEMPLATE = "a photo of a {}."  # of every dataset, where there are no sentences
-_IMAGENETS = "ImageNet"  # what the names of ImageNet and its variants begin with
+SCALE = 100.0  # CLIP's logit scale, a literal in the published code
+_TEMPLATE = "a photo of a {}."  # for every dataset, if there are no sentences
+_IMAGENETS = "ImageNet"  # the beginning of the names of ImageNet and its variants
 
 
 def validation_images(images: Images, search: str) -> tuple[Tensor, Tensor] | None:
-    """Features [V, D], as the encoder gives them, and labels [V] of the images that a choice may
-    look at; None where there are none, or SEARCH is "none", or they are tested images."""
+    """Features [V, D], not normalised, and labels [V] of the validation images for a choice. None
+    if there are none, if SEARCH is "none", or if they are also test images."""
     if search == "none":
         return None
     if images.validates_on_tested:
@@ -34,8 +34,8 @@ def validation_images(images: Images, search: str) -> tuple[Tensor, Tensor] | No
 
 
 class FrozenText(PlainText, OnFeatures):
-    """Class features of frozen CLIP: the dataset's template, of ImageNet and its variants seven
-    general ones; the scale is 100."""
+    """A method with frozen CLIP's class features and the scale 100. The prompts are the dataset's
+    template, or seven general templates on ImageNet and its variants."""
 
     @property
     def scale(self) -> float:
@@ -50,14 +50,15 @@ class FrozenText(PlainText, OnFeatures):
 
     @torch.no_grad()
     def reference_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Against the class features alone, and as an image is predicted."""
+        """Logits [C] of the reference image by class features alone, and by the full
+        prediction."""
         feature = self.image_features(image)
         plain = self.similarity(feature, self.frozen_class_features())
         return plain[0], self.feature_classifier()(feature)[0]
 
 
 class Voting(FrozenText):
-    """A cache of keys [N, D] with labels [N] among the classes that were trained on."""
+    """A method with a cache of keys [N, D] and labels [N] of trained classes."""
 
     by_data: tuple[str, ...] = ("keys", "labels")
 
@@ -69,7 +70,7 @@ class Voting(FrozenText):
             raise ValueError("its labels do not belong to its keys or its classes")
 
     def voting_keys(self) -> tuple[Tensor, Tensor]:
-        """The keys of classes asked about, and their labels among these."""
+        """The keys of tested classes, and their labels among the tested classes."""
         return sorted_keys(self.tensor("keys"), self.asked(self.tensor("labels").long()))
 
     @property
@@ -83,15 +84,16 @@ class Voting(FrozenText):
 
 
 class SentenceVoting(Voting):
-    """A cache beside class texts that are the mean of sentences: those of TRAINER.<node>.TEXTS, or
-    one template."""
+    """A method with a cache, and with class texts that are means over sentences: those of
+    TRAINER.<node>.TEXTS, or one template."""
 
     def prepare(self) -> None:
         self._texts: Tensor | None = None
 
     @property
     def texts(self) -> Tensor:
-        """u° [C, D]: for each class the mean feature of its sentences, as the encoder gives it."""
+        """u° [C, D]: for each class, the mean of the text encoder's outputs for its sentences, not
+        normalised."""
         if self._texts is None:
             names, path = self.classes.names, self.settings.TEXTS
             key = f"TRAINER.{self.node}.TEXTS"

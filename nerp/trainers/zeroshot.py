@@ -11,7 +11,7 @@ from nerp.trainers.texts import mean_of_normalised
 
 @TRAINERS.register("ZeroshotCLIP")
 class ZeroshotCLIP(PlainText):
-    """CLIP as published, with the dataset's template. Nothing is learned.
+    """Zero-shot CLIP with the dataset's template. Nothing is learned.
 
     Logits: s f tᵀ. See docs/methods/zeroshot.md.
     """
@@ -24,7 +24,8 @@ class ZeroshotCLIP(PlainText):
 
 @TRAINERS.register("ZeroshotCLIP2")
 class ZeroshotEnsemble(ZeroshotCLIP):
-    """CLIP with the normalised features of seven general templates and the dataset's averaged."""
+    """Zero-shot CLIP that averages normalised features over seven general templates and the
+    dataset's own. See docs/methods/zeroshot.md."""
 
     def frozen_class_features(self, images: Tensor | None = None) -> Tensor:
         if self._frozen_class_features is None:
