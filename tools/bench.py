@@ -1,11 +1,12 @@
-"""Our path against another formulation of every method, in one process, alternating A B A B.
+"""Compare the speed of our code (A) with another formulation (B) of every method.
 
-A is `nerp.trainers`. B is tools/plain_methods: open_clip's own modules, 77 tokens a text at
-every step, a separate frozen CLIP where the method has one beside the tuned model, class features
-recomputed per batch where the published code does; or A under torch.compile. Both start from the
-same random ViT-B/16 (or --backbone) and the same learned tensors, and their results must agree or
-the bench fails. Beside them, open_clip's bare image forward on the evaluation's batch, and beside a
-method with SAR (200 novel names) the plain step of the method without.
+A is `nerp.trainers`. B is tools/plain_methods: open_clip's own modules, 77 tokens per text at every
+step, and a separate frozen CLIP if the method uses one. B recomputes class features per batch if
+the published code does. With --against compiled, B is A under torch.compile. Calls alternate
+(A B A B) in one process. Both start from the same random ViT-B/16 (or --backbone) and the same
+learned tensors. If their results differ, the bench fails. For comparison it also times open_clip's
+bare image forward on the evaluation batch; for a method with SAR (200 novel names) also the plain
+step of the method without SAR.
 
     python tools/bench.py                         every method, C = 10, 50, 500
     python tools/bench.py --methods MMRL --classes 50 --repeats 5 --json bench.json
@@ -38,19 +39,19 @@ from nerp.engine.checkpoint import save_checkpoint
 from nerp.engine.record import process_peak_mib
 from nerp.settings.protocols import plain_name
 
-CPU_EVAL_BATCH = 100  # at most: several of some published batches would not fit
-# Largest logit and loss differences, by matrix type: half precision sums in other orders.
+CPU_EVAL_BATCH = 100  # the most images per test batch on a CPU; some published batches do not fit
+# Allowed differences of logits and losses, by matrix type; half precision depends on sum order.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 1.0, torch.bfloat16: 4.0}
 
 T = TypeVar("T")
-Record = dict[str, Any]  # of one comparison, as the JSON file has it
+Record = dict[str, Any]  # one comparison, as in the JSON file
 
 
 @register_flop_formula(torch.ops.aten.addmm_)
 def operations_in_place(
     _: object, a: Sequence[int], b: Sequence[int], **kwargs: object
 ) -> int:
-    """Of a product [n, k] [k, m] that adds onto what is there: PyTorch's counter leaves it out."""
+    """The operations of an in-place product-and-add [n, k] [k, m], which PyTorch does not count."""
     return 2 * a[0] * a[1] * b[1]
 
 
@@ -65,7 +66,7 @@ def timed(function: Callable[[], T], device: torch.device) -> tuple[float, T]:
 
 def gflop(function: Callable[[], object]) -> float:
     """The operations of the matrix products in one call, in billions."""
-    # The fused attention layer of PyTorch's own modules has no formula; its parts have.
+    # PyTorch cannot count its modules' fused attention layer, but it counts the layer's parts.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -82,7 +83,7 @@ def wait(device: torch.device) -> None:
 
 
 def compare(method: str, classes: int, args: argparse.Namespace) -> Record:
-    """Times, ratios and operations of both sides; raises SystemExit where results differ."""
+    """Times, ratios and operations of both sides. Raises SystemExit if their results differ."""
     bench = Bench(method, classes, args)
     sides = {"A": bench.side("ours", args), "B": bench.side(args.against, args)}
     without = plain_name(method)
@@ -123,7 +124,7 @@ def compare(method: str, classes: int, args: argparse.Namespace) -> Record:
         "train_ratio": paired_ratio(train["A"], train["B"]),
         **{f"times_the_step_{name}": paired_ratio(train[name], train["A"]) for name in others},
         "train_gflop": operations["step"]["A"],
-        # What the ratio would be if each side took as long as its products.
+        # The ratio of times if each side needed time only for its matrix products.
         "train_limit": operations["step"]["B"] / operations["step"]["A"],
         "eval_limit": operations["evaluate"]["B"] / operations["evaluate"]["A"],
         "eval_images_per_second": {
@@ -141,17 +142,17 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 def loss_difference(a: Tensor, b: Tensor) -> float:
-    """Of two losses, in parts of one that is beyond 1: PromptKD's has a weight of 1000."""
+    """The difference of two losses, relative to b if |b| > 1 (PromptKD's loss weight is 1000)."""
     return difference(a, b) / max(1.0, float(b.abs()))
 
 
 def paired_ratio(ours: list[float], other: list[float]) -> float:
-    """Median of other / ours over the rounds, whose calls ran one after the other."""
+    """The median of other / ours over the rounds. The two calls of a round ran in succession."""
     return statistics.median(b / a for a, b in zip(ours, other, strict=True))
 
 
 def checkpoint_kib(bench: Bench) -> int:
-    """KiB of the checkpoint that a run would leave."""
+    """The size in KiB of the checkpoint that a run would write."""
     with tempfile.TemporaryDirectory() as folder:
         tensors = bench.trainer.learned.state_dict()
         file, _ = save_checkpoint(Path(folder), bench.trainer, tensors, 1, bench.cfg)
@@ -230,7 +231,7 @@ def main() -> None:
             }
             records.append(record)
             rate = max(rate, matrix_rate(device, PRECISIONS[args.precision].weights))
-            for known in records:  # one machine has one rate: the best that was seen
+            for known in records:  # all records use the machine's best measured rate
                 known["floor_seconds"] = 1e9 * known["train_gflop"] / rate
             print(f"{method} C = {classes}: done", file=sys.stderr, flush=True)
             if args.json:  # after each, so that a run cut short keeps what it measured

@@ -1,4 +1,4 @@
-"""How long each rule takes, and how many settings a second a sweep tries, on random logits.
+"""Time each correction rule, and the settings per second of a sweep, on random logits.
 
     python tools/bench_correction.py                  50,000 images, 1,000 classes, 11,000 pairs
     python tools/bench_correction.py --images 8100 --classes 10 --pairs 20

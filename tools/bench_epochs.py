@@ -1,13 +1,13 @@
-"""How much faster a training is whose augmented images another one has encoded, on made images.
+"""Time training that reuses the augmented images' features of an earlier training; synthetic data.
 
     python tools/bench_epochs.py                   CoOp, then KgCoOp, ViT-B/16, C = 50
     python tools/bench_epochs.py --methods KgCoOp --batch 128
     python tools/bench_epochs.py --epochs 2 --images 64
 
-Whole commands are measured, start-up and saving included, in seconds of all cores together, which
-other work on the machine changes less than the clock's. Each method trains without kept features
-(DATALOADER.FEATURES_MB 0), then with those that the first one keeps, on random weights of the
-architecture.
+It measures whole commands, with start-up and saving, in seconds of CPU time over all cores. Other
+work on the machine changes CPU time less than elapsed time. Each method trains without kept
+features (DATALOADER.FEATURES_MB 0), then with the features that the first method keeps. The
+backbone has random weights.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CARD = """DATASET:
 
 
 def made_data(root: Path, classes: int, images: int) -> Path:
-    """So many random pictures of classes with real names; their card."""
+    """The card of a data set with random images and real class names, which is written here."""
     rng = np.random.default_rng(0)
     for n, name in enumerate(published()["ImageNet"]["classnames"][:classes]):
         for split, count in (("train", -(-images // classes)), ("test", 1)):
@@ -50,7 +50,7 @@ def made_data(root: Path, classes: int, images: int) -> Path:
 
 
 def processor() -> float:
-    """Seconds that all commands so far have taken of all cores together."""
+    """Seconds of CPU time, over all cores, of all commands so far."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -85,7 +85,7 @@ def main() -> None:
             seconds = {}
             for kept, memory in (("alone", "0"), ("first", "2048"), ("second", "2048")):
                 if kept == "first" and rows:
-                    continue  # the method before has filled it
+                    continue  # an earlier method has filled the cache
                 start = processor()
                 subprocess.run([*command, "DATALOADER.FEATURES_MB", memory, "--output-dir",
                                 str(root / f"{method}-{kept}")], check=True, capture_output=True)

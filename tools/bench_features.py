@@ -1,11 +1,11 @@
-"""Seconds of what methods on frozen features do besides encoding images, on made-up features.
+"""Time the work of methods on frozen features, without image encoding, on random features.
 
     python tools/bench_features.py
     python tools/bench_features.py --tested 50000 --classes 1000 --shots 16 --width 512
 
-Tip-Adapter's test with a cache of classes x shots keys; LP++'s training of 100 classes; an epoch of
-Tip-Adapter-F on 100 classes, beside encoding its images anew with --backbone (random weights).
-Elapsed seconds, seconds of all cores together, and the process's peak memory.
+It times Tip-Adapter's test with a cache of classes x shots keys, LP++'s training on 100 classes,
+and an epoch of Tip-Adapter-F on 100 classes. For comparison, --backbone (random weights) encodes
+that epoch's images. It prints elapsed seconds, CPU seconds over all cores, and peak memory.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from nerp.trainers import lppp, tip_adapter
 from nerp.trainers.votes import sorted_keys
 
 BATCH = 256
-SMALL = 100  # classes of the two trainings
+SMALL = 100  # the number of classes in the two trainings
 
 
 def made(count: int, width: int) -> Tensor:
@@ -61,7 +61,7 @@ def training_of_lppp(args: argparse.Namespace) -> None:
 
 
 def encoding(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
-    """A hundredth of an epoch's images through the backbone."""
+    """A function that encodes a hundredth of an epoch's images with the backbone."""
     from open_clip.model import CLIP
 
     config = find_backbone(args.backbone).config

@@ -1,4 +1,4 @@
-"""The sides that tools/bench.py sets against each other: our trainer, a plain formulation."""
+"""The two sides that tools/bench.py compares: our trainer and a plain formulation."""
 
 import argparse
 from collections.abc import Callable
@@ -44,17 +44,17 @@ BATCHES = {
     "DeCoOp": (32, 256), "ProGrad": (32, 100), "CLIPAdapter": (32, 100), "TaskRes": (256, 500),
     "PromptKD": (8, 100),
 }
-# The published code of these keeps class features for the whole evaluation; the others' encodes
-# text per batch. Of PromptKD's only training is known: it encodes text per step.
+# The published code of these methods keeps class features for the whole evaluation. That of other
+# methods encodes text per batch. For PromptKD only training is known: it encodes text per step.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt", "MMA", "PromptKD"}
 HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp",
                    "CasPL_PromptSRC", "ProGrad"}
-TEACHER = "ViT-L-14-quickgelu"  # CasPL's and PromptKD's
+TEACHER = "ViT-L-14-quickgelu"  # for CasPL and PromptKD
 OPTIMISER = {"MMRL": "adamw", "MMRLpp": "adamw", "ANPrompt": "adamw", "TCP": "adam",
              "CLIPLoRA": "adamw", "TaskRes": "adam"}
 
 
-Images = Callable[..., Tensor]  # of images, and of labels where it is a loss
+Images = Callable[..., Tensor]  # a function of images; a loss also takes labels
 
 
 class Ours:
@@ -94,7 +94,7 @@ class Ours:
 
 
 class Plain:
-    """The same of tools/plain_methods."""
+    """The plain method's training step, and its evaluation of one batch."""
 
     def __init__(self, bench: "Bench", args: argparse.Namespace, method: str):
         self.method = method
@@ -106,7 +106,7 @@ class Plain:
         tensors: dict[str, Tensor] = {**learned, **dict(bench.trainer.learned.named_buffers())}
         classes, settings = bench.trainer.classes, bench.trainer.settings
         of_sar = bench.of_sar() if method.endswith(SAR_SUFFIX) else {}
-        if args.memory:  # what is measured is this side alone
+        if args.memory:  # only this side is measured
             del bench.trainer, bench.clip
         copies = 2 if method in HAS_FROZEN_COPY else 1
         model, *frozen = (plain_model(args.backbone, bench.device) for _ in range(copies))
@@ -180,8 +180,8 @@ class Bench:
         self.cfg.OPTIM.NAME = OPTIMISER.get(method, "sgd")
         self.cfg.TRAINER.NAME = method
         if method.endswith(SAR_SUFFIX):
-            self.cfg.DATASET.NAME = "ImageNet"  # whose list has more names than are used
-        # A real benchmark's: made-up ones would share more words, or fewer.
+            self.cfg.DATASET.NAME = "ImageNet"  # its list has more names than are used
+        # Names of a real benchmark, because invented names would share more or fewer words.
         names = tuple(published()["ImageNet"]["classnames"][:classes])
         self.classes = Classes(names, "a photo of a {}.", "a photo of an object.")
         self.clip = Clip(random_model(args.backbone), args.precision, self.device, args.backbone)
@@ -194,7 +194,7 @@ class Bench:
                 self.teacher = Teacher(clip, self.classes)
             if method == "PromptKD":
                 self.start = PromptSRC(self.cfg, clip, self.classes).learned.state_dict()
-        # Instead of a backbone that is read.
+        # This model replaces a backbone from a file.
         with patch.object(Taught, "_backbone", self.teacher and self.teacher.clip):
             self.trainer: Trainer = TRAINERS[method](
                 self.cfg, self.clip, self.classes, start=self.start)
@@ -203,7 +203,7 @@ class Bench:
         images = torch.randn(most, 3, size, size, device=self.device)
         self.images, self.eval_images = images[: self.train_batch], images[: self.eval_batch]
         self.labels = torch.randint(0, classes, (self.train_batch,), device=self.device)
-        # Encoded once per run, so no part of a step; where only memory is measured, any will do.
+        # Texts are encoded once per run, so they are no part of a step. Any values serve here.
         self.frozen_text = normalise(torch.randn(classes, width, device=self.device))
         self.sentences = self.prototypes = torch.empty(0)
         if isinstance(self.trainer, MoCoOp):
@@ -217,7 +217,7 @@ class Bench:
         self.hold_references(self.trainer)
 
     def hold_references(self, trainer: Trainer) -> None:
-        """Give a trainer what is encoded once per run, so that no step encodes it."""
+        """Set a trainer's features that are encoded once per run, so that no step encodes them."""
         if self.method == "BiomedCoOp":
             vars(trainer)["sentence_features"] = lambda: self.sentences
             return
@@ -247,13 +247,14 @@ class Bench:
         return Ours(self, trainer, compiled=True)
 
     def plain_teacher(self) -> PlainPromptSRC:
-        """PromptKD's, as a plain PromptSRC."""
+        """PromptKD's teacher as a plain PromptSRC."""
         return PlainPromptSRC(
             plain_model(TEACHER, self.device), self.classes.names, self.classes.template,
             self.start, self.cfg.TRAINER.PROMPTSRC)
 
     def of_sar(self) -> dict[str, object]:
-        """What tools/plain_methods takes for SAR's term; its sets will be the trainer's."""
+        """The attributes of a plain method for SAR's term. It draws the same sets S as the
+        trainer."""
         trainer = self.trainer
         assert isinstance(trainer, Aligned)
         generator = torch.Generator().manual_seed(trainer.generator.initial_seed())
@@ -271,7 +272,7 @@ class Bench:
 def plain_model(
     name: str, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> OpenCLIP:
-    """`random_model`, as what it is to tools/plain_methods: a module has any attribute."""
+    """`random_model` on a device, with the type that tools/plain_methods uses."""
     return cast(OpenCLIP, random_model(name).to(device, dtype))
 
 

@@ -1,8 +1,9 @@
-"""What it costs that images count by content: of a first test, and of the later ones.
+"""Measure the cost of identifying images by content, in a first test and in later ones.
 
-Makes JPEGs of a photograph's size, and measures the processor's time (all threads, so that other
-work on the machine does not count) of decoding and encoding them once with the tiny backbone, of
-their digests when none is kept, and of looking at them when all are. Rounds alternate.
+It writes JPEGs of a photograph's size and measures CPU time over all threads, so that other work on
+the machine does not count. It times decoding and encoding the images once with the tiny backbone,
+computing their digests when none is kept, and checking the files when all digests are kept. Rounds
+alternate.
 
   python tools/digest_cost.py --images 2000
 """
@@ -40,7 +41,7 @@ def main() -> None:
         items = make(folder, args.images)
         clip, _ = build_clip("tiny", "", "auto", "fp32", torch.device("cpu"))
         cfg = default_config()
-        time.sleep(2.5)  # what has just been written is not kept
+        time.sleep(2.5)  # digests of files that were just written are not kept
         found: dict[str, list[float]] = {"test": [], "first": [], "later": [], "look": []}
         for _ in range(args.rounds):
             (folder / "cache" / "nerp" / "images.json").unlink(missing_ok=True)
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def make(folder: Path, count: int) -> list[Item]:
-    """Pictures with as much texture as a photograph has."""
+    """Images with as much texture as a photograph."""
     random = np.random.default_rng(1)
     coarse = random.integers(0, 256, (SIZE[1] // 4, SIZE[0] // 4, 3), np.uint8)
     base = np.asarray(Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC), np.int16)

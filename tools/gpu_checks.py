@@ -1,4 +1,4 @@
-"""What tools/gpu_report.py shows in one process: numbers, waits and loaders on a device."""
+"""The checks of tools/gpu_report.py within one process: numbers, waits and loaders on a device."""
 
 import multiprocessing
 import platform
@@ -41,8 +41,8 @@ from nerp.engine.epochs import EpochImages
 from nerp.engine.train import TrainingRun
 from nerp.settings.protocols import SAR_SUFFIX, plain_name
 
-# Largest differences that pass. Of losses and gradients, relative; half precision rounds to 3
-# digits, and a step through eight layers at a scale of 100 keeps about one.
+# Largest allowed differences. Those of losses and gradients are relative. Half precision rounds to
+# 3 digits; a step through eight layers with a scale of 100 keeps about one digit.
 GOLDEN_TOLERANCE = {"logits": 1e-3, "features": 1e-5}
 STEP_TOLERANCE = {"fp32": 1e-3, "fp16": 0.1, "amp": 0.1, "bf16": 0.3}
 CONVOLUTION_TOLERANCE = 1e-5  # of features of length 1; TF32 keeps three digits
@@ -52,10 +52,10 @@ WITH_SAR = f"CoOp{SAR_SUFFIX}"
 
 @dataclass
 class Line:
-    """One promise.
+    """The result of one check.
 
     Attributes:
-        verdict: ok, off or absent. value: what was measured, of which `most` would pass.
+        verdict: ok, off or absent. value: the measured number; at most `most` passes.
     """
 
     check: str
@@ -84,13 +84,13 @@ def absent(check: str, what: str, reason: str) -> Line:
 
 
 class Checks:
-    """What is true of one device: each check yields its lines.
+    """The checks of one device; each yields its lines.
 
     Args:
         folder: for the small CLIP, a small EuroSAT and runs.
     """
 
-    settings = staticmethod(golden_options)  # of a method on the small CLIP
+    settings = staticmethod(golden_options)  # the settings of a method on the small CLIP
 
     def __init__(self, device: torch.device, folder: Path):
         self.device = device
@@ -136,7 +136,7 @@ class Checks:
         yield measured("convolutions", "RN50 fp32", gap, CONVOLUTION_TOLERANCE)
 
     def steps(self) -> Iterator[Line]:
-        """A training step in float32 against the CPU's, and in less against float32."""
+        """A training step in float32 against the CPU's; in lower precision against float32."""
         for method in LEARNING:
             wanted = self.step(method, "fp32", torch.device("cpu"))
             published = str(TRAINERS[method].defaults["PREC"].default)
@@ -188,7 +188,7 @@ class Checks:
             run, _ = self.training("MMA", "amp")
             batch, before = first_batch(run), tensors(run)
             if overflows:
-                run.scaler.scale(torch.ones((), device=self.device))  # which is when it has one
+                run.scaler.scale(torch.ones((), device=self.device))  # this creates its scale
                 run.scaler.update(OVERFLOWING)
                 step(run, batch)
                 yield measured("first overflow", "changes nothing", moved(run, before), 0.0)
@@ -209,7 +209,7 @@ class Checks:
             batch, images = first_batch(run), self.images()
             with torch.inference_mode(), run.trainer.clip.autocast():
                 classify = run.trainer.classifier()
-            for mode in ("default", "warn"):  # first what is computed once per run
+            for mode in ("default", "warn"):  # the first pass computes what is needed once per run
                 with warnings.catch_warnings(record=True) as seen:
                     warnings.simplefilter("always")
                     torch.cuda.set_sync_debug_mode(mode)
@@ -221,7 +221,7 @@ class Checks:
             yield measured("no host wait", method, len(seen), 0, " ".join(where))
 
     def transfers(self) -> Iterator[Line]:
-        """Batches lie in pinned memory, from where they are copied while the device computes."""
+        """Batches are in pinned memory and are copied while the device computes."""
         if not self.cuda:
             yield absent("pinned batches", "both loaders", "there is no device to copy to")
             return
@@ -251,7 +251,7 @@ class Checks:
         loading.START_METHOD = chosen
 
     def corrections(self) -> Iterator[Line]:
-        """The published flips, and a shift between pairs, of logits on the device."""
+        """The published flips, and a shift between pairs, on logits on the device."""
         z = np.load(GOLDEN / "flips.npz")
         logits, text, image, pairs = (
             torch.tensor(z[name]).to(self.device)
@@ -268,7 +268,7 @@ class Checks:
         there = shift(logits.cpu(), text.cpu(), pairs.cpu()).predictions
         yield measured("corrections", "shift in pairs", int((here != there).sum()), 0)
 
-    # What they are made of.
+    # Parts of the checks.
 
     def images(self, device: torch.device | None = None) -> Tensor:
         return self.input("images", device or self.device)
@@ -277,8 +277,8 @@ class Checks:
         return torch.tensor(np.load(GOLDEN / "inputs.npz")[name]).to(device)
 
     def training(self, method: str, precision: str) -> tuple[TrainingRun, ImageSet]:
-        """A training run on the base classes of the small EuroSAT, not yet begun, and images to
-        test on."""
+        """A training run on the base classes of the small EuroSAT, not yet started, and test
+        images."""
         cfg = golden_config(DATALOADER={"NUM_WORKERS": 2})
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
         cfg.DATALOADER.K_TRANSFORMS = TRAINERS[method].views
@@ -299,22 +299,22 @@ def largest(tensor: Tensor) -> float:
 
 
 def first_batch(run: TrainingRun) -> Sequence[Any]:
-    """Of its loader, or of its epochs' features where it is shown these."""
+    """The run's first batch, from its loader or from its epochs' features."""
     return next(iter(run.shown.loader if isinstance(run.shown, EpochImages) else run.shown))
 
 
 def step(run: TrainingRun, batch: Sequence[Any]) -> None:
-    """With a `first_batch`."""
+    """Do one training step with a batch from `first_batch`."""
     views, labels = run.shown.on_device(*batch) if isinstance(run.shown, EpochImages) else batch
     run._step(views, labels, len(labels))
 
 
 def tensors(run: TrainingRun) -> dict[str, Tensor]:
-    """A copy of what it has learned."""
+    """A copy of the run's learned tensors."""
     return {name: tensor.clone() for name, tensor in run.trainer.learned.state_dict().items()}
 
 
 def moved(run: TrainingRun, before: dict[str, Tensor]) -> float:
-    """How far any number has moved; not a number where one has become none."""
+    """The largest change of a learned number; NaN if any number has become NaN."""
     gaps = [(tensor - before[name]).abs().max() for name, tensor in tensors(run).items()]
-    return float(torch.stack(gaps).max())  # which passes on what is no number
+    return float(torch.stack(gaps).max())  # max propagates NaN

@@ -1,12 +1,11 @@
-"""What holds on this device: one line per promise, "ok", "off by ..." or "not available here".
+"""Check this project on a device: one line per check, "ok", "off by ..." or "not available here".
 
     python tools/gpu_report.py                      on the first GPU, about ten minutes
     python tools/gpu_report.py --json report.json   to attach to an issue
-    python tools/gpu_report.py --device cpu         what can be shown without a GPU
+    python tools/gpu_report.py --device cpu         the checks that need no GPU
 
-Nothing is downloaded: the golden vectors and the small CLIP of the tests, and random weights for
-what is timed. It needs a checkout and `pip install -e .[dev]`. docs/gpu.md says what each line
-stands for.
+Nothing is downloaded. It uses the golden vectors and the small CLIP of the tests, and random
+weights for timing. It needs a checkout and `pip install -e .[dev]`. docs/gpu.md explains each line.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from nerp.commands.forked import FORKED
 from nerp.experiments.server import Server
 
 DDP_TOLERANCE = 1e-3
-# `nerp train` in processes of its own, with little to learn.
+# Settings of a short `nerp train` in its own process.
 SHORT = ("DATASET.NUM_SHOTS", "4", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "2",
          "DATALOADER.TRAIN_X.BATCH_SIZE", "8", "TEST.NO_TEST", "True")
 
@@ -47,7 +46,7 @@ class Report(Checks):
                 self.parallel, self.speed, self.compiled]
 
     def forked_run(self) -> Iterator[Line]:
-        """Runs of `nerp sweep`: forked, the device first touched in the child."""
+        """Runs of `nerp sweep` are forked, and only the child uses the device."""
         server = Server(FORKED)
         for number in (1, 2):
             start = time.perf_counter()
@@ -60,7 +59,7 @@ class Report(Checks):
         server.close()
 
     def parallel(self) -> Iterator[Line]:
-        """DistributedDataParallel on all visible GPUs gives the tensors of one."""
+        """DistributedDataParallel on all visible GPUs gives the same tensors as one GPU."""
         count = torch.cuda.device_count() if self.cuda else 0
         if count < 2:
             yield absent("several GPUs", "DDP", f"{count} visible"
@@ -96,7 +95,7 @@ class Report(Checks):
             yield Line("speed", f"{r['method']}, {r['classes']} classes, fp16", "ok", note=note)
 
     def compiled(self) -> Iterator[Line]:
-        """What torch.compile would give."""
+        """The speed-up that torch.compile would give."""
         if not self.cuda:
             yield absent("torch.compile", "tools/bench.py", "docs/performance.md has it on a CPU")
             return
@@ -120,7 +119,7 @@ class Report(Checks):
         return records
 
     def said(self) -> str:
-        """The last line of what the processes that were started said."""
+        """The last line of the started processes' output."""
         return (self.folder / "log.txt").read_text(errors="replace").strip().rsplit("\n", 1)[-1]
 
 
@@ -137,7 +136,7 @@ def main() -> int:
         for check in Report(device, Path(folder)).checks():
             try:
                 lines += check()
-            except Exception as error:  # one that cannot be made says so; the others are made
+            except Exception as error:  # a failed check is reported, and the others still run
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 lines.append(Line(check.__name__.replace("_", " "), "", "off", note=reason))
     versions = environment(device)

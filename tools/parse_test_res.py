@@ -5,9 +5,9 @@
   python tools/parse_test_res.py DIR --test-log
   python tools/parse_test_res.py DIR --test-log --multi-exp
 
-DIR holds one folder per seed (seed1, seed2, ...), each with a log.txt; with --multi-exp it holds
-several such DIRs. Of a log the last result block counts; without --test-log one that stands after
-"Finish training". `nerp table` makes whole tables and says what is missing.
+DIR holds one folder per seed (seed1, seed2, ...), each with a log.txt. With --multi-exp it holds
+several such DIRs. The last result block of a log is used; without --test-log it must come after
+"Finish training". `nerp table` makes whole tables and lists missing results.
 """
 
 import argparse
@@ -33,7 +33,8 @@ def read_log(path: Path, keyword: str, test_log: bool) -> float | None:
 
 
 def parse_experiment(directory: Path, keyword: str, test_log: bool, ci95: bool) -> float | None:
-    """Print the number of each seed, their mean and spread; the mean, None without a number.
+    """The mean over the seeds, None if there is no number. Prints each seed's number, the mean and
+    the spread.
 
     The spread is the population standard deviation, or half the width of the 95 % confidence
     interval, 1.96 standard deviations over the square root of the number of seeds.
@@ -63,12 +64,12 @@ def parse_experiment(directory: Path, keyword: str, test_log: bool, ci95: bool) 
 
 
 def _natural(path: Path) -> list[int | str]:
-    """seed2 before seed10."""
+    """A sort key that puts seed2 before seed10."""
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))]
 
 
 def main() -> int:
-    """0, or 1 where a folder holds no result."""
+    """The exit status: 0, or 1 if a folder has no result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -7,8 +7,8 @@
     DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base
   ... --model-dir OUT --load-epoch 10 --eval-only DATASET.SUBSAMPLE_CLASSES new
 
-Each is put into the `nerp train` or `nerp test` that does the same, which is printed first. A run
-that was interrupted goes on when it is started again with the same --output-dir.
+Each command line is translated to `nerp train` or `nerp test`, printed and run. An interrupted run
+continues if it is started again with the same --output-dir.
 """
 
 import argparse
@@ -39,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
         flags.add_argument(f"--{flag}", default="", help="as in `nerp train --help`")
     flags.add_argument("--seed", help="default: 1; -1: drawn, and recorded")
     flags.add_argument("--eval-only", action="store_true", help="test, do not train")
-    flags.add_argument("--model-dir", default="", help="whose weights --eval-only tests")
-    flags.add_argument("--load-epoch", help="of these weights; default: the newest")
+    flags.add_argument("--model-dir", default="", help="run directory whose weights --eval-only tests")
+    flags.add_argument("--load-epoch", help="epoch of these weights; default: the newest")
     flags.add_argument("--no-train", action="store_true",
-                       help="read the configuration and the dataset, print the one, then stop")
+                       help="read configuration and dataset, print the configuration, stop")
     flags.add_argument("--resume", default="", help="the --output-dir of an interrupted run")
     flags.add_argument("--train-epoch", type=int, help="OPTIM.MAX_EPOCH")
     flags.add_argument("--backbone", default="", help="MODEL.BACKBONE.NAME")
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def translate(args: argparse.Namespace) -> list[str]:
-    """The arguments of `nerp` that do the same. Raises NerpError for what nothing here does."""
+    """The equivalent arguments of `nerp`. Raises NerpError for flags that have no equivalent."""
     for flag, reason in REFUSED.items():
         if getattr(args, flag[2:].replace("-", "_")):
             raise NerpError(f"{flag}: {reason}")
@@ -80,7 +80,7 @@ def translate(args: argparse.Namespace) -> list[str]:
 
 
 def describe(args: argparse.Namespace) -> None:
-    """Read what --no-train asks for and print the configuration."""
+    """Read the configuration and the dataset, as --no-train asks, and print the configuration."""
     from nerp.data.benchmark import open_benchmark
     from nerp.settings.resolve import Request, resolve
 

@@ -1,9 +1,9 @@
-"""Backbones by open_clip's names: what each is, how its images look, whether the encoders run it.
+"""Backbones by open_clip's names: weights, configuration, image transform, and supported models.
 
-Beside the names of `nerp.clip.loading` there are MODEL:TAG for the weights that open_clip lists
-(ViT-B-16:laion2b_s34b_b88k), and hf-hub:OWNER/NAME for a repository in its format. The weights come
-through open_clip's loader and stay in its caches. What the towers do not compute exactly is refused
-by name, with the reason; a setting of a model that is not known here is one.
+Besides the names of `nerp.clip.loading` there are MODEL:TAG for weights that open_clip lists
+(ViT-B-16:laion2b_s34b_b88k), and hf-hub:OWNER/NAME for a repository in its format. open_clip's
+loader downloads the weights and caches them. A model that nerp.clip cannot compute exactly is
+refused by name, with the reason. An unknown setting of a model is such a reason.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from nerp.clip.wordpiece import VOCABULARY_FILE
 from nerp.files.json_file import read_json
 
 HUB = "hf-hub:"
-_VOCABULARY = 49_408  # of CLIP's tokeniser
-# Settings of open_clip's models that the towers follow, or that change nothing when testing.
+_VOCABULARY = 49_408  # the size of CLIP's vocabulary
+# Settings of open_clip's models that nerp.clip follows, or that have no effect in tests.
 _VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size",
            "ls_init_value", "patch_dropout", "no_ln_pre", "pos_embed_type", "final_ln_after_pool",
            "output_tokens", "act_kwargs", "norm_kwargs", "timm_pool", "timm_proj"}
@@ -30,16 +30,16 @@ _TEXT = {"width", "heads", "layers", "mlp_ratio", "ls_init_value", "pad_id", "eo
          "output_tokens", "act_kwargs", "norm_kwargs"}
 _MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale",
           "init_logit_bias", "nonscalar_logit_scale", "output_dict"}
-# By the beginning of a tag: what the weights' cards on Hugging Face say (laion/CLIP-*, timm/*,
-# facebook/metaclip-*, apple/DFN*), of those in open_clip's releases its maintainers, when asked.
-# Of OpenAI's nobody has said it. Another tag: unknown.
+# The beginning of a tag -> the licence of the weights. Sources: the model cards on Hugging Face
+# (laion/CLIP-*, timm/*, facebook/metaclip-*, apple/DFN*); for weights in open_clip's releases,
+# answers of its maintainers. OpenAI's weights have no stated licence. Other tags are unknown.
 _LICENCES = {
     "laion": "MIT", "datacomp": "MIT", "commonpool": "MIT", "yfcc15m": "MIT", "cc12m": "MIT",
     "metaclip": "CC-BY-NC-4.0", "dfn": "Apple's own (apple-amlr)",
     "openai": "not stated; that of the code is MIT",
 }
 
-# Known without asking the hub, so that a copy of its weights can be used where there is no network.
+# Its configuration is known here, so that a copy of its weights can be used without a network.
 BIOMEDCLIP = HUB + "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 _BERT = {"hf_pooler_type": "cls_last_hidden_state_pooler", "hf_proj_type": "mlp"}
 _TIMM = {"timm_pool": "", "timm_proj": "linear"}
@@ -56,10 +56,10 @@ class Backbone:
     """A named backbone.
 
     Attributes:
-        fetch: the file of the weights, downloaded if it must be.
+        fetch: returns the file of the weights, downloaded if necessary.
         config: open_clip's configuration of the model; None: it is read from the weights.
-        activation: "quick_gelu" or "gelu" as it was trained with, "auto": what the weights say.
-        preprocess: what open_clip says of the images: mean, std, interpolation, resize_mode.
+        activation: "quick_gelu" or "gelu", as in pre-training; "auto": the weights decide.
+        preprocess: open_clip's image transform: mean, std, interpolation, resize_mode.
     """
 
     name: str
@@ -70,7 +70,8 @@ class Backbone:
 
     @property
     def inputs(self) -> dict[str, object]:
-        """What the configuration's INPUT has to say of the images; {} where nothing is known."""
+        """The settings of the node INPUT for the images of this backbone; {} if they are not
+        known."""
         names = {"mean": "PIXEL_MEAN", "std": "PIXEL_STD", "interpolation": "INTERPOLATION",
                  "resize_mode": "RESIZE_MODE"}
         return {f"INPUT.{names[key]}": list(value) if isinstance(value, tuple) else value
@@ -78,9 +79,9 @@ class Backbone:
 
 
 def find_backbone(name: str) -> Backbone:
-    """The backbone that one of open_clip's names, which have a colon, stands for.
+    """The backbone of an open_clip name, which has a colon.
 
-    Raises NerpError for a name that does not exist, or of a model that the towers cannot run.
+    Raises NerpError for a name that does not exist, or of a model that nerp.clip cannot run.
     """
     if name == BIOMEDCLIP:
         return Backbone(name, lambda: _weights(name), _BIOMEDCLIP)
@@ -132,8 +133,8 @@ def _from_hub(name: str) -> Backbone:
 
 
 def _weights(name: str) -> Path:
-    """The file of a hub's backbone; where its text encoder is a BERT, with the vocabulary beside
-    it."""
+    """The weights file of a backbone on the hub. If its text encoder is a BERT, the vocabulary is
+    downloaded beside it."""
     from open_clip.pretrained import download_pretrained_from_hf
 
     repository = name.removeprefix(HUB)
@@ -158,7 +159,7 @@ def _fetched(name: str, where: str, download: Callable[[], str]) -> Path:
 def model_config(model: str) -> Config:
     """open_clip's configuration of a model by name.
 
-    Raises NerpError for one that does not exist, or that the towers cannot run.
+    Raises NerpError for a model that does not exist, or that nerp.clip cannot run.
     """
     from open_clip.factory import get_model_config
 
@@ -171,7 +172,7 @@ def model_config(model: str) -> Config:
 
 
 def supported() -> list[str]:
-    """The names of open_clip's models that have weights and that the towers run."""
+    """The names of open_clip's models that have weights and that nerp.clip can run."""
     from open_clip import list_models, list_pretrained_tags_by_model
     from open_clip.factory import get_model_config
 
@@ -180,15 +181,15 @@ def supported() -> list[str]:
 
 
 def licence(tag: str) -> str:
-    """The licence of weights by their tag; "unknown" where it is not known here."""
+    """The licence of the weights with a tag, or a text that begins with "unknown"."""
     known = (text for start, text in _LICENCES.items() if tag.startswith(start))
     return next(known, "unknown, see the model card")
 
 
 def reason_against(config: Config) -> str:
-    """Why the towers do not run a model exactly, in words; "" where they do.
+    """The reason, in words, why nerp.clip cannot run a model exactly; "" if it can.
 
-    Args: config: open_clip's configuration of it.
+    Args: config: open_clip's configuration of the model.
     """
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 

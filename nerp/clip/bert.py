@@ -1,8 +1,8 @@
 """BiomedCLIP's form of a backbone: timm's vision transformer beside a BERT, each run as a whole.
 
-open_clip builds it of its `TimmModel` and `HFTextEncoder`; here the same modules of timm and
-transformers have the sizes that the tensors say. No method reaches into their layers. The BERT
-attends both ways over what is no padding, and is read at its first token.
+open_clip builds it from its `TimmModel` and `HFTextEncoder`. Here the same modules of timm and
+transformers get their sizes from the tensors. No method can edit their layers. The BERT attends in
+both directions to all tokens except padding. Its feature is that of the first token.
 """
 
 import re
@@ -19,19 +19,19 @@ from nerp.clip.tokenizer import Prompts, Tokenizer
 from nerp.clip.towers import FROZEN, Edit
 from nerp.clip.wordpiece import require_transformers
 
-# What tells the form: these tensors, as `loading` names them.
+# These tensors, by the names that `loading` gives them, identify the form.
 _WORDS = "transformer.embeddings.word_embeddings.weight"
 _CLASS = "visual.trunk.cls_token"
 _HEAD_WIDTH = 64
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
-# What a file may hold besides: a head of the BERT, or a number of places, that no feature needs.
+# Tensors that a file may hold but no feature needs: a head of the BERT, and position indices.
 _IDLE = re.compile(r"transformer\.(pooler\..*|embeddings\.position_ids)")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of both encoders; the defaults are BiomedCLIP's. hidden: the width between the two linear
-    maps of the text's projection."""
+    """Sizes of both encoders; the defaults are BiomedCLIP's. hidden: the width between the two
+    linear maps of the text projection."""
 
     embed: int = 512
     vision_width: int = 768
@@ -69,7 +69,7 @@ class Vision(nn.Module):
 
 
 class BertCLIP(nn.Module):
-    """Both encoders, under the names of open_clip's files without their prefix text."""
+    """Both encoders, under the names of open_clip's files without the prefix "text."."""
 
     tokenizer: Tokenizer | None = None
     stated_in: Path | None = None
@@ -94,13 +94,14 @@ class BertCLIP(nn.Module):
 
 
 def is_bert(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors of a file are of this form."""
+    """Whether the tensors of a file have this form."""
     return _WORDS in tensors and _CLASS in tensors
 
 
 def sizes_of(tensors: Mapping[str, Tensor]) -> Sizes:
-    """The sizes that the tensors of a file have. Raises LookupError or ValueError where they are
-    not of a BERT and of timm's vision transformer, or larger than any."""
+    """The sizes of both encoders, from the tensors of a file. Raises LookupError or ValueError if
+    these do not belong to a BERT and timm's vision transformer, or are larger than any published.
+    """
     vocabulary, width = tensors[_WORDS].shape
     patch = tensors["visual.trunk.patch_embed.proj.weight"].shape[-1]
     hidden, _ = tensors["proj.0.weight"].shape
@@ -125,15 +126,15 @@ def sizes_of(tensors: Mapping[str, Tensor]) -> Sizes:
 
 
 def build(tensors: Mapping[str, Tensor], file: Path) -> BertCLIP:
-    """A module of the sizes that the tensors of a file have, on the meta device, for `loading` to
-    fill. Raises NerpError where transformers is not installed."""
+    """A module on the meta device with the sizes of a file's tensors; `loading` fills it. Raises
+    NerpError if transformers is not installed."""
     require_transformers(f"{file}: its text encoder is a BERT, which")
     return on_meta(sizes_of(tensors))
 
 
 def on_meta(sizes: Sizes) -> BertCLIP:
-    """A module of these sizes whose tensors are on the meta device, but for the scale and for two
-    of places that no file holds."""
+    """A module of these sizes with tensors on the meta device. Exceptions are the scale, and two
+    tensors of position indices that no file holds."""
     with torch.device("meta"):
         model = BertCLIP(sizes)
     embeddings = model.transformer.embeddings
@@ -145,21 +146,21 @@ def on_meta(sizes: Sizes) -> BertCLIP:
 
 
 def without_idle(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a feature depends on."""
+    """The tensors without those that no feature depends on."""
     return {name: tensor for name, tensor in tensors.items() if not _IDLE.fullmatch(name)}
 
 
 @dataclass(frozen=True)
 class BertState:
-    """Embeddings x [G, C, L, W] of C sequences in G groups, and which of their L tokens are no
-    padding [C, L]."""
+    """Embeddings x [G, C, L, W] of C sequences in G groups, and the mask `shown` [C, L] of tokens
+    that are not padding."""
 
     x: Tensor
     shown: Tensor
 
 
 class BertEncoder:
-    """The text encoder; of the interface of `towers.TextTower` what needs no layers of CLIP's."""
+    """The BERT as text encoder, with the part of `towers.TextTower` that needs no edited layers."""
 
     depth = 0
     kind = "a BERT"
@@ -175,7 +176,7 @@ class BertEncoder:
 
     def embed(self, prompts: Prompts, dtype: torch.dtype, ctx: Tensor | None = None) -> BertState:
         """The embeddings of C sequences, with context vectors [slots, W] or [G, slots, W] in their
-        slots. Raises NerpError for prompts of another tokenizer's ids."""
+        slots. Raises NerpError for prompts that another tokenizer made."""
         if prompts.name != "BERT":
             raise NerpError("this method makes its prompts of CLIP's tokens; the backbone's text "
                             "encoder is a BERT")
@@ -186,7 +187,7 @@ class BertEncoder:
         return BertState(x.view(-1, *x.shape[-3:]), shown)
 
     def advance(self, state: BertState, layer: int) -> BertState:
-        """`state`, since no method reaches beyond the input of layer 1."""
+        """`state` itself, because no method edits more than the input of layer 1."""
         return state
 
     def features(self, state: BertState, edit: Edit = FROZEN) -> Tensor:

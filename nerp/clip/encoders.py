@@ -1,4 +1,4 @@
-"""What a `Clip` asks of its two encoders, whichever they are."""
+"""The interface that a `Clip` needs of its text encoder and its image encoder."""
 
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from nerp.clip.tokenizer import Prompts
 from nerp.clip.towers import FROZEN, Edit
 
-# What enters a layer: each encoder has a type of its own for it, and it alone looks inside.
+# The input of a layer. Each encoder has its own type for it, which no other code reads.
 Opaque = Any
 
 
@@ -16,7 +16,7 @@ class Encoder(Protocol):
     """A frozen encoder whose layers, counted from 1, a method may edit.
 
     Attributes:
-        kind: what it is, in words. width: W of its layers, 0 where none can be edited.
+        kind: its architecture, in words. width: W of its layers, 0 if none can be edited.
         depth: how many layers a method may edit, 0 for none.
     """
 
@@ -32,7 +32,7 @@ class Encoder(Protocol):
 
 
 class TextEncoder(Encoder, Protocol):
-    """An encoder whose input is prompts; it gives text features in D dimensions."""
+    """An encoder from prompts to text features in D dimensions."""
 
     def token_embedding(self, ids: Tensor) -> Tensor:
         """Token embeddings [..., W] of ids [...], without positions."""
@@ -42,7 +42,7 @@ class TextEncoder(Encoder, Protocol):
 
 
 class ImageEncoder(Encoder, Protocol):
-    """An encoder whose input is images [B, 3, H, W]; it gives image features [B, D]."""
+    """An encoder from images [B, 3, H, W] to image features [B, D]."""
 
     def embed(self, images: Tensor) -> Opaque:
         """The input of layer 1 of images [B, 3, H, W], normalised."""

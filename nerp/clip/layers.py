@@ -1,4 +1,4 @@
-"""The parts of a block, in as few passes over the activations as they take."""
+"""The parts of a transformer block, with as few passes over the activations as possible."""
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +11,19 @@ Norms = tuple[Affine, Affine]  # of a block's `ln_1` and `ln_2`
 
 
 def layer_norm(ln: nn.LayerNorm, x: Tensor, own: Affine | None = None) -> Tensor:
-    """LayerNorm in float32 whatever the type of x, as in OpenAI's implementation; with weight and
-    bias of one's `own`."""
+    """LayerNorm of x, computed in float32 whatever x's type is, as in OpenAI's implementation. The
+    result has x's type. own: weight and bias to use instead of `ln`'s."""
     weight, bias = own or (ln.weight, ln.bias)
     y = F.layer_norm(x.float(), ln.normalized_shape, weight, bias, ln.eps)
     return y.to(x.dtype)
 
 
 def hidden_layer(mlp: Hidden, x: Tensor) -> tuple[Tensor, float]:
-    """A block's first linear layer and activation of x [T, W], [T, 4 W], and what its second
-    layer's product is to be multiplied by.
+    """The hidden layer [T, 4 W] of a block's MLP for x [T, W], and the factor by which the second
+    layer's product must be multiplied.
 
-    QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702; the factors ride on the matrix
-    products, which leaves one pass over the hidden layer and one tensor to keep for the gradient.
+    QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702. The matrix products apply these
+    factors, so that one pass over the hidden layer and one tensor for the gradient are enough.
     """
     if type(mlp.gelu).__name__ != "QuickGELU":  # ours, or open_clip's
         activated: Tensor = mlp.gelu(mlp.c_fc(x))
@@ -35,10 +35,10 @@ def hidden_layer(mlp: Hidden, x: Tensor) -> tuple[Tensor, float]:
 
 
 def weighed(q: Tensor, x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """softmax(scale q xᵀ) x [N, R, W] of q [N, R, W], x [N, L, W] and a mask [N, 1, L]."""
+    """softmax(scale q xᵀ) x [N, R, W], from q [N, R, W], x [N, L, W] and a mask [N, 1, L]."""
     if not torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(q, x, x, mask, scale=scale)
-    # A graph for ONNX, whose attention has an axis of heads.
+    # ONNX needs an axis of heads in attention.
     q, x, mask = q[:, None], x[:, None], mask if mask is None else mask[:, None]
     return F.scaled_dot_product_attention(q, x, x, mask, scale=scale)[:, 0]
 
@@ -46,8 +46,8 @@ def weighed(q: Tensor, x: Tensor, mask: Tensor | None, scale: float) -> Tensor:
 def add_linear(
     x: Tensor, inputs: Tensor, linear: nn.Linear, gamma: Tensor | None, factor: float = 1.0
 ) -> Tensor:
-    """x [T, W] + gamma (factor A inputs + b), A and b the weight and bias of a linear layer of
-    inputs [T, K]; without gamma [W], 1."""
+    """x + gamma (factor A inputs + b) [T, W], with A and b the weight and bias of `linear`, inputs
+    [T, K] and gamma [W]. gamma None stands for 1."""
     weight, bias = linear.weight.t(), linear.bias
     if gamma is None and x.dtype == weight.dtype:
         return (x + bias).addmm_(inputs, weight, alpha=factor)  # the product itself adds
@@ -56,5 +56,5 @@ def add_linear(
 
 
 def layer_scale(block: Block, name: str) -> Tensor | None:
-    """gamma [W] of a block's LayerScale, which some of open_clip's have."""
+    """gamma [W] of a block's LayerScale, which some of open_clip's blocks have; None without."""
     return getattr(getattr(block, name, None), "gamma", None)

@@ -1,4 +1,4 @@
-"""Loading a CLIP backbone, whatever file its weights come in.
+"""Loading a CLIP backbone from any of the known file formats.
 
 The published OpenAI weights go through open_clip's own download and cache (`~/.cache/clip`, where
 OpenAI's package keeps them too). A file may be an OpenAI TorchScript archive, a plain state dict
@@ -30,7 +30,7 @@ from nerp.clip.wordpiece import read_tokenizer
 from nerp.files.opening import reading
 from nerp.files.tensors import load_inert, load_safetensors
 
-Model = CLIP | bert.BertCLIP  # the first may be open_clip's, of the same names
+Model = CLIP | bert.BertCLIP  # CLIP may be open_clip's class, which has the same names
 M = TypeVar("M", bound=nn.Module)
 
 # NAME in a configuration -> open_clip's name for the published weights.
@@ -45,25 +45,25 @@ PUBLISHED = {
     "RN50x64": "RN50x64",
     "ViT-L/14@336px": "ViT-L-14-336",
 }
-UNSAID = "gelu, unsaid"  # of an open_clip training checkpoint
+UNSAID = "gelu, unsaid"  # the activation of an open_clip training checkpoint, which names none
 _WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
 # The backbones that ship with the package: see nerp/demo.
 SHIPPED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("tiny", "tiny-biased")}
 
-# What a file may hold beside the model, as no feature depends on it: the causal mask, which the
-# towers have themselves, and the bias of a sigmoid loss, the same for every class.
+# Tensors that a file may hold but no prediction needs: the causal mask, which the text encoder
+# computes itself, and the bias of a sigmoid loss, which is the same for every class.
 _IDLE = ("attn_mask", "logit_bias")
 
-# Far above any published CLIP: what is larger is no model but a file made to fill the memory.
+# Far above any published CLIP. A file with larger sizes is refused before it can fill the memory.
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 2**20
-_MOST_PATCHES = 1024  # a side
+_MOST_PATCHES = 1024  # per side
 
 
 def weights_file(name: str, path: str = "") -> Path:
-    """The file that a name of `PUBLISHED` or `SHIPPED`, or a path, stands for; downloaded if it
-    must be.
+    """The file of weights for a name of `PUBLISHED` or `SHIPPED`, or for a path. It is downloaded
+    if necessary.
 
-    Raises NerpError for an unknown name, a missing file, or a download that failed.
+    Raises NerpError for an unknown name, a missing file, or a failed download.
     """
     if path:
         file = Path(path).expanduser()
@@ -96,16 +96,16 @@ def _download(name: str) -> Path:
 def load_model(
     file: Path, activation: str = "auto", config: Config | None = None, size: int = 0
 ) -> Model:
-    """A CLIP in float32 on the CPU, in evaluation mode, frozen. Where it is no plain one (a ResNet,
-    by open_clip's name, with other heads, for another size) it is open_clip's.
+    """A frozen CLIP in float32 on the CPU, in evaluation mode. It is open_clip's module if it is
+    not plain: a ResNet, a model by open_clip's name, with other heads, or for another image size.
 
     Args:
         file: weights, as `weights_file` finds them.
-        activation: "quick_gelu", "gelu", or "auto": what the file says of itself, else QuickGELU
-            for OpenAI's names and GELU for an open_clip training checkpoint.
+        activation: "quick_gelu", "gelu", or "auto": the one that the file names, else QuickGELU for
+            OpenAI's names and GELU for an open_clip training checkpoint.
         config: open_clip's configuration of the model; by default it is read from the tensors.
-        size: pixels a side of the images, to which the position embeddings are interpolated as
-            open_clip does; 0: as the weights have it.
+        size: side of the images in pixels, for which the position embeddings are interpolated as
+            open_clip does; 0: the size of the weights.
 
     Raises NerpError, naming the file, if it cannot be read as CLIP weights.
     """
@@ -120,7 +120,7 @@ def load_model(
     quick = (says if activation == "auto" else activation) == "quick_gelu"
     with reading(file, "CLIP weights"):
         model = _build(tensors, quick, file, config, size)
-    model.stated_in = stated_in  # a second file that decides about the model
+    model.stated_in = stated_in  # a second file that settings were read from
     return model
 
 
@@ -140,7 +140,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], str]:
             content, activation = content["state_dict"], UNSAID
     if not isinstance(content, dict):
         raise NerpError(f"{file}: holds a {type(content).__name__}, expected named tensors")
-    # DistributedDataParallel prefixes names with module., open_clip's custom-text models with text.
+    # DistributedDataParallel adds the prefix module., open_clip's custom-text models text.
     return {
         name.removeprefix("module.").removeprefix("text."): tensor.detach()
         for name, tensor in content.items()
@@ -189,7 +189,8 @@ def _build(
 
 
 def _build_bert(tensors: dict[str, Tensor], file: Path, size: int) -> bert.BertCLIP:
-    """BiomedCLIP's form; its architecture is read from the tensors, under a name too."""
+    """A model in BiomedCLIP's form. Its architecture is read from the tensors, even if the backbone
+    is given by name."""
     if size:
         raise NerpError(f"{file}: MODEL.BACKBONE.INTERPOLATE: only CLIP's own vision transformer "
                         "takes images of another size than its own; this is timm's")
@@ -199,8 +200,8 @@ def _build_bert(tensors: dict[str, Tensor], file: Path, size: int) -> bert.BertC
 
 
 def _filled(model: M, tensors: dict[str, Tensor], file: Path, named: bool) -> M:
-    """A module with the tensors of a file, in float32, frozen; `named`: its sizes are those of a
-    backbone's name. Raises NerpError where they are not the module's."""
+    """The module filled with the tensors of a file, in float32, frozen. named: whether the module's
+    sizes come from a backbone's name. Raises NerpError if the tensors do not fit the module."""
     wanted = model.state_dict()
     missing = [n for n in wanted if n not in tensors and wanted[n].is_floating_point()]
     if missing:
@@ -222,7 +223,7 @@ def _filled(model: M, tensors: dict[str, Tensor], file: Path, named: bool) -> M:
         raise NerpError(f"{file}: {words:,} token embeddings, for texts of {longest} tokens; "
                         f"CLIP's tokenizer needs {VOCABULARY:,} and {CONTEXT_LENGTH}")
     for name in wanted:
-        if name not in tensors:  # batch-norm counters: whole numbers that inference never reads
+        if name not in tensors:  # batch-norm counters: integers that inference never reads
             tensors[name] = torch.zeros_like(wanted[name], device="cpu")
     weights = {name: tensors[name].to(wanted[name].dtype) for name in wanted}
     for name, tensor in weights.items():
@@ -239,12 +240,13 @@ def _open_clips(embed: int, vision: Sizes, text: Sizes, quick_gelu: bool) -> CLI
 
     text = {**_heads(text), **text}
     model: CLIP = Theirs(embed, CLIPVisionCfg(**vision), CLIPTextCfg(**text), quick_gelu=quick_gelu)
-    del model.attn_mask  # on the meta device, and the towers have their own
+    del model.attn_mask  # it is on the meta device, and nerp.clip.towers computes its own
     return model
 
 
 def _unusual(tensors: Mapping[str, Tensor], vision: Sizes) -> Sizes:
-    """What of a vision transformer's blocks is not as OpenAI's are, as open_clip calls it."""
+    """The settings, under open_clip's names, in which a vision transformer's blocks differ from
+    OpenAI's."""
     width: int = vision["width"]
     found: Sizes = {}
     if "patch_size" not in vision:
@@ -253,14 +255,14 @@ def _unusual(tensors: Mapping[str, Tensor], vision: Sizes) -> Sizes:
         found["head_width"] = HEAD_WIDTHS[width]
     hidden = tensors.get("visual.transformer.resblocks.0.mlp.c_fc.bias")
     if hidden is not None and hidden.shape != (4 * width,) and hidden.dim() == 1:
-        # A little above: open_clip takes the whole part of width * mlp_ratio.
+        # Slightly larger, because open_clip rounds width * mlp_ratio down.
         found["mlp_ratio"] = (len(hidden) + 0.01) / width
     return found
 
 
 def _check_stated(vision: Sizes, text: Sizes, embed: object, file: Path) -> None:
-    """Raise NerpError where a configuration states a size of no model: what it makes of modules
-    and position embeddings would fill the memory before a tensor could be compared."""
+    """Raise NerpError if a configuration states a size that no model has. Its modules and position
+    embeddings would fill the memory before the tensors could be compared."""
     depth, pixels = vision.get("layers", 1), vision.get("image_size", 224)
     sides = pixels if isinstance(pixels, list | tuple) else [pixels]
     patch = vision.get("patch_size") or 16  # of a ResNet None
@@ -286,7 +288,7 @@ def _fitting(size: int, vision: Sizes, tensors: Mapping[str, Tensor], file: Path
 
 
 def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[Sizes, Sizes, int]:
-    """The sizes of both towers and the joint width, from the tensors' shapes."""
+    """The sizes of both encoders and the joint width D, from the tensors' shapes."""
     try:
         text_width = tensors["ln_final.weight"].shape[0]
         text = {
@@ -331,7 +333,7 @@ def _architecture(tensors: dict[str, Tensor], file: Path) -> tuple[Sizes, Sizes,
 
 
 def stated_sizes(tensors: dict[str, Tensor], file: Path) -> tuple[Sizes, Sizes, int]:
-    """The vision_cfg and text_cfg, as open_clip calls them, and the joint width of a whole model.
+    """The sizes vision_cfg and text_cfg, as open_clip calls them, and the joint width of a model.
     Raises NerpError, naming the file, where its tensors are of none."""
     vision, text, embed = _architecture(tensors, file)
     return vision | _unusual(tensors, vision), {**text, **_heads(text)}, embed

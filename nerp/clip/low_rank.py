@@ -12,19 +12,20 @@ PARTS = ("q", "k", "v")  # in the order of the rows of a block's in_proj; "o" is
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a layer's attention matrices V [W, W]: V becomes V + B A.
+    """Terms that are added to a layer's attention matrices V [W, W]: V becomes V + B A.
 
     Attributes:
         terms: part (q, k, v, o) -> A [r, W] and B [W, r], its factor included.
-        drop: in training, what the term of a part sees in place of its input: (part, [T, W]) ->
-            [T, W]. None: the input itself.
+        drop: in training, a function (part, input [T, W]) -> the term's input [T, W] after dropout.
+            None: no dropout.
     """
 
     terms: Mapping[str, tuple[Tensor, Tensor]]
     drop: Callable[[str, Tensor], Tensor] | None = None
 
     def add_to_inputs(self, qkv: Tensor, h: Tensor) -> Tensor:
-        """Queries, keys and values [T, 3 W] of inputs h [T, W], the terms added in place."""
+        """Queries, keys and values qkv [T, 3 W] of inputs h [T, W], with the terms added in
+        place."""
         inner = {part: self.terms[part] for part in PARTS if part in self.terms}
         if not inner:
             return qkv
@@ -38,7 +39,8 @@ class LowRank:
         return qkv.addmm_(low.to(qkv.dtype), b.t().to(qkv.dtype))
 
     def add_to_stream(self, x: Tensor, out: Tensor, gamma: Tensor | None) -> Tensor:
-        """x [T, W] and the term of the output of `out` [T, W], times gamma [W] where there is."""
+        """x [T, W] plus the output matrix's term for `out` [T, W], times gamma [W] if there is
+        one."""
         if "o" not in self.terms:
             return x
         a, b = self.terms["o"]
@@ -46,7 +48,8 @@ class LowRank:
         return x + (y if gamma is None else y * gamma.to(y.dtype))
 
     def merged(self, weight: Tensor) -> Tensor:
-        """V + B A of queries, keys and values, of V [3 W, W]; for where nothing is dropped."""
+        """V + B A [3 W, W] for the matrix V [3 W, W] of queries, keys and values; without
+        dropout."""
         if not set(PARTS) & set(self.terms):
             return weight
         blocks = [
@@ -57,7 +60,7 @@ class LowRank:
         return torch.cat(blocks)
 
     def merged_output(self, weight: Tensor) -> Tensor:
-        """V + B A of a block's output matrix V [W, W]."""
+        """V + B A [W, W] for a block's output matrix V [W, W]."""
         if "o" not in self.terms:
             return weight
         a, b = self.terms["o"]

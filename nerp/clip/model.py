@@ -1,4 +1,4 @@
-"""A frozen CLIP, ready for a method to edit: two towers, a logit scale, a precision."""
+"""A frozen CLIP that a method can edit: two encoders, a logit scale and a precision."""
 
 import contextlib
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from nerp.clip.whole import ResNetEncoder, WholeEncoder
 from nerp.clip.wordpiece import vocabulary_beside
 from nerp.files.digest import content_digest, read_digested
 
-_CACHE = 20 * 2**20  # bytes of a CPU's last level
+_CACHE = 20 * 2**20  # bytes of a CPU's last-level cache
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What a TRAINER.<METHOD>.PREC stands for.
+    """The data types that a value of TRAINER.<METHOD>.PREC stands for.
 
     Attributes:
         weights: the type of the frozen matrices, and of matrix products.
@@ -57,7 +57,7 @@ class Clip:
     """A frozen CLIP on one device and in one precision.
 
     Attributes:
-        text, image: the towers. scale: exp(logit_scale), a float. size: input pixels a side.
+        text, image: the encoders. scale: exp(logit_scale), a float. size: image side in pixels.
         embed_dim: D, the joint width. description: one line for the log.
     """
 
@@ -70,8 +70,8 @@ class Clip:
         digest: str = "",
     ):
         """Args:
-        model: of `loading.load_model`, or open_clip's; it is moved and cast in place.
-        digest: of its weights, where results are to be kept under it.
+        model: from `loading.load_model`, or open_clip's; it is moved and cast in place.
+        digest: of its weights; "" if no results are kept under it.
         """
         self.name = name
         self.digest = digest
@@ -102,19 +102,19 @@ class Clip:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of the text encoder."""
+        """The text encoder's tokenizer."""
         return self._tokenizer or clip_tokenizer()
 
     @property
     def activation(self) -> str:
-        """The activation in a block of the text encoder, by its class (QuickGELU, GELU); "" where
-        no method reaches into one."""
+        """The class name (QuickGELU, GELU) of the activation in the text encoder's blocks; "" if
+        no method can edit its blocks."""
         return type(self.text.blocks[0].mlp.gelu).__name__ if isinstance(
             self.text, TextTower) else ""
 
     @property
     def patch(self) -> int:
-        """Side of a patch in pixels; CLIP's vision transformer only."""
+        """The side of a patch in pixels. Only CLIP's vision transformer has it."""
         return int(self.vision.visual.conv1.kernel_size[0])
 
     @property
@@ -159,7 +159,7 @@ class Clip:
 
     @torch.no_grad()
     def image_output(self, images: Tensor) -> Tensor:
-        """`image_features` as the image encoder gives them: of any length."""
+        """The image encoder's outputs [B, D] for images [B, 3, H, W], float32, not normalised."""
         with self.autocast():
             if torch.compiler.is_compiling():  # one graph for any number of images
                 return self.image.features(self.image_state(images)).float()
@@ -168,8 +168,8 @@ class Clip:
 
     @torch.no_grad()
     def image_tokens(self, images: Tensor) -> Tensor:
-        """Frozen features [B, 1 + M, D], float32, not normalised: the image's own, then those of
-        its M places (`all_features` of the encoder)."""
+        """Frozen features [B, 1 + M, D], float32, not normalised: first the image feature, then
+        those of the image's M places (`all_features` of the encoder)."""
         assert isinstance(self.image, VisionTower | ResNetEncoder)  # `require_tokens`
         with self.autocast():
             parts = images.split(self._images_at_once(images))
@@ -183,8 +183,8 @@ class Clip:
                             f"image encoder, {self.image.kind}, gives none")
 
     def _images_at_once(self, images: Tensor) -> int:
-        """As many as are encoded together: on a CPU those whose widest activations its cache holds,
-        which takes a sixth off a large batch."""
+        """The number of images to encode together. On a CPU their widest activations fit into its
+        cache, which saves a sixth of the time of a large batch."""
         if self.device.type != "cpu" or not isinstance(self.image, VisionTower) or (
                 torch.compiler.is_compiling()):
             return max(1, images.shape[0])
@@ -194,7 +194,8 @@ class Clip:
 
 
 def _cast(model: Model, dtype: torch.dtype) -> Model:
-    """Matrices to `dtype`, in place; norms, embeddings and the scale stay in float32."""
+    """The model with its matrices cast to `dtype` in place; norms, embeddings and the scale stay in
+    float32."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(dtype)
@@ -208,15 +209,16 @@ def _cast(model: Model, dtype: torch.dtype) -> Model:
 
 
 def pick_device(use_cuda: bool) -> torch.device:
-    """The accelerator that this process should use: CUDA, else Apple's GPU; or the CPU."""
+    """The device for this process: with `use_cuda` CUDA or else Apple's GPU, if there is one;
+    otherwise the CPU."""
     if use_cuda and torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if use_cuda and torch.backends.mps.is_available() else "cpu")
 
 
 def usable_precision(precision: str, device: torch.device) -> str:
-    """The precision in which a run on a device is: half precision is for CUDA, and bfloat16 for a
-    CPU too."""
+    """The precision of a run on a device: `precision` if the device supports it, else "fp32". Half
+    precision needs CUDA; bfloat16 needs CUDA or a CPU."""
     weights = PRECISIONS[precision].weights
     fits = device.type == "cuda" or weights == torch.float32 or (
         device.type == "cpu" and weights == torch.bfloat16)
@@ -228,9 +230,9 @@ _ahead: dict[tuple[str | int, ...], tuple[Model, str]] = {}
 
 
 def read_ahead(name: str, path: str, activation: str) -> None:
-    """Read a backbone for the `build_clip` of processes that are yet to be forked from this one.
+    """Read a backbone in advance, for `build_clip` in processes that are forked from this one.
 
-    Only the last one is kept. Raises NerpError as `build_clip` does.
+    Only the last backbone is kept. Raises NerpError as `build_clip` does.
     """
     file, activation, config = _resolve(name, path, activation)
     key = _state(file, activation, name)
@@ -249,15 +251,14 @@ def _resolve(name: str, path: str, activation: str) -> tuple[Path, str, Config |
 
 
 def _state(file: Path, activation: str, name: str) -> tuple[str | int, ...]:
-    """What is the same for two readings of a file that give the same model."""
+    """A key that is equal for two readings of a file if they give the same model."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, activation, name
 
 
 def _read(file: Path, load: Callable[[Path], Model]) -> tuple[Model, str]:
-    """A backbone, and the digest of the weights, and of the vocabulary or configuration beside
-    them, that it was read from. Raises NerpError as `load` does, and where one of them changes
-    meanwhile."""
+    """A backbone, and the digests of the files it was read from: the weights, and a vocabulary or
+    configuration beside them. Raises NerpError as `load` does, and if a file changes meanwhile."""
     model, digest = read_digested(file, load)
     beside = filter(None, (vocabulary_beside(file), model.stated_in))
     return model, " ".join([digest, *map(content_digest, beside)])
@@ -266,11 +267,12 @@ def _read(file: Path, load: Callable[[Path], Model]) -> tuple[Model, str]:
 def build_clip(
     name: str, path: str, activation: str, precision: str, device: torch.device, size: int = 0
 ) -> tuple[Clip, list[str]]:
-    """A `Clip`, and the lines about it that belong in the log.
+    """A `Clip`, and the lines about it for the log.
 
-    Args: size: pixels a side of the images; 0: what the weights are for.
+    Args: size: side of the images in pixels; 0: the size that the weights were trained for.
 
-    Raises NerpError for weights that cannot be had or read, or an unknown precision.
+    Raises NerpError for weights that cannot be found, downloaded or read, and for an unknown
+    precision.
     """
     if precision not in PRECISIONS:
         raise NerpError(f"precision {precision!r}: one of {', '.join(PRECISIONS)}")
@@ -280,7 +282,7 @@ def build_clip(
         notes.append(f"precision {asked} is not computed on this {place(device)}: the run is in "
                      f"{precision}")
     file, activation, config = _resolve(name, path, activation)
-    # A Clip changes its model, so that one is used once.
+    # A Clip changes its model in place, so each model is used only once.
     ready = None if size else _ahead.pop(_state(file, activation, name), None)
     model, digest = ready or _read(
         file, lambda file: load_model(file, activation, config, size)

@@ -1,4 +1,5 @@
-"""CLIP's parameters as modules, under OpenAI's names. The towers run them, so none has a forward.
+"""CLIP's parameters as modules, under OpenAI's names. `nerp.clip.towers` runs them, so they have no
+forward.
 
 open_clip's own CLIP has the same names; importing it takes longer than a test of a small model.
 Where its modules are run, they are typed as those here.
@@ -13,10 +14,10 @@ import torch
 from torch import nn
 
 HEAD_WIDTH = 64
-# The vision transformers with heads of another width, by their own (ViT-H, -g, -bigG, -e). What a
-# file's tensors do not tell, its width does: none of these widths has been published with 64.
+# Width of a vision transformer -> width of its heads, if that is not 64 (ViT-H, -g, -bigG, -e). The
+# tensors do not show it, but none of these widths has been published with heads of 64.
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
-# In open_clip's words, checked where they are read: a model's configuration, one encoder's sizes.
+# A model's configuration and one encoder's sizes, with open_clip's keys; readers check the values.
 Config = Mapping[str, Any]
 Sizes = dict[str, Any]
 
@@ -82,8 +83,8 @@ class CLIP(nn.Module):
     """A CLIP with a vision transformer.
 
     Args:
-        embed: the joint width. vision, text: sizes, as `loading` reads them from tensors.
-    Attributes: stated_in: another file that decided about it, None for none.
+        embed: the joint width D. vision, text: sizes, as `loading` reads them from tensors.
+    Attributes: stated_in: a second file that its settings were read from; None for none.
     """
 
     stated_in: Path | None = None
@@ -93,7 +94,7 @@ class CLIP(nn.Module):
         width = text["width"]
         self.visual = VisionTransformer(**vision, embed=embed, quick_gelu=quick_gelu)
         self.transformer = Transformer(width, text["layers"], quick_gelu)
-        # Not drawn at random, which on the meta device imports torch's compiler.
+        # Not drawn at random, because on the meta device that imports torch's compiler.
         self.token_embedding = nn.Embedding.from_pretrained(torch.empty(text["vocab_size"], width))
         self.positional_embedding = nn.Parameter(torch.empty(text["context_length"], width))
         self.ln_final = nn.LayerNorm(width)

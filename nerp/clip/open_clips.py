@@ -1,4 +1,4 @@
-"""A backbone as open_clip has it: under its name there, or written as a folder that it reads."""
+"""A backbone for open_clip: its name there, or a folder of files that open_clip reads."""
 
 import json
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from nerp.clip.backbones import BIOMEDCLIP, HUB, find_backbone
 from nerp.clip.loading import PUBLISHED, SHIPPED, stated_sizes
 from nerp.clip.model import Clip
 
-# Of the names in `PUBLISHED`: image layers and the pixels of a patch (None: a ResNet), text layers,
-# D; open_clip, which has them too, takes seconds to import.
+# For each name in `PUBLISHED`: image layers and the side of a patch in pixels (None: a ResNet),
+# text layers, D. open_clip has them too, but takes seconds to import.
 _SIZES = {
     "ViT-B/32": (12, 32, 12, 512), "ViT-B/16": (12, 16, 12, 512), "ViT-L/14": (24, 14, 12, 768),
     "ViT-L/14@336px": (24, 14, 12, 768), "RN50": (0, None, 12, 1024), "RN101": (0, None, 12, 512),
     "RN50x4": (0, None, 12, 640), "RN50x16": (0, None, 12, 768), "RN50x64": (0, None, 12, 1024),
 }
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
-# The arguments of open_clip.create_model, as Python has them, that read these files in the current
+# The arguments of open_clip.create_model, as Python source, that read these files in the current
 # folder.
 FROM_FOLDER = ["'local-dir:.'"]
 
 
 def own_arguments(backbone: CfgNode) -> list[str] | None:
-    """The arguments of open_clip.create_model, as Python has them, that give the backbone of a
-    node MODEL.BACKBONE; None for weights that open_clip does not have.
+    """The arguments of open_clip.create_model, as Python source, for the backbone of a node
+    MODEL.BACKBONE. None for weights that open_clip does not have.
 
-    A file beside BiomedCLIP's name is taken for a copy of its weights, as no other are known.
+    A file given with BiomedCLIP's name is assumed to be a copy of its weights.
     """
     name, changed = backbone.NAME, backbone.INTERPOLATE or backbone.ACTIVATION != "auto"
     if name == BIOMEDCLIP:
@@ -48,8 +48,8 @@ def own_arguments(backbone: CfgNode) -> list[str] | None:
 def open_clips_files(
     clip: Clip, name: str, tensors: Mapping[str, Tensor], inputs: CfgNode
 ) -> dict[str, bytes]:
-    """The files of a backbone, and their contents, in a folder that open_clip's
-    create_model("local-dir:FOLDER") reads.
+    """File name -> content of a backbone's files. open_clip's create_model("local-dir:FOLDER")
+    reads a folder of them.
 
     Args:
         clip: the backbone. name: MODEL.BACKBONE.NAME. tensors: its state dict, or a changed one.
@@ -69,15 +69,15 @@ def open_clips_files(
         },
     }
     kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    # The activation is for MODEL.BACKBONE.PATH: no tensor tells it.
+    # MODEL.BACKBONE.PATH needs the activation, which no tensor shows.
     about = {"format": "pt", "activation": "quick_gelu" if quick else "gelu"}
     return {CONFIG_FILE: (json.dumps(config, indent=1) + "\n").encode(),
             WEIGHTS_FILE: save(kept, about)}
 
 
 def other_architecture(name: str, clip: Clip) -> str:
-    """What a name of `PUBLISHED` says of a backbone, in words, where `clip` is otherwise; "" where
-    it is not, or the name says nothing."""
+    """In words, the architecture that a name of `PUBLISHED` stands for, if `clip` differs from it;
+    "" if it does not, or if the name is not in `PUBLISHED`."""
     if name not in PUBLISHED or not clip.image.depth:
         return ""
     layers, patch, text_layers, width = stated = _SIZES[name]

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached; without it only files that are there are taken."""
+"""A check whether the Hugging Face hub can be reached. If not, only cached files are used."""
 
 import contextlib
 import logging
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 _HUB = "https://huggingface.co"
-_SECONDS = 5.0  # until an address that does not answer counts as out of reach
+_SECONDS = 5.0  # an address that does not answer for this long is out of reach
 
 
 @contextlib.contextmanager
 def without_waiting() -> Iterator[None]:
-    """Downloads from the hub in which its package does not try again and again, with a line each
-    time, where there is no network: it takes what its cache holds, or fails at once."""
+    """A context for downloads from the hub. Without a network its package uses the cache or fails
+    at once; otherwise it would retry many times, with a message each time."""
     from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
 
@@ -30,7 +30,7 @@ def without_waiting() -> Iterator[None]:
 
 
 def _reachable() -> bool:
-    """Whether the hub answers; with a proxy, whose business that is, True."""
+    """Whether the hub answers. With a proxy, which makes the connection itself, always True."""
     address = urlsplit(os.environ.get("HF_ENDPOINT") or _HUB)
     if urllib.request.getproxies().get(address.scheme):
         return True

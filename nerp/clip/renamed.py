@@ -1,4 +1,4 @@
-"""CLIP weights under the names of Hugging Face's package transformers, under OpenAI's names."""
+"""Conversion of CLIP weights from the names of Hugging Face's transformers to OpenAI's names."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from nerp.files.json_file import is_node, read_json
 
 _TABLE = "text_model.embeddings.token_embedding.weight"
 _DEFAULT = "quick_gelu"
-_CONFIG = "config.json"  # which save_pretrained writes beside the weights
+_CONFIG = "config.json"  # save_pretrained writes it beside the weights
 _NAMES = {
     _TABLE: "token_embedding.weight",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
@@ -44,9 +44,9 @@ def has_transformers_names(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def with_openai_names(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The same tensors under OpenAI's names; those without a place there keep their names.
+    """The same tensors under OpenAI's names. A tensor without a counterpart keeps its name.
 
-    Raises NerpError, naming the file, for queries, keys or values without their like.
+    Raises NerpError, naming the file, if one of a layer's query, key and value tensors is missing.
     """
     renamed: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
@@ -74,17 +74,17 @@ def with_openai_names(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Te
 
 
 def config_beside(file: Path) -> Path | None:
-    """The config.json beside the weights, which says their activation; None where there is none."""
+    """The config.json beside the weights, which names their activation; None if there is none."""
     config = file.parent / _CONFIG
     return config if config.is_file() else None
 
 
 def stated_activation(config: Path | None) -> str:
-    """"quick_gelu" or "gelu", as a config.json has it; without one, transformers' own default,
-    which is that of OpenAI's models.
+    """The activation that a config.json names, "quick_gelu" or "gelu". Without a file it is
+    transformers' default, which is that of OpenAI's models.
 
-    Raises NerpError, naming the file, for another activation, or heads of another width than CLIP's
-    models of that width have.
+    Raises NerpError, naming the file, for another activation, and for heads whose width differs
+    from that of CLIP's models of the same width.
     """
     content = read_json(config) if config else {}
     stated = set()

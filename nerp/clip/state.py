@@ -1,4 +1,4 @@
-"""What enters a layer of a tower: the rows of all sequences, those that sequences share once."""
+"""The input of a transformer layer: the rows of all sequences, with shared rows stored once."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class State:
-    """The input of a layer, for G groups that share a start of P tokens and have M ends of S each.
+    """The input of a layer. Each of G groups has one shared start of P tokens and M ends of S
+    tokens each; a sequence is a start with one end.
 
     Attributes:
         x: [G * P + G * M * S, W]: the starts, then the ends.
@@ -25,7 +26,7 @@ class State:
 
     @property
     def text_ends(self) -> Tensor:
-        """`eot` of text."""
+        """`eot`, which text always has."""
         assert self.eot is not None
         return self.eot
 
@@ -40,8 +41,9 @@ class State:
         return replace(self, x=x, sizes=(groups, starts.shape[1], ends, length))
 
     def with_class_tokens(self, tokens: Tensor) -> "State":
-        """Tokens [M, K, W] over positions 1..K; what the sequences still share is their first
-        token, the rest of the start (it has at least 1 + K tokens) is now each end's own."""
+        """The input with tokens [M, K, W] at positions 1..K. The sequences then share only their
+        first token. The rest of the start becomes part of each end. The start must have at least
+        1 + K tokens."""
         groups, start, ends, length = self.sizes
         tokens = tokens.to(self.x.dtype).expand(groups, -1, -1, -1)
         first, rest = self.starts()[:, :1], self.starts()[:, 1 + tokens.shape[2] :]
@@ -53,7 +55,8 @@ class State:
         return replace(self, x=x, sizes=(groups, 1, ends, own.shape[2]))
 
     def apart(self) -> "State":
-        """The same text with nothing shared: G * M groups, each a whole sequence as its start."""
+        """The same text without shared rows: G * M groups, each with a whole sequence as its
+        start."""
         groups, start, ends, length = self.sizes
         if not ends:
             return self
@@ -65,7 +68,7 @@ class State:
 
 
 def fill(x: Tensor, slots: Tensor, ctx: Tensor) -> Tensor:
-    """x [..., W] with ctx[slots] where slots >= 0."""
+    """x [..., W] with ctx[slots] at the positions whose slot is >= 0."""
     vectors = ctx.to(x.dtype)[..., slots.clamp(min=0), :]
     return torch.where((slots >= 0)[..., None], vectors, x)
 
@@ -76,5 +79,6 @@ def join(start: Tensor, end: Tensor, ends: int) -> Tensor:
 
 
 def ends_mask(start: int, length: int, device: torch.device) -> Tensor:
-    """[S, P + S]: the end's i-th token sees the whole start and the end up to itself."""
+    """Mask [S, P + S]: the end's i-th token attends to the whole start and to the end up to
+    itself."""
     return torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)

@@ -1,4 +1,4 @@
-"""Prompts as token ids: cut to what can matter, and split where they begin to differ."""
+"""Prompts as token ids: cut at the longest end-of-text, with their common start marked."""
 
 import functools
 import importlib.util
@@ -21,12 +21,12 @@ CONTEXT_POSITIONS = ("end", "middle", "front")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """How a text encoder's texts become token ids.
+    """The conversion of a text encoder's texts to token ids.
 
     Attributes:
-        encode: the ids of a text, without start and end. start, end: their ids.
-        length: the most tokens that the encoder reads, both ends included.
-        name: whose it is, for messages.
+        encode: text -> its ids, without start-of-text and end-of-text. start, end: the ids of
+            these. length: the most tokens that the encoder reads, both included.
+        name: the model that it belongs to, for messages.
     """
 
     encode: Callable[[str], list[int]]
@@ -38,14 +38,15 @@ class Tokenizer:
 
 @functools.cache
 def open_clips() -> ModuleType:
-    """open_clip's tokenizers, from their own file: importing the package takes seconds."""
+    """open_clip's module of tokenizers, loaded from its file because importing the package takes
+    seconds."""
     package = importlib.util.find_spec("open_clip")
     assert package is not None and package.submodule_search_locations  # it is a dependency
     (folder,) = package.submodule_search_locations
     spec = importlib.util.spec_from_file_location(
         f"{__name__}.open_clip", Path(folder) / "tokenizer.py"
     )
-    assert spec is not None and spec.loader is not None  # as of every file that ends in .py
+    assert spec is not None and spec.loader is not None  # every .py file has both
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -53,7 +54,7 @@ def open_clips() -> ModuleType:
 
 @functools.cache
 def clip_tokenizer() -> Tokenizer:
-    """CLIP's, of byte pairs."""
+    """CLIP's byte-pair tokenizer."""
     bpe = open_clips().SimpleTokenizer()
     return Tokenizer(bpe.encode, bpe.sot_token_id, bpe.eot_token_id, CONTEXT_LENGTH)
 
@@ -64,8 +65,8 @@ def encode(text: str) -> list[int]:
 
 
 def tokenize(text: str, cut: bool = False, tokenizer: Tokenizer | None = None) -> list[int]:
-    """Start-of-text, the ids of `text`, end-of-text. Raises NerpError beyond the tokens that the
-    encoder reads (CLIP's 77), unless the text is to be `cut` there."""
+    """The ids of start-of-text, `text` and end-of-text. A text with more tokens than the encoder
+    reads (CLIP: 77) raises NerpError, or is cut there with `cut`."""
     tokenizer = tokenizer or clip_tokenizer()
     inner = tokenizer.encode(text)
     if cut:
@@ -87,12 +88,12 @@ class Prompts:
 
     Attributes:
         ids: [C, L] token ids, zero after end-of-text.
-        slots: [C, L] which learned context vector stands at a position; -1 where none does.
+        slots: [C, L] index of the learned context vector at each position; -1 for none.
         eot: [C] position of end-of-text.
         shared: length of the common start. A single sequence is all start.
-        slots_in_ends: whether there are slots after the common start. Known beforehand, since
-            asking the tensor would make the host wait for the device.
-        name: whose tokens they are.
+        slots_in_ends: whether there are slots after the common start. It is stored, because
+            reading it from the tensor would make the host wait for the device.
+        name: the tokenizer's name.
     """
 
     ids: Tensor
@@ -125,14 +126,14 @@ def build_prompts(
 
     Args:
         texts: C prompts. With `n_ctx`, each begins with n_ctx placeholder tokens.
-        slots_at: instead of `n_ctx`: for each text, the positions where vectors 0, 1, ... stand
+        slots_at: instead of `n_ctx`: for each text, the positions of vectors 0, 1, ...
             (see `beside_name`).
-        names: the class names in the prompts, needed where `position` is not "end".
-        position: where the context stands: before the name ("end", for the name's place), half on
-            each side of it ("middle"), or after it ("front"). (CoOp, section 3.1.)
+        names: the class names in the prompts, needed if `position` is not "end".
+        position: the place of the name: after the context ("end"), between its halves ("middle"),
+            or before it ("front"). (CoOp, section 3.1.)
         class_specific: slots number C * n_ctx vectors instead of n_ctx shared ones.
-        min_length: the sequences are at least this long, and reach the last slot, also where a
-            text ends before.
+        min_length: the least length of the sequences. They always reach the last slot, even if a
+            text ends before it.
         cut: see `tokenize`. tokenizer: by default CLIP's.
     """
     tokenizer = tokenizer or clip_tokenizer()
@@ -160,14 +161,15 @@ def build_prompts(
 
 
 def beside_name(before: int, name: str, after: int = 0) -> list[int]:
-    """The positions of `before` vectors in front of `name` and of `after` behind it, where as many
-    tokens stand in front of it."""
+    """The positions of `before` vectors in front of `name` and of `after` vectors behind it. The
+    text must have `before` tokens in front of the name."""
     behind = 1 + before + len(encode(name))
     return [*range(1, 1 + before), *range(behind, behind + after)]
 
 
 def _order(length: int, n_ctx: int, n_name: int, position: str) -> list[int]:
-    """Where each token of start, context, name, rest moves to."""
+    """The tokens' order for a position of the name, as indices into the sequence start, context,
+    name, rest."""
     context, name = range(1, 1 + n_ctx), range(1 + n_ctx, 1 + n_ctx + n_name)
     before = n_ctx // 2 if position == "middle" else 0
     rest = range(1 + n_ctx + n_name, length)

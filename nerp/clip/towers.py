@@ -1,15 +1,14 @@
-"""CLIP's two transformers, run block by block, with one place where a method may reach in.
+"""CLIP's two transformers, run block by block, with one interface for a method's changes.
 
-A method changes a frozen transformer in one of these ways: other input embeddings, tokens put in at
-the input of a layer (the same for all classes, or each class's own), a branch added to a layer's
-output, low-rank terms on its attention matrices, norms of its own; and it may adapt what comes out
-at the end. An `Edit` says which; the towers do the rest, for the tuned and the frozen model alike.
-Layers are numbered from 1.
+A method can change a frozen transformer in these ways: other input embeddings; tokens at the input
+of a layer, shared by all classes or one set per class; a branch added to a layer's output; low-rank
+terms on its attention matrices; its own norms; an adapter behind the output. An `Edit` describes
+the changes. The same code runs the tuned and the frozen model. Layers are numbered from 1.
 
-What makes this fast is exact. Text is cut at the longest end-of-text and a start shared by all
-prompts is computed once (`tokenizer.Prompts`); layers below the first edited one are computed once
-for the tuned and the frozen model, and for text once for all (`advance`); the last layer is
-computed only at the positions whose output is used, without keys and values.
+Every speed-up is exact. Text is cut at the longest end-of-text, and a start shared by all prompts
+is computed once (`tokenizer.Prompts`). Layers below the first edited one are computed once for the
+tuned and the frozen model, for text only once in all (`advance`). The last layer is computed only
+at the positions whose output is used, without keys and values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +35,10 @@ from nerp.clip.tokenizer import Prompts
 
 
 class Edit:
-    """What a method changes in a tower; this one changes nothing.
+    """A method's changes to an encoder; this base class changes nothing.
 
     Attributes:
-        first_layer: the first layer whose input or output changes; the ones below are frozen.
+        first_layer: the first layer whose input or output changes; all lower layers are frozen.
         keep: how many leading vision tokens the method reads after the last layer.
         shift: by how many positions inserted tokens move end-of-text.
     """
@@ -53,24 +52,24 @@ class Edit:
         return x
 
     def by_class(self, layer: int) -> Tensor | None:
-        """Text: tokens [C, K, W], K for each of C classes, that then stand over positions 1..K of
-        the input of `layer`."""
+        """For text: tokens [C, K, W], K per class, that replace positions 1..K of the input of
+        `layer`; None for no change."""
         return None
 
     def branch(self, layer: int, h: Tensor) -> Tensor | None:
-        """What is added to the output of `layer`; h [T, W] is its input after `ln_1`."""
+        """The addition [T, W] to the output of `layer`, from its input h [T, W] after `ln_1`."""
         return None
 
     def low_rank(self, layer: int) -> LowRank | None:
-        """What is added to the attention matrices of `layer`."""
+        """The terms that are added to the attention matrices of `layer`."""
         return None
 
     def norms(self, layer: int) -> Norms | None:
-        """Weight and bias [W] that stand for those of `ln_1`, and of `ln_2`, of `layer`."""
+        """Weights and biases [W] that replace those of `ln_1` and `ln_2` of `layer`."""
         return None
 
     def output(self, u: Tensor) -> Tensor:
-        """What the tower's projected features u [..., D] become, before they are normalised."""
+        """The adapted features [..., D] of the encoder's projected ones u; not normalised."""
         return u
 
 
@@ -79,8 +78,8 @@ FROZEN = Edit()
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """Tokens, layer -> [K, W] or [N, K, W], and the position of their first; a negative one counts
-    from the sequence's end."""
+    """Tokens, layer -> [K, W] or [N, K, W], and the position of the first; a negative position
+    counts from the sequence's end."""
 
     tokens: Mapping[int, Tensor]
     place: int
@@ -90,12 +89,12 @@ class PromptTokens(Edit):
     """Learned tokens at K positions of the input of some layers, or several groups of them.
 
     Args:
-        tokens: layer -> [K, W], or [N, K, W] where each of N sequences has its own.
-        at_end: whether they stand at the end of the sequence, or after its first token.
-        beside: further groups, each with places and layers of its own.
-        insert: whether the first of all those layers gets its tokens' positions more; otherwise,
-            and at every later layer, the tokens stand over what was there.
-        keep_share: s, of what stood there; tokens over it become (1 - s) tokens + s what it was.
+        tokens: layer -> [K, W], or [N, K, W] if each of N sequences has its own.
+        at_end: whether they are at the end of the sequence; otherwise after its first token.
+        beside: further groups, each with its own places and layers.
+        insert: whether the tokens add positions at the first of all those layers. Otherwise, and
+            at every later layer, they replace the values at their positions.
+        keep_share: s; tokens that replace values x become (1 - s) tokens + s x.
         keep, shift, output: see Edit.
     """
 
@@ -147,7 +146,7 @@ class PromptTokens(Edit):
 
 
 class ClassTokens(Edit):
-    """Text tokens of each class's own over positions 1..K of the input of one layer.
+    """Each class's own text tokens, which replace positions 1..K of the input of one layer.
 
     Args: tokens: [C, K, W].
     """
@@ -161,7 +160,7 @@ class ClassTokens(Edit):
 
 
 class Tower:
-    """A frozen transformer. `stem` and `head` differ between vision and text."""
+    """A frozen transformer: the code that the text and the image encoder share."""
 
     def __init__(self, blocks: nn.ModuleList, causal: bool):
         self.blocks = cast(Sequence[Block], blocks)  # a ModuleList does not say of what
@@ -171,14 +170,14 @@ class Tower:
         self.width: int = self.blocks[0].attn.embed_dim
 
     def advance(self, state: State, layer: int) -> State:
-        """The input of `layer`, the frozen layers before it applied. Those have no gradient."""
+        """The input of `layer`: the frozen layers before it are applied, without a gradient."""
         with torch.no_grad():
             while state.layer < layer:
                 state = self._layer(state, FROZEN)
         return state
 
     def run(self, state: State, edit: Edit) -> Tensor:
-        """The last layer's output where it is used: vision [B, keep, W]; text [G, M, W]."""
+        """The last layer's output at the used positions: vision [B, keep, W]; text [G, M, W]."""
         while state.layer < self.depth:
             state = self._layer(state, edit)
         return self._last_layer(state, edit)
@@ -193,7 +192,7 @@ class Tower:
         return replace(state, x=x, layer=state.layer + 1)
 
     def _attend(self, block: Block, state: State, h: Tensor, low: LowRank | None) -> Tensor:
-        """The heads' joined outputs [T, W] of all rows, `h` their inputs."""
+        """The concatenated outputs [T, W] of the heads, for the inputs h [T, W] of all rows."""
         qkv = F.linear(h, block.attn.in_proj_weight, block.attn.in_proj_bias)
         if low:
             qkv = low.add_to_inputs(qkv, h)
@@ -211,14 +210,14 @@ class Tower:
         return torch.cat([out, tail.transpose(1, 2).reshape(qkv.shape[0] - cut, -1)])
 
     def _last_layer(self, state: State, edit: Edit) -> Tensor:
-        """Only the rows that are read."""
+        """The last layer's output at the rows that are read; the others are not computed."""
         state = self._enter(state, edit)
         block = self.blocks[state.layer - 1]
         h = layer_norm(block.ln_1, state.x, _norm(edit, state.layer, 0))
         rows = self._rows(state, edit)
         h_rows, x_rows = h[rows.flatten()], state.x[rows.flatten()]
         low = edit.low_rank(state.layer)
-        if low and low.drop:  # then no one matrix makes a part of all positions
+        if low and low.drop:  # then one merged matrix cannot serve all positions
             out = self._attend(block, state, h, low)[rows.flatten()]
         else:
             weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
@@ -229,7 +228,8 @@ class Tower:
         return x.view(*rows.shape, -1)
 
     def _seen(self, state: State, h: Tensor, edit: Edit) -> tuple[Tensor, Tensor | None]:
-        """What each sequence's read rows may attend to, [N, L, W], and the mask [N, 1, L] of it."""
+        """The values [N, L, W] that each sequence's read rows attend to, and their mask
+        [N, 1, L]."""
         groups, start, ends, length = state.sizes
         cut = groups * start
         seen = h[:cut].view(groups, start, -1)
@@ -245,14 +245,13 @@ class Tower:
     def _read(
         self, weight: Tensor, bias: Tensor, rows: Tensor, seen: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Attention [N * R, W] of rows [N, R, W] to `seen` [N, L, W], of which mask [N, 1, L] says
-        what each of the N is shown; for R far below L. weight [3 W, W] and bias [3 W] are those of
-        queries, keys and values.
+        """Attention outputs [N * R, W] of rows [N, R, W] to `seen` [N, L, W] under mask [N, 1, L],
+        for R far below L. weight [3 W, W] and bias [3 W] are those of queries, keys and values.
 
-        Keys and values, at all L positions, are never computed. A head's score of s is
-        q (A s + b) = (A^T q) s + q b, and softmax does not see q b; its output is
-        sum_s p_s (B s + c) = B (sum_s p_s s) + c. What is left is the attention of R rows per head
-        to `seen` itself.
+        Keys and values at all L positions are never computed. A head's score of s is
+        q (A s + b) = (A^T q) s + q b, and q b cancels in the softmax. The head's output is
+        sum_s p_s (B s + c) = B (sum_s p_s s) + c. It is enough to compute the attention of R rows
+        per head to `seen` itself.
         """
         parts = torch.unflatten(weight, 0, (3, self.heads, -1))
         query, key, value = parts.unbind(0)  # each [heads, W / heads, W]
@@ -271,7 +270,8 @@ class Tower:
         return state if tokens is None else state.with_class_tokens(tokens)
 
     def _rows(self, state: State, edit: Edit) -> Tensor:
-        """Which rows of state.x are read after the last layer: vision [B, keep], text [G, M]."""
+        """Indices of the rows of state.x that are read after the last layer: vision [B, keep], text
+        [G, M]."""
         groups, start, ends, length = state.sizes
         device = state.x.device
         group = torch.arange(groups, device=device)[:, None]
@@ -332,8 +332,8 @@ class TextTower(Tower):
         Args:
             prompts: C sequences.
             dtype: the type of the stream of activations.
-            ctx: [slots, W], or [G, slots, W] for a context of its own in each of G groups (then
-                only the shared start may have slots).
+            ctx: [slots, W], or [G, slots, W] if each of G groups has its own context (then only the
+                shared start may have slots).
         """
         cut = prompts.shared
         x = self.token_embedding(prompts.ids).to(dtype)
@@ -381,7 +381,7 @@ class VisionTower(Tower):
         return State(x.flatten(0, 1), (*x.shape[:2], 0, 0))
 
     def entering(self, x: Tensor) -> Tensor:
-        """Tokens [..., W] as they enter layer 1: after `ln_pre`, where there is one."""
+        """Tokens [..., W] as they enter layer 1: after `ln_pre`, if there is one."""
         ln = self.visual.ln_pre
         return x if isinstance(ln, nn.Identity) else layer_norm(ln, x)
 

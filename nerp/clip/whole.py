@@ -1,4 +1,4 @@
-"""Image encoders without layers to reach into: CLIP's ResNets, timm's models."""
+"""Image encoders whose layers no method can edit: CLIP's ResNets, timm's models."""
 
 from typing import Protocol, cast
 
@@ -11,7 +11,7 @@ from nerp.clip.towers import FROZEN, Edit
 
 
 class WholeEncoder:
-    """An image encoder that is run as a whole, nothing to edit: CLIP's ResNets, timm's models.
+    """An image encoder that runs as a whole, without layers to edit: CLIP's ResNets, timm's models.
 
     Args: kind: what it is, in words.
     """
@@ -48,7 +48,7 @@ class _Pool(Protocol):
 
 
 class _ResNet(Protocol):
-    """Open_clip's ResNets, which say nothing of their types."""
+    """The interface of open_clip's ResNets, which have no type annotations."""
 
     layer1: nn.Sequential
     layer2: nn.Sequential
@@ -60,15 +60,15 @@ class _ResNet(Protocol):
 
 
 class ResNetEncoder(WholeEncoder):
-    """CLIP's ResNet, whose attention pool can be asked at every place of its map."""
+    """CLIP's ResNet, whose attention pool can use every place of its feature map as a query."""
 
     def __init__(self, visual: nn.Module):
         super().__init__(visual, "a ResNet")
 
     @torch.no_grad()
     def all_features(self, images: Tensor) -> Tensor:
-        """Features [B, 1 + M, D], not normalised: the attention pool with the map's mean and with
-        each of its M places as a query."""
+        """Features [B, 1 + M, D], not normalised: the attention pool's outputs for the feature
+        map's mean and for each of its M places as a query."""
         visual = cast(_ResNet, self.visual)
         pool = visual.attnpool
         with float32_convolutions():

@@ -1,4 +1,4 @@
-"""BERT's tokenizer, of the vocabulary that lies beside a backbone's weights."""
+"""BERT's tokenizer, made from the vocabulary file beside a backbone's weights."""
 
 import importlib.util
 from pathlib import Path
@@ -14,25 +14,25 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def require_transformers(what: str) -> None:
-    """Raise NerpError where Hugging Face's packages, which `what` needs, are not installed."""
+    """Raise NerpError if Hugging Face's packages, which `what` needs, are not installed."""
     for package in ("transformers", "tokenizers"):
         if importlib.util.find_spec(package) is None:
             raise NerpError(f"{what} needs the package {package}: pip install 'nerp[biomedclip]'")
 
 
 def vocabulary_beside(weights: Path) -> Path | None:
-    """The vocabulary beside the file of a backbone's weights, None where there is none."""
+    """The vocabulary file beside a backbone's weights; None if there is none."""
     file = weights.parent / VOCABULARY_FILE
     return file if file.is_file() else None
 
 
 def read_tokenizer(weights: Path, size: int) -> Tokenizer:
-    """The tokenizer of a BERT whose table of embeddings has `size` rows.
+    """The tokenizer of a BERT whose embedding table has `size` rows.
 
     Args: weights: the model's file; `vocab.txt` beside it has one token per line, in the order of
         their ids.
 
-    Raises NerpError where it is missing or of another model.
+    Raises NerpError if that file is missing or belongs to another model.
     """
     file = vocabulary_beside(weights)
     if file is None:
@@ -53,8 +53,8 @@ def read_tokenizer(weights: Path, size: int) -> Tokenizer:
 
 
 def make_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
-    """The tokenizer of token -> id. Texts are cleaned as open_clip does before it asks Hugging
-    Face's tokenizer, and lower-cased."""
+    """The tokenizer with the vocabulary token -> id. It cleans texts as open_clip does before
+    Hugging Face's tokenizer, and converts them to lower case."""
     from tokenizers import BertWordPieceTokenizer
 
     pieces = BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)

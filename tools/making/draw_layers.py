@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from nerp.results.plots import SETTINGS, save_figure
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nerp"
-# From the top; a part is a package or a module of nerp. `nerp` itself is its version.
+# From the top. A part is a package or a module of nerp. The part `nerp` is the version.
 LAYERS = (
     ("cli", "commands"),
     ("api", "demo"),
@@ -37,7 +37,7 @@ _SHADES = ("#e3ecf4", "#f1f5f9")
 
 @cache
 def imports() -> dict[str, set[str]]:
-    """Part -> the other parts that its modules import, at their beginning or within."""
+    """Part -> the other parts that its modules import, at the top or inside functions."""
     found: dict[str, set[str]] = {}
     for file in PACKAGE.rglob("*.py"):
         part = _part(["nerp", *file.relative_to(PACKAGE).with_suffix("").parts])
@@ -56,7 +56,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def _part(names: list[str]) -> str:
-    """nerp.clip.model -> clip; what is no module of the package is from nerp itself."""
+    """The part of an imported name: nerp.clip.model -> clip; "nerp" for a name in nerp itself."""
     inner = names[1] if len(names) > 1 else ""
     return inner if (PACKAGE / inner).is_dir() and inner or (PACKAGE / f"{inner}.py").is_file() \
         else "nerp"

@@ -2,8 +2,8 @@
 
     python tools/making/draw_method.py --output-dir docs
 
-Everything in it is measured: zero-shot CLIP, the shipped backbone and the shipped benchmark of
-drawn land cover, novel classes, the automatic shift.
+All its numbers are measured: zero-shot CLIP with the shipped backbone on the novel classes of the
+shipped benchmark of drawn land cover, corrected by the automatic shift.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def draw(facts: Explanation, root: Path) -> Figure:
 
 
 def _show(axes: Axes, name: str, facts: Explanation, root: Path) -> None:
-    """What the model is shown."""
+    """Draw the model's references."""
     if name == "text":
         axes.text(0.5, 0.5, f"“{facts.cfg.DATASET.NEUTRAL}”", ha="center", va="center", fontsize=8)
     elif name == "image":

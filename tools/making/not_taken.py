@@ -1,9 +1,9 @@
-"""Published corrections that are compared with NeRP's rules and are none of them.
+"""Published corrections that are compared with NeRP's rules but are not among them.
 
-Each changes more of a model than a preference for classes, so each needs features. They are written
-plainly, in double precision, and follow what their releases compute, with the settings that these
-have for ImageNet or by default. z are logits [N, C] of images in the order in which they come,
-f [N, D] and t [C, D] features of images and classes, of length 1.
+Each of them corrects more than a preference for classes and therefore needs features. They are
+written plainly, in double precision. They follow their published code, with its settings for
+ImageNet or its defaults. z are logits [N, C] of images in stream order. f [N, D] and t [C, D] are
+features of images and classes, of length 1.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ _Cache = dict[int, list[tuple[float, int]]]
 
 
 def tda(z: Floats, f: Floats, negative: bool = True) -> Floats:
-    """Logits [N, C] with two caches of the surest images by predicted class (TDA, Karmanov et al.,
-    CVPR 2024); `negative`: whether there is the second, of images that are neither sure nor
-    unsure."""
+    """Logits [N, C] with two caches of images by predicted class (TDA, Karmanov et al., CVPR 2024).
+    The first caches the most confident images. negative: whether the second is used, of images with
+    medium confidence."""
     p, scores = softmax(z), z.copy()
     entropy = -(p * _log(p)).sum(axis=1)
     relative = entropy / np.log2(z.shape[1])
@@ -63,8 +63,8 @@ def bca(f: Floats, t: Floats, scale: float) -> Floats:
 
 
 def dota(z: Floats, f: Floats) -> Floats:
-    """Logits [N, C] with a Gaussian for each class, from all images before (DOTA, Han et al.,
-    2024), one view of an image."""
+    """Logits [N, C] with a Gaussian for each class, estimated from all earlier images; one view per
+    image (DOTA, Han et al., 2024)."""
     count, classes, width = *z.shape, f.shape[1]
     p, scores = softmax(z), np.empty_like(z)
     seen, means = np.ones(classes), np.full((classes, width), 0.001)
@@ -100,8 +100,8 @@ def onzeta(z: Floats, f: Floats, t: Floats) -> Floats:
 
 
 def inmap(p: Floats, f: Floats, t: Floats, rounds: int = 2_000) -> Floats:
-    """Class proxies [C, D] that are fitted to pseudo-labels p [N, C], uniform by Sinkhorn's scaling
-    (InMaP, Qian et al., NeurIPS 2023)."""
+    """Class proxies [C, D] fitted to pseudo-labels p [N, C]. Sinkhorn's scaling makes the labels
+    uniform over the classes (InMaP, Qian et al., NeurIPS 2023)."""
     sure = p.max(axis=1, keepdims=True) > 0.6
     wanted = np.where(sure, np.eye(len(t))[p.argmax(axis=1)], p)
     proxies, rate, before = t.copy(), 10 / (len(f) * 0.04), np.inf
@@ -114,8 +114,8 @@ def inmap(p: Floats, f: Floats, t: Floats, rounds: int = 2_000) -> Floats:
 
 
 def transclip(z: Floats, f: Floats, t: Floats) -> Floats:
-    """Probabilities [N, C] by Gaussian classes of one covariance and by neighbours (TransCLIP,
-    Zanella et al., NeurIPS 2024)."""
+    """Probabilities [N, C] from Gaussian classes with one covariance and from neighbouring images
+    (TransCLIP, Zanella et al., NeurIPS 2024)."""
     def fitted(assigned: Floats) -> tuple[Floats, Floats]:
         means = _class_means(assigned, f)
         return means, np.tile(_squares(assigned, f, means).sum(axis=0) / len(f), (len(t), 1))
@@ -124,8 +124,8 @@ def transclip(z: Floats, f: Floats, t: Floats) -> Floats:
 
 
 def stata(z: Floats, f: Floats, t: Floats) -> Floats:
-    """Probabilities [N, C] as `transclip`'s, with means and variances of each class that stay near
-    the texts' where few images are taken for it (StatA, Zanella et al., CVPR 2025)."""
+    """Probabilities [N, C] as in `transclip`, but with a mean and variance per class. They stay
+    near the text's if few images are assigned to the class (StatA, Zanella et al., CVPR 2025)."""
     first = _squares(softmax(z), f, t).sum(axis=0) / len(f)
 
     def fitted(assigned: Floats) -> tuple[Floats, Floats]:
@@ -142,8 +142,9 @@ def _by_neighbours(
     z: Floats, f: Floats, t: Floats, variance: Floats,
     fitted: Callable[[Floats], tuple[Floats, Floats]], volume: bool,
 ) -> Floats:
-    """Assignments [N, C] and classes' means and variances in turns; each image is drawn to its
-    three nearest. `volume`: whether the likelihoods count the variances' determinants."""
+    """Assignments [N, C], fitted in turn with the classes' means and variances. Each image's
+    assignment is pulled towards those of its three nearest neighbours. volume: whether the
+    likelihoods include the variances' determinants."""
     near = np.zeros((len(f), len(f)))
     cosines = f @ f.T
     np.fill_diagonal(cosines, -np.inf)

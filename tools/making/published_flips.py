@@ -1,4 +1,4 @@
-"""What the published settings of the flip ask for, counted: a table in Markdown.
+"""Count the published settings of the flip by their options, as a table in Markdown.
 
     python tools/making/published_flips.py
 """
@@ -12,7 +12,7 @@ from nerp.base.paths import shipped
 from nerp.files.yaml_file import load_yaml, mapping
 from nerp.settings.defaults import default_config
 
-# What is counted: in words, and of a row's settings (the config node NERP).
+# What is counted, in words -> whether a row's settings (the config node NERP) have it.
 COUNTS: dict[str, Callable[[CfgNode], bool]] = {
     "TAU ≤ −1: the priors may prefer the partner by a logit or more": lambda s: s.TAU <= -1,
     "TAU ≤ −4: and by four": lambda s: s.TAU <= -4,

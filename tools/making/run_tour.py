@@ -9,16 +9,16 @@ import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "tour.ipynb"
-_OF_A_RUN = ("execution", "papermill")  # what a run leaves in a cell's metadata: times
+_OF_A_RUN = ("execution", "papermill")  # a run writes times under these keys of cell metadata
 
 
 def run(book: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
-    """The notebook with the outputs of a run that began in `folder`."""
+    """The notebook with the outputs of a run in the working directory `folder`."""
     NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in book.cells:
         for name in _OF_A_RUN:
             cell.metadata.pop(name, None)
-    book.metadata.pop("language_info", None)  # which Python it was
+    book.metadata.pop("language_info", None)  # it names the Python version
     return book
 
 
