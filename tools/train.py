@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
         flags.add_argument(f"--{flag}", default="", help="as in `nerp train --help`")
     flags.add_argument("--seed", help="default: 1; -1: drawn, and recorded")
     flags.add_argument("--eval-only", action="store_true", help="test, do not train")
-    flags.add_argument("--model-dir", default="", help="run directory whose weights --eval-only tests")
-    flags.add_argument("--load-epoch", help="epoch of these weights; default: the newest")
+    flags.add_argument("--model-dir", default="", help="run directory to test")
+    flags.add_argument("--load-epoch", help="epoch to test; default: the newest")
     flags.add_argument("--no-train", action="store_true",
                        help="read configuration and dataset, print the configuration, stop")
     flags.add_argument("--resume", default="", help="the --output-dir of an interrupted run")

@@ -1,15 +1,15 @@
-"""How the shift's references and strengths were chosen: on benchmarks drawn with other seeds.
+"""Choose the shift's references and strengths on benchmarks that are drawn with other seeds.
 
     python tools/making/choose_shift.py collect --world 101 --backbone tiny   # once for each
     python tools/making/choose_shift.py report docs/study/choice.md
 
 `collect` draws the benchmarks with that seed, trains every method on their base classes, and keeps
 for each model its logits on the novel classes and the prior of every candidate reference. `report`
-tries strengths on all that has been collected of the shipped backbones. The shipped benchmarks are
-never touched.
+tries strengths on all collected models of the shipped backbones. The shipped benchmarks are never
+used.
 
-Of weights in a file (--backbone FILE.safetensors, as pretrain_tiny_clip.py writes them) the page
-says how much a class bias could gain there, and does: a curve over the tail of pre-training.
+For weights in a file (--backbone FILE.safetensors, as pretrain_tiny_clip.py writes them) the page
+shows how much a class bias could gain and does gain: a curve over the tail of pre-training.
 """
 
 import argparse
@@ -62,9 +62,9 @@ STRENGTHS = (0.05, 0.1, 0.2)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    collecting = commands.add_parser("collect", help="train and keep what the report needs")
+    collecting = commands.add_parser("collect", help="train, and keep the report's data")
     collecting.add_argument("--world", type=int, required=True, help="the benchmarks' seed")
-    collecting.add_argument("--backbone", required=True, help="one that ships, or a file")
+    collecting.add_argument("--backbone", required=True, help="a shipped one, or a file")
     collecting.add_argument("--methods", nargs="+", default=METHODS)
     collecting.add_argument("--benchmarks", nargs="+", default=list(WORLDS), choices=WORLDS)
     reporting = commands.add_parser("report", help="write the page")
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """A file a model: logits [N, C], labels [N], and every candidate's prior [C]."""
+    """Write one file per model: logits [N, C], labels [N], and every candidate's prior [C]."""
     root = args.folder / f"world{args.world}"
     weights = SHIPPED.get(args.backbone, Path(args.backbone))
     record = weights.with_suffix(".json").read_text()
@@ -121,7 +121,8 @@ def _request(
 
 @torch.no_grad()
 def measure(tested: Tested) -> dict[str, npt.NDArray[Any]]:
-    """Logits, labels, and by "prior/<candidate>" the priors; the gap's slope between halves."""
+    """Logits, labels, priors (as "prior/<candidate>"), and the gap's slope between the halves of
+    the trained classes."""
     trainer, material = tested.trainer, gather_material(tested)
     shown = material.shown()
     priors = {name: prior.values
@@ -154,7 +155,7 @@ def measure(tested: Tested) -> dict[str, npt.NDArray[Any]]:
 
 
 def _from_pictures(tested: Tested) -> Iterator[tuple[str, Tensor]]:
-    """Candidate references made of the training images, and their logits [M, C]."""
+    """Names of candidate references made from training images, with their logits [M, C]."""
     cfg, clip = tested.cfg, tested.trainer.clip
     _, bench = tested.seen_bench
     transform, normalise = eval_transform(cfg, clip.size), Normalise(cfg, clip.device)
@@ -185,7 +186,7 @@ def _from_pictures(tested: Tested) -> Iterator[tuple[str, Tensor]]:
 
 
 def _shuffle_patches(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Images [B, 3, S, S] with the patches of each in an order of its own."""
+    """Images [B, 3, S, S] with the patches of each image in its own random order."""
     batch, _, side, _ = pixels.shape
     count = side // size
     patches = pixels.unfold(2, size, size).unfold(3, size, size).reshape(batch, 3, -1, size, size)
@@ -236,7 +237,8 @@ class Model:
         return self._accuracy(bias) - self.plain
 
     def gap(self, towards: float, weight: float, frozen: bool = False) -> Tensor:
-        """The gap's bias with the slope shrunk towards a constant, which weighs 1 - weight.
+        """The gap's bias [C]. Its slope is averaged with the constant `towards`, whose weight is
+        1 - weight.
 
         Args: frozen: whether the frozen model's slope is averaged in.
         """
@@ -253,7 +255,7 @@ class Model:
                 + IMAGE_STRENGTH * self.priors["image"] + MATCHED_STRENGTH * self.others)
 
     def earlier(self) -> Tensor:
-        """What was automatic before the frozen slope, the match and the larger share."""
+        """The automatic bias before the frozen slope, the match and the larger share were added."""
         return self.gap(GAP_STRENGTH, 0.5) + 0.05 * self.priors["image"]
 
     def ceiling(self) -> float:
@@ -338,8 +340,8 @@ def _row(models: list[Model], name: str, bias: Callable[[Model], Tensor]) -> lis
 
 
 def _rarest(record: Mapping[str, Any]) -> int:
-    """How many captions had the name of the class that fewest had; as the law has it, where the
-    record does not count them."""
+    """The number of captions with the name of the rarest class. If the record does not count
+    captions, the number follows from Zipf's law."""
     classes = (record.get("captions_with_the_name") or record["class_frequency"]).values()
     least: float = min(value for world in classes for value in world.values())
     return int(least) if "captions_with_the_name" in record else round(

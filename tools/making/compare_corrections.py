@@ -1,4 +1,4 @@
-"""Which correction when: NeRP's rules beside their peers, where the assumptions hold and where not.
+"""Compare NeRP's rules with their peers, where their assumptions hold and where they do not.
 
     python tools/making/choose_shift.py collect --world 313 --backbone tiny   # once for each
     python tools/making/compare_corrections.py measure corrections --worlds 313 314
@@ -9,10 +9,10 @@
 
 `measure corrections` tries each correction on every model that `collect` kept: on all novel test
 images, on test sets whose classes follow Zipf's law, on few images, in streams. `measure constants`
-tries the shift's strengths and the anchored match's width and limit. What either finds is kept
-beside the model, and not measured again while it is there. `report` writes study/corrections.md,
-the figure corrections.png and .svg, and the section of nerp.md that says which correction when.
-`choice` writes the section of study/choice.md on what was chosen on other worlds than are reported.
+tries the shift's strengths and the anchored match's width and limit. Results are kept beside the
+model; as long as they exist, they are not measured again. `report` writes study/corrections.md, the
+figure corrections.png and .svg, and the section of nerp.md on which correction to use when.
+`choice` writes the section of study/choice.md on the choices made on other worlds.
 """
 
 import argparse
@@ -61,7 +61,7 @@ from nerp.correction.running import ordered, run
 
 EXPONENTS = (0.0, 0.5, 1.0, 2.0)
 SIZES = (20, FIRST, 200)
-DRAWS = 5  # of few images, and orders of a stream
+DRAWS = 5  # draws of few images, and orders of a stream
 WIDTHS = (0.06, 0.125, 0.25)
 LIMITS = (0.08, 0.12, 0.16, 0.24)
 
@@ -69,7 +69,7 @@ Predict = Callable[[Model, Tensor, Tensor], Tensor]  # a model, rows, its logits
 
 
 def less(bias: Callable[[Model, Tensor], Tensor]) -> Predict:
-    """A correction that takes a bias off."""
+    """A correction that subtracts a bias from the logits."""
     return lambda model, rows, z: (z - bias(model, z)).argmax(1)
 
 
@@ -83,7 +83,7 @@ def guarded(model: Model, z: Tensor) -> Tensor:
 
 
 def known_shares(model: Model, rows: Tensor, z: Tensor) -> Tensor:
-    """Match to the shares that the test labels have."""
+    """Predictions of the match to the class shares of the test labels."""
     counts = torch.from_numpy(model.labels)[rows].bincount(minlength=z.shape[1])
     shares = counts.double().clamp(min=0.5)
     return (z - uniform_bias(z, shares / shares.sum())).argmax(1)
@@ -110,7 +110,7 @@ CORRECTIONS: dict[str, Predict] = {
     "contextual, neutral prompt": less(lambda m, z: contextual_bias(m.priors["text"][None])),
     "contextual, mean image": less(lambda m, z: contextual_bias(m.priors["image"][None])),
 }
-# Of logits, features of images and of classes, and the scale.
+# The corrections of not_taken.py as functions of logits, image features, class features and scale.
 NOT_TAKEN: dict[str, Callable[[Floats, Floats, Floats, float], Floats]] = {
     "TDA": lambda z, f, t, scale: not_taken.tda(z, f),
     "BCA": lambda z, f, t, scale: not_taken.bca(f, t, scale),
@@ -135,9 +135,9 @@ STRENGTHS_TRIED: dict[str, Callable[[Model], Tensor]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    measuring = commands.add_parser("measure", help="try what there is to try on every model")
+    measuring = commands.add_parser("measure", help="measure on every model")
     measuring.add_argument("what", choices=MEASURES)
-    writing = [commands.add_parser("report", help="write the study and which correction when"),
+    writing = [commands.add_parser("report", help="write the study and its summary"),
                commands.add_parser("choice", help="write how the constants were chosen")]
     for command in writing:
         command.add_argument("docs", type=Path, help="the folder of the pages")
@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def _kept(files: list[Path], what: str) -> list[Measures]:
-    """What has been measured of these models."""
+    """The measurements of this kind that exist for these models."""
     beside = (_beside(file, what) for file in files)
     return [json.loads(file.read_text()) for file in beside if file.is_file()]
 
@@ -174,7 +174,7 @@ def _beside(file: Path, what: str) -> Path:
 
 
 def corrections(model: Model) -> Measures:
-    """What each correction gains on a model's test sets, in points."""
+    """The gain of each correction on a model's test sets, in points."""
     sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
     exponents = {exponent: gains(model, draws) for exponent, draws in sets.items()}
     sizes = {f"{n}": gains(model, [few(model, n, draw) for draw in range(1, DRAWS + 1)])
@@ -201,15 +201,15 @@ def corrections(model: Model) -> Measures:
 
 
 def untaken(model: Model) -> Measures:
-    """What each correction that is not taken over gains on all test images, in points."""
+    """The gain of each correction of not_taken.py on all test images, in points."""
     return {**_named(model),
             "not taken": {name: plain_gain(model, scores) for name, scores in NOT_TAKEN.items()}}
 
 
 def constants(model: Model) -> Measures:
-    """What each setting that was chosen from gains on a model, and what the settings' units are of
-    it, in logits: how far an image's logits lie apart, how far the trained classes' biases lie
-    from what the gap predicts, and how far the bias of the test labels lies from the shift's."""
+    """The gain of each candidate setting on a model, and three scales of the model in logits: the
+    spread of an image's logits, the distance of the trained classes' biases from the gap's
+    prediction, and the distance of the test labels' bias from the shift's."""
     sets = {f"{e:g}": unequal(model, e) for e in EXPONENTS}
     sizes = {**{f"{n}": [few(model, n, draw) for draw in range(1, DRAWS + 1)] for n in SIZES},
              "all": sets["0"]}
@@ -235,8 +235,8 @@ def _named(model: Model) -> Measures:
 
 
 def unequal(model: Model, exponent: float) -> list[Tensor]:
-    """The rows of test sets whose classes follow Zipf's law: in an order that was drawn once, and
-    in each that begins with another class of it."""
+    """The rows of test sets whose classes follow Zipf's law. The first test set ranks the classes
+    in a random order; the others rotate this order."""
     generator = torch.Generator().manual_seed(0)
     classes, labels = model.logits.shape[1], torch.from_numpy(model.labels)
     order = torch.randperm(classes, generator=generator)
@@ -248,12 +248,12 @@ def unequal(model: Model, exponent: float) -> list[Tensor]:
 
 
 def few(model: Model, count: int, draw: int) -> Tensor:
-    """The rows of so many test images."""
+    """The rows of `count` test images."""
     return ordered(len(model.labels), draw)[:count]
 
 
 def gain_of(model: Model, rows: Tensor, predictions: Tensor) -> float:
-    """How much more of these test images are right, in points."""
+    """The change of accuracy on these test images, in points."""
     labels = torch.from_numpy(model.labels)[rows]
     before, after = ((each == labels).double().mean()
                      for each in (model.logits[rows].argmax(1), predictions))
@@ -261,14 +261,14 @@ def gain_of(model: Model, rows: Tensor, predictions: Tensor) -> float:
 
 
 def gains(model: Model, draws: list[Tensor]) -> dict[str, float]:
-    """What each correction changes of the accuracy on test sets, in the mean."""
+    """The mean change of accuracy by each correction over test sets, in points."""
     return {name: fmean(gain_of(model, rows, predict(model, rows, model.logits[rows]))
                         for rows in draws)
             for name, predict in CORRECTIONS.items()}
 
 
 def streamed(model: Model, kind: str, order: int) -> dict[str, float]:
-    """What a stream of all test images gains on its first ones, and on all."""
+    """The gain in a stream of all test images: on the first images, and on all."""
     rows = ordered(len(model.labels), order)
     z = model.logits[rows]
     width, limit = WIDTH_OF_SPREAD * model.spread, LIMIT_OF_SPREAD * model.spread
@@ -279,13 +279,13 @@ def streamed(model: Model, kind: str, order: int) -> dict[str, float]:
 
 
 def widened(model: Model, rows: Tensor, width: float) -> float:
-    """What the anchored match, not guarded, gains with a width."""
+    """The gain of the unguarded anchored match with a width, in points."""
     z = model.logits[rows]
     return gain_of(model, rows, (z - anchored(model, z, width)).argmax(1))
 
 
 def limited(model: Model, draws: list[Tensor], limit: float) -> tuple[float, float]:
-    """What the guarded match gains with a limit, and how often it keeps the shift."""
+    """The gain of the guarded match with a limit, in points, and how often it keeps the shift."""
     found = [guard(model.logits[rows], model.automatic(), WIDTH_OF_SPREAD * model.spread,
                    limit * model.spread) for rows in draws]
     return (fmean(gain_of(model, rows, (model.logits[rows] - each.bias).argmax(1))
@@ -294,7 +294,7 @@ def limited(model: Model, draws: list[Tensor], limit: float) -> tuple[float, flo
 
 
 def plain_gain(model: Model, scores: Callable[[Floats, Floats, Floats, float], Floats]) -> float:
-    """What a correction that is not taken over gains on all test images, in a random order."""
+    """The gain of a correction of not_taken.py on all test images in a random order, in points."""
     rows = ordered(len(model.labels), 1)
     z, f, t = (each.double().numpy() for each in (
         model.logits[rows], model.features[rows], model.text))

@@ -1,4 +1,4 @@
-"""The pages, tables and figure that compare_corrections.py makes of what it has measured."""
+"""The pages, tables and figure that compare_corrections.py makes from its measurements."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FIRST = 50
 MATCH, SHIFT, KNOWN_SHARES = "match", "shift, automatic", "match, shares known"
 GUARDED, STREAM = "guarded anchored match", "guarded anchored match, stream"
 FIGURED = (SHIFT, GUARDED, MATCH, "transport (OTTER), uniform", "batch calibration", STREAM)
-MARKS = {  # what each has looked at; else training data at most
+MARKS = {  # correction -> mark of the data that it used; others used at most training data
     SHIFT: "", "DN 0.25": "", "contextual, neutral prompt": "", "contextual, mean image": "",
     STREAM: " s", "batch calibration, stream": " s", KNOWN_SHARES: "‡",
     "TDA": " s", "BCA": " s", "DOTA": " s", "OnZeta": " s",
@@ -62,7 +62,7 @@ def write_choice(found: Found, docs: Path) -> None:
 
 
 def put_section(page: Path, heading: str, text: str) -> None:
-    """Replace what stands under a heading of a page, or put it at its end."""
+    """Replace the section under a heading of a page, or append it to the page."""
     before, head, after = page.read_text().partition(f"## {heading}\n")
     _, next_head, rest = after.partition("\n## ")
     separator = "" if head else "\n"
@@ -85,7 +85,7 @@ def _benchmarks(found: Found, world: str) -> str:
 
 
 def _values(found: Found, kind: str, place: str, name: str) -> list[float]:
-    """What a correction changes on every model, on one kind of test set."""
+    """The change of accuracy by a correction on each model, for one kind of test set."""
     return [(each[kind][place] if place else each[kind])[name] for each in found]
 
 
@@ -141,7 +141,7 @@ def _streams(found: Found) -> str:
 
 
 def _orders(found: Found, name: str) -> str:
-    """Mean and standard deviation over orders of what a stream of all images gains."""
+    """Mean and standard deviation, over orders, of the gain in a stream of all images."""
     by_order = [fmean(gains) for gains in zip(*(each["orders"][name] for each in found),
                                               strict=True)]
     return f"{fmean(by_order):+.2f} ± {stdev(by_order):.2f}"
@@ -156,8 +156,9 @@ def _alarm(found: Found) -> str:
 
 @dataclass(frozen=True)
 class _Change:
-    """What strengths change against the first that were tried. gains, more: of each model, in
-    points. worse: models worse by more than `NOTICED`, with them and with the first."""
+    """The effect of strengths compared with the first candidate. gains, more: the gain of each
+    model and its difference from the first candidate's, in points. worse: the numbers of models
+    that lose more than `NOTICED`, with these strengths and with the first."""
 
     gains: list[float]
     more: list[float]
@@ -193,8 +194,8 @@ def _by_world_more(found: Found, change: _Change) -> dict[str, float]:
 
 
 def _strengths(found: Found) -> str:
-    """Automatic strengths that were tried: each one's gain and its difference from the first, with
-    the decision, and the difference on each world."""
+    """A table of the candidate strengths: gain, difference from the first candidate, decision, and
+    the difference on each world."""
     rows, names = [], list(found[0]["strengths"])
     for name in names:
         change = _change(found, name)
@@ -208,8 +209,8 @@ def _strengths(found: Found) -> str:
 
 
 def _confirmed(found: Found) -> str:
-    """Two sentences: whether the strengths in use, the last that were tried, pass on these models
-    too."""
+    """Two sentences on whether the strengths in use, the last candidate, pass on these models too.
+    """
     change = _change(found, list(found[0]["strengths"])[-1])
     worlds = ", ".join(f"{more:+.2f} on world {world}"
                        for world, more in _by_world_more(found, change).items())

@@ -37,8 +37,8 @@ _TITLES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("docs"))
-    parser.add_argument("--root", default="data", help="of the benchmark, drawn on first use")
-    parser.add_argument("--run", type=Path, default=Path("output/method"), help="for the run")
+    parser.add_argument("--root", default="data", help="data folder; first use draws")
+    parser.add_argument("--run", type=Path, default=Path("output/method"), help="run directory")
     args = parser.parse_args()
     directory = run_test(
         Request(

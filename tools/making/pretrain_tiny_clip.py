@@ -37,9 +37,9 @@ from nerp.clip.model import Clip
 from nerp.demo.world import PRETRAINING_SEED, WORLDS, World, build, class_frequency, draw, draw_many
 from nerp.engine.metrics import spearman
 
-# Both towers alike; heads of 64, so that the architecture can be read from the tensors.
+# Both encoders have these sizes. With heads of 64 the tensors show the architecture.
 WIDTH, LAYERS, PATCH, IMAGE_SIZE = 128, 4, 8, 64
-# Where CLIP's scale ends. Left to itself it settles at 13 here, with 1 to 3 points less accuracy.
+# CLIP's final scale. If it is learned, it settles at 13 here, with 1 to 3 points less accuracy.
 LOGIT_SCALE = 100.0
 NEUTRAL_SHARE = 0.03
 WARMUP_STEPS = 150
@@ -48,16 +48,16 @@ BETAS = (0.9, 0.98)
 MEAN = torch.tensor(open_clip.OPENAI_DATASET_MEAN)
 STD = torch.tensor(open_clip.OPENAI_DATASET_STD)
 
-# What a class is called by two of, in captions that do not name it.
+# Two of these letters form a class's alias, which replaces its name in some captions.
 ALIAS_LETTERS = "bcdfghjk"
 
 Whole = npt.NDArray[np.integer]
 Flags = npt.NDArray[np.bool_]
 Pooled = tuple[str, int, int]  # an image to draw: world, label, index
 Loss = Callable[[Tensor, Tensor], Tensor]
-ZeroShot = dict[str, float | dict[str, float]]  # of one benchmark, as `zero_shot` lists it
+ZeroShot = dict[str, float | dict[str, float]]  # one benchmark's results (`zero_shot`)
 
-# Every class as (world, label); its place here is the class number that images carry.
+# Every class as (world, label). Its index here is the class number of images.
 CLASSES = [(name, label) for name in WORLDS for label in range(len(WORLDS[name].classnames))]
 
 
@@ -98,10 +98,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", choices=LOSSES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law")
+    parser.add_argument("--exponent", type=float, default=1.0, help="exponent of Zipf's law")
     parser.add_argument("--tail", choices=("images", "names"), default="images",
-                        help="what is unequally frequent: a class's images, or its name on them")
-    parser.add_argument("--images", type=int, default=80_000, help="drawn once, then reused")
+                        help="Zipf's law applies to each class's images or to its names")
+    parser.add_argument("--images", type=int, default=80_000, help="images drawn once, then reused")
     parser.add_argument("--steps", type=int, default=3_600)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -121,8 +121,9 @@ def draw_pool(
     """Images [count, 64, 64, 3] uint8, their class numbers [count], and whether each is captioned
     with its class's name [count].
 
-    By Zipf's law either classes have unequally many images, each with its name, or equally many,
-    of which an unequal share has the class's name and the rest its alias.
+    Zipf's law applies to the images of each class or to its names. In the first case every caption
+    has the name. In the second case classes have equally many images; an unequal share of them has
+    the name, the others have the alias.
     """
     shares = np.array([s for name in WORLDS for s in class_frequency(name, exponent).values()])
     rng = np.random.default_rng(seed)
@@ -143,7 +144,7 @@ def _draw(seed: int, item: Pooled) -> npt.NDArray[np.uint8]:
 
 
 def count_names(classes: Whole) -> dict[str, dict[str, int]]:
-    """Of how many images, by their class numbers, each class was named: {world: {class: count}}."""
+    """{world: {class: number of images}} from the images' class numbers."""
     counts = np.bincount(classes, minlength=len(CLASSES)).tolist()
     return {world: {WORLDS[world].classnames[label]: count
                     for (name, label), count in zip(CLASSES, counts, strict=True) if name == world}
@@ -151,10 +152,10 @@ def count_names(classes: Whole) -> dict[str, dict[str, int]]:
 
 
 def all_captions(with_alias: bool) -> tuple[list[str], Whole]:
-    """Every caption that can occur, and for each class number the places of its own.
+    """Every possible caption, and for each class number the indices of its captions.
 
-    The places are [CLASSES, 1 + templates]: first the neutral prompt of the world, then the class's
-    name in each template; `with_alias`, then its alias in each, as many again.
+    The indices are [CLASSES, 1 + templates]: first the world's neutral prompt, then the class's
+    name in each template. With `with_alias` the alias in each template follows.
     """
     texts = [world.neutral for world in WORLDS.values()]
     places: list[list[int]] = []
@@ -172,8 +173,8 @@ def all_captions(with_alias: bool) -> tuple[list[str], Whole]:
 def sample_captions(
     rng: np.random.Generator, places: Whole, templates: int, named: Flags
 ) -> Tensor:
-    """A random caption for each image, from the places of its class, which name it in the first
-    `templates` after the neutral one: [B]."""
+    """Indices [B] of a random caption for each image. places: the caption indices of each image's
+    class (`all_captions`). named: whether each image's caption uses the name."""
     template = rng.integers(1, 1 + templates, len(places)) + np.where(named, 0, templates)
     template[rng.random(len(places)) < NEUTRAL_SHARE] = 0
     return torch.from_numpy(places[np.arange(len(places)), template])
@@ -186,16 +187,17 @@ def tokenise(texts: list[str]) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 [B, 64, 64, 3] as the image tower wants it, float [B, 3, 64, 64]."""
+    """The image encoder's input, float [B, 3, 64, 64], from uint8 images [B, 64, 64, 3]."""
     return ((images.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
 
-# The two towers of an open_clip model, from its own layers. Attention is three plain products: in
-# bfloat16 on a CPU, at these sizes, that is twice as fast as the fused one that open_clip calls.
+# Both encoders of an open_clip model, from its own layers. Attention is three plain products. In
+# bfloat16 on a CPU, at these sizes, they are twice as fast as the fused one that open_clip calls.
 
 
 def encode_images(model: CLIP, images: Tensor, patches: int) -> Tensor:
-    """Normalised features [B, D] of images [B, 3, 64, 64], from so many random patches of each."""
+    """Normalised features [B, D] of images [B, 3, 64, 64], from `patches` random patches of each.
+    """
     tower = model.visual
     x = tower.conv1(images).flatten(2).transpose(1, 2) + tower.positional_embedding[1:]
     if patches < x.shape[1]:
@@ -207,7 +209,7 @@ def encode_images(model: CLIP, images: Tensor, patches: int) -> Tensor:
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
-    """Normalised features [C, D] of tokens [C, L] whose largest id ends a text."""
+    """Normalised features [C, D] of tokens [C, L]; the largest id is end-of-text."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = _blocks(model.transformer, x, model.attn_mask[:length, :length])
@@ -233,19 +235,19 @@ def _attention(layer: nn.MultiheadAttention, x: Tensor, mask: Tensor | None) -> 
     return F.linear(mixed, layer.out_proj.weight, layer.out_proj.bias)
 
 
-# The losses, of logits [B, U] over the unique captions of a batch; `own` [B] says which is whose.
+# Losses of logits [B, U] over the U unique captions of a batch. own [B]: each image's caption.
 
 
 def plain_loss(logits: Tensor, own: Tensor) -> Tensor:
-    """CLIP's symmetric loss: of the B captions, repetitions included, each image has one."""
+    """CLIP's symmetric loss over the B captions, repetitions included."""
     logits, target = logits[:, own], torch.arange(len(own))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def unique_loss(logits: Tensor, own: Tensor) -> Tensor:
-    """The same over captions that are each there once, and right for all images that have them.
+    """The symmetric loss over unique captions; a caption is correct for all images that have it.
 
-    The optimum is p(caption | image), which knows how frequent a caption is. In the plain loss
+    Its optimum is p(caption | image), which depends on how frequent a caption is. In the plain loss
     the repetitions among the wrong captions divide by p(caption), and the frequency cancels.
     """
     share = F.one_hot(own, logits.shape[1]).T.float()
@@ -289,7 +291,7 @@ def train(
         inputs = torch.where(flipped, images[batch].flip(2), images[batch])
         captions = sample_captions(rng, places[classes[batch]], templates, named[batch])
         unique, own = captions.unique(return_inverse=True)
-        # Half the patches teach nearly as much as all, in half the time; the end is for all.
+        # Half of the patches train nearly as well, in half the time. The last steps use all.
         patches = args.patches if step < 0.8 * args.steps else (IMAGE_SIZE // PATCH) ** 2
         with torch.autocast("cpu", torch.bfloat16):
             f = encode_images(model, normalise(inputs), patches)
@@ -309,7 +311,7 @@ def train(
 
 
 def build_model(words: int) -> CLIP:
-    """open_clip's CLIP in the size that ships, with `words` token embeddings."""
+    """open_clip's CLIP in the shipped size, with `words` token embeddings."""
     model = CLIP(
         embed_dim=WIDTH,
         vision_cfg=CLIPVisionCfg(
@@ -340,11 +342,11 @@ def save(model: CLIP, rows: Tensor, path: Path) -> None:
 
 @torch.no_grad()
 def zero_shot(path: Path, exponent: float) -> dict[str, ZeroShot]:
-    """Per benchmark: accuracies in % and how over-prediction goes with class frequency.
+    """Per benchmark: accuracies in % and the correlation of prediction counts with class frequency.
 
-    Each benchmark's own template on its test split; `base` and `novel` choose among their half of
-    the classes only, `all` and `per_class` among all. `frequency_correlation` is Spearman's, of
-    the class shares in pre-training with how often a class is predicted (test sets are balanced).
+    Each benchmark uses its own template and its test split. `base` and `novel` predict among their
+    half of the classes, `all` and `per_class` among all. `frequency_correlation` is Spearman's,
+    between class shares in pre-training and prediction counts (test sets are balanced).
     """
     clip = Clip(load_model(path), "fp32", torch.device("cpu"), str(path))
     results = {}

@@ -1,6 +1,6 @@
-"""Every method written out plainly: open_clip's own blocks, 77 tokens a text, nothing shared.
+"""Every method written out plainly: open_clip's own blocks, 77 tokens per text, nothing shared.
 
-The reference that the tests compare `nerp.trainers` with, and side B of tools/bench.py. Each class
+It is the reference for the tests of `nerp.trainers`, and side B of tools/bench.py. Each class
 takes an open_clip model, prompts and the learned tensors under their checkpoint names, and
 recomputes everything at every call, frozen CLIP included. Numerics: the methods' papers; for MMA's
 gradient, see `PlainMMA.loss`.

@@ -9,7 +9,7 @@ from plain_methods.plain import PlainMethod, unit
 
 
 class PlainCLIPAdapter(PlainMethod):
-    """Two linear layers on the image features, mixed with these."""
+    """Two linear layers on the image features, mixed with those features."""
 
     def image(self, images: Tensor) -> Tensor:
         with torch.no_grad():

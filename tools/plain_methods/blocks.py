@@ -20,7 +20,7 @@ class PlainCLIPLoRA(PlainMethod):
         self.scale = 100.0
 
     def adapted(self, kind: str, layer: int, part: str, x: Tensor) -> Tensor | float:
-        """The term of a part of a layer; 0 where there is none."""
+        """The term of a part of a layer; 0 if the part is not adapted."""
         encoder = self.settings["ENCODER"]
         if encoder not in ("both", kind) or part not in self.settings["PARAMS"]:
             return 0.0

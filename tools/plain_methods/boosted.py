@@ -11,7 +11,7 @@ _BOOSTING = "{}_encoder.transformer.resblocks.{}.VPT_shallow_FIRST"
 
 
 def placed(x: Tensor, begin: int, tokens: Tensor | None) -> Tensor:
-    """x [B, L, W] with tokens [K, W] over positions begin.. of every row."""
+    """x [B, L, W] with tokens [K, W] at the positions from `begin` on of every row."""
     if tokens is None:
         return x
     end = begin + len(tokens)
@@ -21,7 +21,7 @@ def placed(x: Tensor, begin: int, tokens: Tensor | None) -> Tensor:
 class PlainBoosted(PlainMethod):
     """Boosting tokens beside the method's own, of which there may be none."""
 
-    MOST_WORDS = 4  # a longer context has none in front of it
+    MOST_WORDS = 4  # a longer context does not start from words
 
     def deep(self, tower: str, layer: int) -> Tensor | None:
         return None
@@ -33,11 +33,11 @@ class PlainBoosted(PlainMethod):
         return self.tensors.get(_BOOSTING.format(tower, layer - 1))
 
     def gap(self, layer: int, n_own: int) -> int:
-        """How many words stand between both kinds of text tokens."""
+        """The number of words between the method's text tokens and the boosting tokens."""
         return 0
 
     def prefix(self, n_own: int) -> str:
-        """CTX_INIT where the method's tokens start from it, else a placeholder for each."""
+        """CTX_INIT if the method's tokens start from it, else one placeholder per token."""
         words = str(self.settings["CTX_INIT"])
         return words if n_own <= min(self.MOST_WORDS, len(words.split())) else \
             " ".join(["X"] * n_own)
@@ -111,7 +111,7 @@ class PlainCasPLCoOp(PlainBoosted):
 
 
 class PlainCasPLCoCoOp(PlainCasPLCoOp):
-    """One text pass an image; the boosting tokens are not shifted."""
+    """One text pass per image; the boosting tokens are not shifted."""
 
     def logits(self, images: Tensor) -> Tensor:
         t = {name.removeprefix("prompt_learner."): x for name, x in self.tensors.items()}

@@ -119,7 +119,7 @@ class PlainCoOpSAR(PlainCoOp):
 
 
 class PlainTCP(PlainKgCoOp):
-    """At CLASS_LAYER positions 1..4 of a class are what its frozen feature is mapped to."""
+    """At CLASS_LAYER tokens mapped from a class's frozen feature replace its positions 1..4."""
 
     def text(self) -> Tensor:
         t = self.tensors
@@ -138,7 +138,7 @@ class PlainTCP(PlainKgCoOp):
 
 
 class PlainCoCoOp(PlainCoOp):
-    """One text pass an image, as published."""
+    """One text pass per image, as in the published code."""
 
     def text_of(self, feature: Tensor) -> Tensor:
         t = self.tensors

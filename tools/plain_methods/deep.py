@@ -16,7 +16,7 @@ class PlainOverWords(PlainMethod):
     """ctx [K, W] over the first K tokens of CTX_INIT, whose other words stay."""
 
     def deep(self, tower: str, layer: int) -> Tensor | None:
-        """The tokens [K, W] of a layer, from 2 on."""
+        """The tokens [K, W] of a layer >= 2; None for no tokens."""
         return None
 
     def text(self) -> Tensor:
@@ -42,12 +42,12 @@ class PlainOverWords(PlainMethod):
         return self.adapted("text", self.text_tower(x, ids.argmax(1), enter))
 
     def adapted(self, tower: str, u: Tensor) -> Tensor:
-        """What becomes of a tower's output [..., D]."""
+        """The adapted output [..., D] of an encoder."""
         return u
 
 
 class PlainBiomedCoOp(PlainOverWords):
-    """A pull towards the mean of sentences and towards the logits of those that are no outliers.
+    """A pull towards the mean of sentences and towards the logits of those that are not outliers.
     `sentences` [C, P, D], the features of each class's sentences, are set from outside."""
 
     sentences: Tensor
@@ -75,7 +75,7 @@ class PlainBiomedCoOp(PlainOverWords):
 
 
 class PlainDeep(PlainOverWords, ABC):
-    """Deep prompts in both towers."""
+    """Deep prompts in both encoders."""
 
     @abstractmethod
     def first_vision(self) -> Tensor:

@@ -10,7 +10,7 @@ from plain_methods.plain import PlainMethod, padded, unit
 
 
 class PlainMaPLeDePT(PlainMaPLe):
-    """MaPLe's features, and a linear head on what they are before they are normalised.
+    """MaPLe's features, and a linear head on these features before normalisation.
     `head_weight` is set from outside."""
 
     head_weight = 0.7
@@ -21,7 +21,7 @@ class PlainMaPLeDePT(PlainMaPLe):
                         self.tensors["linear_probe_proj.bias"])
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """v and u."""
+        """The encoders' outputs v and u, not normalised."""
         return self.image_output(images), self.text_output()
 
     def logits(self, images: Tensor) -> Tensor:
@@ -40,7 +40,8 @@ class PlainMaPLeDePT(PlainMaPLe):
 
 
 def plan(cosines: Tensor, together: bool) -> Tensor:
-    """T [B, C, M, N], class for class; an image by itself unless they stop together."""
+    """T [B, C, M, N]. With `together` the iteration stops for all images at once, else for each
+    image by itself."""
     if not together:
         return torch.cat([plan(own[None], True) for own in cosines])
     places, contexts = cosines.shape[2:]
@@ -56,7 +57,7 @@ def plan(cosines: Tensor, together: bool) -> Tensor:
 
 
 class PlainPLOT(PlainCoOp):
-    """N passes of the text tower; the patch tokens of the last block."""
+    """N passes of the text encoder; local features are the last block's patch tokens."""
 
     def prompt_features(self) -> Tensor:
         count = len(self.names)
@@ -84,7 +85,7 @@ class PlainPLOT(PlainCoOp):
 
 
 class PlainPLOTPP(PlainPLOT):
-    """Contexts with words of their own behind them; M passes of the vision tower."""
+    """Contexts with their own words behind them; M passes of the image encoder."""
 
     def prompt_features(self) -> Tensor:
         found = []

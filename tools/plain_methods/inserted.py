@@ -23,16 +23,16 @@ class PlainInserted(PlainMethod, ABC):
 
     @abstractmethod
     def tokens_of(self, kind: str, i: int) -> Tensor:
-        """[K, W] of the i-th layer."""
+        """The tokens [K, W] of the i-th layer."""
 
     def over(self, tokens: Tensor, there: Tensor) -> Tensor:
-        """What `there` becomes at a later layer."""
+        """The values that replace `there` at a later layer."""
         return tokens
 
     @property
     @abstractmethod
     def projection(self) -> Tensor:
-        """[W_v, D] of the second feature."""
+        """The projection [W_v, D] of the second feature."""
 
     def enter(self, kind: str) -> Enter:
         def run(layer: int, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class PlainInserted(PlainMethod, ABC):
         return unit(self.text_tower(self.embed(ids) + self.positions, eot, self.enter("t")))
 
     def images(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """f and the second feature."""
+        """f and the second feature, [B, D] each."""
         x = self.image_tower(images, self.enter("v"))
         count = len(self.tokens_of("v", 0))
         second: Tensor = self.model.visual.ln_post(x[:, 1 : 1 + count]).mean(1)
@@ -131,7 +131,7 @@ class PlainANPrompt(PlainInserted):
 
     @torch.no_grad()
     def weak_text(self) -> Tensor:
-        """f_w, normalised."""
+        """f_w [C, D], normalised."""
         main, noise = (
             json.loads(Path(file).read_text()) if (file := self.settings[f"{kind}_TEXTS"]) else None
             for kind in ("MAIN", "NOISE")

@@ -1,4 +1,4 @@
-"""What every plain method has: CLIP's two towers at full length, and zero-shot CLIP."""
+"""Shared code of the plain methods: CLIP's two encoders at full length, and zero-shot CLIP."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -28,14 +28,14 @@ def causal_mask(length: int, like: Tensor) -> Tensor:
     return mask.triu(1)
 
 
-# What becomes of a layer's input, and what is added to its output; layers from 1.
+# A layer's changed input, and the addition to its output; layers count from 1.
 Enter = Callable[[int, Tensor], Tensor]
 Branch = Callable[[int, Tensor], Tensor | float]
-Settings = Mapping[str, Any]  # the configuration's values, each of its key's type
+Settings = Mapping[str, Any]  # the configuration's values; each has the type of its key
 
 
 class Block(Protocol):
-    """What is used of a block of open_clip's."""
+    """The used part of a block of open_clip."""
 
     attn: nn.MultiheadAttention
     ln_1: nn.LayerNorm
@@ -60,7 +60,7 @@ class Visual(Protocol):
 
 
 class OpenCLIP(Protocol):
-    """What is used of a model of open_clip's."""
+    """The used part of a model of open_clip."""
 
     token_embedding: nn.Embedding
     positional_embedding: Tensor
@@ -88,7 +88,7 @@ class PlainMethod:
         seen: bool = True,
         frozen: OpenCLIP | None = None,
     ):
-        """frozen: the CLIP that is computed beside the tuned one, where there is a copy for it."""
+        """frozen: the frozen CLIP beside the tuned one, if it is a separate copy."""
         self.model = model
         self.frozen = model if frozen is None else frozen
         self.names = list(names)
@@ -102,7 +102,7 @@ class PlainMethod:
         self.prepare()
 
     def prepare(self) -> None:
-        """What a method sets beside this."""
+        """Set the method's further attributes."""
 
     # The two towers at full length.
 
