@@ -7,9 +7,9 @@
                          config="trainers/MMRL/tiny.yaml")
     print(novel.uncorrected_accuracy, novel.accuracy, novel.flips)
 
-Checks and records are those of the command line. Each call leaves a run directory. If a run has
-finished, its result is read and the run is not repeated. Whatever cannot be done raises
-`nerp.NerpError`, with one line that says why.
+Checks and records are those of the command line. Each call leaves a run directory. If the run has
+finished before, the call reads its result instead of repeating it. Errors are raised as
+`nerp.NerpError`, with one line that says what to do.
 """
 
 import contextlib
@@ -52,9 +52,8 @@ class Trained:
 
     Attributes:
         path: its folder, which `test` and `correct` take as `model`.
-        accuracy: in percent, on the test images of the classes trained on; None where TEST.NO_TEST
-            leaves that out.
-        macro_f1: likewise.
+        accuracy: in percent, on the test images of the classes trained on; None with TEST.NO_TEST.
+        macro_f1: in percent, on the same images.
         per_class: accuracy in percent by class name; None for a class without test images.
         record: all of result.json.
     """
@@ -78,10 +77,10 @@ class Tested:
         record: all of result.json.
         logits: [N, C] of the N images and C classes, float32.
         labels: [N].
-        paths: [N], below the dataset's image folder.
+        paths: [N], relative to the dataset's image folder.
         classnames: [C].
-        calibrated_logits: [N, C], corrected and calibrated (TEST.CALIBRATION) where either was
-            asked for; their softmax are the `probabilities`.
+        calibrated_logits: [N, C], corrected and calibrated (TEST.CALIBRATION) if the run did so;
+            their softmax is `probabilities`.
     """
 
     path: Path
@@ -97,7 +96,7 @@ class Tested:
 
     @property
     def probabilities(self) -> Array:
-        """[N, C] of each class, float64."""
+        """[N, C] probability of each class, float64."""
         parts = [p for _, p, _ in probabilities(self.calibrated_logits)]
         return np.concatenate(parts) if parts else np.zeros(self.calibrated_logits.shape)
 
@@ -114,14 +113,14 @@ class Corrected(Tested):
 
     Attributes:
         corrected_logits: [N, C].
-        priors: by reference, [C] each.
+        priors: reference -> [C].
         pairs: [P, 2] class indices.
-        flips: number of changed predictions, and of those helped, hurt and neutral.
+        flips: number of changed predictions, and how many of them are helped, hurt and neutral.
         uncorrected_accuracy: in percent.
-        looked_at: what the correction has looked at.
+        looked_at: which data the correction has looked at.
 
-    If nothing was to be corrected (trained classes, NERP.ON_BASE), the logits are unchanged and
-    there are no priors.
+    If the classes were trained on, nothing is corrected (NERP.ON_BASE): the logits are unchanged
+    and there are no priors.
     """
 
     corrected_logits: Array = field(repr=False)
@@ -145,11 +144,11 @@ class Features:
     Attributes:
         path: the npz file with the same arrays.
         image: [N, D].
-        text: [C, D] of the classes, tuned. If a method's text depends on the image, the text is
-            that for the reference image.
-        frozen_text: [C, D] of the classes, frozen.
+        text: [C, D] of the tested classes, from the tuned model. If a method's text features depend
+            on the image, these are the ones for the reference image.
+        frozen_text: [C, D] of the tested classes, from the frozen model.
         labels: [N].
-        paths: [N].
+        paths: [N], relative to the dataset's image folder.
         classnames: [C].
     """
 
@@ -164,23 +163,23 @@ class Features:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a call asks for beside trainer, dataset and model; each call takes these by name, on
-    their own (`nerp.train("MMRL", "eurosat", shots=4)`) or on top of some (`nerp.train("MMRL",
-    "eurosat", settings, seed=2)`).
+    """What a call asks for besides trainer, dataset and model. A call takes these attributes by
+    name (`nerp.train("MMRL", "eurosat", shots=4)`), as one object, or both; then the names replace
+    the object's values (`nerp.train("MMRL", "eurosat", settings, seed=2)`).
 
     Attributes:
-        config: a method configuration's file, in the folder or in the shipped configs/.
+        config: a method configuration's file, a path or a name below the shipped configs/.
         root: the folder that holds the datasets' folders.
         classes: "all", "base" or "new"; "" is "new" for `correct` and "all" for the others.
         task: "B2N", "CD", "FS" or "OW".
         shots: training images per class, 0 for all.
-        seed: -1 draws one.
-        epoch: of the checkpoint that is tested; None for the best where there
-            is one (TEST.FINAL_MODEL best_val), else the newest.
+        seed: a whole number; -1: a seed is drawn.
+        epoch: of the tested checkpoint; None: the best if there is one (TEST.FINAL_MODEL best_val),
+            otherwise the newest.
         output_dir: the run's folder; "" for its place below output/.
         options: further configuration keys, such as {"OPTIM.MAX_EPOCH": 5}.
-        overwrite: replace what the folder holds of another run.
-        progress: print what is done.
+        overwrite: whether the results of another run in the folder are replaced.
+        progress: whether the run prints its progress.
     """
 
     config: str = ""
@@ -196,7 +195,7 @@ class Settings:
     progress: bool = False
 
     def request(self, trainer: str, dataset: str, model: "Trained | str | Path" = "") -> Request:
-        """The same as a command line asks for it."""
+        """The request that a command line with these settings makes."""
         opts = {"TASK": self.task, "DATASET.NUM_SHOTS": self.shots,
                 "DATASET.SUBSAMPLE_CLASSES": self.classes or "all", **self.options}
         return Request(
@@ -209,7 +208,7 @@ class Settings:
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
-        """Print what a run says, or nothing; errors speak of arguments."""
+        """Let a run print only if `progress` is set; errors name Python arguments, not options."""
         quiet = contextlib.nullcontext() if self.progress else silence()
         with in_the_callers_words(), on_terminal(self.progress), quiet:
             yield
@@ -243,10 +242,11 @@ def test(
     trainer: str, dataset: str, model: Trained | str | Path = "", settings: Settings = _DEFAULTS,
     **changes: Any,
 ) -> Tested:
-    """Test a model; one whose trainer's name ends in _NeRP is corrected (see `correct`).
+    """Test a model. If the trainer's name ends in _NeRP, its predictions are corrected (see
+    `correct`).
 
     Args:
-        trainer: see `nerp methods`; one that ends in _NeRP is corrected.
+        trainer: see `nerp methods`; it may end in _NeRP.
         dataset: a card's name, or the file of a card.
         model: what `train` returned, or its folder; "" for a method that learns nothing.
         settings: see `Settings`.

@@ -40,30 +40,30 @@ COMMANDS = {
 }
 INTERRUPTED = 130
 
-# Idle OpenMP threads sleep instead of spinning: where runs share cores, spinning costs a small
-# model up to fifty times its training time. Read by torch when it is first imported.
+# Idle OpenMP threads sleep instead of spinning: if runs share cores, spinning multiplies a small
+# model's training time by up to fifty. Torch reads the variable when it is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Importing torch and open_clip makes 400,000 objects that stay; to look for garbage after every
-# 700, as Python does, takes a fifth of that time.
+# Importing torch and open_clip makes 400,000 objects that stay. By default Python looks for garbage
+# after every 700 new objects, which takes a fifth of the import's time.
 gc.set_threshold(50_000)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command line and exit: 0 done, 1 a mistake of the user's, 130 interrupted."""
+    """Run a command line and exit; status 0: done, 1: a user's mistake, 130: interrupted."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def _interrupt(*_: object) -> None:
-    """The handler of Ctrl-C: it ends a command in an orderly way. A second one ends the process at
-    once, without a traceback."""
+    """Handle Ctrl-C. The first one ends a command in an orderly way; a second one ends the process
+    at once, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 
 def run(argv: list[str]) -> int:
-    """`main` without the exit; returns the status."""
+    """`main` without the exit: returns the status."""
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -120,8 +120,8 @@ def run(argv: list[str]) -> int:
 
 
 def _line(error: Exception) -> str:
-    """The text of an error in one line. An error that the user can mend has its own words; any
-    other error is shown with its kind and the file that was read last."""
+    """The text of an error in one line. A NerpError has its own words; any other error is shown
+    with its type and the file that was read last."""
     text = str(error).strip()
     if "\nOriginal Traceback" in text:  # from a process that loads images: what it raised is last
         _, _, text = text.splitlines()[-1].partition(": ")
@@ -146,7 +146,7 @@ def _forget_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in a command line in one line, like every other mistake."""
+    """Reports a mistake in a command line in one line, as the package reports other mistakes."""
 
     def error(self, message: str) -> NoReturn:
         raise NerpError(f"{message}; {self.prog} --help says what there is")

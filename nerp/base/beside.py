@@ -1,10 +1,10 @@
-"""Files and folders that the package makes beside others, which may be a stranger's.
+"""Opens files and makes folders at places that may belong to a stranger.
 
 A run, a dataset or a folder of outputs may come from somebody who put a link or a pipe where one of
-the package's own files belongs. So files that are locked or appended to are opened here: no link is
-followed, only a regular file is accepted, a pipe is not waited for, and a file keeps its content.
-Folders are made here too: none of them may be a link that leads out of the given folder. (A file
-that is written whole replaces what is in its place: see `nerp.base.paths`.)
+the package's own files belongs. This module opens the files that are locked or appended to. It
+follows no link, accepts only a regular file, never waits for a pipe, and keeps a file's content.
+It also makes folders; none of them may be a link that leads out of the given folder. (A file that
+is written whole replaces whatever is in its place: see `nerp.base.paths`.)
 """
 
 import contextlib
@@ -23,7 +23,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def disk_error(path: AnyPath, error: OSError, needed: int = 0) -> DiskError:
-    """The error for a file that cannot be written; needed: bytes, 0 where not known."""
+    """The error for a file that cannot be written. needed: its size in bytes, 0 if unknown."""
     path = Path(path)
     text = f"{path}: cannot be written: {error.strerror or error}"
     if error.errno == errno.EFBIG:
@@ -95,8 +95,8 @@ def make_folder(folder: AnyPath, within: AnyPath) -> Path:
 
 
 def check_folder(folder: AnyPath, within: AnyPath) -> None:
-    """Raise DiskError where `folder`, or one between it and the folder `within` that was given, is
-    a link that leads out of `within`."""
+    """Raise DiskError if `folder`, or a folder between it and the given folder `within`, is a link
+    that leads out of `within`."""
     root, place = os.path.realpath(within), Path(within)
     for part in Path(folder).relative_to(within).parts:
         place = place / part
@@ -106,7 +106,8 @@ def check_folder(folder: AnyPath, within: AnyPath) -> None:
 
 
 def fresh_folder(folder: AnyPath) -> Path:
-    """`folder`, empty, whatever was in its place. Raises DiskError if it cannot be made."""
+    """`folder`, new and empty; whatever was in its place is removed. Raises DiskError if the folder
+    cannot be made."""
     folder = Path(folder)
     remove(folder)
     try:
@@ -117,8 +118,8 @@ def fresh_folder(folder: AnyPath) -> Path:
 
 
 def own_folder(folder: AnyPath) -> Path:
-    """`folder`, made if it does not exist. Its content stays if it consists of folders and regular
-    files only. Raises DiskError if it cannot be made."""
+    """`folder`, made if it does not exist. Its content stays if it has only folders and regular
+    files; otherwise it is emptied. Raises DiskError if it cannot be made."""
     folder = Path(folder)
     inside = [Path(at, name) for at, folders, files in os.walk(folder)
               for name in (*folders, *files)]
@@ -149,10 +150,10 @@ def alone(path: AnyPath) -> Iterator[None]:
 
 
 def lock(file: int | IO[bytes], wait: bool = True) -> bool:
-    """Take the lock of an open file. It ends with the process, however that ends. If the file
-    system has no locks, every process gets it.
+    """Take the lock of an open file. The lock ends with the process, however the process ends. On
+    a file system without locks, every process gets it.
 
-    Returns False if another process has it and this one is not to `wait`.
+    Returns False if another process has the lock and `wait` is False.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

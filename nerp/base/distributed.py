@@ -33,8 +33,8 @@ def processes() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    # An optimizer imports it with its first step. Imported while there is a process group, it keeps
-    # that alive: its threads then outlive the interpreter and may abort a process that is done.
+    # An optimizer imports torch._dynamo at its first step. If a process group exists at that time,
+    # the module keeps it alive: its threads outlive the interpreter and may abort it at its end.
     import torch._dynamo
 
     if torch.cuda.is_available():
@@ -68,7 +68,7 @@ def everywhere(answer: bool) -> bool:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process do something that leaves a file, before the others look for it."""
+    """Let the main process run the context first; the others wait until it has written its file."""
     if not is_main():
         dist.barrier()
     try:
@@ -88,7 +88,8 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; each gets the gradients of all of them."""
+    """The sum over the processes. The gradient of each process's values is the sum of the gradients
+    of all processes."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of each element over the processes, differentiable in all of them."""
+    """The sum of each element over the processes. Gradients flow to the values of all processes."""
     if world_size() == 1:
         return values
     total: Tensor = _Sum.apply(values)
@@ -112,7 +113,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def interleave(part: Tensor, total: int) -> Tensor:
-    """Rows r, r + R, r + 2R, ... of each of R processes, put together in order: [total, ...]."""
+    """[total, ...]: the rows in order, of which each of R processes has r, r + R, r + 2R, ..."""
     if world_size() == 1:
         return part
     most = -(-total // world_size())

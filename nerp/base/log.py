@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger("nerp")
-# The command line that is being carried out, for the records of the runs that it makes.
+# The command line of the running command; the records of its runs contain it.
 command_line: ContextVar[str] = ContextVar("command_line", default="")
 # torchrun's variable, not torch.distributed's answer: commands without torch talk too.
 logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 class _Terminal(logging.Handler):
-    """Prints without breaking a progress bar, or a word at the edge of a terminal."""
+    """Prints an entry below a progress bar, with lines broken between words."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -75,13 +75,13 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        assert error is not None  # called where one is handled
+        assert error is not None  # logging calls this method while it handles an error
         if not isinstance(error, OSError):
             raise error
         raise disk_error(self.baseFilename, error, len(self.format(record))) from None
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # what a full disk did not take has been said
+        with contextlib.suppress(OSError):  # the error of a full disk has been reported before
             super().close()
 
 
@@ -128,7 +128,7 @@ class RunLog(MemoryHandler):
 
 
 def say(text: str, *, file_only: bool = False) -> None:
-    """One entry of the log; `file_only` keeps it off the terminal."""
+    """Write one entry to the log. `file_only`: to log.txt only, not to the terminal."""
     logger.info(text, extra={"file_only": file_only})
 
 
@@ -145,7 +145,7 @@ def environment(device: "torch.device") -> dict[str, str]:
         "nerp": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        # Of those that a run may do without as they are installed: importing them takes seconds.
+        # Versions from the packages' metadata: importing these packages would take seconds.
         "torchvision": version("torchvision"),
         "open_clip": version("open_clip_torch"),
         "pillow": version("pillow"),

@@ -23,8 +23,8 @@ _IMPORTERS = {"import_module", "importlib.import_module", "__import__"}
 
 
 def own_code(entry: object) -> str:
-    """16 hex digits of the text of all user code that a class or function consists of, in files or
-    in a notebook's cells; "" for one of nerp's."""
+    """16 hex digits that identify the text of all user code that a class or function consists of,
+    in files or in a notebook's cells; "" for a class or function of nerp's own."""
     name = getattr(entry, "__module__", "")
     if name.partition(".")[0] == "nerp":
         return ""
@@ -40,8 +40,8 @@ def own_code(entry: object) -> str:
 def with_imported(files: Iterable[str], module: str = "") -> set[str]:
     """These files and those of all own modules that they import, directly or indirectly.
 
-    Args: module: the module that the files belong to; of an installed package, all modules are own
-    code.
+    Args: module: the module that the files belong to. If it is part of an installed package, all
+    modules of that package are own code.
     """
     package = module.partition(".")[0]
     found = dict.fromkeys(files, module)

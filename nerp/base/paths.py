@@ -12,7 +12,7 @@ from nerp.base.errors import DiskError, NerpError
 from nerp.base.printable import has_control_codes
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PARTIAL = ".partial"  # what the name of a temporary file ends in
+_PARTIAL = ".partial"  # the end of a temporary file's name
 
 
 def shipped(name: str) -> Path:
@@ -90,7 +90,7 @@ def clear_partials(directory: Path, name: str = "") -> None:
         left = [entry.path for entry in os.scandir(directory) if pattern.fullmatch(entry.name)]
         for path in left:
             with contextlib.suppress(OSError), open_left(path) as file:
-                if lock(file, wait=False):  # its writer has it locked
+                if lock(file, wait=False):  # a process that is writing the file has it locked
                     os.unlink(path)
 
 
@@ -101,7 +101,7 @@ def _locked_partial(path: Path) -> tuple[int, Path]:
         lock(handle)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
-        os.close(handle)  # another process took it for one that was left
+        os.close(handle)  # another process took the file for a leftover and removed it
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ def holding(directory: AnyPath) -> Iterator[None]:
         os.close(handle)
         for folder in new:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing has arrived
+                folder.rmdir()  # fails if the folder is not empty
 
 
 def is_inside(path: str) -> bool:

@@ -77,8 +77,8 @@ def _import_module(name: str) -> None:
 
 
 class _AsItIs(importlib.machinery.SourceFileLoader):
-    """Always compiles a file. (The cache in __pycache__ is identified by the file's size and the
-    second of its last change, so a file edited twice within a second would stay as it was.)"""
+    """Compiles a file at each import. Python's cache in __pycache__ identifies a file by its size
+    and the second of its last change, so it would miss a second edit within one second."""
 
     def get_code(self, fullname: str) -> CodeType:
         code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
@@ -90,10 +90,10 @@ def _import_file(path: Path) -> None:
     if there is not None and path.exists() and path.samefile(there):
         return  # it has been imported by name
     if path.stem in sys.modules:
-        raise ImportError(f"a module {path.stem} is there already; call the file otherwise")
+        raise ImportError(f"another module is called {path.stem}; rename the file")
     loader = _AsItIs(path.stem, str(path))
     spec = importlib.util.spec_from_file_location(path.stem, path, loader=loader)
-    assert spec is not None and spec.loader is not None  # a name in .py has a loader
+    assert spec is not None and spec.loader is not None  # a file whose name ends in .py has both
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

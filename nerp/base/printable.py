@@ -1,5 +1,5 @@
-"""Making values fit to be shown: foreign text as one short line without control codes, lines for a
-terminal, time spans."""
+"""Makes values fit to be shown: foreign text as one short line without control codes, lines for a
+terminal, durations."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from typing import TextIO
 
 _LONGEST = 100  # characters
 
-# Control codes (C0, C1), line separators, and what turns the direction of writing round.
+# Control codes (C0, C1), line separators, and characters that reverse the direction of writing.
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")  # halves of surrogate pairs: bytes of odd file names
 
@@ -42,7 +42,7 @@ def is_printable(text: str) -> bool:
 
 
 def has_control_codes(text: str) -> bool:
-    """Whether a text holds a terminal's control codes, or a second line."""
+    """Whether a text contains a terminal's control codes or a line break."""
     return _CONTROL.search(text) is not None
 
 

@@ -2,7 +2,7 @@
 
 `python -m MODULE` puts the current folder first. A file there with the name of an imported module
 would be executed; in a folder from a stranger this would be the stranger's code. The command `nerp`
-has no such path, and neither has what it starts.
+does not put the current folder on the path, and neither do the processes that it starts.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
-# The folder of the package: last, for a checkout that nothing else puts on the path.
+# The folder that contains the package. It comes last on the path, for a checkout not installed.
 _HOME = str(Path(__file__).resolve().parents[2])
 _CODE = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; "
@@ -18,7 +18,7 @@ _CODE = (
     "sys.argv[:] = sys.argv[sys.argv.index('-m') + 1 :]; "
     "import runpy; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
-# A command line that takes `-m MODULE ARGUMENT ...` as Python's own does.
+# The start of a command line that understands `-m MODULE ARGUMENT ...` as Python's own does.
 PYTHON = (sys.executable, "-c", _CODE)
 
 

@@ -1,7 +1,7 @@
 """Name -> class, with errors that list what exists.
 
-Every start imports this module. What few calls need is imported in those calls; it takes a fifth of
-the time of `nerp --help`.
+Every start imports this module. So imports that few calls need are inside those calls; they would
+take a fifth of the time of `nerp --help`.
 """
 
 import importlib
@@ -12,10 +12,10 @@ from nerp.base.errors import NerpError
 from nerp.base.plugins import load_installed, load_named
 from nerp.base.printable import brief, printable
 
-# How an entry of one's own is made known; see docs/extending.md.
+# How users make their own entries known, for messages; see docs/extending.md.
 REGISTERED = "--import the module that registers it"
 _LISTED = 60  # names, in a message
-_COMPARED = 1000  # names, and characters of one: what is unknown may come from a stranger
+_COMPARED = 1000  # names, and characters of a name; an unknown name may come from a stranger
 
 
 Entry = TypeVar("Entry")
@@ -26,8 +26,9 @@ class Registry:
 
     Args:
         kind: what the entries are, for messages ("trainer").
-        package: the package whose import registers them all, and the entry-point group of
-            others that do (see `nerp.base.plugins`); imported at the first look-up.
+        package: the package whose import registers nerp's own entries; it is imported at the first
+            look-up. Installed packages register others under an entry-point group of this name
+            (see `nerp.base.plugins`).
     """
 
     def __init__(self, kind: str, package: str):
@@ -52,8 +53,8 @@ class Registry:
         return enter
 
     def suffix(self, suffix: str, **aliases: str) -> Callable[[Entry], Entry]:
-        """Decorator: the function makes a new entry from each entry, named with `suffix` at its
-        end. aliases: other names, each with the name that it stands for."""
+        """Decorator: the function makes a new entry from an existing one; the new entry's name is
+        the old name with `suffix` at its end. aliases: other name -> the entry's name."""
 
         def enter(make: Entry) -> Entry:
             self._suffixes[suffix] = make  # type: ignore[assignment]
@@ -83,7 +84,7 @@ class Registry:
         return self._canonical[base] + suffix
 
     def taking(self, suffix: str) -> list[str]:
-        """The names of what a suffix makes of the entries that it fits."""
+        """The names, with `suffix`, of all entries that the suffix fits."""
         self._fill()
         return [name + suffix for name in self.names() if self._fits(name, suffix)]
 
@@ -102,13 +103,13 @@ class Registry:
             return name, ""
         base = name.removesuffix(found[0])
         if any(base.endswith(suffix) for suffix in self._suffixes):
-            raise NerpError(f"there is no {brief(name)}: a {self.kind} takes one of "
+            raise NerpError(f"there is no {brief(name)}: a {self.kind} takes only one of "
                             f"{', '.join(sorted(self._suffixes))}")
         return base, found[0]
 
     def code(self, name: str) -> str:
-        """16 hex digits of the code of a user's own entry, "" for one of nerp's; with a suffix, of
-        the entry that it is made of."""
+        """16 hex digits that identify the code of a user's own entry; "" for an entry of nerp's.
+        For a name with a suffix, it is the code of the entry without the suffix."""
         from nerp.base.own_code import own_code
 
         return own_code(self[self._parts(name)[0]])
@@ -120,14 +121,14 @@ class Registry:
 
 
 def _is_again(old: Any, new: Any) -> bool:
-    """Whether an entry is the old one written anew, as when a notebook's cell is run again."""
+    """Whether `new` redefines the entry `old`, as when a notebook's cell is run again."""
     old, new = ((entry.__module__, getattr(entry, "__qualname__", entry)) for entry in (old, new))
     return bool(old == new)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], own: str = "") -> NerpError:
-    """The error for an unknown name: what was probably meant, what exists, and how to give `own`
-    ones."""
+    """The error for an unknown name: it says which name was probably meant, which names exist, and
+    how to add `own` entries."""
     import difflib
 
     known = sorted(known)

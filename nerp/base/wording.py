@@ -1,4 +1,4 @@
-"""Errors in the words of whoever asked: options of a command line, or arguments in Python."""
+"""Error messages in the caller's terms: options of a command line, or arguments in Python."""
 
 import contextlib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nerp.base.errors import NerpError
 from nerp.base.log import command_line
 
-# What a message calls an option of the command line -> what the same is in a call from Python.
+# An option of the command line, as messages name it -> the same in a call from Python.
 _ARGUMENTS = {
     "--trainer NAME": "the first argument, trainer", "--dataset NAME": "the argument dataset",
     "--load-epoch": "epoch", "--config-file": "config", "--model-dir": "model",

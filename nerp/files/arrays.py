@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nerp.base.errors import NerpError
 from nerp.files.opening import MIB, opened, reading
 
-_MOST_GROWTH = 100  # logits hardly shrink when they are packed, padded paths do
+_MOST_GROWTH = 100  # times; compression hardly shrinks logits, but it shrinks padded paths
 _ALWAYS_ALLOWED = 64 * MIB
 _MOST_MEMBERS = 1000
 _LARGEST_HEADER = 10_000  # bytes; numpy's own limit
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 
 FLOATS, WHOLE, TEXTS = "f", "iu", "U"
-Array = npt.NDArray[Any]  # of the kind that the file has, one of those that a `Kind` allows
+Array = npt.NDArray[Any]  # of the file's dtype, one of those that a `Kind` allows
 
 
 def read_arrays(

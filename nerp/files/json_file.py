@@ -14,9 +14,9 @@ from nerp.base.errors import NerpError
 from nerp.base.printable import brief
 from nerp.files.opening import MIB, read_bytes, reading
 
-_LARGEST = 64 * MIB  # unpacked; the list of ImageNet's 1.3 million images is not kept as JSON
+_LARGEST = 64 * MIB  # unpacked; no JSON file holds the list of ImageNet's 1.3 million images
 _DEEPEST = 50
-# What stands for a half of a surrogate pair, which is no character: in ASCII, in UTF-8.
+# Half of a surrogate pair, which is not a character: as a JSON escape, or in UTF-8.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 Check = Callable[[object], bool]
@@ -38,7 +38,7 @@ def read_json(path: str | Path) -> dict[str, object]:
                 raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
         content = json.loads(data, parse_constant=_not_finite, parse_float=_finite)
         if _SURROGATE.search(data):
-            json.dumps(content, ensure_ascii=False).encode()  # UnicodeEncodeError for a half of one
+            json.dumps(content, ensure_ascii=False).encode()  # UnicodeEncodeError for a lone half
         if not isinstance(content, dict):
             raise ValueError(f"it holds {brief(content)}, not an object")
         _check_depth(content)

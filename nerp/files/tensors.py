@@ -1,8 +1,8 @@
 """Files of tensors: torch's, TorchScript archives, safetensors. Nothing in them is executed.
 
-A torch file is a zip of a pickle, which describes tensors, and of their numbers, one record per
-storage. Before torch 1.6 it is pickles and numbers one after the other. A TorchScript archive is
-such a zip with the pickle of a module, and code, which is ignored.
+A torch file is a zip archive: a pickle describes the tensors, and one record per storage has the
+numbers. Before torch 1.6 a file is several pickles, followed by the numbers. A TorchScript archive
+is a zip archive with the pickle of a module and with code; the code is ignored.
 """
 
 import io
@@ -22,7 +22,7 @@ from nerp.files.unpickle import Described, Inert, Storage, plain, unpickle
 
 _LARGEST_PICKLE = 64 * MIB
 _MOST_RECORDS = 100_000
-_MOST_VIEWS = 16  # times that the numbers of a file may be shown by its tensors
+_MOST_VIEWS = 16  # the tensors' total size at most, in times the size of their storages
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 Load = Callable[[Storage], Tensor]
@@ -73,17 +73,17 @@ def _read_zip(file: BinaryIO) -> object:
         order = names.get(f"{root}byteorder")
         if order and archive.read(order).decode() != sys.byteorder:
             raise ValueError("its numbers are of a machine with another order of bytes")
-        left = size  # torch packs no numbers, so that they take up their place in the file
+        left = size  # torch does not compress numbers, so they take their full size in the file
 
         def load(storage: Storage) -> Tensor:
             nonlocal left
             record = names[f"{root}data/{storage.key}"]
             left -= record.file_size
             if record.compress_type != zipfile.ZIP_STORED or left < 0:
-                raise ValueError("its numbers are packed")
+                raise ValueError("its numbers are compressed")
             numbers = torch.empty(record.file_size, dtype=torch.uint8)
             with archive.open(record) as content:  # which compares the checksum
-                assert isinstance(content, zipfile.ZipExtFile)  # as every one opened to be read is
+                assert isinstance(content, zipfile.ZipExtFile)  # true of all records read this way
                 read = content.readinto(numbers.numpy().data) if len(numbers) else 0
                 if read < len(numbers) or content.read(1):
                     raise EOFError("a record ends too soon")
@@ -123,8 +123,8 @@ def _module_tensors(
 
 def _read_legacy(file: BinaryIO) -> object:
     if unpickle(file) != _LEGACY_MAGIC:
-        raise ValueError("it begins as none does")
-    unpickle(file)  # the protocol, and what machine it is from
+        raise ValueError("it does not begin as a torch file does")
+    unpickle(file)  # the protocol; the next pickle describes the machine
     machine = unpickle(file)
     order = machine.get("little_endian") if isinstance(machine, dict) else None
     if order is not (sys.byteorder == "little"):
@@ -138,7 +138,7 @@ def _read_legacy(file: BinaryIO) -> object:
         raise ValueError("it does not list its storages")
     place = file.tell()
     sizes: dict[str, int] = {}
-    # Numbers follow each other, a count and then so many numbers, of a type that the pickle says.
+    # The storages follow each other: a count, then that many numbers of the type in the pickle.
     for storage in _storages(content):
         sizes[storage.key] = storage.dtype.itemsize
     for key in keys:
@@ -179,7 +179,7 @@ def _tensors(load: Load) -> Callable[[Described], Tensor]:
         storage, shape, stride = described.storage, described.shape, described.stride
         whole = (described.offset, *shape, *stride)
         if not all(type(n) is int and n >= 0 for n in whole):
-            raise ValueError("a tensor that is none")
+            raise ValueError("a tensor has an impossible offset, shape or stride")
         if storage.key not in loaded:
             loaded[storage.key] = storage, load(storage)
             held += len(loaded[storage.key][1])

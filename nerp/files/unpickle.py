@@ -15,8 +15,8 @@ import torch
 _MOST_VALUES = 1_000_000
 _DEEPEST = 100
 
-# What pickle's protocols up to 4 say with, but for extension registries and mutable buffers, which
-# are made as large as a file says before it is seen to have them.
+# Refused opcodes: extension registries, persistent ids as text, and protocol 5's buffers. A mutable
+# buffer is allocated at the size that the file claims, before its content is seen.
 _FORBIDDEN = (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BYTEARRAY8,
               pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
 
@@ -81,7 +81,7 @@ def _describe(
     """Describes a tensor. A tensor of a kind that is not read here (sparse, of another type) is
     treated like any object.
 
-    The numbers are whatever the file says; whoever makes a tensor of them checks them.
+    The numbers are whatever the file says. The function that makes the tensor checks them.
     """
     if not isinstance(storage, Storage):
         return Inert()
@@ -99,7 +99,7 @@ _KNOWN: dict[tuple[str, str], object] = {
 }
 
 
-# The one written in Python: the other sets aside memory for whatever numbers a file names.
+# Python's unpickler: the one in C allocates memory for whatever sizes a file claims.
 class _Unpickler(pickle._Unpickler):
     dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items()
                 if code not in {forbidden[0] for forbidden in _FORBIDDEN}}

@@ -10,11 +10,11 @@ from nerp.files.opening import read_text
 from nerp.files.yaml_file import LARGEST
 
 BACKBONE_KEY = "MODEL.BACKBONE.NAME"
-DEFAULT_BACKBONE = "ViT-B/16"  # of CoOp's family: what nobody names another in place of
-_STEM = "vit_b16"  # what the configurations for it begin with
+DEFAULT_BACKBONE = "ViT-B/16"  # CoOp's; used if a request names no backbone
+_STEM = "vit_b16"  # the beginning of its configurations' names
 _LONGEST = 200  # characters of a name
-# NAME below BACKBONE below MODEL, in the form that a run writes its configuration in. A table reads
-# thousands of runs, so the rest of the file is not parsed for it.
+# The line of MODEL.BACKBONE.NAME in a configuration as a run writes it. A table reads thousands of
+# runs, so the rest of the file is not parsed for it.
 _NAME = re.compile(r"^MODEL:\n(?:  .*\n)*?  BACKBONE:\n(?:    .*\n)*?    NAME: (.+)$", re.MULTILINE)
 
 
@@ -34,7 +34,7 @@ def backbone_in(file: Path) -> str:
 
 
 def named(text: str) -> str:
-    """The backbone that a printed configuration, as a part of `text`, names; "" for none."""
+    """The backbone that a printed configuration somewhere in `text` names; "" for none."""
     found = _NAME.search(text)
     name = found[1].strip("'\"") if found else ""
     return name if len(name) <= _LONGEST and is_printable(name) else ""
@@ -44,7 +44,7 @@ def for_backbone(config: str, backbone: str, listed: Mapping[str, str]) -> list[
     """Names that the configuration `config` may have for another backbone, the most likely first:
     vit_b16_ep50 -> vit_b32_ep50 for ViT-B/32.
 
-    Args: listed: names that do not follow from the default backbone's, by these.
+    Args: listed: the default backbone's name -> the name, for names that break this pattern.
     """
     model = backbone.partition(":")[0].lower()
     stem = re.sub(r"(?<=[a-z])[-/](?=\d)", "", model).replace("-", "_")

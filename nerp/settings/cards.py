@@ -34,7 +34,7 @@ def find_card(name: str) -> Path:
 
 def _find_shipped(name: str) -> Path:
     path = shipped("datasets") / f"{name}.yaml"
-    if Path(name).name == name and path.is_file():  # without a look at the others: plans ask often
+    if Path(name).name == name and path.is_file():  # reads no other card: plans ask often
         return path
     cards = shipped_cards()
     for path in cards.values():
@@ -44,7 +44,7 @@ def _find_shipped(name: str) -> Path:
 
 
 def card_name(card: Path) -> str:
-    """The registry name (EuroSAT) that a card which ships gives its dataset."""
+    """The registry name (EuroSAT) of the dataset of a card that ships."""
     return str(mapping(load_yaml(card).get("DATASET"), str(card)).get("NAME"))
 
 
@@ -75,7 +75,7 @@ def open_card(file: Path, root: str) -> CN:
 
 
 def card_config(said: object, root: str, source: str) -> CN:
-    """`open_card` of what a card says below DATASET, that is from `source`."""
+    """`open_card` of `said`, the content of a card below DATASET. `source` names it in errors."""
     cfg = CN({"DATASET": dataset_defaults()})
     merge(cfg, {"DATASET": said}, source)
     put(cfg, "DATASET.ROOT", root, "command line")
@@ -85,7 +85,7 @@ def card_config(said: object, root: str, source: str) -> CN:
 
 
 def check_card(cfg: CN, source: str) -> None:
-    """Raise NerpError for a card, read from `source`, without a name."""
+    """Raise NerpError for a card without a name. `source` says where the card is from."""
     if not cfg.DATASET.NAME:
         raise NerpError(f"{source}: a dataset card needs DATASET.NAME")
 
@@ -98,13 +98,13 @@ def read_card(file: Path) -> dict[str, object]:
 
 
 def refuse_places(names: Iterable[str], source: str) -> None:
-    """Raise NerpError if the keys of a file say where this machine has its files. Only the command
-    line may say that."""
+    """Raise NerpError if a file sets keys that say where this machine has its files. Only the
+    command line may set them."""
     given = set(names)
     for name, flag in (("OUTPUT_DIR", "--output-dir"), ("DATASET.ROOT", "--root"),
                        ("DATASET.FEW_SHOT_FILE", "the command line")):
         if name in given:
-            raise NerpError(f"{source}: {name}: a file does not say this; {flag} does")
+            raise NerpError(f"{source}: {name}: a file must not set this; {flag} does")
 
 
 def find_method_file(file: str) -> Path:
@@ -124,9 +124,9 @@ def find_method_file(file: str) -> Path:
 def read_method(
     file: Path, dataset: str, shots: object
 ) -> list[tuple[Mapping[str, object], str]]:
-    """What a method configuration says: (layer, the entry that it stands below in the file), first
-    for every run, then its PER_SHOTS and its PER_DATASET row. Raises NerpError for a file that is
-    none."""
+    """The layers of a method configuration: first the keys for every run, then its PER_SHOTS row
+    and its PER_DATASET row. Each is (keys and values, the row's entry in the file or ""). Raises
+    NerpError for a file that is not a method configuration."""
     layer = load_yaml(file)
     layers: list[tuple[Mapping[str, object], str]] = [(layer, "")]
     for table, wanted in (("PER_SHOTS", shots), ("PER_DATASET", dataset)):

@@ -31,7 +31,7 @@ _Configs = dict[str, dict[str, str]]
 
 
 class _Source(TypedDict, total=False):
-    source: str  # the dataset trained on, where others are tested
+    source: str  # the dataset that is trained on; other datasets are tested
 
 
 class ProtocolRow(_Source):
@@ -48,14 +48,14 @@ class _Drawn(TypedDict):
 
 
 class OtherTraining(TypedDict):
-    """What a training is on that another one builds on, where the two differ."""
+    """The data of a training that another training builds on, if the two trainings' data differ."""
 
     trained_on: str  # a card
     shots: int
 
 
 class _OwnTraining(TypedDict, total=False):
-    configs: _Configs  # where it runs otherwise than by itself
+    configs: _Configs  # for a training that another method builds on
     drawn: str  # the configuration on the drawn benchmarks
     of_dataset: dict[str, OtherTraining]  # by protocol
 
@@ -66,7 +66,7 @@ class _Foundation(_OwnTraining):
 
 
 class Catalogue(TypedDict):
-    """configs/experiments.yaml, which says itself what each part is."""
+    """configs/experiments.yaml; comments in the file explain each part."""
 
     seeds: list[int]
     protocols: dict[str, ProtocolRow]
@@ -79,7 +79,7 @@ class Catalogue(TypedDict):
     on_all_classes: list[str]
     own_classes: dict[str, list[str]]  # method -> the other cards that it can be tested on
     not_in: dict[str, list[str]]  # protocol -> methods
-    other_backbones: dict[str, dict[str, dict[str, str]]]  # method, backbone, published -> its
+    other_backbones: dict[str, dict[str, dict[str, str]]]  # method, backbone, published -> its name
     builds_on: dict[str, _Foundation]
     methods: dict[str, _Configs]
 
@@ -87,7 +87,7 @@ class Catalogue(TypedDict):
 @cache
 def catalogue() -> Catalogue:
     """The content of configs/experiments.yaml."""
-    # A file that ships, every row of which the tests read.
+    # The file ships with the package, and the tests read every row of it.
     return cast(Catalogue, load_yaml(shipped("configs") / "experiments.yaml"))
 
 
@@ -97,14 +97,14 @@ def methods() -> list[str]:
 
 
 def published_methods() -> list[str]:
-    """The methods of a whole sweep: every method, and with NeRP each that learns something."""
+    """The methods of a whole sweep: every method, and every trained method with NeRP as well."""
     both = [(name, name + NERP_SUFFIX) if learns(name) else (name,) for name in methods()]
     return [name for pair in both for name in pair]
 
 
 def check_method(name: str) -> None:
-    """Raise NerpError, listing the methods, if `name` is none, with or without SAR or DePT, and
-    NeRP: neither one that ships nor one that is registered; or if they do not fit it."""
+    """Raise NerpError, listing the methods, if `name` is not a method that ships or is registered.
+    The name may end in _SAR or _DePT, and in _NeRP. Raises it too if a suffix does not fit."""
     plain = bare_name(name)
     if plain not in methods() and plain not in (registered := TRAINERS.names()):
         raise unknown("method", plain, {*methods(), *registered}, own=REGISTERED)
@@ -113,7 +113,7 @@ def check_method(name: str) -> None:
 
 
 def learns(name: str) -> bool:
-    """Whether a method is trained; one that is not has no configuration either."""
+    """Whether a method is trained. A method that is not trained has no configuration."""
     plain = bare_name(name)
     if plain in methods():
         return bool(catalogue()["methods"][plain])
@@ -128,7 +128,7 @@ def trains_without_labels(name: str) -> bool:
 
 def learns_on_outputs(name: str) -> bool:
     """Whether a method, with or without SAR or DePT, trains on the frozen image encoder's outputs
-    of augmented images, which all such methods share."""
+    for augmented images. All such methods share these outputs."""
     return bare_name(name) in catalogue()["on_outputs"]
 
 
@@ -139,8 +139,8 @@ def trains_on_all_classes(name: str) -> bool:
 
 
 def serves(name: str, trained_on: str, dataset: str, classes: str) -> bool:
-    """Whether a model trained on the base classes ("base") or all classes ("all") of a card can be
-    asked about those classes of another."""
+    """Whether a model trained on the base classes ("base") or on all classes ("all") of a card can
+    be tested on those classes of another card."""
     own = catalogue()["own_classes"].get(plain_name(name))
     if own is None:
         return True
@@ -149,17 +149,17 @@ def serves(name: str, trained_on: str, dataset: str, classes: str) -> bool:
 
 
 def has_place(name: str, protocol_name: str) -> bool:
-    """Whether a sweep of a protocol, by its one name, takes a method in."""
+    """Whether a sweep of a protocol includes a method. protocol_name: `Protocol.name`."""
     return plain_name(name) not in catalogue()["not_in"].get(protocol_name, ())
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """The method whose training another one starts from, and the setting that names its folder.
+    """The method whose training another method starts from, and the setting that names its folder.
 
     Attributes:
         config: its configuration on the drawn benchmarks.
-        of_dataset: protocol -> the card trained on and the shots, where these are not those of the
+        of_dataset: protocol -> the card trained on and the shots, if these differ from those of the
             method that builds on it.
     """
 
@@ -170,7 +170,7 @@ class Foundation:
 
 
 def foundation(name: str) -> Foundation | None:
-    """What a method, with or without SAR or DePT, and NeRP, builds on."""
+    """The foundation of a method, which may have SAR or DePT, and NeRP; None if it has none."""
     row = catalogue()["builds_on"].get(bare_name(name))
     if not row:
         return None
@@ -179,7 +179,7 @@ def foundation(name: str) -> Foundation | None:
 
 
 def epoch_key(setting: str) -> str:
-    """The setting beside it that says which epoch's checkpoint it means."""
+    """The setting that says which epoch's checkpoint `setting` means."""
     return f"{setting.removesuffix('_CHECKPOINT')}_EPOCH"
 
 
@@ -189,7 +189,7 @@ def is_drawn(dataset: str) -> bool:
 
 
 def by_benchmark(cards: Iterable[str]) -> dict[str, list[str]]:
-    """Cards by name, or by the file of one's own, under the headings of `nerp data list`."""
+    """Cards, by name or by a user's own file, under the headings of `nerp data list`."""
     headings = {name: heading for heading, names in catalogue()["benchmarks"].items()
                 for name in names} | dict.fromkeys(catalogue()["drawn"]["datasets"], "drawn")
     groups: dict[str, list[str]] = {heading: [] for heading in headings.values()}
@@ -207,11 +207,11 @@ def config_name(
     name: str, task: str, trained_on: str, shots: int,
     options: Mapping[str, str] = MappingProxyType({}), below: str = "",
 ) -> str:
-    """The configuration's name, such as vit_b16, of a method, with or without SAR or DePT; "" for
+    """The name, such as vit_b16, of a method's configuration, with or without SAR or DePT; "" for
     zero-shot CLIP on a downloaded dataset.
 
-    Args: trained_on: a card by name, or the file of one. options: KEY VALUE pairs beside it; the
-        configuration follows the backbone among them where one ships for it.
+    Args: trained_on: a card's name or file. options: KEY VALUE pairs of the request. If they name a
+        backbone that has a configuration of its own, that configuration is meant.
         below: the method that builds on this one, "" for none.
 
     Raises NerpError for a method that has no row in configs/experiments.yaml.
@@ -235,7 +235,7 @@ def config_name(
 
 
 def _following(method: str, config: str, backbone: str) -> str:
-    """The configuration that ships for another backbone in place of `config`, else that one."""
+    """The configuration that replaces `config` for another backbone; `config` if none ships."""
     listed = catalogue()["other_backbones"].get(method, {}).get(backbone, {})
     names = for_backbone(config, backbone, listed) if backbone else []
     there = (name for name in names if _config_path(method, name).is_file())
@@ -247,7 +247,7 @@ def _config_path(method: str, config: str) -> Path:
 
 
 def _otherwise(name: str) -> dict[str, dict[str, str]]:
-    """By protocol the configurations of a method with SAR or DePT, where they are not its own."""
+    """A method's own configurations with SAR or DePT, by protocol; {} if it has none."""
     rows: dict[str, _Configs] = {
         SAR_SUFFIX: catalogue()["with_sar"], DEPT_SUFFIX: catalogue()["with_dept"],
     }.get(trained_name(name).removeprefix(bare_name(name)), {})
@@ -255,8 +255,8 @@ def _otherwise(name: str) -> dict[str, dict[str, str]]:
 
 
 def config_file(name: str, config: str) -> str:
-    """What --config-file takes for a method's configuration of that name. With DePT a method has
-    files of its own where it is published."""
+    """The value of --config-file for the configuration of that name. A method with DePT has files
+    of its own if its settings with DePT are published."""
     own = any(config in rows.values() for rows in _otherwise(name).values())
     return f"configs/trainers/{plain_name(name) if own else bare_name(name)}/{config}.yaml"
 
@@ -265,12 +265,12 @@ def shipped_config(
     name: str, task: str, shots: int, options: Mapping[str, str], card: Path, model_dir: str = "",
 ) -> str:
     """The value of --config-file for a run that gives none: the configuration for its method,
-    protocol, shots and training dataset; "" for none. The run prints which one it is.
+    protocol, shots and training dataset; "" for none. The choice is printed.
 
     Args:
-        name: the method's own, with or without SAR or DePT. options: KEY VALUE pairs beside it.
-        card: of the dataset. model_dir: of the tested checkpoint, whose run says what it was
-            trained on.
+        name: the method, with or without SAR or DePT. options: KEY VALUE pairs of the request.
+        card: of the dataset. model_dir: of the tested checkpoint; its run's configuration says
+            which dataset it was trained on.
     """
     if bare_name(name) not in methods():
         say(f"no --config-file, and configs/experiments.yaml has none for {name}: the defaults")
@@ -284,22 +284,22 @@ def shipped_config(
 
 
 def _trained_on(card: Path, task: str, model_dir: str) -> str:
-    """The card of the dataset trained on: as the run in `model_dir` says, else by the protocol."""
+    """The card of the training dataset, from the run in `model_dir` or else from the protocol."""
     if not model_dir:
         return card.stem
     if file := trained_file(model_dir):
         node = load_yaml(file).get("DATASET")
         try:
             return find_card(str(node.get("NAME"))).stem if isinstance(node, Mapping) else ""
-        except NerpError:  # a card of one's own
+        except NerpError:  # the name is of a user's own card
             return ""
     crossing = protocol(task).task == "CD" and not is_drawn(card.stem)
     return catalogue()["protocols"]["cross_dataset"]["source"] if crossing else card.stem
 
 
 def trained_file(model_dir: str) -> Path | None:
-    """The configuration that the training in a folder kept, None for none; the folder may be the
-    run's, its checkpoints', or one of these."""
+    """The configuration that a training kept, None for none. `model_dir` may be the run's folder,
+    the folder of its checkpoints, or one checkpoint."""
     there = Path(model_dir).expanduser()
     files = (folder / CONFIG_FILE for folder in (there, *there.parents[:2]))
     return next((file for file in files if file.is_file()), None)

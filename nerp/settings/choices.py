@@ -1,4 +1,4 @@
-"""Choices from published tables, if the user makes none: NeRP's rule and settings, SAR's λ."""
+"""Fills in what the user leaves open, from published tables: NeRP's rule and settings, SAR's λ."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,12 @@ from nerp.settings.options import FLIP_NAMES
 from nerp.settings.protocols import plain_name, protocol
 from nerp.settings.tree import AUTOMATIC, COMMAND_LINE, PUBLISHED, Draft, Origin, get, leaves
 
-# Keys that only one rule reads: to give one is to ask for that rule.
+# Keys that only one rule reads: giving one of them selects that rule.
 _OF_THE_FLIP = {*FLIP_NAMES.values(), "NERP.THRESHOLDS"}
 _OF_A_SHIFT = {"NERP.REFERENCES", "NERP.STRENGTH", "NERP.SCOPE"}
 _OF_THE_ANCHORED = {"NERP.ANCHOR", "NERP.WIDTH", "NERP.LIMIT", "NERP.GUARD"}
 _OF_PAIRS = {"NERP.PAIRS", "NERP.PAIRS_FILE", "NERP.PAIRS_NEIGHBOURS", "NERP.PAIRS_QUANTILE"}
-# λ of SAR: the key, the file with the values by method and dataset, what they were chosen with.
+# λ of SAR: the key, the file of values by method and dataset, and the shots they were chosen with.
 _SAR_WEIGHT = "TRAINER.SAR.WEIGHT"
 _SAR_FILE = "sar.yaml"
 _SAR_SHOTS = 16
@@ -80,7 +80,7 @@ def _asked_for_flip(draft: Draft) -> set[str]:
 
 
 def _looking(draft: Draft) -> str:
-    """The rule that looks at test images, if the user allows that; else ""."""
+    """The rule that looks at test images if the user allows one; otherwise ""."""
     nerp, given = draft.cfg.NERP, _asked(draft)
     if nerp.SHARES:
         return "match"
@@ -89,7 +89,7 @@ def _looking(draft: Draft) -> str:
 
 
 def _take_row(draft: Draft, row: Mapping[str, object], origin: Origin) -> None:
-    """Put a published row on top of all but the command line, and print what it replaces."""
+    """Apply a published row, except to keys from the command line, and print what it replaces."""
     for name, value in leaves(row):
         if draft.origin(name).kind == COMMAND_LINE:
             continue

@@ -29,7 +29,7 @@ class Key:
         default: a plain value. takes: the allowed values in words, to follow "it takes".
         accept: returns the value to keep for one of the right type; raises ValueError, with or
             without words of its own, if it is out of range.
-        is_file: whether it names a file (or folder) whose content decides about a run's numbers.
+        is_file: whether it names a file or folder whose content affects a run's numbers.
     """
 
     default: object
@@ -38,7 +38,7 @@ class Key:
     is_file: bool = False
 
     def read(self, value: object, where: object) -> object:
-        """`value`, or the value that it says if it is a text, in the form that the key keeps.
+        """`value` in the form that the key keeps; a text is read as the value that it stands for.
 
         Raises NerpError, beginning with `where`, for a value of another type or out of range.
         """
@@ -54,7 +54,7 @@ class Key:
 
 
 def as_key(value: object) -> Key:
-    """The key that a plain default stands for: its type, and no range."""
+    """A key with the default `value`, its type, and no range."""
     if isinstance(value, Key):
         return value
     if isinstance(value, bool):
@@ -113,7 +113,7 @@ def number(
 
 
 def text(default: str, takes: str = "a text", fits: Callable[[str], object] | None = None) -> Key:
-    """A text, without control codes but line breaks, that `fits`."""
+    """A text that `fits` accepts. It has no control codes except line breaks."""
 
     def accept(value: object) -> object:
         if not isinstance(value, str) or not is_printable(value.replace("\n", "")):
@@ -135,7 +135,7 @@ def choice(default: str, *others: str) -> Key:
 
 
 def registered(default: str, registry: Registry, *others: str) -> Key:
-    """The name of an entry of a registry, by its own name where it has others; or one of
+    """The name of a registry's entry, replaced by the entry's own name if it is an alias; or one of
     `others`."""
 
     def accept(value: object) -> object:
@@ -147,10 +147,10 @@ def registered(default: str, registry: Registry, *others: str) -> Key:
 
 
 def listing(default: Sequence[object], each: Key, least: int = 0, most: int | None = None) -> Key:
-    """`least` to `most` entries, each as `each` takes it; kept as a tuple or list as `default`."""
+    """A list of `least` to `most` entries, each of them as `each` takes it."""
 
     def accept(value: object) -> object:
-        if isinstance(value, str):  # gap,image: a list of words as it is typed
+        if isinstance(value, str):  # words as they are typed: gap,image
             value = [part.strip(" '\"") for part in value.strip("[]() ").split(",")]
         if not isinstance(value, tuple | list) or not _within(len(value), least, most):
             raise ValueError
@@ -161,7 +161,7 @@ def listing(default: Sequence[object], each: Key, least: int = 0, most: int | No
 
 
 def strength(default: str) -> Key:
-    """How much of priors counts: auto, one number for all of them, or a list with one for each."""
+    """The strength of priors: auto, one number for all of them, or a list with one per prior."""
     each = number(0.0)
 
     def accept(value: object) -> object:
@@ -218,7 +218,7 @@ def template(default: str) -> Key:
 
 
 def name(default: str) -> Key:
-    """A name that may become part of a path; none where it is empty."""
+    """A name that may become part of a path; "" for no name."""
     return text(
         default,
         f"a plain name: no / or \\, no . or - at its beginning, at most {_LONGEST_NAME} characters",
@@ -245,13 +245,13 @@ def path(default: str) -> Key:
 
 
 def file(default: str) -> Key:
-    """A file, or a folder of files, whose content decides about a run's numbers."""
+    """A file, or a folder of files, whose content affects a run's numbers."""
     return replace(path(default), is_file=True)
 
 
 def _literal(value: object) -> object:
-    """What a text stands for: a number, True, a list ...; the text itself where it is none, and
-    another value as it is."""
+    """The number, True, list ... that a text stands for; a text that stands for none of them, and
+    any other value, unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -267,7 +267,7 @@ def _require(value: object, fits: object) -> object:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether `str.format` leaves it as it is."""
+    """Whether `str.format` leaves a text unchanged."""
     return "{" not in text and "}" not in text
 
 
@@ -278,7 +278,7 @@ def _within(value: float, least: float | None, most: float | None) -> bool:
 def _range(
     least: float | None, most: float | None, above: float | None = None, below: float | None = None
 ) -> str:
-    """A range in words, "" for none."""
+    """A range in words, "" if there is no limit."""
     if least is not None and most is not None:
         return f" from {least:,} to {most:,}"
     ends = ((least, "of at least"), (above, "above"), (most, "at most"), (below, "below"))

@@ -1,11 +1,11 @@
-"""The words of a command line: KEY VALUE and KEY=VALUE pairs, under this project's key names."""
+"""Parses KEY VALUE and KEY=VALUE pairs of a command line, and gives keys this project's names."""
 
 from collections.abc import Sequence
 
 from nerp.base.errors import NerpError
 from nerp.settings.defaults import KEYS
 
-# What NeRP's release calls its flip's settings -> what they are called here.
+# Settings of the flip: their names in NeRP's release -> their names here.
 FLIP_NAMES = {
     **{f"TEST.{name}": f"NERP.{name}" for name in (
         "TAU", "THRES", "RESIDUAL_TEXT_PRIOR", "RESIDUAL_IMAGE_PRIOR", "FLIP_RULE",
@@ -14,26 +14,27 @@ FLIP_NAMES = {
     "TEST.TEXT_PRIOR_COE": "NERP.C_TEXT",
     "TEST.IMAGE_PRIOR_COE": "NERP.C_IMAGE",
 }
-# The same of all releases.
+# The same for every release.
 RELEASE_NAMES = {
     **FLIP_NAMES,
     "TRAINER.LINEAR_PROBE.WEIGHT": "TRAINER.DEPT.WEIGHT",
     "TRAINER.LINEAR_PROBE.TEST_TIME_FUSION": "TRAINER.DEPT.FUSION",
     "OPTIM.LR_EXP": "TRAINER.DEPT.LR_FACTOR",
 }
-# Nodes whose keys belong to one method; LOSS is a published one of ProGrad's.
+# Nodes whose keys belong to one method. LOSS is the published name of a node of ProGrad's.
 METHOD_NODES = ("TRAINER", "LOSS")
-# What the name of a key begins with.
+# The first part of each key's name.
 _NODES = {*(name.partition(".")[0] for name in KEYS), *METHOD_NODES}
 
 
 def own_name(name: str) -> str:
-    """The key that `name` stands for: releases have other names for some."""
+    """The name of a key here. `name` may be its name in a release."""
     return RELEASE_NAMES.get(name, name)
 
 
 def options_of(opts: Sequence[str], where: str = "command line") -> dict[str, str]:
-    """Key -> value of KEY VALUE and KEY=VALUE, by our names. Raises NerpError for half a pair."""
+    """Key -> value of KEY VALUE and KEY=VALUE, by this project's names. Raises NerpError for a key
+    without a value."""
     found = {}
     rest = iter(opts)
     for word in rest:
@@ -48,6 +49,6 @@ def options_of(opts: Sequence[str], where: str = "command line") -> dict[str, st
 
 
 def begins_pair(word: str) -> bool:
-    """Whether a word of a command line is KEY or KEY=VALUE, and no name, file or number."""
+    """Whether a word of a command line is KEY or KEY=VALUE, rather than a name, file or number."""
     top, *rest = word.partition("=")[0].split(".")
     return top in _NODES and all(part[:1].isupper() for part in rest)

@@ -14,14 +14,14 @@ from nerp.base.registry import unknown
 from nerp.settings.backbones import DEFAULT_BACKBONE, backbone_in, folder_of
 
 NERP_SUFFIX = "_NeRP"
-SAR_SUFFIX, DEPT_SUFFIX = "_SAR", "_DePT"  # before _NeRP
-# What trains a method otherwise -> its node below TRAINER.
+SAR_SUFFIX, DEPT_SUFFIX = "_SAR", "_DePT"  # they come before _NeRP
+# Suffixes for additions to a method's training -> their nodes below TRAINER.
 TRAINING_SUFFIXES = {SAR_SUFFIX: "SAR", DEPT_SUFFIX: "DEPT"}
 COMPARISON_FILE = "corrections.json"  # what `nerp correct` leaves in a run's folder
 RESULT_FILE = "result.json"  # what a finished run leaves in its folder
-PREDICTIONS_FILE = "predictions.npz"  # what it leaves with `SAVE_LOGITS`
+PREDICTIONS_FILE = "predictions.npz"  # what a test leaves with `SAVE_LOGITS`
 SAVE_LOGITS = "--save-logits"  # an argument of nerp test that changes no number
-CONFIG_FILE = "config.yaml"  # its whole configuration, from its beginning
+CONFIG_FILE = "config.yaml"  # the run's whole configuration, written at its start
 
 
 @dataclass(frozen=True)
@@ -53,34 +53,34 @@ def protocol(key: str) -> Protocol:
 
 
 def task(key: str) -> str:
-    """What a configuration calls the protocol called `key`. Raises NerpError as `protocol` does."""
+    """The task of the protocol called `key`: B2N, CD, FS or OW. Raises NerpError as `protocol`."""
     return protocol(key).task
 
 
 def training_task(key: str) -> str:
-    """The task that the models of the protocol called `key` are trained under. Raises NerpError as
-    `protocol` does."""
+    """The task whose trained models the protocol called `key` tests. Raises NerpError as `protocol`
+    does."""
     return protocol(key).trains or task(key)
 
 
 def trained_name(trainer: str) -> str:
-    """The name of the training for a test that NeRP may correct: CoOp_SAR_NeRP -> CoOp_SAR."""
+    """The name of a test's training, without NeRP: CoOp_SAR_NeRP -> CoOp_SAR."""
     return trainer.removesuffix(NERP_SUFFIX)
 
 
 def plain_name(trainer: str) -> str:
-    """The method whose checkpoint it is: CoOp_SAR_NeRP -> CoOp, but CoOp_DePT_NeRP -> CoOp_DePT,
-    which has tensors of its own."""
+    """The method whose checkpoints a trainer uses: CoOp_SAR_NeRP -> CoOp, but CoOp_DePT_NeRP ->
+    CoOp_DePT, since DePT adds tensors."""
     return trained_name(trainer).removesuffix(SAR_SUFFIX)
 
 
 def bare_name(trainer: str) -> str:
-    """The method alone, whose settings it has: CoOp_DePT_NeRP -> CoOp."""
+    """The method alone, without SAR, DePT and NeRP: CoOp_DePT_NeRP -> CoOp."""
     return plain_name(trainer).removesuffix(DEPT_SUFFIX)
 
 
 def training_node(trainer: str) -> str:
-    """The node below TRAINER of what trains a method otherwise: CoOp_SAR_NeRP -> SAR; "" for
+    """The node below TRAINER of the addition to a method's training: CoOp_SAR_NeRP -> SAR; "" for
     none."""
     return next((node for suffix, node in TRAINING_SUFFIXES.items()
                  if trained_name(trainer).endswith(suffix)), "")
@@ -102,8 +102,8 @@ def run_dir(
     """Where a run keeps its files, below `root`.
 
     `output/<protocol>/<train_base|test_new|...>/<dataset>/shots_<k>/<trainer>/<config>/seed<s>`;
-    a backbone other than the default one is a level before <config>, unless the two are called
-    alike. A run of that backbone which an earlier version placed without the level stays there.
+    a backbone other than the default adds a level before <config>, unless that level would have the
+    name of <config>. A run that an earlier version placed without the level stays there.
 
     Args:
         phase: "train" or "test".

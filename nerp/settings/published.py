@@ -1,8 +1,8 @@
-"""How published settings files and scripts name keys, and what they mean by them.
+"""Reads keys and values as published settings files and scripts write them.
 
 Names differ from this project's in two ways. Some codebases put a method's settings below another
-method's node, or write the node in another way (`Method.published`). And Dassl has keys for choices
-that are fixed here; a file with such a key is accepted if it makes the same choice.
+method's node, or spell the node differently (`Method.published`). Dassl has keys for choices that
+are fixed here; a file with such a key is accepted if it makes the same choice.
 """
 
 import re
@@ -31,8 +31,8 @@ class Reader(Protocol):
     def disregards(cls, name: str, value: object) -> str | None: ...
 
 
-# Dassl's keys without a choice here: the values that ask for what is done anyway, as text without
-# spaces. Of what nothing here has (a second loader, other transforms and methods) the defaults.
+# Dassl's keys for choices that are fixed here -> the values that ask for the same, as text without
+# spaces. For what does not exist here (a second loader, other methods) these are the defaults.
 _NOTHING = ("()", "[]")
 _SETTLED: dict[str, Collection[str]] = {
     "VERSION": ("1",),
@@ -71,7 +71,7 @@ _SETTLED: dict[str, Collection[str]] = {
     "MODEL.HEAD.BN": ("True",),
     "MODEL.HEAD.DROPOUT": ("0.0",),
     "MODEL.HEAD.HIDDEN_LAYERS": _NOTHING,
-    # No validation split is drawn from the training images where a split file holds one.
+    # If a split file has a validation split, none is drawn from the training images.
     "DATASET.VAL_PERCENT": ("0.1",),
     "DATASET.SOURCE_DOMAINS": _NOTHING,
     "DATASET.TARGET_DOMAINS": _NOTHING,
@@ -80,19 +80,18 @@ _SETTLED: dict[str, Collection[str]] = {
 }
 
 
-# Those of which a method's own files may have another value (`Method.settled`).
+# Keys for which a method's own files may have another value (`Method.settled`).
 BY_METHOD = ("OPTIM.STAGED_LR", "OPTIM.BASE_LR_MULT", "OPTIM.NEW_LAYERS")
 
 
 def is_settled(method: type[Reader] | None, name: str, value: object, source: object) -> bool:
-    """Whether a key is one of Dassl's that has no choice here, in files of a method or of any
-    (None). Raises NerpError, beginning with `source`, where it asks for something else than what is
-    done."""
+    """Whether a key is one of Dassl's for a choice that is fixed here. Raises NerpError, beginning
+    with `source`, if the value asks for another choice. method: whose files they are; None: any."""
     own = method.settled.get(name, ()) if method else ()
     accepted = (*own, *_SETTLED.get(name, ()))
     if not accepted:
         return False
-    # One of several words may stand in a list.
+    # The accepted value may be one word of a list.
     said = " ".join(sorted(re.findall(r"\w+", str(value)))) if own else str(value).replace(" ", "")
     if str(value) not in accepted and said not in accepted:
         does = f"here it is always {' or '.join(map(brief, accepted))}"
@@ -101,11 +100,12 @@ def is_settled(method: type[Reader] | None, name: str, value: object, source: ob
 
 
 def is_methods(name: str) -> bool:
-    """Whether what a key takes is the method's to say, or what Dassl's files for it have."""
+    """Whether a method decides which values a key takes: its node's keys, and those of Dassl's that
+    its files may set otherwise."""
     return name.partition(".")[0] in METHOD_NODES or name in BY_METHOD
 
 
-# Where what another value of such a key asks for is.
+# Keys above -> where to find what another value would ask for.
 _ELSEWHERE = {
     "TEST.PER_CLASS_RESULT": "result.json of every run has the accuracy of each class "
                              "(per_class_accuracy)",
@@ -123,19 +123,18 @@ def is_read(method: str, name: str) -> bool:
 
 
 def _means(method: type[Reader], node: str) -> bool:
-    """Whether a node below TRAINER is a method's, by its own or a published name."""
+    """Whether a node below TRAINER belongs to a method, by its own name or a published one."""
     return node.lower() in {method.node.lower(), *(known.lower() for known in method.published)}
 
 
 def own_setting(
     method: type[Reader], name: str, value: object, source: object, lenient: bool
 ) -> tuple[str, object] | None:
-    """The key below TRAINER, and its value, that `name` means for a method; None where it changes
-    nothing.
+    """The key below TRAINER and its value that `name` means for a method; None if it has no effect.
 
     Args:
         name: TRAINER.NODE.KEY, or another key, which stays as it is.
-        lenient: whether another method's key may stand there with its default, as in the whole
+        lenient: whether a key of another method is accepted if it has its default, as in the whole
             configuration that a run saves.
 
     Raises NerpError, beginning with `source`, for a key of a node that the method does not read.
@@ -150,7 +149,7 @@ def own_setting(
         return _translated(method, leaf, value, source, name)
     owners = _owners(node)
     if not owners:
-        return name, value  # an unknown key, of which is said what there is
+        return name, value  # an unknown key; the error for it lists the known ones
     if lenient and leaf in TRAINERS[owners[0]].defaults and _is_default(owners[0], leaf, value):
         return None
     raise NerpError(f"{source}: {name}: {_said(method)} does not read it; "
@@ -188,4 +187,4 @@ def _is_default(owner: str, leaf: str, value: object) -> bool:
 
 def _said(method: type[Reader]) -> str:
     names = (name for name in TRAINERS.names() if TRAINERS[name] is method)
-    return next(names, method.__name__)  # that of one with a suffix
+    return next(names, method.__name__)  # the class's name, for a method with a suffix

@@ -2,9 +2,9 @@
 result.
 
 Later layers win: defaults, dataset card, method configuration (then its PER_SHOTS and its
-PER_DATASET row), the command line; then what nobody gave is filled in from the published tables
-(NeRP's settings, SAR's weight) and from what the backbone was trained with. Key names are those of
-CoOp's family of repositories wherever those have one.
+PER_DATASET row), command line. Values that are still open come from the published tables (NeRP's
+settings, SAR's weight) and from what the backbone was trained with. Keys have the names of CoOp's
+family of repositories if those repositories have the key.
 """
 
 import secrets
@@ -58,7 +58,7 @@ from nerp.settings.tree import (
 )
 
 _LONGEST_VALUE = 60  # characters, in a listing
-OUTPUT = "output"  # below it are the runs whose folder nobody names
+OUTPUT = "output"  # the folder of all runs without an --output-dir
 
 
 @dataclass
@@ -66,8 +66,8 @@ class Request:
     """What a command line asks for.
 
     Attributes:
-        model_dir, load_epoch: the checkpoint: a run directory, and an epoch unless it is the
-            newest. use_cache: whether logits of an earlier test of it may be used.
+        model_dir, load_epoch: a run directory, and its epoch; None: the best or the newest.
+        use_cache: whether logits that an earlier test of this checkpoint kept may be used.
         opts: KEY VALUE pairs. The rest is as in `nerp test --help`; "" and None: not given.
     """
 
@@ -93,8 +93,8 @@ class Resolved:
         card: the dataset card's file. method_file: the method configuration's, None if there is
             none.
         directory: the run directory.
-        method: the plain method's name, to which the checkpoint belongs.
-        origins: by key, where its value comes from; a key that is not in it has its default.
+        method: the name of the method that the checkpoint belongs to (`plain_name`).
+        origins: key -> where its value comes from. A key that is missing has its default.
     """
 
     request: Request
@@ -110,8 +110,8 @@ class Resolved:
         return self.origins.get(name, Origin(DEFAULT))
 
     def listing(self, everything: bool = False) -> Iterator[tuple[str, object, Origin]]:
-        """(key, value, where it comes from) of the keys that are not at their defaults; with
-        `everything` of all that this run can read. Those of other methods are left out."""
+        """(key, value, where it comes from) for the keys that are not at their defaults; with
+        `everything`, for all keys that this run can read. Keys of other methods are left out."""
         node = TRAINERS[self.method].node
         others = {f"TRAINER.{TRAINERS[name].node}" for name in TRAINERS.names()}
         others -= {f"TRAINER.{node}"}
@@ -121,14 +121,14 @@ class Resolved:
                 yield name, get(self.cfg, name), origin
 
     def said(self, everything: bool = False) -> str:
-        """`listing` in words: a line per key with its value, cut where it is long, and where that
-        comes from."""
+        """`listing` as text: per key a line with its value, shortened if it is long, and where the
+        value comes from."""
         return "\n".join(f"{name}: {_short(value)}  ({origin})"
                          for name, value, origin in self.listing(everything))
 
     def with_checkpoint(self, values: Mapping[str, object], path: Path) -> "Resolved":
-        """The same with keys as a checkpoint has them. Raises NerpError, naming the file, for a
-        value that its key does not take."""
+        """A copy with the values that a checkpoint gives for some keys. Raises NerpError, naming
+        the file, for a value that its key does not take."""
         cfg, origin = self.cfg.clone(), Origin(CHECKPOINT, str(path))
         cfg.defrost()
         for name, value in values.items():
@@ -144,12 +144,12 @@ def _short(value: object) -> str:
 
 
 def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
-    """What `request` comes to.
+    """The settings that `request` asks for, checked and complete.
 
     Args:
-        phase: "train" or "test": the run's folder is its place below output/ unless one is given;
-            "" for a command that records no run, whose folder is the current one.
-        anew: whether the run is to begin anew, with another seed where SEED is -1.
+        phase: "train" or "test", for the run's folder below output/ if none is given; "" for a
+            command that records no run and uses the current folder.
+        anew: whether the run starts from the beginning, with a new seed if SEED is -1.
 
     Raises NerpError for an unknown trainer, dataset, file or key, or a value that a key does not
     take.
@@ -190,7 +190,7 @@ def resolve(request: Request, phase: str = "", anew: bool = False) -> Resolved:
 
 
 def _card(request: Request) -> Path:
-    """The dataset card a command line asks for. Raises NerpError if it asks for none."""
+    """The dataset card that a request asks for. Raises NerpError if it asks for none."""
     if request.dataset_config_file:
         return find_card_file(request.dataset_config_file)
     if request.dataset:
@@ -202,8 +202,8 @@ def _card(request: Request) -> Path:
 def _trained_backbone(
     request: Request, options: Mapping[str, str]
 ) -> tuple[dict[str, str], Origin]:
-    """{key: the backbone that the tested model was trained on}, and where that is from; {} where
-    the command line or a named configuration says which it is, or the run does not."""
+    """{key: the backbone that the tested model was trained on}, and the run that says so; {} if the
+    command line or a named configuration gives the backbone, or the run does not record it."""
     asked = request.config_file or BACKBONE_KEY in options
     file = trained_file(request.model_dir) if request.model_dir and not asked else None
     found = backbone_in(file) if file else ""
@@ -228,7 +228,7 @@ def backbone_said_by(
 
 
 def _inner(node: object, *names: str) -> object:
-    """What stands below those names in a nested mapping; None where nothing does."""
+    """The value under those names in a nested mapping; None if there is none."""
     for name in names:
         node = node.get(name) if isinstance(node, Mapping) else None
     return node
@@ -237,20 +237,20 @@ def _inner(node: object, *names: str) -> object:
 def _method_file(
     request: Request, trainer: str, options: Mapping[str, str], card: Path
 ) -> Path | None:
-    """The method configuration: the one given, else the one that ships for this run."""
+    """The method configuration: the given file, or the file that ships for this run."""
     if request.config_file:
         return find_method_file(request.config_file)
     task, shots = (
         KEYS[name].read(options.get(name, KEYS[name].default), f"command line: {name}")
         for name in ("TASK", "DATASET.NUM_SHOTS")
     )
-    assert isinstance(task, str) and isinstance(shots, int)  # as these two keys keep them
+    assert isinstance(task, str) and isinstance(shots, int)  # the types that these two keys keep
     file = shipped_config(trainer, task, shots, options, card, request.model_dir)
     return find_method_file(file) if file else None
 
 
 def _merge_command_line(draft: Draft, request: Request, options: Mapping[str, str]) -> None:
-    """The flags, and on top of them the KEY VALUE pairs."""
+    """Apply the flags, then the KEY VALUE pairs."""
     given = {"SEED": request.seed, "OUTPUT_DIR": request.output_dir, "DATASET.ROOT": request.root}
     flags = {name: value for name, value in given.items() if value not in (None, "")}
     for name, value in {**flags, **options}.items():
@@ -258,7 +258,7 @@ def _merge_command_line(draft: Draft, request: Request, options: Mapping[str, st
 
 
 def _follow_backbone(draft: Draft) -> None:
-    """Let INPUT say of the images what the backbone was trained with, where open_clip knows it."""
+    """Set the keys of INPUT to what the backbone was trained with, if open_clip knows it."""
     if ":" not in draft.cfg.MODEL.BACKBONE.NAME:
         return
     from nerp.clip.backbones import find_backbone
@@ -273,7 +273,7 @@ def _follow_backbone(draft: Draft) -> None:
 
 
 def _on_all_classes(draft: Draft, phase: str) -> None:
-    """Have a training of a method that learns from the images of all classes be on all of them."""
+    """Set the classes to all if the method learns from the images of all classes."""
     name = "DATASET.SUBSAMPLE_CLASSES"
     if phase == "train" and TRAINERS[draft.cfg.TRAINER.NAME].all_classes:
         before, old = get(draft.cfg, name), draft.origin(name)
@@ -284,7 +284,7 @@ def _on_all_classes(draft: Draft, phase: str) -> None:
 
 
 def _check(cfg: CN) -> None:
-    """Check keys against each other; `nerp.settings.defaults` says what each takes by itself."""
+    """Check keys against each other. `nerp.settings.defaults` checks each key by itself."""
     optim = cfg.OPTIM
     if optim.WARMUP_EPOCH > optim.MAX_EPOCH:
         raise NerpError(f"OPTIM.WARMUP_EPOCH is {optim.WARMUP_EPOCH}; it takes at most the number "
@@ -305,11 +305,11 @@ def _check(cfg: CN) -> None:
 
 
 def _draw_seed(draft: Draft, anew: bool) -> None:
-    """SEED -1: no seed is fixed, so one is drawn, printed and recorded; with the recorded seed the
-    run can be repeated.
+    """Replace SEED -1 by a drawn seed, which is printed and recorded; with that seed the run can be
+    repeated.
 
-    If a run was interrupted in the same folder, it continues with the seed that it drew, unless it
-    is to begin `anew`.
+    A run that was interrupted in the same folder continues with its drawn seed, unless `anew` asks
+    for a new start.
     """
     from nerp.base.distributed import agree
 

@@ -130,9 +130,8 @@ def put(cfg: CN, name: str, value: object, source: object) -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Raise NerpError, as `put` does, for keys and values of a command line that are wrong whatever
-    the method: in no time, since no method is imported. What a method's own keys take, it says
-    later."""
+    """Raise NerpError, as `put` does, for a command line's keys and values that are wrong for every
+    method. No method is imported, so this is fast. The keys of a method are checked later."""
     cfg, origin = common_config(), Origin(COMMAND_LINE)
     for name, value in options.items():
         if not is_methods(name) and not is_settled(None, name, value, origin):
@@ -141,8 +140,7 @@ def check_options(options: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """What a message about a key begins with; an origin is put into words only where one is
-    needed."""
+    """The beginning of a message about a key. It is put into words only if there is a message."""
 
     source: object
     name: str

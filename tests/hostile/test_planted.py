@@ -188,7 +188,7 @@ def test_no_file_says_where_this_machine_has_its_files(name, where, tmp_path, ne
         line = ["test", "--trainer", "ZeroshotCLIP", *others, flag, file]
     status, _, error = nerp(*line)
     assert status == 1 and is_one_line(error)
-    assert f"{name}: a file does not say this; {SAID[name]} does" in error and str(file) in error
+    assert f"{name}: a file must not set this; {SAID[name]} does" in error and str(file) in error
 
 
 @pytest.mark.parametrize("name", ["output", "root"])

@@ -184,7 +184,7 @@ def test_a_module_is_imported_once_by_whichever_name(own, monkeypatch):
     monkeypatch.syspath_prepend(str(own))
     plugins.import_modules(["mine", "mine.py", "./mine.py"])
     (own / "json.py").write_text("")
-    with pytest.raises(NerpError, match="a module json is there already"):
+    with pytest.raises(NerpError, match="another module is called json"):
         plugins.import_modules(["json.py"])
 
 

@@ -44,8 +44,8 @@ def test_what_it_fits():
 @pytest.mark.parametrize(("name", "reason"), [
     ("ZeroshotCLIP_DePT", "there is no ZeroshotCLIP_DePT: DePT needs a loss with one cross"),
     ("CasPL_DePT", "there is no CasPL_DePT"),
-    ("CoOp_SAR_DePT", "there is no 'CoOp_SAR_DePT': a trainer takes one of _DePT, _SAR"),
-    ("CoOp_DePT_SAR", "a trainer takes one of _DePT, _SAR"),
+    ("CoOp_SAR_DePT", "there is no 'CoOp_SAR_DePT': a trainer takes only one of _DePT, _SAR"),
+    ("CoOp_DePT_SAR", "a trainer takes only one of _DePT, _SAR"),
     ("CoOq_DePT", "unknown trainer 'CoOq_DePT'"),
 ])
 def test_what_it_does_not_fit(name, reason):
