@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Test METHOD on the base and on the novel classes of DATASET, once per seed (1, 2, 3). METHOD may end
-# in _NeRP; its training is that of base2new_train.sh with the same settings.
+# Test METHOD on the base and on the novel classes of DATASET, once per seed (1, 2, 3). METHOD may
+# end in _NeRP. It is the model that base2new_train.sh trains with the same settings.
 # KEY VALUE pairs go to every run. See scripts/lib/experiments.sh for SEEDS, SHOTS, DRY_RUN, ...
 #
 #   DATA=/path/to/data bash scripts/base2new_test.sh MMRL_NeRP eurosat

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job without a download: set up, then `nerp demo` (see nerp demo --help).
+# The whole job without a download: set up an environment, then `nerp demo` (nerp demo --help).
 set -euo pipefail
 on_path="$(command -v nerp || true)"
 # shellcheck source=scripts/lib/environment.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# NeRP on EuroSAT's novel classes with given MMRL weights: the published quick demo. Checks for the
-# data, the CLIP weights and the MMRL weights, and says how to get what is missing.
+# NeRP on EuroSAT's novel classes with given MMRL weights: the published quick demo. The script
+# looks for the data, the CLIP weights and the MMRL weights, and says how to get what is missing.
 #
 #   DATA=/path/to/data bash scripts/demo_eurosat.sh [WEIGHTS]
 #
@@ -20,7 +20,7 @@ trained="$output/base2new/train_base/eurosat/shots_16/MMRL/vit_b16/seed1"
 weights="${1:-$trained}"
 missing=0
 
-# lacks WHAT HOW: report something missing.
+# lacks WHAT HOW: report that WHAT is missing and HOW to get it.
 lacks() {
     printf 'missing: %s\n    %s\n' "$1" "$2" >&2
     missing=1
@@ -41,7 +41,7 @@ check_clip() {
         found="$CLIP"
         [ -f "$CLIP" ] || { lacks "CLIP weights $CLIP" "CLIP=FILE names them"; return; }
     else
-        # Fetches them where there is a network, and says what else to do where there is none.
+        # Downloads them; without a network, the error says what else to do.
         found="$(python -c "$FIND_CLIP")" || { lacks "CLIP weights" "see the line above"; return; }
     fi
     echo "CLIP weights: $found"

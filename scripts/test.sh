@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up, then ruff, mypy and the tests. --slow runs the slow ones too; other arguments go to pytest.
+# Set up an environment, then run ruff, mypy and the tests. --slow runs the slow tests too. Other
+# arguments go to pytest.
 set -euo pipefail
 NERP_EXTRAS=dev
 # shellcheck source=scripts/lib/environment.sh

@@ -2,23 +2,23 @@
 # shellcheck shell=bash
 #
 # After it, $REPO is the checkout and `nerp` the installed command. A second call finds the
-# environment ready and returns at once. What it says goes to standard error. Which one it is:
+# environment ready and returns at once. Messages go to standard error. The environment is:
 #   - the folder NERP_VENV, with the pinned, tested packages;
-#   - else an active one (venv, conda) that has torch: nerp is put into it, its torch stays;
+#   - else an active one (venv, conda) that has torch: nerp is installed in it, its torch stays;
 #   - else .venv, with the pinned, tested packages.
 # PYTHON       the interpreter that .venv is made with
 # NERP_TORCH   the build of torch in .venv, a folder of https://download.pytorch.org/whl: cpu (a
 #              quarter of the size), cu126, ...; default: the one that pip finds, which has CUDA
-# NERP_EXTRAS  of pyproject.toml, such as tensorboard,hub: installed too
+# NERP_EXTRAS  extras of pyproject.toml to install too, such as tensorboard,hub
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 PINS="$REPO/scripts/lib/constraints.txt"
-BUILDS="https://download.pytorch.org/whl"  # of torch, a folder each
+BUILDS="https://download.pytorch.org/whl"  # one folder per build of torch
 
-# On standard error: lines, at a terminal broken between words.
+# Print lines on standard error; at a terminal they are broken between words.
 say() {
     local size=
-    [ ! -t 2 ] || size="$(stty size <&2)"  # rows and columns; 0 0 where nobody knows
+    [ ! -t 2 ] || size="$(stty size <&2)"  # rows and columns; 0 0 if they are unknown
     case "${size#* }" in
         "" | 0) echo "$*" >&2 ;;
         *) fold -s -w "${size#* }" <<<"$*" >&2 ;;
@@ -52,8 +52,8 @@ find_python() {
     die "no Python 3.10 to 3.14 found; install one or set PYTHON to it"
 }
 
-# install ARGUMENTS... : pip install into $VENV, shown as pip shows it at a terminal, elsewhere as a
-# line a package.
+# install ARGUMENTS... : pip install into $VENV. A terminal shows pip's own output; other outputs
+# show one line per package.
 install() {
     local pip=("$VENV/bin/python" -m pip install --disable-pip-version-check "$@")
     if [ -t 2 ]; then
@@ -64,13 +64,13 @@ install() {
     fi
 }
 
-# install_or_die WHY ARGUMENTS... : `install`; where it fails, an error that ends with WHY.
+# install_or_die WHY ARGUMENTS... : `install`; if it fails, stop with an error that ends with WHY.
 install_or_die() {
     install "${@:2}" ||
         die "the installation failed; the lines above say why. ${1}The same command tries again"
 }
 
-# The pinned, tested packages in $VENV, with the build of torch that NERP_TORCH asks for.
+# Install the pinned, tested packages in $VENV, with the build of torch that NERP_TORCH asks for.
 make_environment() {
     local python build="${NERP_TORCH:-}" size="about 6 GB" why pinned=()
     [[ $build =~ ^([a-z]+[0-9.]*)?$ ]] || die "NERP_TORCH=$build: cpu, cu126 or the like"
@@ -96,7 +96,7 @@ make_environment() {
     install_or_die "" --constraint "$PINS" --editable "$NERP"
 }
 
-# nerp, and what it lacks, in the active environment $VENV.
+# Install nerp, and the packages that it lacks, in the active environment $VENV.
 use_environment() {
     say "Putting nerp into the active environment $VENV (once) ..."
     "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?==' >"$VENV/.nerp-keeps" || true
@@ -110,7 +110,7 @@ check_torch() {
             "be from one folder of https://download.pytorch.org/whl, or both without one"
 }
 
-# Says so where there is a GPU and torch sees none; until it sees it.
+# Warn if there is a GPU that torch does not see. The check ends once torch has seen it.
 warn_of_unused_gpu() {
     local gpu cuda said
     [ "${CUDA_VISIBLE_DEVICES-all}" != "" ] && [ "${NERP_TORCH:-}" != cpu ] || return 0

@@ -1,4 +1,4 @@
-# Sourced by the experiment scripts, after which `run_here` and `run_sweep` are there.
+# Sourced by the experiment scripts; defines `run_here` and `run_sweep`.
 # shellcheck shell=bash
 #
 # What the scripts read from the environment:
@@ -6,15 +6,15 @@
 #   OUTPUT    where the runs go (default: output)
 #   SEEDS, SHOTS, DATASETS, SOURCE, CONFIG    instead of the published ones (nerp sweep --help)
 #   GPUS=0,1 or SLURM=partition=gpu,gpus=1    where a sweep runs
-#   RUNS_AT_ONCE=2    so many on each GPU, or in all where there is none
-#   RUNS_PER_JOB=8    so many runs, where as many are ready, in one job of SLURM
-#   DRY_RUN=1 print the command lines only
+#   RUNS_AT_ONCE=2    number of runs at once on each GPU, or in total without a GPU
+#   RUNS_PER_JOB=8    number of runs in one SLURM job, or fewer if fewer are ready
+#   DRY_RUN=1 only prints the command lines
 
 # shellcheck source=scripts/lib/environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-# usage NAMES COUNT ARGUMENTS... : stop, with the script's own explanation, if there are fewer, or
-# with the command that is meant if they stand in the order of CoOp's scripts: DATASET SEED.
+# usage NAMES COUNT ARGUMENTS... : if there are fewer than COUNT arguments, stop with the script's
+# own explanation. If they have the order of CoOp's scripts (DATASET SEED), stop with the right command.
 usage() {
     local names="$1" count="$2"
     shift 2
@@ -49,8 +49,8 @@ selection() {
 }
 
 # run_here OPTIONS... : the runs that `nerp sweep OPTIONS` plans, one after the other at this
-# terminal, each command line printed before it runs; stops at the first that fails. It takes the
-# place of the script, as run_sweep does.
+# terminal. Each command line is printed before it runs; the first failure stops the rest. `nerp`
+# replaces the script's process, here and in run_sweep.
 run_here() {
     selection
     SELECTION+=(--here)
