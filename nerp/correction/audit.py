@@ -1,4 +1,4 @@
-"""Where a bundle's pairs may come from: how well each source explains them."""
+"""Where a bundle's pairs may come from: how well each pair source reproduces them."""
 
 import math
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from nerp.base.errors import NerpError
 from nerp.base.registry import PAIR_SOURCES
 from nerp.correction.pairs import Clues
 
-# From what has looked at least to what has looked at most.
+# From the source that has looked at least to the source that has looked at most.
 SOURCES = ("text", "reference", "train", "unlabelled", "labels")
-# An overlap stands out where chance gives it, or a larger one, with at most this probability: one
-# in twenty, shared among the sources.
+# An overlap is remarkable if random pairs reach it with at most this probability: one in twenty,
+# divided by the number of sources.
 _RARE = 0.05 / len(SOURCES)
 
 
 @dataclass(frozen=True)
 class Match:
-    """How a source's strongest pairs meet the given ones.
+    """How a source's strongest pairs agree with the given ones.
 
     Attributes:
-        pairs: how many the source was asked for: as many as are given, or all it has.
-        overlap: how many of them are given. possible: how many pairs the classes have.
-        missing: why the source could not be asked, "" where it could.
+        pairs: how many pairs the source gave: as many as are given, or all that it has.
+        overlap: how many of them are among the given. possible: number of pairs of the classes.
+        missing: why the source gives no pairs, "" if it does.
     """
 
     source: str
@@ -50,21 +50,21 @@ class Match:
 
     @property
     def chance(self) -> float:
-        """The overlap of so many random pairs, on average."""
+        """The mean overlap of random pairs, as many as the source gave."""
         return self.pairs * self.given / self.possible
 
     @property
     def probability(self) -> float:
-        """That so many random pairs have this overlap or a larger one (hypergeometric)."""
+        """The probability that random pairs overlap at least this much (hypergeometric)."""
         return sum(self._share(k) for k in range(self.overlap, min(self.pairs, self.given) + 1))
 
     @property
     def least_probability(self) -> float:
-        """That of the largest overlap there could be."""
+        """The probability of the largest possible overlap, for random pairs."""
         return self._share(min(self.pairs, self.given))
 
     def _share(self, overlap: int) -> float:
-        """The probability of just this overlap, by logarithms."""
+        """The probability of exactly this overlap, computed with logarithms."""
         left, asked = self.possible - self.given, self.pairs - overlap
         if asked > left:
             return 0.0
@@ -73,9 +73,9 @@ class Match:
 
 
 def audit(given: Tensor, clues: Clues, sources: Sequence[str] = SOURCES) -> list[Match]:
-    """Compare pairs [n, 2] with what each source yields, the source's strongest n of them.
+    """Compare given pairs [n, 2] with the n strongest pairs of each source.
 
-    A source that cannot serve these classes (train, on classes not trained on) says why.
+    A source that has none for these classes (train, on classes not trained on) says why.
     """
     classes = len(clues.classnames)
     wanted = torch.zeros(classes, classes, dtype=torch.bool)
@@ -99,14 +99,14 @@ def audit(given: Tensor, clues: Clues, sources: Sequence[str] = SOURCES) -> list
 
 
 def verdict(matches: Sequence[Match]) -> str:
-    """Which information the given pairs are closest to, and how sure that is, in words."""
+    """Which source the given pairs are closest to, and how sure that is, in words."""
     best = max(matches, key=lambda match: match.f1)
     shared = (f"{best.overlap} of {best.given} shared, where {best.possible} are possible; chance "
               f"alone gives {best.chance:.1f}, and so many or more with probability "
               f"{best.probability:.2g}")
     if best.least_probability > _RARE:
-        return ("So few classes cannot tell where the pairs are from: that all are shared could be "
-                f"chance (at best, with {best.source}, {shared}).")
+        return ("So few classes cannot tell where the pairs are from: chance alone could explain "
+                f"that all are shared (at best, with {best.source}, {shared}).")
     if best.probability > _RARE:
         return ("The pairs are close to none of these sources: no overlap stands out from chance "
                 f"(at best, with {best.source}, {shared}).")

@@ -1,9 +1,9 @@
 """Pair bundles: the published `class_pairs.json.gz`, read and written.
 
-A JSON object, gzipped or plain. The key is `<Dataset>_sub` for base-to-novel, `<Dataset>` for
-cross-dataset; the value a list of [class name, class name]. A bundle of our own may also hold the
-key `_provenance`, which says for each entry what its pairs are from and have looked at; readers of
-the published format never ask for it.
+A bundle is a JSON object, gzipped or plain. A key is `<Dataset>_sub` for base-to-novel, `<Dataset>`
+for cross-dataset; its value is a list of [class name, class name]. A bundle that nerp writes also
+has the key `_provenance`: for each entry, the source of its pairs and what that source looked at.
+Readers of the published format ignore this key.
 """
 
 import gzip
@@ -24,7 +24,7 @@ _SHOWN = 20  # entries, in a message
 
 
 def bundle_key(dataset: str, task: str) -> str:
-    """The entry for a dataset: base-to-novel pairs lie under `<Dataset>_sub`."""
+    """The key of a dataset's entry: `<Dataset>_sub` for base-to-novel."""
     return f"{dataset}_sub" if task == "B2N" else dataset
 
 
@@ -39,7 +39,7 @@ def read_bundle(file: str | Path) -> dict[str, object]:
 def bundle_pairs(
     content: Mapping[str, object], key: str, file: str | Path
 ) -> list[tuple[str, str]]:
-    """The pairs of class names under `key`. Raises NerpError where there are none."""
+    """The pairs of class names under `key`. Raises NerpError if there are none."""
     if key not in content:
         raise NerpError(f"{file}: no entry {key}, which TASK and the dataset ask for; "
                         f"{entries(content)}")
@@ -51,7 +51,7 @@ def bundle_pairs(
 
 
 def _listed(value: object) -> list[tuple[str, str]]:
-    """The pairs of an entry. Raises TypeError or ValueError where it is none."""
+    """The pairs of an entry. Raises TypeError or ValueError if it is not a list of pairs."""
     if not isinstance(value, list):
         raise TypeError
     pairs = [(a, b) for a, b in value]
@@ -61,7 +61,7 @@ def _listed(value: object) -> list[tuple[str, str]]:
 
 
 def entries(content: Mapping[str, object]) -> str:
-    """Which entries a bundle has, with the number of pairs in each, in words."""
+    """The entries of a bundle and the number of pairs in each, in words."""
     said = []
     for key, value in content.items():
         if key != PROVENANCE:
@@ -76,7 +76,7 @@ def counted(pairs: int) -> str:
 
 
 def looked_at(content: Mapping[str, object], key: str) -> str:
-    """What the pairs under `key` were found with, by what the bundle says of them."""
+    """What the source of the pairs under `key` looked at, as the bundle says."""
     origin = _origins(content).get(key)
     said = origin.get("looked_at") if isinstance(origin, dict) else None
     return said if isinstance(said, str) and said in ORDER else UNKNOWN
@@ -88,7 +88,7 @@ def _origins(content: Mapping[str, object]) -> dict[str, object]:
 
 
 def write_bundle(file: str | Path, content: Mapping[str, object]) -> None:
-    """Write a bundle, gzipped where the name ends in .gz; the bytes depend on the content alone."""
+    """Write a bundle, gzipped if the name ends in .gz. Equal contents give equal bytes."""
     data = json.dumps(dict(content), indent=1).encode()
     write_bytes(file, gzip.compress(data, mtime=0) if str(file).endswith(".gz") else data)
 
@@ -106,17 +106,17 @@ def add_entry(
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """Pairs of class indices [n][2], and the names that no class answers to."""
+    """Pairs of class indices [n][2], and the names that match no class."""
 
     pairs: list[tuple[int, int]]
     unknown: list[str]
 
 
 def match_names(pairs: Sequence[tuple[str, str]], classnames: Sequence[str]) -> MatchedPairs:
-    """Names to indices: case does not matter and underscores are spaces; classes of one name
-    answer to what `distinct` calls them.
+    """The class indices of pairs of names. Case does not matter, and underscores are spaces. If two
+    classes have one name, they match the names that `distinct` gives them.
 
-    A pair of which either name is unknown is left out.
+    A pair with an unknown name is left out.
     """
     index = {comparable(name): i
              for names in (classnames, distinct(classnames)) for i, name in enumerate(names)}

@@ -1,9 +1,9 @@
-"""Thresholds or strengths changed without the test set, if held-out images show an improvement
+"""Chooses thresholds or strengths without the test set, if validation images show an improvement
 beyond chance.
 
-The held-out images are validation images of the trained classes. There are at most four per class,
-so the best of many settings on them is mostly noise. A setting is accepted only if a sign test on
-the predictions it changes shows that it helps. Otherwise a shift stays as it was. A flip has no
+The images are validation images of the trained classes. There are at most four per class, so the
+best of many settings on them is mostly noise. A setting is accepted only if a sign test on the
+predictions it changes shows that it helps. Otherwise a shift stays as it was. A flip has no
 automatic setting to fall back to, so it flips nothing.
 """
 
@@ -22,18 +22,18 @@ TAUS = (-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
 MARGINS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0)
 FACTORS = (0.0, 0.5, 1.5, 2.0, 3.0)  # of a shift's strengths
 NEVER = 1e9  # a TAU, in logits, that no preference reaches
-# The sign test's level: of a hundred settings tried on noise the best passes it now and then.
+# The sign test's level. Of a hundred settings tried on noise, the best passes now and then.
 BEYOND_CHANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The chosen rule, and what the held images say of it.
+    """The chosen rule, and its accuracy on the validation images.
 
     Attributes:
-        images: how many there were. before, after: accuracy on them in percent, with the rule
-            that was to be calibrated (a flip: without any) and with the chosen one.
-        changed: whether the chosen one is another.
+        images: number of validation images. before, after: accuracy on them in percent, with the
+            rule as given (a flip: without correction) and with the chosen rule.
+        changed: whether the chosen rule differs from the given one.
     """
 
     rule: CorrectionRule
@@ -59,7 +59,7 @@ def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
     Args:
         saved: logits, labels, priors and pairs of the trained classes.
 
-    Of settings that help equally beyond chance, the one that changes fewest predictions is taken.
+    Of settings that help equally beyond chance, it takes the one that changes fewest predictions.
     Raises NerpError for a rule that has neither thresholds nor strengths.
     """
     sweep = Sweep(saved)
@@ -81,7 +81,7 @@ def calibrate(saved: Saved, rule: CorrectionRule) -> Calibration:
 
 
 def adjustable(rule: CorrectionRule) -> tuple[CorrectionRule, Iterable[CorrectionRule]]:
-    """What to fall back to, and what to try instead.
+    """The rule to fall back to, and the rules to try instead.
 
     Raises NerpError for a rule that has nothing to choose on validation images.
     """

@@ -16,7 +16,7 @@ from nerp.correction.significance import sign_test
 from nerp.correction.sweep import Saved, Sweep
 
 STREAM = ", in a stream"
-_SAME_REFERENCES = (Shift, Anchored)  # of the one, the other has the strengths too
+_SAME_REFERENCES = (Shift, Anchored)  # each can take its strengths from a run with the other
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Compared:
     """What a rule did to a run's predictions.
 
     Attributes:
-        name: the rule, with what tells it from others of its kind. looked_at: the rule itself and
-            its references. missing: why it could not be applied, "" where it could.
-        accuracy: in percent. gain: in points. predictions: [N]. remark: as the correction's.
+        name: the rule, and its form if it has several. looked_at: which data the rule and its
+            references have looked at. missing: why it cannot be applied, "" if it can.
+        accuracy: in percent. gain: in points. predictions: [N]. remark: the correction's.
     """
 
     name: str
@@ -42,23 +42,23 @@ class Compared:
 
     @property
     def mark(self) -> str:
-        """What stands beside its numbers."""
+        """The mark beside its numbers (`looked_at.MARKS`)."""
         return MARKS.get(self.looked_at, "")
 
     @property
     def chance(self) -> float:
-        """`sign_test` of what it helped and hurt."""
+        """The `sign_test` of its helped and hurt flips."""
         return sign_test(self.helped, self.hurt)
 
 
 def compare(
     saved: Saved, own: CorrectionRule, names: Sequence[str], looked_at: Mapping[str, str]
 ) -> Iterator[Compared]:
-    """What each rule called so does to a run.
+    """What each named rule does to a run.
 
     Args:
-        own: the run's rule, from which shift and anchored have strengths. names: of `RULES`.
-        looked_at: of each reference, and of the "pairs", what they have looked at.
+        own: the run's rule; shift and anchored take its strengths. names: of rules in `RULES`.
+        looked_at: what each reference, and "pairs", have looked at.
 
     Raises NerpError for a name that is no rule's.
     """
@@ -80,7 +80,7 @@ def compare(
 
 
 def _looked_at(rule: CorrectionRule, looked_at: Mapping[str, str]) -> str:
-    """What a rule, its references and its pairs have looked at, all in all."""
+    """The most serious data that a rule, its references or its pairs have looked at."""
     parts = [*rule.references, *(["pairs"] if rule.uses_pairs else [])]
     return most([rule.has_looked_at, *(looked_at.get(part, UNKNOWN) for part in parts)])
 
@@ -88,7 +88,7 @@ def _looked_at(rule: CorrectionRule, looked_at: Mapping[str, str]) -> str:
 def _forms(
     name: str, own: CorrectionRule, saved: Saved
 ) -> Iterator[tuple[str, CorrectionRule, str]]:
-    """A label, a rule, and why it cannot be applied, for every form that a rule is tried in."""
+    """For each form of a rule: a label, the rule, and why it cannot be applied ("" if it can)."""
     kind = RULES[name]
     if name != own.name and issubclass(kind, Contextual):
         for reference in sorted({*saved.priors} - {"gap", "matched"}):

@@ -12,12 +12,12 @@ from yacs.config import CfgNode
 from nerp.base.errors import NerpError
 from nerp.correction.looked_at import NOTHING
 
-# Why a prediction was changed. Bits of `Correction.reason`: the signs of weak evidence that the
-# flip found, or that a shift of the logits outweighed the margin.
+# Bits of `Correction.reason`, why a prediction was changed: the signs of weak evidence that the
+# flip found, or a shift of the logits that exceeded the margin.
 MARGIN, ENTROPY, PROB, SHIFT = 1, 2, 4, 8
 REASONS = {MARGIN: "margin", ENTROPY: "entropy", PROB: "probability", SHIFT: "shift"}
 
-AT_ONCE = 2**23  # numbers worked on at once: bounds the memory beyond the inputs
+AT_ONCE = 2**23  # numbers in one chunk; this bounds the memory beyond the inputs
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Correction:
 
     Attributes:
         predictions: [B] classes after the correction.
-        images: [F] which images. source, target: [F] classes before and after.
+        images: [F] indices of the changed images. source, target: [F] classes before and after.
         reason: [F] bits of `REASONS`.
         margin: [F] z_source - z_target, in logits.
-        gap: [F] how much the rule held against source in favour of target, in logits: the flip's
-            prior preference, or the difference of a shift's biases.
+        gap: [F] the rule's preference for target over source, in logits: the difference of the
+            priors for a flip, the difference of the biases for a shift.
     """
 
     predictions: Tensor
@@ -43,12 +43,12 @@ class Correction:
 
     @property
     def remark(self) -> str:
-        """What a user should know of this very correction, "" for nothing."""
+        """A note to the user about this correction's data, "" for none."""
         return ""
 
     @property
     def findings(self) -> dict[str, float | bool]:
-        """The same, by name, for the record."""
+        """The numbers in `remark`, by name, for the record."""
         return {}
 
     @classmethod
@@ -59,14 +59,13 @@ class Correction:
         return cls(logits.argmax(dim=1), images, source, target, reason, empty, empty)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Corrected logits [B, C]: a copy in which the old and the new class of each changed
-        prediction have exchanged their logits (and the new one has the last bit more, which wins
-        where logits are equal).
+        """Corrected logits [B, C]: in each changed prediction, the old and the new class exchange
+        their logits. (The new class gets one last bit more, which decides between equal logits.)
 
-        So their softmax means something: the model is as sure as it was, of the other class, and
-        every other class keeps its probability. Lifting the new class above the old one, as the
-        release does (by 0.1), gives the right prediction too, but takes from all classes alike and
-        says about one half wherever a prediction was sure.
+        So the softmax keeps its meaning: the model is as confident as before, in the other class,
+        and all other classes keep their probabilities. The release raises the new class above the
+        old one by 0.1. That gives the same prediction, but takes probability from all classes and
+        yields about one half even for confident predictions.
         """
         corrected = logits.clone()
         top = logits[self.images, self.source]
@@ -77,13 +76,14 @@ class Correction:
 
 @dataclass(frozen=True)
 class Rescored(Correction):
-    """A correction that gives each image other logits. Attributes: corrected: [B, C]."""
+    """A correction that replaces each image's logits. Attributes: corrected: [B, C]."""
 
     corrected: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, corrected: Tensor) -> "Rescored":
-        """From logits [B, C] to others. Raises NerpError where either are not finite."""
+        """The correction from logits [B, C] to `corrected`. Raises NerpError for a number that is
+        not finite."""
         _, before = top_classes(logits)
         _, after = top_classes(corrected)
         (images,) = (after != before).nonzero(as_tuple=True)
@@ -99,7 +99,7 @@ class Rescored(Correction):
 
 @dataclass(frozen=True)
 class Extra:
-    """What few rules need beside logits, priors and pairs; None for what is not at hand.
+    """Inputs that few rules need besides logits, priors and pairs; None: not available.
 
     Attributes:
         image_features: [B, D] of the images under test. text_features: [C, D]. image_mean: [D],
@@ -119,12 +119,12 @@ class Extra:
 
 @dataclass(frozen=True)
 class Run:
-    """What a rule may depend on that only a run knows.
+    """What a rule may take from the run.
 
     Attributes:
         settings: the config node NERP. classnames: C names. seed: of the run.
-        spread: gives how far the logits of different classes lie apart on an image: their
-            standard deviation, in the mean over training images.
+        spread: returns the standard deviation of an image's logits over the classes, averaged over
+            training images.
     """
 
     settings: CfgNode
@@ -134,19 +134,19 @@ class Run:
 
 
 class CorrectionRule(ABC):
-    """What priors and pairs do to logits; nothing in it knows a model.
+    """Turns logits, priors and pairs into a correction; no rule knows a model.
 
-    A rule is a frozen dataclass, registered under the name that NERP.RULE takes; its fields, with
-    that name, are its record in result.json.
+    A rule is a frozen dataclass, registered under its name in NERP.RULE. Its name and its fields
+    are its record in result.json.
 
     Class attributes:
-        name: as registered. looked_at: what the rule itself looks at, apart from what it is given.
+        name: as registered. looked_at: what the rule itself looks at, beside its inputs.
         weighs: whether it weighs references (NERP.REFERENCES) by strengths. needs: the fields of
             `Extra` that it needs.
     Attributes:
         references: the neutral references whose priors it needs. uses_pairs: whether it needs
-            pairs. note: what it will do, for the log. effect: the same without its settings, for
-            readers who do not know the rule.
+            pairs. note: what it does, with its settings, for the log. effect: what it does, without
+            settings, for readers who do not know the rule.
     """
 
     name: ClassVar[str]
@@ -172,27 +172,27 @@ class CorrectionRule(ABC):
 
     @property
     def has_looked_at(self) -> str:
-        """`looked_at`, with these settings."""
+        """`looked_at` for this rule's settings."""
         return self.looked_at
 
     @classmethod
     def weighed(cls, node: CfgNode) -> list[str]:
-        """The references that it weighs, by a config's NERP node."""
+        """The references that the rule weighs, as a config's NERP node names them."""
         return list(node.REFERENCES) if cls.weighs else []
 
     @classmethod
     @abstractmethod
     def from_config(cls, node: CfgNode, strengths: Mapping[str, float]) -> "CorrectionRule":
-        """The rule in a config's NERP node. strengths: how much of each reference's prior counts,
-        where that has been settled."""
+        """The rule in a config's NERP node. strengths: the factor of each reference's prior, if it
+        is known."""
 
     def settled(self, run: Run) -> "CorrectionRule":
-        """The same rule with what it takes from the run."""
+        """A copy of the rule with the values that depend on the run."""
         return self
 
     @abstractmethod
     def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
-        """Correct logits [B, C] with priors [C] by reference and pairs [n, 2]."""
+        """The correction of logits [B, C]. priors: reference -> [C]. pairs: [n, 2]."""
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
@@ -200,22 +200,22 @@ class CorrectionRule(ABC):
         return ()
 
     def changed(self, key: str, text: str) -> "CorrectionRule":
-        """The same rule with one of `keys` changed. Raises ValueError for no value of it."""
+        """A copy with one of `keys` changed. Raises ValueError if it does not take the value."""
         raise ValueError(key)
 
 
 class Informed(CorrectionRule):
-    """A rule that needs more than logits, priors and pairs: `needs` says what."""
+    """A rule that needs more than logits, priors and pairs (see `needs`)."""
 
     def correct(self, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor) -> Correction:
         raise NerpError(self.lacking(Extra()))
 
     @abstractmethod
     def correct_with(self, logits: Tensor, extra: Extra) -> Correction:
-        """Correct logits [B, C] with what is needed at hand."""
+        """The correction of logits [B, C]. `extra` has all that the rule needs."""
 
     def lacking(self, extra: Extra) -> str:
-        """What is needed and not at hand, in words; "" where nothing is."""
+        """The needed inputs that `extra` lacks, in words; "" if it has all."""
         missing = [name for name in self.needs if getattr(extra, name) is None]
         if not missing:
             return ""
@@ -228,7 +228,7 @@ def carry_out(
     rule: CorrectionRule, logits: Tensor, priors: Mapping[str, Tensor], pairs: Tensor,
     extra: Extra | None = None,
 ) -> Correction:
-    """What any rule makes of logits [B, C]. Raises NerpError where it lacks what it needs."""
+    """The correction of logits [B, C] by any rule. Raises NerpError if an input is missing."""
     if not isinstance(rule, Informed):
         return rule.correct(logits, priors, pairs)
     extra = extra or Extra()
@@ -240,10 +240,10 @@ def carry_out(
 def correct_in_chunks(
     correct: Callable[[Tensor], Correction], logits: Tensor, width: int = 0
 ) -> Correction:
-    """`correct` on so many rows of `logits` [B, C] at a time that memory stays bounded.
+    """`correct`, applied to chunks of the rows of `logits` [B, C] to bound the memory.
 
     Args:
-        width: how many numbers per image `correct` makes, if more than C.
+        width: how many numbers `correct` makes per image, if more than C.
     """
     rows = max(1, AT_ONCE // max(logits.shape[1], width))
     parts = [correct(chunk) for chunk in logits.split(rows)]  # an empty tensor splits into itself
@@ -256,10 +256,10 @@ def correct_in_chunks(
 def top_classes(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The largest logit of each image and its class, [B] each.
 
-    Raises NerpError, naming the first image, where it is NaN or infinite.
+    Raises NerpError, naming the first image, for logits that are NaN or infinite.
     """
     value, top = logits.max(dim=1)
-    wrong = ~value.isfinite()  # a maximum passes NaN on
+    wrong = ~value.isfinite()  # the maximum of a row with NaN is NaN
     if wrong.any():
         raise NerpError(f"the logits of {int(wrong.sum())} of {len(logits)} images are not finite "
                         f"(first: image {int(wrong.nonzero()[0])})")
@@ -267,7 +267,7 @@ def top_classes(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_logits(logits: Tensor, **priors: Tensor) -> None:
-    """Raise NerpError for priors that are not [C] for logits [B, C], or numbers that are not."""
+    """Raise NerpError for priors that are not [C] with logits [B, C], or that are not finite."""
     for name, prior in priors.items():
         if logits.dim() != 2 or prior.dim() != 1:
             raise NerpError(f"logits {tuple(logits.shape)} and {name} {tuple(prior.shape)}: "

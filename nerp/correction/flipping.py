@@ -50,7 +50,7 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
-# Configuration key -> field, and how a grid's text becomes a value.
+# Configuration key -> field, and the function that reads a value of a grid.
 _SETTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
     "TAU": ("tau", float),
     "THRES": ("thres", float),
@@ -64,7 +64,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
 @RULES.register("flip")
 @dataclass(frozen=True)
 class Rule(CorrectionRule):
-    """When evidence is weak and a preference strong; the keys of the config node NERP."""
+    """The flip's thresholds and tests, from the keys of the config node NERP."""
 
     name: ClassVar[str] = "flip"
     references: ClassVar[tuple[str, ...]] = ("text", "image")
@@ -109,7 +109,7 @@ class Rule(CorrectionRule):
 
 
 class Partners:
-    """A pair list with priors, as a table: for each class its partners in ascending order.
+    """The partners of each class, in ascending order, with the differences of the priors.
 
     Attributes:
         index: [C, D] partner classes, where D is the largest number of partners; short rows hold 0.
@@ -147,13 +147,13 @@ def top_entropy(logits: Tensor) -> Tensor:
 
 
 class Evidence:
-    """What the flip needs of B images, whatever the rule.
+    """What the flip needs to know of B images, for any thresholds.
 
     Attributes: top [B] predicted classes; top_logit [B]; partner_logits [B, D].
     """
 
     def __init__(self, logits: Tensor, partners: Partners):
-        """Raises NerpError where a logit is NaN or +inf."""
+        """Raises NerpError if a logit is NaN or +inf."""
         self.logits = logits
         self.partners = partners
         self.top_logit, self.top = top_classes(logits)
@@ -162,17 +162,17 @@ class Evidence:
         self._best: dict[float, tuple[Tensor, Tensor]] = {}
 
     def keep(self) -> "Evidence":
-        """Compute what the tests need for every image now, for many rules over the same logits."""
+        """Compute the tests' inputs for all images now, for many rules over the same logits."""
         rows = torch.arange(len(self.logits), device=self.logits.device)
         self._kept = {ENTROPY: top_entropy(self.logits), PROB: self._probability(rows)}
         return self
 
     def entropy(self, rows: Tensor) -> Tensor:
-        """[R] `top_entropy`."""
+        """[R] `top_entropy` of these rows."""
         return self._kept[ENTROPY][rows] if self._kept else top_entropy(self.logits[rows])
 
     def probability(self, rows: Tensor) -> Tensor:
-        """[R] softmax probability of the top class."""
+        """[R] softmax probability of the top class, for these rows."""
         return self._kept[PROB][rows] if self._kept else self._probability(rows)
 
     def _probability(self, rows: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class Evidence:
     def best_partner(self, tau: float) -> tuple[Tensor, Tensor]:
         """The admissible partner with the largest logit: its column [B] and the margin [B].
 
-        The margin is infinite where no partner is admissible. The last TAU's answer is kept.
+        The margin is infinite if no partner is admissible. The last TAU's result is kept.
         """
         if tau not in self._best:
             self._best = {tau: self._find_best(tau)}
@@ -196,7 +196,7 @@ class Evidence:
         return column, self.top_logit - logit
 
     def weak(self, rule: Rule) -> tuple[Tensor, Tensor]:
-        """The images that the rule flips [F], and the bits of weak evidence that hold [F]."""
+        """The images that the rule flips [F], and which signs of weak evidence they show [F]."""
         _, margin = self.best_partner(rule.tau)
         near = (margin <= rule.thres) & margin.isfinite()
         tested = rule.by_entropy or rule.by_prob
@@ -217,7 +217,7 @@ class Evidence:
         return rows[flips], bits[flips]
 
     def correct(self, rule: Rule) -> Correction:
-        """What the rule does to these images."""
+        """The correction of these images by the rule."""
         images, bits = self.weak(rule)
         column, margin = self.best_partner(rule.tau)
         source, column = self.top[images], column[images]

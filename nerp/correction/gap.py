@@ -1,9 +1,9 @@
 """The modality gap: the common offset of image features, from labelled images of any classes.
 
-An image's feature is modelled as a share κ of its class's text feature plus a rest that the class
-does not explain. The mean rest is the modality gap (Liang et al., Mind the Gap, NeurIPS 2022),
-apart from what κ text features explain of it. It shows no class. A class whose text feature points
-along it scores higher on every image.
+An image's feature is modelled as κ times its class's text feature plus a remainder. The mean
+remainder is the modality gap (Liang et al., Mind the Gap, NeurIPS 2022), minus the part that κ text
+features explain. It shows no class. A class whose text feature points along it scores higher on
+every image.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from nerp.clip.device import in_float32
 from nerp.correction.matching import uniform_bias
 
 _SPLITS = 20
-_FEWEST_CLASSES = 4  # two on either side of a split
+_FEWEST_CLASSES = 4  # two in each half
 
 
 def gap_direction(features: Tensor, labels: Tensor, text: Tensor) -> Tensor:
-    """The mean feature less κ times the mean text feature, [D].
+    """[D], the mean feature minus κ times the mean text feature.
 
-    κ is that of the least-squares line through the class means, which fits one offset to all.
+    κ is the slope of the least-squares line through the class means, with one offset for all.
 
     Args:
         features: [N, D] of images, normalised. labels: [N], each class at least once.
@@ -48,12 +48,12 @@ def gap_prior(
 def slope_between_halves(
     features: Tensor, labels: Tensor, text: Tensor, scale: float
 ) -> float | None:
-    """How much of its gap prior is a model's bias on other classes; None for fewer than 4 classes.
+    """The slope of a model's class biases on its gap priors; None for fewer than 4 classes.
 
-    The classes are halved at random. One half's images give the prior of the other half's classes.
-    The bias of those classes is the one with which the mean prediction of their images equals the
-    shares of their labels. The result is the slope of the biases on the priors, over both
-    directions of 20 splits. No test image is needed.
+    The classes are halved at random. One half's images give the gap prior of the other half's
+    classes. The bias of those classes makes the mean prediction of their images equal the shares
+    of their labels. The result is the slope of these biases on the priors, over both directions of
+    20 splits. No test image is needed.
     """
     classes = len(text)
     if classes < _FEWEST_CLASSES:
@@ -73,9 +73,9 @@ def _slope(features: Tensor, labels: Tensor, text: Tensor, scale: float) -> floa
 def between_halves(
     features: Tensor, labels: Tensor, text: Tensor, scale: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each direction of 20 random halvings of the classes two vectors [K'] over the K' classes
-    of one half, in logits and of mean 0: the gap prior that the other half's images give them, and
-    the bias that makes the mean prediction of their own images meet the labels.
+    """For each direction of 20 random halvings: two vectors [K'] over the K' classes of one half,
+    in logits and of mean 0. The first is the gap prior from the other half's images. The second is
+    the bias with which the mean prediction of their own images equals the shares of their labels.
 
     Args: as `gap_direction`; scale: what cosines are multiplied by.
     """
@@ -94,7 +94,8 @@ def between_halves(
 def _only(
     classes: Tensor, features: Tensor, labels: Tensor, text: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The images of some classes, relabelled in their order, and the classes' text features."""
+    """The images of some classes, with new labels in the order of `classes`, and the text features
+    of the classes."""
     place = torch.full((len(text),), -1, device=text.device)
     place[classes] = torch.arange(len(classes), device=text.device)
     theirs = place[labels]

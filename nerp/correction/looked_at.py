@@ -1,4 +1,4 @@
-"""What a correction has looked at, and what must be said wherever its numbers are shown."""
+"""The data that a correction has looked at, and the caveats that go with its numbers."""
 
 from collections.abc import Iterable
 
@@ -10,13 +10,13 @@ TEST_IMAGES = "test images"
 TEST_LABELS = "test labels"
 UNKNOWN = "unknown"
 
-# From what asks for least caution to what asks for most: what nobody knows may be test labels.
+# From what needs least caution to what needs most; unknown data may include test labels.
 ORDER = (
     NOTHING, TRAINING_IMAGES, TRAINING_LABELS, SEEN_IMAGES, TEST_IMAGES, UNKNOWN, TEST_LABELS
 )
 
 CAVEATS = {SEEN_IMAGES: "in a stream", TEST_IMAGES: "transductive", TEST_LABELS: "upper bound"}
-# What stands beside a number.
+# The mark beside a number.
 MARKS = {SEEN_IMAGES: "s", TEST_IMAGES: "†", UNKNOWN: "§", TEST_LABELS: "‡"}
 
 

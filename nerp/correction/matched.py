@@ -1,8 +1,8 @@
-"""Rules that take a class bias from the test images themselves, without their labels.
+"""Rules that estimate a class bias from the test images themselves, without their labels.
 
-Each assumes shares of the classes among them: equal ones, unless a file gives others. The anchored
-match starts from the neutral references' bias, and stays there if the test classes do not look
-equally frequent.
+Each rule assumes the classes' shares among these images: equal shares, unless a file gives others.
+The anchored match starts from the neutral references' bias, and stays there if the test classes do
+not look equally frequent.
 """
 
 import math
@@ -26,9 +26,9 @@ from nerp.correction.shares import read_shares
 from nerp.correction.shifting import Additive, Shift, Shifted, shift
 from nerp.correction.transport import transport_plan
 
-# NERP.WIDTH auto and NERP.LIMIT auto, as multiples of how far an image's logits lie apart
-# (`Run.spread`), since biases scale as logits do. Chosen on benchmarks drawn with other seeds than
-# any that is reported (docs/study/choice.md).
+# NERP.WIDTH auto and NERP.LIMIT auto, as multiples of the spread of an image's logits
+# (`Run.spread`), since biases scale as logits do. They were chosen on benchmarks drawn with other
+# seeds than any reported ones (docs/study/choice.md).
 WIDTH_OF_SPREAD = 0.125
 LIMIT_OF_SPREAD = 0.12
 
@@ -38,7 +38,7 @@ AnyToShares = TypeVar("AnyToShares", bound="ToShares")
 
 @dataclass(frozen=True)
 class FromTest(Additive):
-    """Subtracts a bias that the test images ask for."""
+    """Subtracts a bias that is estimated from the test images."""
 
     looked_at: ClassVar[str] = TEST_IMAGES
 
@@ -60,7 +60,7 @@ class FromTest(Additive):
     @property
     @abstractmethod
     def how(self) -> str:
-        """What it does, in a few words."""
+        """What the rule does, in a few words."""
 
     @property
     def effect(self) -> str:
@@ -73,7 +73,7 @@ class Streaming(FromTest):
     it.
 
     Attributes:
-        stream: whether it is one. order: the number of the images' order.
+        stream: whether the images are a stream. order: the seed of their random order.
     """
 
     stream: bool = False
@@ -112,7 +112,7 @@ class Streaming(FromTest):
 
 @dataclass(frozen=True)
 class ToShares(FromTest):
-    """Attributes: shares: of each class among the images, by name in their order; {}: equal."""
+    """Attributes: shares: of the classes, by name in their order; {}: equal shares."""
 
     shares: Mapping[str, float] = field(default_factory=dict)
 
@@ -126,7 +126,7 @@ class ToShares(FromTest):
         return most([seen, UNKNOWN]) if self.shares else seen
 
     def wanted(self, logits: Tensor) -> Tensor | None:
-        """The shares [C]; None for equal ones."""
+        """The shares [C]; None for equal shares."""
         if not self.shares:
             return None
         return torch.tensor(list(self.shares.values()), dtype=torch.float64, device=logits.device)
@@ -140,7 +140,7 @@ class ToShares(FromTest):
 @RULES.register("match")
 @dataclass(frozen=True)
 class Match(ToShares):
-    """Subtracts the bias that makes the mean prediction over the test images uniform."""
+    """Subtracts the bias with which the mean prediction over the test images is uniform."""
 
     name: ClassVar[str] = "match"
 
@@ -160,7 +160,7 @@ class Match(ToShares):
 @RULES.register("sinkhorn")
 @dataclass(frozen=True)
 class Sinkhorn(ToShares):
-    """Subtracts the logarithms of the columns' scaling after 20 rounds (InMaP, Frolic)."""
+    """Subtracts the logarithms of the column scaling after 20 Sinkhorn rounds (InMaP, Frolic)."""
 
     name: ClassVar[str] = "sinkhorn"
     how: ClassVar[str] = "twenty rounds of scaling bring the mean prediction near given shares"
@@ -172,7 +172,7 @@ class Sinkhorn(ToShares):
 @RULES.register("transport")
 @dataclass(frozen=True)
 class Transport(ToShares):
-    """Gives each class as many images as its share says (OTTER)."""
+    """Assigns to each class its share of the images (OTTER)."""
 
     name: ClassVar[str] = "transport"
 
@@ -184,7 +184,7 @@ class Transport(ToShares):
             return super().correct(logits, priors, pairs)
         plan = transport_plan(logits, self.wanted(logits))
         corrected = logits - plan.bias.to(logits.dtype)
-        # At most C - 1 images are shared by classes or open: they like both equally.
+        # At most C - 1 images are shared by classes or tied: they prefer both classes equally.
         (rows,) = (corrected.argmax(dim=1) != plan.predictions).nonzero(as_tuple=True)
         most = corrected[rows].amax(dim=1)
         above = most.nextafter(torch.full_like(most, math.inf))
@@ -214,7 +214,7 @@ class Batch(Streaming):
 @RULES.register("stationary")
 @dataclass(frozen=True)
 class Stationary(FromTest):
-    """Subtracts the logarithms of stationary priors, eleven times (Frolic's bias)."""
+    """Subtracts the logarithms of stationary priors, in eleven rounds (Frolic's bias)."""
 
     name: ClassVar[str] = "stationary"
     how: ClassVar[str] = "a prior that is stationary under the predictions' confusions is taken off"
@@ -225,7 +225,7 @@ class Stationary(FromTest):
 
 @dataclass(frozen=True)
 class Followed(Shifted):
-    """Attributes: guarded: what was found, and what was done. limit: the rule's."""
+    """Attributes: guarded: the bias and the decision behind it. limit: the rule's."""
 
     guarded: Guarded
     limit: float
@@ -252,13 +252,13 @@ class Followed(Shifted):
 @RULES.register("anchored")
 @dataclass(frozen=True)
 class Anchored(Streaming, Shift):
-    """Moves from the shift's bias towards that of the test images: the more images, the further,
-    and only if their classes look balanced.
+    """Moves from the shift's bias towards that of the test images: further for more images, and
+    only if their classes look balanced.
 
     Attributes:
-        width: how far a bias usually lies from the references', in logits.
-        limit: the distance from which on the test classes do not look equally frequent.
-        guard: whether the references' bias is kept then.
+        width: how far a bias usually lies from the references' bias, in logits.
+        limit: the distance beyond which the test classes do not look equally frequent, in logits.
+        guard: whether the references' bias is kept beyond the limit.
     """
 
     name: ClassVar[str] = "anchored"

@@ -1,14 +1,14 @@
-"""Class biases that images without labels ask for: what makes their mean prediction a given one.
+"""Class biases from unlabelled images: the bias with which their mean prediction is a given one.
 
 `anchored_bias` minimises over b [C]
 
     sum_i logsumexp(z_i - b) + N w.b + |b - b0|^2 / (2 width^2)
 
-the posterior mode of a class bias with a Gaussian prior around an anchor b0 in which every image is
-one observation. A width of 0 would be the anchor, an infinite one is `uniform_bias`: the mean of
-softmax(z - b) over the images is w (prior matching), whatever the anchor says. That is right only
-as far as w are the shares of the classes under test; `stray` is what can be said of it without
-labels, and `guarded_bias` acts on it.
+the posterior mode of a class bias with a Gaussian prior around an anchor b0, in which every image
+is one observation. A width near 0 gives the anchor. An infinite width gives `uniform_bias`: the
+mean of softmax(z - b) over the images is w (prior matching), whatever the anchor. That is right
+only if w are the shares of the classes under test. `stray` measures, without labels, how far the
+images depart from equal shares; `guarded_bias` decides by it.
 
 The function is convex and smooth. It is minimised by Newton's method, whose equations the method
 of conjugate gradients solves without the [C, C] matrix of second derivatives.
@@ -24,25 +24,26 @@ from torch import Tensor
 from nerp.base.errors import NerpError
 from nerp.correction.correction import AT_ONCE, top_classes
 
-# How wide the prior around the anchor is, and how far test images may stray from it before they are
-# taken for unequally frequent, in logits: of a backbone whose classes' biases are predicted as well
-# as those of the drawn worlds (docs/study/choice.md).
+# Defaults in logits: the width of the prior around the anchor, and the distance from the anchor
+# beyond which the classes look unequally frequent. They suit a backbone whose biases are predicted
+# as well as those of the drawn worlds (docs/study/choice.md).
 WIDTH = 0.3
 LIMIT = 0.5
 
 _MOST_ROUNDS = 60
 _MOST_SHORTER = 12
-_FEW_CLASSES = 64  # of which H is made and solved directly
-_MOST_PRODUCTS = 100  # of the second derivatives with a vector, a round
-# Where predictions are more certain than this, the mean of 1 - sum p^2, the search begins with
-# logits that are divided by 2, 4, ...: the function is nearly flat but for sharp bends.
+_FEW_CLASSES = 64  # up to this number of classes, H is built and solved directly
+_MOST_PRODUCTS = 100  # products of H with a vector per round
+# If predictions are more certain than this (mean of 1 - sum p^2), the search begins with logits
+# that are divided by 2, 4, ...: the function itself is then nearly flat except for sharp bends.
 _LEAST_DOUBT = 0.1
 _NEARLY_MET = 5e-3
 _DULLEST, _SHARPEST = 1e-6, 1e3
-# Probabilities that are kept for the second derivatives: of further images none are.
+# The most probabilities that are kept for the second derivatives; of more images, every k-th is
+# used.
 _KEPT = 2**24
-_ROUNDING = 100  # errors that do not fall any more below so many epsilons are rounding's
-_LEAST_SPREAD = 0.01  # of `stray`: of a class that no image is in doubt about
+_ROUNDING = 100  # an error below this many epsilons that stops falling is due to rounding
+_LEAST_SPREAD = 0.01  # in `stray`: of a class that no image is uncertain about
 
 
 def uniform_bias(
@@ -50,12 +51,11 @@ def uniform_bias(
 ) -> Tensor:
     """The bias [C], of mean 0, with which the mean of softmax(z - bias) over N images is uniform.
 
-    It looks at all the images that it then corrects, and assumes that no class has more of them
-    than another.
+    It uses all the images that it then corrects, and assumes that all classes have equally many.
 
     Args:
-        logits: [N, C]. shares: [C] what the mean prediction is to be instead of uniform; with the
-            shares of known labels, the bias is the one that fits these best in likelihood.
+        logits: [N, C]. shares: [C] the wanted mean prediction instead of the uniform one. If these
+            are the shares of known labels, the bias is their maximum-likelihood fit.
         start, met: as in `anchored_bias`.
 
     Raises NerpError for no images, logits that are not finite, one class, or shares that are not
@@ -68,16 +68,16 @@ def anchored_bias(
     logits: Tensor, anchor: Tensor | None = None, width: float = WIDTH,
     shares: Tensor | None = None, start: Tensor | None = None, met: float = 0.0,
 ) -> Tensor:
-    """The bias [C], of mean 0, that starts from an anchor and follows N images: the more images,
-    the further.
+    """The bias [C], of mean 0, that moves from an anchor towards N images: further for more
+    images.
 
     Args:
-        logits: [N, C]. anchor: [C] what is known without these images; None: nothing, 0.
-        width: how far from it a bias usually lies, in logits.
-        shares: [C] of the classes among the images; None: equal ones.
-        start: [C] where to start the search, if not at the anchor. It changes the time, not the
+        logits: [N, C]. anchor: [C] the bias that is expected without these images; None: 0.
+        width: how far a bias usually lies from the anchor, in logits.
+        shares: [C] of the classes among the images; None: equal shares.
+        start: [C] where the search starts; None: at the anchor. It changes the time, not the
             result.
-        met: how much of the mean prediction may be off, of 1; 0: what rounding leaves.
+        met: the share of the mean prediction that may be wrong; 0: as exact as rounding allows.
 
     Raises NerpError as `uniform_bias`, and for an anchor that is not [C] or a width of 0 or less.
     """
@@ -93,10 +93,10 @@ def sharpened_bias(
     logits: Tensor, shares: Tensor | None, enough: Callable[[Tensor], bool]
 ) -> Tensor:
     """The bias [C], in double precision, with which the mean of softmax(k (z - b)) is nearly
-    `shares`, for the first k of 1, 2, 4, ... at which it is `enough`.
+    `shares`, for the first k of 1, 2, 4, ... for which `enough` returns True.
 
-    It tends to the bias with which so many images are predicted for each class. Raises NerpError
-    as `uniform_bias`.
+    With growing k it tends to the bias with which each class is predicted for its share of the
+    images. Raises NerpError as `uniform_bias`.
     """
     check_many(logits)
     problem = _Problem.of(logits, None, math.inf, shares)
@@ -108,9 +108,9 @@ def sharpened_bias(
 
 
 def stray(logits: Tensor, anchor: Tensor, matched: Tensor | None = None) -> tuple[float, float]:
-    """Two distances, root mean square over classes, in logits. The first is that of an anchor [C]
-    from the bias that N images ask for if their classes are equally frequent. The second is the
-    distance that a balanced draw of N labels causes by chance.
+    """Two distances, root mean square over classes, in logits. The first is the distance of an
+    anchor [C] from `uniform_bias` of N images. The second is the distance that random draws of N
+    labels from equally frequent classes cause.
 
     Args: matched: `uniform_bias` of the logits, if it is known already.
 
@@ -131,10 +131,10 @@ def stray(logits: Tensor, anchor: Tensor, matched: Tensor | None = None) -> tupl
 
 @dataclass(frozen=True)
 class Guarded:
-    """A bias [C], of mean 0, and why it is that one.
+    """A bias [C], of mean 0, and the decision behind it.
 
-    Attributes: distance, noise: as `stray`. uneven: whether the images look as if their classes
-    were not equally frequent. followed: whether the bias follows them; else it is the anchor.
+    Attributes: distance, noise: as `stray`. uneven: whether the images' classes look unequally
+    frequent. followed: whether the bias follows the images; otherwise it is the anchor.
     """
 
     bias: Tensor
@@ -151,7 +151,7 @@ def guard(
     """`guarded_bias` with the numbers that decided it. Raises NerpError as `anchored_bias`.
 
     Args:
-        heed: whether the anchor is kept if the images look uneven.
+        heed: whether the anchor is kept if the classes look unequally frequent.
         matched: as in `stray`. start, met: as in `anchored_bias`.
     """
     distance, noise = stray(logits, anchor, matched)
@@ -165,10 +165,10 @@ def guard(
 def guarded_bias(
     logits: Tensor, anchor: Tensor, width: float = WIDTH, limit: float = LIMIT,
 ) -> Tensor:
-    """`anchored_bias` if the images look as if their classes were equally frequent, else the
-    anchor: [C], of mean 0.
+    """`anchored_bias` if the images' classes look equally frequent, otherwise the anchor: [C], of
+    mean 0.
 
-    They look so if distance^2 <= limit^2 + 2 noise^2 (`stray`). Raises NerpError as
+    They look equally frequent if distance^2 <= limit^2 + 2 noise^2 (`stray`). Raises NerpError as
     `anchored_bias`.
     """
     return guard(logits, anchor, width, limit).bias
@@ -180,12 +180,12 @@ def centred(bias: Tensor) -> Tensor:
 
 
 def chunks(logits: Tensor) -> tuple[Tensor, ...]:
-    """Rows of logits [N, C], so many at a time that memory stays bounded."""
+    """Chunks of the rows of logits [N, C] that bound the memory."""
     return torch.split(logits, max(1, AT_ONCE // logits.shape[1]))
 
 
 def check_many(logits: Tensor) -> None:
-    """Raise NerpError for logits [N, C] from which no class bias can be had."""
+    """Raise NerpError for logits [N, C] from which no class bias can be estimated."""
     if logits.dim() != 2 or not logits.is_floating_point():
         raise NerpError(f"logits are {tuple(logits.shape)}, {logits.dtype}; expected [images, "
                         "classes] of floats")
@@ -221,8 +221,8 @@ def check_bias(bias: Tensor, classes: int, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Moment:
-    """At a bias: the mean prediction [C]; of images evenly among all the probabilities [K, C], and
-    the mean of their squares [C]."""
+    """Statistics at a bias: the mean prediction [C]; the probabilities [K, C] of K evenly spaced
+    images; the mean of their squares [C]."""
 
     mean: Tensor
     kept: Tensor
@@ -235,10 +235,10 @@ class _Moment:
 
 @dataclass(frozen=True)
 class _Problem:
-    """The function above over N, in double precision but for the logits.
+    """The function above, divided by N, in double precision except for the logits.
 
-    Attributes: pull: 1 / (N width^2). sharpness: what logits and bias are multiplied by in it, and
-    its first term divided by: 1, or less on the way there.
+    Attributes: pull: 1 / (N width^2). sharpness: the factor of logits and bias; the first term is
+    divided by it. It is 1, or smaller in the first steps of the search.
     """
 
     logits: Tensor
@@ -263,8 +263,8 @@ class _Problem:
         return cls(logits, shares / shares.sum(), centred(anchor), 1 / (count * width**2))
 
     def solve(self, bias: Tensor, met: float = 0.0) -> Tensor:
-        """The minimum, from a bias to start at, to `met` (`descend`) or as exactly as the logits'
-        precision allows."""
+        """The minimum, searched from `bias`, to the precision `met` (`descend`) or to that of the
+        logits."""
         moment, duller = self.at(bias), self
         while moment.doubt < _LEAST_DOUBT and duller.sharpness > _DULLEST:
             duller = replace(duller, sharpness=duller.sharpness / 2)
@@ -273,13 +273,13 @@ class _Problem:
             bias = duller.descend(bias, moment, _NEARLY_MET)
             duller = replace(duller, sharpness=2 * duller.sharpness)
             moment = duller.at(bias)
-        # What rounding leaves of z - b, which is as large as z.
+        # The rounding error of z - b, which is as large as z.
         rounding = torch.finfo(self.logits.dtype).eps * max(8.0, float(self.logits.abs().max()))
         return self.descend(bias, moment, max(met, rounding))
 
     def descend(self, bias: Tensor, moment: _Moment, met: float) -> Tensor:
-        """The minimum, until no more than a share `met` of the mean prediction is wrong, or
-        rounding ends it."""
+        """The minimum: the search ends if at most a share `met` of the mean prediction is wrong, or
+        if rounding prevents more."""
         best, least = bias, math.inf
         for _ in range(_MOST_ROUNDS):
             slope = self.slope(bias, moment)
@@ -298,7 +298,7 @@ class _Problem:
         return self.wanted - moment.mean + self.pull * (bias - self.anchor)
 
     def at(self, bias: Tensor) -> _Moment:
-        """What the images say with a bias."""
+        """The images' statistics at a bias."""
         every = -(-self.logits.numel() // _KEPT)
         kept = torch.empty_like(self.logits[::every])
         mean, square, row = torch.zeros_like(bias), torch.zeros_like(bias), 0
@@ -316,16 +316,16 @@ class _Problem:
     def step(
         self, bias: Tensor, moment: _Moment, slope: Tensor, error: float
     ) -> tuple[Tensor, _Moment]:
-        """The next bias, nearer to the minimum, and what the images say there.
+        """The next bias, nearer to the minimum, and the statistics there.
 
-        What is made to vanish is not the slope, wanted - mean, but log(mean / wanted), where it
-        can: for a class that no image comes near the second derivative is nearly 0 too, and a step
-        by the slope would go much too far.
+        If possible, the step solves log(mean / wanted) = 0 instead of wanted - mean = 0: for a
+        class that no image comes near, the second derivative is nearly 0 too, and a step by the
+        slope would go much too far.
         """
         wanted = self.wanted + self.pull * (bias - self.anchor)
         target, pull = -slope, torch.full_like(slope, self.pull)
         if (wanted > 0).all():
-            # Of a class that no image comes near the mean is 0 in the logits' precision.
+            # For a class that no image comes near, the mean is 0 in the logits' precision.
             least = torch.finfo(self.logits.dtype).tiny
             log_ratio = (moment.mean.clamp(min=least) / wanted).log()
             target, pull = moment.mean * log_ratio, self.pull * moment.mean / wanted
@@ -338,17 +338,17 @@ class _Problem:
             further = bias + length * move
             there = self.at(further)
             up = float(self.slope(further, there) @ move)
-            if up <= -down / 2:  # convex: not much further beyond the minimum than before it
+            if up <= -down / 2:  # convex: the step passes the minimum by little at most
                 break
-            length *= max(0.1, -down / (up - down))  # where a straight slope crosses 0
+            length *= max(0.1, -down / (up - down))  # where a linear slope would cross 0
         return further, there
 
     def newton(self, moment: _Moment, target: Tensor, pull: Tensor, error: float) -> Tensor:
-        """The solution of H x = target, H the second derivatives: sharpness (diag(mean) - mean of
-        p p') + pull. Of many classes by conjugate gradients, each entry divided by H's diagonal
-        first.
+        """The solution x of H x = target, where H are the second derivatives: sharpness
+        (diag(mean) - mean of p p') + pull. For many classes it uses conjugate gradients,
+        preconditioned by H's diagonal.
 
-        Args: error: of the mean prediction; the nearer it is, the more exact is the solution.
+        Args: error: of the mean prediction; a smaller error asks for a more exact solution.
         """
         kept = moment.kept
         mean = kept.mean(dim=0, dtype=torch.float64)
@@ -360,7 +360,7 @@ class _Problem:
             unit = diagonal.sqrt()
             matrix = matrix / unit / unit[:, None]
             matrix.diagonal().fill_(1.0)
-            # Without a pull H says nothing of the bias's mean, which stays.
+            # Without a pull, H does not determine the bias's mean; this term keeps it.
             matrix += torch.outer(unit, unit) / diagonal.sum()
             solved: Tensor = torch.linalg.solve(matrix, target / unit) / unit
             return solved - solved.mean()

@@ -1,9 +1,9 @@
 """Where class pairs come from, and what each source has looked at.
 
-A source scores every two classes by how confusable they look; each class is then joined with its
-strongest partners (NERP.PAIRS_NEIGHBOURS), scores below a quantile left out (NERP.PAIRS_QUANTILE).
-A source is a function of `Clues` that returns `Scores`, registered under the name that NERP.PAIRS
-takes. A bundle lists pairs instead, and all of them are taken.
+A source scores each two classes by how confusable they look. Each class is then paired with its
+strongest partners (NERP.PAIRS_NEIGHBOURS); pairs that score below a quantile are left out
+(NERP.PAIRS_QUANTILE). A source is a function of `Clues` that returns `Scores`, registered under its
+name in NERP.PAIRS. A bundle lists pairs instead, and all of them are used.
 """
 
 from collections.abc import Callable
@@ -55,12 +55,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Scores:
-    """How confusable a source finds each two classes.
+    """A source's scores: how confusable each two classes are.
 
     Attributes:
         matrix: [C, C], symmetric, on the CPU; -inf where two classes cannot be a pair.
-        looked_at: as in `nerp.correction.looked_at`. how: what the scores are, for the log.
-        listed: whether every finite score is a pair that somebody listed.
+        looked_at: as in `nerp.correction.looked_at`. how: the scores in words, for the log.
+        listed: whether the finite scores are exactly the pairs of a list.
     """
 
     matrix: Tensor
@@ -79,19 +79,19 @@ class Labelled:
 
 
 def not_at_hand() -> NoReturn:
-    """Stands for images where there are none to look at."""
+    """A function for `Clues` without images: it raises NerpError."""
     raise NerpError("this needs images, and none are at hand here")
 
 
 @dataclass
 class Clues:
-    """What a pair source may ask for. What is expensive is a function, called only if asked.
+    """The inputs of pair sources. Expensive inputs are functions, called only if needed.
 
     Attributes:
         settings: the config node NERP. dataset, task: for a bundle's key.
         classnames: C names in label order.
         class_features: frozen CLIP's class features [C, D], normalised.
-        orders: logits [C] of tuned and frozen model for each probe: reference image, prompt.
+        orders: logits [C] of tuned and frozen model for each probe (reference image, prompt).
         training: the model on the labelled few-shot images, of the classes it was trained on.
         test_logits: logits [N, C] of the images under test. test_labels: their labels [N].
     """
@@ -131,7 +131,7 @@ def strongest_pairs(scores: Tensor, neighbours: int, quantile: float = 0.0) -> T
 
     Args:
         scores: [C, C], symmetric; -inf where two classes cannot be a pair; diagonal unread.
-        neighbours: partners a class; 0: as many as the quantile leaves.
+        neighbours: partners per class; 0: all above the quantile.
         quantile: pairs scoring below this quantile of all finite scores are left out.
     """
     classes = len(scores)
@@ -150,7 +150,7 @@ def strongest_pairs(scores: Tensor, neighbours: int, quantile: float = 0.0) -> T
 
 @PAIR_SOURCES.register("text")
 def text_scores(clues: Clues) -> Scores:
-    """Cosine of frozen CLIP's class features: needs no image and no label."""
+    """Cosine similarity of frozen CLIP's class features; it needs no image and no label."""
     features = clues.class_features()
     return Scores(features @ features.t(), NOTHING, "nearest by frozen text features")
 
@@ -159,9 +159,9 @@ def text_scores(clues: Clues) -> Scores:
 def reference_scores(clues: Clues) -> Scores:
     """Classes that the tuned and the frozen model put in opposite order before any evidence.
 
-    For each probe (reference image, neutral prompt) the logits of both models are standardised;
-    two classes score the size of their exchange, |gap_tuned| + |gap_frozen|, where the gaps have
-    opposite signs, summed over the probes. The reference image is a mean of training images.
+    For each probe (reference image, neutral prompt) the logits of both models are standardised. If
+    two classes' gaps have opposite signs, they score |gap_tuned| + |gap_frozen|, summed over the
+    probes. The reference image is a mean of training images.
     """
     exchanged = []
     for probe in clues.orders():
@@ -176,7 +176,7 @@ def reference_scores(clues: Clues) -> Scores:
 def training_scores(clues: Clues) -> Scores:
     """Classes that the model's probabilities mix up on its own labelled few-shot images.
 
-    Two classes score the mean probability that images of one give to the other, both ways. The
+    The score of two classes is the mean probability that images of each give to the other. The
     images are of the classes that were trained on; other classes have no pairs.
     """
     training = clues.training()
@@ -188,8 +188,8 @@ def training_scores(clues: Clues) -> Scores:
     scores = torch.full((len(clues.classnames),) * 2, float("-inf"))
     shared = [(i, known[name]) for i, name in enumerate(clues.classnames) if name in known]
     if len(shared) < 2:
-        raise NerpError("NERP.PAIRS train knows the classes that were trained on, and these are "
-                        "others; use text, reference or a bundle")
+        raise NerpError("NERP.PAIRS train has pairs only of the classes that were trained on, and "
+                        "other classes are tested; use text, reference or a bundle")
     mine, theirs = (torch.tensor(column) for column in zip(*shared, strict=True))
     both = mass + mass.t()
     scores[mine[:, None], mine[None, :]] = both[theirs[:, None], theirs[None, :]]
@@ -206,7 +206,7 @@ def unlabelled_scores(clues: Clues) -> Scores:
 
 @PAIR_SOURCES.register("labels")
 def label_scores(clues: Clues) -> Scores:
-    """Confusions on the test set by its own labels. An upper bound, not a result."""
+    """Confusions on the test set, counted with its labels. An upper bound, not a result."""
     predicted, labels = clues.test_logits().argmax(dim=1), clues.test_labels()
     wrong = predicted != labels
     counts = _counts(labels[wrong], predicted[wrong], len(clues.classnames))
@@ -215,7 +215,7 @@ def label_scores(clues: Clues) -> Scores:
 
 @PAIR_SOURCES.register("bundle")
 def bundled_scores(clues: Clues) -> Scores:
-    """The pairs in NERP.PAIRS_FILE, a published bundle or one of our own."""
+    """The pairs in NERP.PAIRS_FILE, a published bundle or a bundle of nerp's."""
     file = clues.settings.PAIRS_FILE
     if not file:
         raise NerpError("NERP.PAIRS bundle needs NERP.PAIRS_FILE (class_pairs.json.gz)")
@@ -225,7 +225,7 @@ def bundled_scores(clues: Clues) -> Scores:
 def listed_scores(file: str, clues: Clues) -> Scores:
     """A score of 1 or more for each pair that a bundle lists for these classes.
 
-    Raises NerpError for a bundle without any.
+    Raises NerpError if the bundle lists none.
     """
     content = read_bundle(file)
     key = bundle_key(clues.dataset, clues.task)
@@ -244,11 +244,11 @@ def listed_scores(file: str, clues: Clues) -> Scores:
 
 
 def _counts(first: Tensor, second: Tensor, classes: int) -> Tensor:
-    """[C, C] how often two classes meet, in either order; -inf for never."""
+    """[C, C] how often two classes occur together, in either order; -inf for never."""
     cells = torch.bincount(first * classes + second, minlength=classes**2).view(classes, classes)
     return _positive((cells + cells.t()).float())
 
 
 def _positive(scores: Tensor) -> Tensor:
-    """Scores of 0 are no pairs."""
+    """Scores without the zeros, which become -inf: such classes are no pair."""
     return scores.masked_fill(scores <= 0, float("-inf"))

@@ -1,8 +1,8 @@
 """Published methods that remove a classifier's preference for classes at test time.
 
-They have logits z [N, C], a class bias b [C] that is subtracted from them (only its differences
-matter), and p = softmax(z) by rows. Matching and its anchored form are in `matching`, transport in
-`transport`.
+All of them use logits z [N, C], p = softmax(z) by rows, and a class bias b [C] that is subtracted
+from the logits (only its differences matter). Matching and its anchored form are in `matching`,
+transport in `transport`.
 """
 
 import torch
@@ -19,8 +19,8 @@ _POWER_ROUNDS, _POWER_TOLERANCE = 100, 1e-3
 def contextual_bias(content_free: Tensor) -> Tensor:
     """log of the mean probabilities [C] of inputs without content, [M, C] logits.
 
-    Contextual calibration (Zhao et al., ICML 2021), and domain-context calibration (Fei et al.,
-    ACL 2023) where the inputs are of the domain. Of one input it is the shift with that prior at
+    Contextual calibration (Zhao et al., ICML 2021); with inputs of the domain, domain-context
+    calibration (Fei et al., ACL 2023). With one input it is the shift by that input's prior at
     strength 1.
     """
     check_many(content_free)
@@ -28,8 +28,8 @@ def contextual_bias(content_free: Tensor) -> Tensor:
 
 
 def contextual_scores(logits: Tensor, content_free: Tensor, form: str = "diagonal") -> Tensor:
-    """Scores [N, C]: p divided by what content-free inputs get ("diagonal"), or less that
-    ("identity"). They are no probabilities: the release does not normalise them again.
+    """Scores [N, C]: p divided by the mean probabilities of content-free inputs ("diagonal"), or p
+    minus them ("identity"). They are not probabilities: the release does not normalise them.
 
     Args: logits: [N, C]. content_free: [M, C].
     """
@@ -43,7 +43,7 @@ def contextual_scores(logits: Tensor, content_free: Tensor, form: str = "diagona
 def batch_bias(logits: Tensor, strength: float = 1.0) -> Tensor:
     """strength * log of the mean prediction of N images, [C]. (Zhou et al., ICLR 2024.)
 
-    One step towards `uniform_bias`, where it would end if it were repeated.
+    It is one step towards `uniform_bias`; repeated steps would end there.
     """
     check_many(logits)
     return (strength * mean_prediction(logits).log()).to(logits.dtype)
@@ -52,13 +52,13 @@ def batch_bias(logits: Tensor, strength: float = 1.0) -> Tensor:
 def sinkhorn(
     logits: Tensor, shares: Tensor | None = None, rounds: int = 20, power: float = 0.0
 ) -> Tensor:
-    """Probabilities [N, C] whose sums over the images were brought to given shares, by Sinkhorn's
-    scaling of columns and rows. (InMaP, Qian et al., NeurIPS 2023; Frolic, NeurIPS 2024.)
+    """Probabilities [N, C] whose sums over the images approach given shares, by Sinkhorn's scaling
+    of columns and rows. (InMaP, Qian et al., NeurIPS 2023; Frolic, NeurIPS 2024.)
 
     Args:
-        logits: [N, C]. shares: [C] of the classes; None: the start's mean prediction to `power`,
-            normalised. With 0 these are equal shares; with 1, as Frolic calls it, the shares are
-            met from the start and nothing is corrected.
+        logits: [N, C]. shares: [C] of the classes; None: the initial mean prediction to the power
+            `power`, normalised. Power 0 gives equal shares. Power 1, as Frolic uses it, gives
+            shares that are met from the start, so nothing is corrected.
     """
     return (logits - sinkhorn_bias(logits, shares, rounds, power)).softmax(dim=1)
 
@@ -66,7 +66,7 @@ def sinkhorn(
 def sinkhorn_bias(
     logits: Tensor, shares: Tensor | None = None, rounds: int = 20, power: float = 0.0
 ) -> Tensor:
-    """`sinkhorn`'s scaling of the columns as a class bias [C]; that of the rows is softmax's."""
+    """The column scaling of `sinkhorn` as a class bias [C]; softmax does the row scaling."""
     check_many(logits)
     mean = mean_prediction(logits)
     if shares is None:
@@ -82,10 +82,10 @@ def sinkhorn_bias(
 
 
 def stationary_bias(logits: Tensor, rounds: int = 11) -> Tensor:
-    """The bias [C] of Frolic (Zhu et al., NeurIPS 2024): this number of times, the log of the prior
-    that is stationary under the predictions' own confusions (`stationary_prior`) is subtracted.
+    """The bias [C] of Frolic (Zhu et al., NeurIPS 2024). In each round it subtracts the log of the
+    prior that is stationary under the predictions' confusions (`stationary_prior`).
 
-    Only images whose two largest logits differ by more than 1/C count.
+    It uses only images whose two largest logits differ by more than 1/C.
     """
     check_many(logits)
     bias = torch.zeros_like(logits[0])
@@ -98,10 +98,10 @@ def stationary_bias(logits: Tensor, rounds: int = 11) -> Tensor:
 def stationary_prior(logits: Tensor, bias: Tensor, margin: float | None = None) -> Tensor:
     """The prior [C] with prior = P' prior, of sum 1, in double precision.
 
-    Row k of P [C, C] is the mean softmax(z - bias) of the images that are taken for class k, 0
-    where there are none.
+    Row k of P [C, C] is the mean softmax(z - bias) of the images that are predicted as class k; 0
+    if there are none.
 
-    Args: margin: only images count whose two largest logits differ by more; None: all.
+    Args: margin: use only images whose two largest logits differ by more; None: all.
     """
     classes = logits.shape[1]
     rows = torch.zeros(classes, classes, dtype=torch.float64, device=logits.device)
@@ -147,8 +147,8 @@ def labelled_bias(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def adjusted(tuned: Tensor, zero_shot: Tensor, bias: Tensor) -> Tensor:
-    """GLA's prediction, logits [N, C]: the tuned and the zero-shot model's together, less the
-    zero-shot model's log prior."""
+    """GLA's logits [N, C]: the sum of the tuned and the zero-shot model's, minus the zero-shot
+    model's log prior."""
     if tuned.shape != zero_shot.shape:
         raise NerpError(f"tuned logits {tuple(tuned.shape)}, zero-shot {tuple(zero_shot.shape)}")
     check_bias(bias, tuned.shape[1], "log prior")
@@ -161,8 +161,8 @@ def normalise_distribution(
     """Cosines [N, C] of features less a part of their means. (DN, Zhou et al., NeurIPS 2023.)
 
     Args:
-        image: [N, D]. text: [C, D]. image_mean, text_mean: [D]. The release takes all of them as
-            they come out of the encoders, not normalised.
+        image: [N, D]. text: [C, D]. image_mean, text_mean: [D]. As in the release, all of them are
+            the encoders' outputs, not normalised.
     """
     moved = (
         torch.nn.functional.normalize(features - weight * mean, dim=-1)

@@ -15,7 +15,7 @@ def text_prior(
 
     Args:
         text: [C, D] the tuned model's class features, normalised.
-        frozen_neutral: [D] the neutral prompt's feature from the frozen text encoder.
+        scale: the factor of cosines.
         tuned_neutral: [D], or [C, D] one per class, from the tuned text encoder.
         scale: what cosines are multiplied by.
         residual: c_text, how much of the tuned encoder's similarity is subtracted.

@@ -19,7 +19,7 @@ from nerp.correction.peers import (
 )
 from nerp.correction.shifting import Shift
 
-_NO_INPUT = ("gap", "matched")  # not what a model says to an input
+_NO_INPUT = ("gap", "matched")  # references that are not a model's output for an input
 
 
 @RULES.register("contextual")

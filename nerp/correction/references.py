@@ -1,8 +1,8 @@
 """Neutral references: inputs that show none of the tested classes, and the model's logits for them.
 
 A reference yields a prior [C] in logits: how strongly the model prefers each class without any
-evidence. It is a function of `Probe` that returns a `Prior`, registered under the name that
-NERP.REFERENCES takes; predictions.npz keeps it as `<name>_prior`.
+evidence. It is a function of `Probe` that returns a `Prior`, registered under its name in
+NERP.REFERENCES. predictions.npz keeps the prior as `<name>_prior`.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,10 @@ from nerp.correction.pairs import Labelled, not_at_hand
 from nerp.correction.priors import image_prior, text_prior
 from nerp.trainers.base import Trainer
 
-# The gap's strength is this share of the mean of its slope and a constant, since few classes tell
-# little of the slope; and the strengths of the mean image and of the match on other classes. Chosen
-# on benchmarks drawn with other seeds than any that is reported (docs/study/choice.md).
+# The gap's strength is this share of the mean of its slope and a constant, since few classes say
+# little about the slope. The other two are the strengths of the mean image and of the match on
+# other classes. All were chosen on benchmarks drawn with other seeds than any reported ones
+# (docs/study/choice.md).
 GAP_STRENGTH = 1 / 3
 GAP_SHARE = 1.25
 IMAGE_STRENGTH = 1 / 16
@@ -38,7 +39,7 @@ class Unsuited(NerpError):
 class Prior:
     """Attributes:
         values: [C], in logits, on the CPU.
-        looked_at: what it was made of (`looked_at`).
+        looked_at: the data that it was computed from (`nerp.correction.looked_at`).
         strength: the share of it that NERP.STRENGTH auto subtracts.
     """
 
@@ -49,7 +50,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Shown:
-    """Labelled images of the classes that a model was trained on, as it sees them.
+    """Labelled images of the classes that a model was trained on, as the model sees them.
 
     Attributes:
         features: [N, D] the tuned model's, normalised. labels: [N]; each class occurs.
@@ -64,9 +65,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class Openness:
-    """What a test in the open world knows: base [C], whether a class was trained on; held, logits
-    over all classes and labels of validation images of the base classes; tested, the same of the
-    images under test."""
+    """What a test in the open world knows. base: [C], whether each class was trained on. held:
+    logits over all classes, and labels, of validation images of the base classes. tested: the same
+    of the images under test."""
 
     base: Tensor
     held: Callable[[], Labelled]
@@ -75,16 +76,16 @@ class Openness:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a reference may ask for. What is expensive is a function, called only if asked.
+    """The inputs of references. Expensive inputs are functions, called only if needed.
 
     Attributes:
-        trainer: the model, asked about the classes under test.
+        trainer: the model, for the classes under test.
         settings: the config node NERP.
         reference: the mean training image [1, 3, H, W] after the test transform, normalised.
-        shown: its few-shot training images and their classes.
-        shown_logits: its logits [N, C] over the classes under test on those images.
-        openness: in the open world; else None.
-        frozen_shown: the same images and their classes as frozen CLIP sees them; None: not asked.
+        shown: the model's few-shot training images and their classes.
+        shown_logits: the model's logits [N, C] over the classes under test on those images.
+        openness: for a test in the open world; otherwise None.
+        frozen_shown: the same images and classes as frozen CLIP sees them; None: not available.
     """
 
     trainer: Trainer
@@ -102,7 +103,7 @@ class Probe:
 
 
 def image_for(trainer: Trainer, reference: Callable[[], Tensor]) -> Tensor | None:
-    """The reference image [1, 3, H, W], fetched only where class features depend on an image."""
+    """The reference image [1, 3, H, W] if class features depend on an image; otherwise None."""
     return reference() if trainer.text_by_image else None
 
 
@@ -133,15 +134,15 @@ def mean_image(probe: Probe) -> Prior:
 
 @REFERENCES.register("others")
 def images_of_other_classes(probe: Probe) -> Prior:
-    """The mean logits of the training images, where they show other classes than those tested."""
+    """The mean logits of the training images, if they show none of the tested classes."""
     _require_other_classes(probe)
     return Prior(probe.shown_logits().mean(0).float().cpu(), TRAINING_IMAGES, 0.1)
 
 
 @REFERENCES.register("matched")
 def match_on_other_classes(probe: Probe) -> Prior:
-    """The bias that makes the mean prediction of the training images uniform, where they show other
-    classes than those tested."""
+    """The bias with which the mean prediction of the training images is uniform, if they show none
+    of the tested classes."""
     _require_other_classes(probe)
     logits = probe.shown_logits().float().cpu()
     with in_float32(logits.device):
@@ -158,7 +159,7 @@ def _require_other_classes(probe: Probe) -> None:
 
 @REFERENCES.register("gap")
 def modality_gap(probe: Probe) -> Prior:
-    """The common offset of training images that their classes do not explain (`gap`)."""
+    """The common offset of training images that their classes do not explain (`correction.gap`)."""
     trainer, shown = probe.trainer, probe.shown()
     labelled = shown.features, shown.labels, shown.text
     tested = trainer.reference_class_features(image_for(trainer, probe.reference))

@@ -1,7 +1,7 @@
-"""Corrections of a stream: each image by what came before it.
+"""Corrections of a stream: each image is corrected by the images before it.
 
-Transductive corrections need all test images at once. These need the images one after the other,
-look at none that is still to come, and depend on the order.
+Transductive corrections need all test images at once. These corrections need the images one after
+the other and use no later image. Their results depend on the order.
 """
 
 import torch
@@ -20,23 +20,23 @@ from nerp.correction.matching import (
 )
 
 KINDS = ("batch", "anchored", "guarded")
-# An anchored bias is solved anew for each of so many images, then whenever there are more by this
-# share than at the last time: what a few more images say of many is little.
+# An anchored bias is solved anew for each of the first images, and then whenever the number of
+# images has grown by the share _MORE: a few more images change little.
 _EXACTLY = 64
 _MORE = 1 / 8
-# Of the mean prediction, then: nothing beside what these images more make of the bias.
+# The share of the mean prediction that may then be wrong; it is small beside the bias's change.
 _MET = 1e-3
 
 
 class Running:
-    """The class bias [C] of a stream of images, kept up to date.
+    """The class bias [C] of a stream of images, updated with each image.
 
     - "batch": log of the mean prediction so far, the present image included (batch calibration's
       running form);
-    - "anchored": `anchored_bias` of the images before the present one, the anchor before the first;
-    - "guarded": the same where the images before look equally frequent by class (`guarded_bias`).
+    - "anchored": `anchored_bias` of the images before the present one; the anchor for the first;
+    - "guarded": the same if the images before look equally frequent by class (`guarded_bias`).
 
-    Matching without an anchor has no such form: of one image it makes the prediction uniform.
+    Matching without an anchor has no running form: for one image it makes the prediction uniform.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Running:
         self._solved = 0
         self._sum = torch.zeros(classes, dtype=torch.float64)
         self._bias = centred(self._anchor)
-        self._matched = torch.zeros(classes)  # what the images alone would ask for
+        self._matched = torch.zeros(classes)  # `uniform_bias` of the images so far
 
     def update(self, logits: Tensor) -> Tensor:
-        """Count an image by its logits [C]; the bias [C] for it.
+        """The bias [C] for an image with these logits [C]; the image is added to the stream.
 
         Raises NerpError for logits that are not [C] and finite.
         """
@@ -85,7 +85,7 @@ class Running:
         return bias
 
     def _before(self) -> Tensor:
-        """The anchored bias of the images so far."""
+        """The anchored bias from the images so far."""
         due = self.count <= _EXACTLY or self.count >= self._solved * (1 + _MORE)
         if due and self.count > self._solved:
             seen = self._seen[: self.count]
@@ -116,7 +116,7 @@ def run(stream: Running, logits: Tensor) -> Tensor:
 
 
 def in_order(stream: Running, logits: Tensor, order: int) -> Rescored:
-    """Images [N, C] corrected one after the other, in a random order that a number names.
+    """The correction of images [N, C] one after the other, in the random order number `order`.
 
     Raises NerpError for fewer than two images, or logits that are not finite.
     """
@@ -130,5 +130,5 @@ def in_order(stream: Running, logits: Tensor, order: int) -> Rescored:
 
 
 def ordered(count: int, order: int) -> Tensor:
-    """A permutation [N] of so many images, by number."""
+    """A random permutation of `count` images; `order` is its number."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(order))

@@ -1,4 +1,4 @@
-"""How frequent the classes under test are, as a file of the user's says."""
+"""Reads the shares of the classes under test from a user's file."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from nerp.files.json_file import is_number, read_json
 def read_shares(file: str, classnames: Sequence[str]) -> dict[str, float]:
     """The shares in a JSON file {class name: share}, in the order of `classnames`; {} of "".
 
-    Case does not matter, and underscores are spaces. Raises NerpError, naming the file, for one
-    that lacks a class, has another, or whose shares are not positive and of sum 1.
+    Case does not matter, and underscores are spaces. Raises NerpError, naming the file, if it lacks
+    a class, has another class, or has shares that are not positive or do not sum to 1.
     """
     if not file:
         return {}

@@ -1,13 +1,13 @@
 """Additive corrections (logit adjustment): one bias per class is subtracted from the logits.
 
-z' = z - bias, with a bias [C] of either kind:
+z' = z - bias, with a bias [C] of one of two kinds:
 
-- of neutral references k with priors π_k [C], bias = sum_k s_k (π_k - mean π_k). A prior is the
-  model's preference without any evidence; s_k < 1 is the share of it that remains when an image is
+- from neutral references k with priors π_k [C]: bias = sum_k s_k (π_k - mean π_k). A prior is the
+  model's preference without any evidence; s_k < 1 is the share of it that remains if an image is
   shown;
-- one that unlabelled test images ask for (`matched`, `published`).
+- from unlabelled test images (`matched`, `published`).
 
-It acts over all classes, or only between the predicted class and its partners in a list of pairs.
+A shift can act over all classes, or only between the predicted class and its partners in pairs.
 """
 
 from abc import abstractmethod
@@ -35,14 +35,14 @@ from nerp.correction.flipping import Partners
 
 @dataclass(frozen=True)
 class Shifted(Correction):
-    """Attributes: bias: [C], in logits. partners: what it was confined to; None: nothing."""
+    """Attributes: bias: [C], in logits. partners: the pairs it is confined to; None: no limit."""
 
     bias: Tensor
     partners: Partners | None
 
     def apply(self, logits: Tensor) -> Tensor:
-        """z' [B, C]. Confined to pairs, the partners of the largest class move by their bias
-        less its own, and the others stay."""
+        """z' [B, C]. In a shift confined to pairs, the partners of the largest class move by their
+        bias minus its own; all other logits stay."""
         if self.partners is None:
             return logits - self.bias
         top = logits.argmax(dim=1)
@@ -51,8 +51,8 @@ class Shifted(Correction):
 
 
 def class_bias(priors: Mapping[str, Tensor], strengths: Mapping[str, float]) -> Tensor:
-    """sum_k s_k (π_k - mean π_k), [C], over the references in `strengths`. Raises NerpError for
-    none."""
+    """sum_k s_k (π_k - mean π_k), [C], over the references in `strengths`. Raises NerpError if
+    there are none."""
     if not strengths:
         raise NerpError("a shift needs the strength of at least one neutral reference")
     return reduce(torch.add, (s * (priors[k] - priors[k].mean()) for k, s in strengths.items()))
@@ -77,7 +77,7 @@ class Additive(CorrectionRule):
 
     @abstractmethod
     def bias(self, logits: Tensor, priors: Mapping[str, Tensor]) -> Tensor:
-        """What is subtracted, [C]."""
+        """The bias [C] that is subtracted."""
 
     @property
     def uses_pairs(self) -> bool:
@@ -97,7 +97,7 @@ class Additive(CorrectionRule):
 
     @property
     def confined(self) -> str:
-        """What a note says of its scope."""
+        """The scope in words, for the note."""
         return ", between the classes of a pair" if self.uses_pairs else ""
 
 
@@ -170,7 +170,7 @@ def shift(logits: Tensor, bias: Tensor, pairs: Tensor | None = None) -> Shifted:
 
 
 def _best_partner(logits: Tensor, value: Tensor, top: Tensor, partners: Partners) -> Tensor:
-    """[B] the predicted class, or the partner that the shift puts highest above it."""
+    """[B] the predicted class, or its partner with the highest shifted logit above it."""
     if not partners.index.shape[1]:
         return top
     index = partners.index[top]

@@ -1,11 +1,11 @@
-"""Whether what flips did stands out from chance."""
+"""Whether the effect of flips exceeds chance."""
 
 import math
 
 
 def sign_test(helped: int, hurt: int) -> float:
-    """The probability of a difference between helped and hurt at least as large as the one found
-    if each such flip went either way like a fair coin (exact, two-sided)."""
+    """The two-sided p-value of the sign test: the probability of a difference between helped and
+    hurt at least this large if each flip were equally likely to help or hurt (exact)."""
     n = helped + hurt
     tail = sum(
         math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -26,8 +26,8 @@ from nerp.correction.shifting import Shift
 
 def affordable_number(logits: Tensor, labels: Tensor, base: Tensor, share: float) -> float:
     """The γ >= 0 that turns at most `share` of the images from right to wrong. It lies half-way
-    between the last margin over the novel classes that may be lost and the first that may not. 0 if
-    no image is right.
+    between the last margin over the novel classes that may be lost and the first that may not. It
+    is 0 if no image is right.
 
     Args:
         logits: [N, C] of images of base classes. labels: [N]. base: [C], whether trained on.
@@ -47,8 +47,8 @@ def affordable_number(logits: Tensor, labels: Tensor, base: Tensor, share: float
 
 
 def best_number(logits: Tensor, labels: Tensor, base: Tensor) -> float:
-    """The γ with the largest harmonic mean of base and novel accuracy on these labels; of equally
-    good ones the nearest to 0.
+    """The γ with the largest harmonic mean of base and novel accuracy on these labels; of equal
+    ones the one nearest to 0.
 
     Args: as of `affordable_number`, with images of base and novel classes.
     """
@@ -67,8 +67,8 @@ def best_number(logits: Tensor, labels: Tensor, base: Tensor) -> float:
 
 
 def _margins(logits: Tensor, labels: Tensor, base: Tensor, of_base: bool) -> Tensor:
-    """[N] in float64, by how much the label's logit is above every class of the other kind; -inf
-    where another class of its own kind is above it."""
+    """[N] in float64: the label's logit minus the largest logit of the other kind of classes; -inf
+    if another class of the label's kind has a larger logit."""
     logits = logits.double()
     own = base if of_base else ~base
     of_label = logits.gather(1, labels[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""Many settings over one set of saved logits; what does not depend on them is computed once."""
+"""Applies many settings to one run's saved logits. What settings share is computed once."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,10 +45,10 @@ def parse_grid(terms: Sequence[str]) -> dict[str, list[str]]:
 
 
 def rule_of_grid(grid: Grid, base: CorrectionRule) -> CorrectionRule:
-    """The rule whose keys a grid has: `base` where it has them all, else the first that does.
+    """The rule whose keys a grid has: `base` if it has all of them, else the first rule that does.
 
-    Raises NerpError, naming the keys of every rule, where none has them all, and for a value that
-    a key does not take.
+    Raises NerpError, naming the keys of every rule, if no rule has all of them; also for a value
+    that a key does not take.
     """
     rules: list[CorrectionRule] = [base, *(RULES[name]() for name in RULES.names())]
     for rule in rules:
@@ -70,8 +70,8 @@ def _change(rule: CorrectionRule, key: str, value: str) -> CorrectionRule:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a sweep needs of a run's predictions.npz, as arrays: logits [N, C], labels [N], the
-    priors [C] by reference, pairs [n, 2], and by name what it has of `Extra`."""
+    """The arrays of a run's predictions.npz that a sweep needs: logits [N, C], labels [N], the
+    priors [C] by reference, pairs [n, 2], and the fields of `Extra` that it has, by name."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -82,9 +82,9 @@ class Saved:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule did: accuracy in percent, and its flips by what they did.
+    """A rule's result: accuracy in percent, and the numbers of its flips by their effect.
 
-    Attributes: settings: the grid's values that it stands for, in the grid's order.
+    Attributes: settings: the values of the grid that the rule has, in the grid's order.
     """
 
     rule: CorrectionRule
@@ -96,7 +96,7 @@ class Outcome:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The flips, as a run's record counts them."""
+        """The numbers of flips, in the form of a run's record."""
         return {"flips": self.flips, "helped": self.helped, "hurt": self.hurt,
                 "neutral": self.flips - self.helped - self.hurt}
 
@@ -119,12 +119,12 @@ class Sweep:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """What every flip needs."""
+        """What every flip needs to know of the images."""
         partners = Partners(self.pairs, *(self.priors[name] for name in Rule.references))
         return Evidence(self.logits, partners).keep()
 
     def correct(self, rule: CorrectionRule) -> Correction:
-        """What one rule does. Raises NerpError where a prior that it needs was not saved."""
+        """The correction by one rule. Raises NerpError if a prior that it needs was not saved."""
         missing = [name for name in rule.references if name not in self.priors]
         if missing:
             raise NerpError(f"the run kept no prior of the reference {missing[0]}; it has: "
@@ -134,13 +134,13 @@ class Sweep:
         return carry_out(rule, self.logits, self.priors, self.pairs, self.extra)
 
     def outcome(self, rule: CorrectionRule, settings: tuple[str, ...] = ()) -> Outcome:
-        """What one rule does, counted. Raises NerpError as `correct` does."""
+        """The outcome of one rule. Raises NerpError as `correct` does."""
         return self.count(rule, self.correct(rule), settings)
 
     def count(
         self, rule: CorrectionRule, found: Correction, settings: tuple[str, ...] = ()
     ) -> Outcome:
-        """What a correction of these logits did."""
+        """The outcome of a correction of these logits."""
         labels = self.labels[found.images]
         helped = int((found.target == labels).sum())
         hurt = int(self.right[found.images].sum())
@@ -148,11 +148,12 @@ class Sweep:
         return Outcome(rule, accuracy, len(found.images), helped, hurt, settings)
 
     def _percent(self, gained: int) -> float:
-        """Accuracy with so many more images right than without a correction."""
+        """Accuracy in percent if `gained` more images are right than without a correction."""
         return 100 * (int(self.right.sum()) + gained) / len(self.labels)
 
     def run(self, base: CorrectionRule, grid: Grid) -> Iterator[Outcome]:
-        """Every combination of the grid's values, the rest as in `base`; TAU changes slowest."""
+        """The outcome of every combination of the grid's values; the rest is as in `base`. TAU
+        changes slowest."""
         keys = sorted(grid, key=lambda key: key != "TAU")
         for values in itertools.product(*(grid[key] for key in keys)):
             chosen = dict(zip(keys, values, strict=True))

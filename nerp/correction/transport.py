@@ -1,14 +1,14 @@
 """Predictions by optimal transport: each class gets as many images as its share says.
 
-(OTTER, Shin et al., NeurIPS 2024.) Of all ways to give N images, each of mass 1/N, to classes with
-given shares, this is the one with the largest sum of logits. Adding a number to an image's logits
-changes nothing. The dual is a class bias: an image goes to argmax z - b, except for at most C - 1
-images that two classes share or that ties leave open.
+(OTTER, Shin et al., NeurIPS 2024.) N images, each of mass 1/N, are assigned to classes with given
+shares so that the sum of logits is largest. Adding a number to all of an image's logits changes
+nothing. The dual is a class bias: an image goes to argmax z - b, except for at most C - 1 images
+that two classes share or that are tied.
 
-The dual starts from a sharpened match. Then the surplus of some classes moves to classes that lack
-mass, along cheapest paths in the graph of classes. The edge c -> d costs what is lost by moving the
-one image of c that is nearest to d (successive shortest paths). This is exact and needs no [N, C]
-matrix beside the logits.
+The search starts from a sharpened match. Then the surplus of some classes moves to classes that
+lack mass, along cheapest paths in the graph of classes. The cost of the edge c -> d is the loss
+from moving the one image of c that is nearest to d (successive shortest paths). The result is
+exact, and no [N, C] matrix is needed besides the logits.
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from nerp.correction.matching import chunks, sharpened_bias
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-_NONE = 1e-9  # of an image's mass: rounding
-_FEW = 100  # one image in so many may be left over for the paths
+_NONE = 1e-9  # masses below this share of an image are rounding errors
+_FEW = 100  # at most one image in this many is left to the paths
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Attributes: predictions: [N], the class that has most of an image. bias: [C], the dual, of
-    mean 0, in double precision. split: how many images two or more classes share."""
+    """Attributes: predictions: [N], the class with the largest part of each image. bias: [C], the
+    dual, of mean 0, in double precision. split: number of images that several classes share."""
 
     predictions: Tensor
     bias: Tensor
@@ -46,7 +46,7 @@ def transport(logits: Tensor, shares: Tensor | None = None) -> Tensor:
 
 
 def transport_plan(logits: Tensor, shares: Tensor | None = None) -> Plan:
-    """`transport` with its dual. Raises NerpError as `uniform_bias`."""
+    """`transport` and its dual. Raises NerpError as `uniform_bias`."""
     count, classes = logits.shape
 
     def left_over(bias: Tensor) -> bool:
@@ -74,9 +74,9 @@ def _taken(chunk: Tensor, bias: Tensor) -> Tensor:
 
 
 class _Flow:
-    """Masses of images in classes, and the bias under which every image is where it likes most.
+    """Masses of images in classes, and the bias under which every image is in its best class.
 
-    Attributes: bias: [C]. held: for each class its images, and how much of each it has.
+    Attributes: bias: [C]. held: for each class its images, and the mass of each that it has.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class _Flow:
                 self._look(c)
 
     def _look(self, c: int) -> None:
-        """What it costs to move an image of class c to each other class, and which one."""
+        """Compute the costs of moving an image of class c to each other class, and which image."""
         self.cost[c] = np.inf
         if self.held[c]:
             images = np.fromiter(self.held[c], np.int64)
@@ -127,8 +127,9 @@ class _Flow:
         self.cost[c, c] = np.inf
 
     def _cheapest_path(self) -> list[int]:
-        """Classes from one with too much to one with too little, by Dijkstra's algorithm; the bias
-        is moved so that the path's images like both ends of their edges alike."""
+        """A path of classes from one with a surplus to one that lacks mass, by Dijkstra's
+        algorithm. The bias is moved so that the path's images prefer both ends of their edges
+        equally."""
         far = np.where(self.excess > _NONE, 0.0, np.inf)
         lacking = self.excess < -_NONE
         before = np.full(len(far), -1)
@@ -139,7 +140,7 @@ class _Flow:
                 break
             waiting[c] = np.inf
             done = far[c]
-            # What rounding made negative counts as 0.
+            # Costs that rounding made negative are set to 0.
             reached = done + np.maximum(self.cost[c] - self.bias[c] + self.bias, 0.0)
             nearer = reached < far
             far[nearer] = waiting[nearer] = reached[nearer]
@@ -151,7 +152,7 @@ class _Flow:
         return path[::-1]
 
     def predictions(self) -> Indices:
-        """[N] the class that has most of an image; of equal ones the lowest."""
+        """[N] the class with the largest part of each image; of equal ones the lowest."""
         found = np.zeros(len(self.logits), np.int64)
         most = np.zeros(len(self.logits))
         for c, held in enumerate(self.held):
@@ -161,5 +162,5 @@ class _Flow:
         return found
 
     def split(self) -> int:
-        """How many images two or more classes share."""
+        """The number of images that several classes share."""
         return sum(map(len, self.held)) - len({i for held in self.held for i in held})

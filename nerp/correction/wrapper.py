@@ -1,4 +1,4 @@
-"""NeRP around any trainer: fetch what the rule needs, settle its strengths, correct."""
+"""NeRP around any trainer: collects what the rule needs, sets its strengths, and corrects."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,10 +28,10 @@ from nerp.correction.sweep import Saved
 from nerp.trainers.base import Trainer
 
 PUBLISHED = ("text", "image")
-# References and pair sources that look at no mean image, unless class features depend on one.
+# References and pair sources that use no mean image, unless class features depend on an image.
 _WITHOUT_MEAN = ("text", "gap", "others")
 _PAIRS_WITHOUT_MEAN = ("text", "train", "unlabelled", "labels", "bundle")
-# Pair sources that look at no image that was trained on.
+# Pair sources that use no training image.
 _WITHOUT_TRAINING = ("text", "reference", "unlabelled", "labels", "bundle")
 
 
@@ -39,7 +39,7 @@ _WITHOUT_TRAINING = ("text", "reference", "unlabelled", "labels", "bundle")
 class NeRP:
     """A trained model's priors and pairs with the rule that uses them, ready to correct logits.
 
-    Attributes: priors: by reference. extra: what the rule needs besides.
+    Attributes: priors: by reference. extra: the rule's other inputs.
     """
 
     rule: CorrectionRule
@@ -49,7 +49,7 @@ class NeRP:
     extra: Extra = field(default_factory=Extra)
 
     def correct(self, logits: Tensor) -> Correction:
-        """Correct the logits [B, C] of the model that the priors are from."""
+        """The correction of the logits [B, C] of the model that the priors are from."""
         return carry_out(self.rule, logits, values(self.priors), self.pairs.index, self.extra)
 
     @property
@@ -64,7 +64,7 @@ class NeRP:
 
 
 def values(priors: Mapping[str, Prior]) -> dict[str, Tensor]:
-    """The priors [C] alone."""
+    """The values [C] of priors, by reference."""
     return {name: prior.values for name, prior in priors.items()}
 
 
@@ -74,14 +74,14 @@ class Material:
 
     Attributes:
         reference: the reference image [1, 3, H, W] after the test transform, normalised.
-        seen: the trainer asked about the classes it was trained on.
+        seen: the trainer for the classes it was trained on.
         shown: their few-shot training images as the model sees them.
         frozen_shown: the same as frozen CLIP sees them.
         shown_logits: the logits [N, C] of a trainer, for its classes, on those images.
         training, validation: `seen`'s logits on their few-shot training and validation images.
         test_logits: [N, C] on the images under test; test_labels: [N].
-        extra: what a rule needs besides, by the names of its fields.
-        openness: of a test in the open world.
+        extra: the rule's other inputs, by the fields of `Extra`.
+        openness: for a test in the open world.
     """
 
     reference: Callable[[], Tensor]
@@ -101,7 +101,7 @@ class Material:
 def find_priors(
     trainer: Trainer, settings: CfgNode, material: Material, names: tuple[str, ...]
 ) -> dict[str, Prior]:
-    """The priors of those of the references `names` that suit the trainer's classes.
+    """The priors of the references in `names` that suit the trainer's classes.
 
     Args: settings: the config node NERP.
     """
@@ -150,7 +150,7 @@ def class_orders(trainer: Trainer, reference: Tensor) -> list[tuple[Tensor, Tens
 
 
 def make_clues(trainer: Trainer, cfg: CfgNode, material: Material) -> Clues:
-    """What the pair sources may ask about the classes that `trainer` is asked about."""
+    """The inputs of pair sources for the classes of `trainer`."""
     return Clues(
         settings=cfg.NERP,
         dataset=cfg.DATASET.NAME,
@@ -167,9 +167,9 @@ def make_clues(trainer: Trainer, cfg: CfgNode, material: Material) -> Clues:
 
 def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
     """Priors (NERP.REFERENCES), pairs (NERP.PAIRS) and rule (NERP.RULE) for the classes under
-    test, calibrated where NERP.THRESHOLDS says so.
+    test, calibrated if NERP.THRESHOLDS asks for it.
 
-    Raises NerpError for references or pairs that cannot be had.
+    Raises NerpError for references or pairs that are not available.
     """
     kind = RULES[cfg.NERP.RULE]
     wanted = _wanted(cfg.NERP)
@@ -192,8 +192,8 @@ def build_nerp(trainer: Trainer, cfg: CfgNode, material: Material) -> NeRP:
 
 
 def looks_at_training(settings: CfgNode) -> bool:
-    """Whether the correction may look at the images that were trained on, or the validation images
-    beside them: for references, pairs or a calibration. A plug-in's may.
+    """Whether the correction may look at training images, or at the validation images beside them:
+    for references, pairs or a calibration. True for references and sources of plug-ins.
 
     Args: settings: the config node NERP.
     """
@@ -204,7 +204,7 @@ def looks_at_training(settings: CfgNode) -> bool:
 
 
 def looks_at_reference(settings: CfgNode, text_by_image: bool) -> bool:
-    """Whether the correction looks at the reference image. A plug-in's may.
+    """Whether the correction looks at the reference image. True for references of plug-ins.
 
     Args: settings: the config node NERP. text_by_image: whether class features depend on an image.
     """
@@ -213,22 +213,22 @@ def looks_at_reference(settings: CfgNode, text_by_image: bool) -> bool:
 
 
 def _references(settings: CfgNode) -> set[str]:
-    """Those whose priors the rule needs, whatever their strengths."""
+    """The references whose priors the rule needs, for any strengths."""
     kind = RULES[settings.RULE]
     fixed = kind.references if isinstance(kind.references, tuple) else ()
     return {*fixed, *kind.weighed(settings)}
 
 
 def _kept(settings: CfgNode, text_by_image: bool) -> tuple[str, ...]:
-    """The references whose priors a run keeps: those that its rule needs, and the published ones as
-    far as they ask for no more images."""
+    """The references whose priors a run keeps: those that its rule needs, and the published ones if
+    they need no further images."""
     needed = _references(settings)
     free = PUBLISHED if looks_at_reference(settings, text_by_image) else PUBLISHED[:1]
     return *free, *sorted(needed - {*free})
 
 
 def _wanted(settings: CfgNode) -> dict[str, float | None]:
-    """Reference that the rule weighs -> its strength; None: the automatic one (NERP.STRENGTH)."""
+    """Weighed reference -> its strength (NERP.STRENGTH); None: the automatic strength."""
     names = RULES[settings.RULE].weighed(settings)
     if settings.STRENGTH == "auto" or not names:
         return dict.fromkeys(names)
@@ -246,7 +246,7 @@ def _wanted(settings: CfgNode) -> dict[str, float | None]:
 def strengths(
     wanted: Mapping[str, float | None], priors: Mapping[str, Prior]
 ) -> dict[str, float]:
-    """How much of each wanted prior that is there counts. Raises NerpError where none is."""
+    """The factor of each wanted prior that is available. Raises NerpError if none is."""
     found = {
         name: priors[name].strength if number is None else number
         for name, number in wanted.items() if name in priors
@@ -257,10 +257,10 @@ def strengths(
 
 
 def _calibrate(cfg: CfgNode, material: Material, rule: CorrectionRule) -> Calibration:
-    """The rule that suits the classes trained on, their pairs from the same source.
+    """The rule calibrated on the trained classes, with their pairs from the same source.
 
-    A source that cannot serve them (a bundle of the classes under test, or one that looks at
-    test images) gives way to text.
+    A source that has no pairs of them (a bundle of the classes under test), or that looks at test
+    images, is replaced by text.
     """
     adjustable(rule)  # refuses before any image is encoded
     seen = material.seen()
@@ -273,7 +273,7 @@ def _calibrate(cfg: CfgNode, material: Material, rule: CorrectionRule) -> Calibr
     settings.PAIRS = source
     clues = replace(make_clues(seen, cfg, material), settings=settings)
     index = find_pairs(clues).index
-    # Of a reference that does not suit these classes the held images can say nothing.
+        # For a reference that does not suit these classes, the prior is 0.
     arrays = {name: np.zeros(len(seen.classes.names), np.float32) for name in rule.references}
     for name, prior in values(find_priors(seen, cfg.NERP, material, rule.references)).items():
         arrays[name] = prior.numpy()

@@ -14,7 +14,8 @@
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 # usage NAMES COUNT ARGUMENTS... : if there are fewer than COUNT arguments, stop with the script's
-# own explanation. If they have the order of CoOp's scripts (DATASET SEED), stop with the right command.
+# own explanation. If they have the order of CoOp's scripts (DATASET SEED), stop with the right
+# command.
 usage() {
     local names="$1" count="$2"
     shift 2
