@@ -1,4 +1,4 @@
-"""TEST.FINAL_MODEL best_val: of all epochs the one whose model does best on validation images."""
+"""TEST.FINAL_MODEL best_val: selects the epoch whose model does best on validation images."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ BEST_VAL = "best_val"  # as TEST.FINAL_MODEL has it
 
 @dataclass
 class Best:
-    """The best epoch so far, from 1; how many validation images its model was right about; its
-    learned tensors, on the CPU."""
+    """The best epoch so far, counted from 1; the number of validation images that its model
+    predicts correctly; its learned tensors, on the CPU."""
 
     epoch: int
     right: int
@@ -31,16 +31,15 @@ class Best:
 class BestEpoch:
     """Measures a trainer on the validation images after each epoch, and keeps the best.
 
-    Of equally good epochs the first is kept, as in Dassl. It changes nothing that training
-    continues with. Raises NerpError if there are no validation images, or the method's training
-    reads no labels.
+    Of equally good epochs it keeps the first, as Dassl does. It does not change the training.
+    Raises NerpError if there are no validation images, or if the method is trained without labels.
     """
 
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode):
         asked = f"TEST.FINAL_MODEL {BEST_VAL}"
         if not trainer.reads_labels:
             raise NerpError(f"{asked}: {cfg.TRAINER.NAME} is trained without labels, and this "
-                            "chooses by labels; leave it out")
+                            "choice needs labels; leave it out")
         if not bench.val:
             raise NerpError(f"{asked}: {bench.name} has no validation images; leave it out, or "
                             "split some off (nerp data split)")
@@ -51,7 +50,7 @@ class BestEpoch:
 
     def look(self, epoch: int) -> None:
         """Measure the trainer after an epoch (counted from 1), in evaluation mode."""
-        # What a trainer keeps for later calls is kept by the copy: it is made in inference mode.
+        # A trainer may cache tensors; here they are made in inference mode, so a copy caches them.
         logits = compute_logits(copy.copy(self._trainer), self._bench.val, self._bench.image_dir,
                                 self._cfg, self._kept)
         right = int((logits.argmax(1) == self._labels).sum())
@@ -64,7 +63,7 @@ class BestEpoch:
                                             for n, t in tensors.items()})
 
     def record(self, epochs: int) -> dict[str, object]:
-        """What result.json says of the choice among so many epochs."""
+        """The entry of result.json about the choice among `epochs` epochs."""
         assert self.best is not None
         return {"name": BEST_VAL, "epoch": self.best.epoch, "of_epochs": epochs,
                 "val_accuracy": self._percent(self.best.right), "val_images": len(self._labels)}
@@ -74,8 +73,8 @@ class BestEpoch:
         return dict(vars(self.best)) if self.best else None
 
     def restore(self, content: Mapping[str, Any], last: int) -> None:
-        """Go on from a `state` after epoch `last`, whose tensors are the trainer's. Raises
-        ValueError, or what content of another form makes Python raise."""
+        """Continue from a `state` after epoch `last`, which has the trainer's kind of tensors.
+        Raises ValueError, or what Python raises for content of another form."""
         found = Best(**content)
         if not (type(found.epoch) is type(found.right) is int and 1 <= found.epoch <= last
                 and 0 <= found.right <= len(self._labels)):
@@ -86,7 +85,7 @@ class BestEpoch:
         return 100 * right / len(self._labels)
 
     def _kept(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Frozen image features, which every epoch has in common."""
+        """Frozen image features, which are the same for every epoch."""
         if self._features is None:
             self._features = compute()
         return self._features

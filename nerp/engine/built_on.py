@@ -22,9 +22,9 @@ from nerp.settings.protocols import plain_name
 
 
 def built_on_files(cfg: CfgNode) -> dict[str, Path]:
-    """A setting's full name -> the checkpoint's file, for those that name one.
+    """Full name of a setting -> the checkpoint's file, for the settings that name a checkpoint.
 
-    Raises NerpError, naming the setting, where there is none.
+    Raises NerpError, naming the setting, if the file does not exist.
     """
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
     settings = cfg.TRAINER[method.node]
@@ -39,13 +39,13 @@ def built_on_files(cfg: CfgNode) -> dict[str, Path]:
             except NerpError as error:
                 if not best.is_file():
                     raise NerpError(f"{key}: {error}") from None
-                files[key] = best  # what published folders hold
+                files[key] = best  # published folders have this file
     return files
 
 
 def completed(checkpoint: Checkpoint, cfg: CfgNode) -> Checkpoint:
-    """A checkpoint with what a test needs of those that it builds on, where it does not hold that
-    itself. Raises NerpError where nothing says where to find it."""
+    """A checkpoint, completed by the tensors that a test needs from the checkpoints it builds on.
+    Raises NerpError if tensors are missing and nothing says where to find them."""
     method = TRAINERS[checkpoint.trainer]
     if not method.lacks(checkpoint.tensors):
         return checkpoint
@@ -61,11 +61,11 @@ def completed(checkpoint: Checkpoint, cfg: CfgNode) -> Checkpoint:
 
 
 def starting_tensors(cfg: CfgNode, names: Sequence[str] = ()) -> dict[str, Tensor]:
-    """The tensors of the checkpoints that a training on the classes called `names` starts from, {}
-    for a method without such; without names, that a test needs.
+    """The tensors of the checkpoints that a training starts from; {} for a method without any.
+    names: the classes of the training; (): the tensors that a test needs.
 
-    Raises NerpError, naming setting and file, for a checkpoint of another method, or one that this
-    training cannot build on.
+    Raises NerpError, naming setting and file, for a checkpoint of another method, or for one that
+    this training cannot build on.
     """
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
     tensors: dict[str, Tensor] = {}

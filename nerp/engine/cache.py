@@ -1,9 +1,9 @@
-"""What is computed once: logits, kept beside their checkpoint, so that X_NeRP after X encodes no
-image; and frozen image features, kept beside the data for every method that uses them as they are.
+"""Results that are computed once. Logits are kept beside their checkpoint, so that a test of X_NeRP
+after X encodes no image. Frozen image features are kept beside the data for every method.
 
-An entry is used only where everything that its numbers depend on is the same (`logits_key`,
-`features_key`) and its content is whole; anything else is computed anew and replaces it. Of several
-processes that want the same entry one computes it.
+An entry is used only if everything that its numbers depend on is the same (`logits_key`,
+`features_key`) and its content is undamaged. Otherwise it is computed again and replaced. If
+several processes want the same entry, one of them computes it.
 """
 
 import contextlib
@@ -38,21 +38,21 @@ from nerp.trainers.base import Trainer
 
 FOLDER = "logits_cache"
 FEATURES_FOLDER = "features_cache"
-# The end of the file names of features whose images are drawn at random. Each epoch has a file of
-# its own, so `trim` bounds these.
+# The end of the names of files with features of randomly transformed images. Each epoch has its own
+# file, so `trim` limits their total size.
 DRAWN = ".drawn.npz"
 
 
 class Kept(NamedTuple):
-    """A file of results, and the folder that was given, of those that it is in."""
+    """A file of results, and the given folder that it is in."""
 
     file: Path
     within: Path
 
 
 def cache_file(folder: Path, within: Path, cfg: CfgNode) -> Kept:
-    """Where below `folder`, which is in the folder `within` that was given, the logits of a run's
-    tested split are kept."""
+    """The file below `folder` for the logits of a run's tested split. within: the given folder that
+    contains `folder`."""
     dataset = cfg.DATASET
     name = f"{dataset.NAME}-{dataset.SUBSAMPLE_CLASSES}-{cfg.TEST.SPLIT}.npz"
     return Kept(folder / FOLDER / name, within)
@@ -61,8 +61,8 @@ def cache_file(folder: Path, within: Path, cfg: CfgNode) -> Kept:
 def cached_logits(
     place: Kept, key: str, shape: tuple[int, int], compute: Callable[[], Tensor]
 ) -> Tensor:
-    """The logits [N, C] of that shape kept in a place under `key`, or `compute()`, which is then
-    kept."""
+    """The logits [N, C] kept under `key`. If there are none of this shape, `compute()`, which is
+    then kept."""
     return cached([place], key, "logits", shape, compute)
 
 
@@ -71,13 +71,14 @@ def cached_features(
     compute: Callable[[], Tensor], part: str = "", drawn: Mapping[str, object] | None = None,
     quietly: bool = False,
 ) -> Tensor:
-    """The frozen image features [N, D] of `items`, of any length, whose state is `images`, kept in
-    the dataset's folder, or, where that cannot be written, where the runs on this dataset are
+    """The frozen image features [N, D] of `items`, not normalised, whose state is `images`. They
+    are kept in the dataset's folder or, if that cannot be written, beside the runs on this dataset
     (`directory` is the run's folder).
 
     Args:
-        part: what of the dataset the items are, for the file's name; the tested split by default.
-        drawn: what decides about a random transform of the images, {} for that of a test.
+        part: the part of the dataset that the items are, for the file's name; default: the tested
+            split.
+        drawn: everything that determines a random transform; {}: the transform of a test.
         quietly: as in `cached`.
     """
     key = features_key(clip, bench.image_dir, images, cfg, drawn)
@@ -95,14 +96,14 @@ def cached(
     places: Sequence[Kept], key: str, name: str, shape: tuple[int, ...],
     compute: Callable[[], Tensor], quietly: bool = False,
 ) -> Tensor:
-    """The tensor `name` of that shape kept under `key` in one of `places`, or `compute()`, which is
-    then kept in the first that can be written.
+    """The tensor `name` of that shape, kept under `key` in one of `places`. If none has it,
+    `compute()`, which is then kept in the first place that can be written.
 
-    Where none can, nothing is kept; the numbers are the same either way. The processes of one run
-    all read it, or all compute it.
+    If no place can be written, nothing is kept; the numbers are the same. The processes of one run
+    either all read it or all compute it.
 
-    Args: quietly: whether only the log says where it is from, and nothing is said of `nerp test
-        --no-cache`, which does not compute it again.
+    Args: quietly: whether only the log file says where it is from; it then does not mention
+        `nerp test --no-cache`, which would not compute it again.
     """
     with _alone(places) if is_main() else contextlib.nullcontext():
         kept = [read_kept(p.file, key, {name: shape}) for p in places] if is_main() else []
@@ -123,8 +124,8 @@ def cached(
 
 @contextlib.contextmanager
 def _alone(places: Sequence[Kept]) -> Iterator[None]:
-    """Wait until no other process reads or computes what is kept in `places`; without locks where
-    no folder can be written or the file system has none."""
+    """Wait until no other process reads or computes the entries in `places`. If no folder can be
+    written, or the file system has no locks, there is no wait."""
     with contextlib.ExitStack() as stack:
         for file, within in places:
             try:
@@ -146,8 +147,8 @@ def _lock_file(file: Path) -> Path:
 def read_kept(
     file: Path, key: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor] | None:
-    """The float tensors of these shapes that `keep` wrote under `key`; None where that is not what
-    the file holds, whole and undamaged."""
+    """The float tensors of these shapes that `keep` wrote under `key`; None if the file has others
+    or is damaged."""
     kinds = {name: Kind(FLOATS, len(shape)) for name, shape in shapes.items()}
     note = Kind(TEXTS, 0)
     if not os.path.lexists(file):
@@ -160,14 +161,14 @@ def read_kept(
     fits = {name: array.shape for name, array in arrays.items()} == {**shapes}
     if says != key or not fits or digest != _digest(arrays):
         return None
-    with contextlib.suppress(OSError):  # a folder that is read only
-        os.utime(file, follow_symlinks=False)  # `trim` keeps what was used
+    with contextlib.suppress(OSError):  # a read-only folder
+        os.utime(file, follow_symlinks=False)  # `trim` keeps the files that were used last
     return {name: torch.from_numpy(array).float() for name, array in arrays.items()}
 
 
 def keep(places: Sequence[Kept], key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors for `read_kept` to the first of `places` that can be written. Where none can,
-    it says so and goes on."""
+    """Write tensors for `read_kept` to the first of `places` that can be written. If none can, say
+    so and continue."""
     arrays = {name: _compact(tensor).numpy() for name, tensor in tensors.items()}
     for file, within in places:
         try:
@@ -181,22 +182,22 @@ def keep(places: Sequence[Kept], key: str, tensors: Mapping[str, Tensor]) -> Non
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """Numbers that half precision holds, as what was computed in it, in half precision."""
+    """A tensor in half precision if that holds all of its numbers, else unchanged."""
     half = tensor.half()
     return half if torch.equal(half.float(), tensor) else tensor
 
 
 def feature_folders(bench: Benchmark, directory: Path) -> list[Path]:
-    """Where frozen features are kept, in the order in which they are tried: in the dataset's
-    folder, or beside the runs on this dataset. Args: directory: the run's folder."""
+    """The folders for frozen features, in the order in which they are tried: the dataset's folder,
+    the folder of the runs on this dataset. Args: directory: the run's folder."""
     runs = next((p.parent for p in directory.parents if p.name.startswith("shots_")), directory)
     return [bench.directory, runs]
 
 
 def trim(folder: Path, most: int) -> None:
-    """Remove the `DRAWN` features that were used longest ago, until they take at most `most` bytes
-    in the folder `folder`; what another process reads or computes stays. Nothing happens where
-    they would be behind a link that leads out of it."""
+    """Remove the `DRAWN` features of a folder that were used longest ago, until the rest takes at
+    most `most` bytes. An entry that another process reads or computes stays. Nothing is removed if
+    the files are behind a link that leads out of the folder."""
     left, found, kept_in = most, [], folder / FEATURES_FOLDER
     try:
         check_folder(kept_in, folder)
@@ -209,8 +210,8 @@ def trim(folder: Path, most: int) -> None:
     for _, size, file in sorted(found, reverse=True):
         left -= size
         if left < 0:
-            # The lock file stays: were it removed, a process that waits for it and one that makes
-            # it anew would both compute the entry.
+            # The lock file stays. Without it, a process that waits for the old file and a process
+            # that creates a new one would both compute the entry.
             with contextlib.suppress(OSError), open_locked(_lock_file(file)) as beside:
                 if lock(beside, wait=False):
                     file.unlink()
@@ -229,13 +230,14 @@ def logits_key(
     trainer: Trainer, checkpoint: str, inputs: Mapping[str, str], image_dir: Path, images: str,
     cfg: CfgNode,
 ) -> str:
-    """A digest of all that logits depend on: method, weights, classes, images, transform, machine.
+    """A digest of everything that logits depend on: method, weights, classes, images, transform,
+    machine.
 
     Args:
-        checkpoint: the digest of what was read, "" without one. inputs: those of the files that the
-            method read (`method_inputs`).
-        images: the state of the images in the folder `image_dir` (`images_state`): no stranger can
-            tell it beforehand, and so make an entry that is taken for ours.
+        checkpoint: the digest of the checkpoint, "" without one. inputs: the digests of the files
+            that the method read (`method_inputs`).
+        images: the state of the images in the folder `image_dir` (`images_state`). A stranger
+            cannot predict it, and so cannot plant an entry that is taken for ours.
     """
     clip, classes = trainer.clip, trainer.classes
     beside = training_node(plain_name(cfg.TRAINER.NAME))
@@ -261,8 +263,8 @@ def features_key(
     clip: Clip, image_dir: Path, images: str, cfg: CfgNode,
     drawn: Mapping[str, object] | None = None,
 ) -> str:
-    """A digest of all that frozen image features depend on: backbone, images, transform, machine.
-
+    """A digest of everything that frozen image features depend on: backbone, images, transform,
+    machine. images: as in `logits_key`. Args: drawn: as in `cached_features`.
     Images count as in `logits_key`. Args: drawn: as in `cached_features`.
     """
     parts = {
@@ -279,7 +281,7 @@ def features_key(
 
 
 def method_inputs(cfg: CfgNode) -> dict[str, str]:
-    """Key -> digest of the files that a method's own keys name. Raises NerpError for one that
+    """Key -> digest of each file that a method's own keys name. Raises NerpError for a file that
     cannot be read."""
     node = TRAINERS[plain_name(cfg.TRAINER.NAME)].node
     return {
@@ -290,7 +292,7 @@ def method_inputs(cfg: CfgNode) -> dict[str, str]:
 
 
 def built(make: Callable[[], Trainer], cfg: CfgNode) -> tuple[Trainer, dict[str, str]]:
-    """A trainer, and `method_inputs` as it read them. Raises NerpError where a file changes
+    """A trainer, and the `method_inputs` that it read. Raises NerpError if a file changes
     meanwhile."""
     before = method_inputs(cfg)
     trainer = make()

@@ -1,4 +1,4 @@
-"""The calibrator of a test (TEST.CALIBRATION), made of what that may look at."""
+"""Makes the calibrator of a test (TEST.CALIBRATION)."""
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from nerp.trainers.base import Trainer
 
 
 def open_calibrator(tested: Tested) -> Calibrator | None:
-    """What TEST.CALIBRATION asks for; None for none.
+    """The calibrator that TEST.CALIBRATION asks for; None for none.
 
-    Raises NerpError where there are no validation images to find a temperature on.
+    Raises NerpError if a temperature is wanted and there are no validation images.
     """
     calibrator = _CALIBRATORS[tested.cfg.TEST.CALIBRATION](tested)
     if calibrator:
@@ -34,7 +34,8 @@ def _temperature(tested: Tested) -> Temperature:
 
 @torch.inference_mode()
 def _distance(tested: Tested) -> Distance:
-    """A method whose text depends on the image is asked for the mean training image's."""
+    """DAC. If a method's text depends on the image, it uses the text for the mean training
+    image."""
     trainer, seen = tested.trainer, seen_trainer(tested)
     image = reference_pixels(tested) if trainer.text_by_image else None
     with trainer.clip.autocast():

@@ -1,8 +1,8 @@
-"""Calibrators: they change how sure predictions are, and never a prediction.
+"""Calibrators: they change the confidence of predictions, and never a prediction.
 
-- Temperature (Guo et al., ICML 2017, section 4.2): z / T, one number for all images.
-- DAC (Wang et al., ICML 2024, arXiv 2402.04655): all logits of an image times the factor of its
-  predicted class, by how much further from the trained classes tuning put that class.
+- Temperature (Guo et al., ICML 2017, section 4.2): z / T, with one T for all images.
+- DAC (Wang et al., ICML 2024, arXiv 2402.04655): all logits of an image times one factor, which
+  depends on how much further tuning moved its predicted class from the trained classes.
 """
 
 from abc import ABC, abstractmethod
@@ -27,10 +27,10 @@ Features = TypeVar("Features", npt.NDArray[Any], Tensor)
 
 
 class Calibrator(ABC):
-    """What is done to logits, corrected ones where there is a correction, before their softmax.
+    """A function of logits, after any correction and before the softmax.
 
     Attributes:
-        name: what TEST.CALIBRATION calls it. looked_at: what it was made of. note: for the log.
+        name: as in TEST.CALIBRATION. looked_at: the data it was computed from. note: for the log.
     """
 
     name: str
@@ -39,20 +39,20 @@ class Calibrator(ABC):
     @property
     @abstractmethod
     def note(self) -> str:
-        """What it does, with its numbers."""
+        """The calibrator and its numbers in words."""
 
     @abstractmethod
     def apply(self, logits: Tensor) -> Tensor:
-        """Calibrated logits [N, C], whose largest stay the largest."""
+        """Calibrated logits [N, C]. The largest logit of an image stays the largest."""
 
     def among(self, classes: npt.NDArray[np.int64]) -> "Calibrator":
-        """The calibrator of those classes alone, by their indices."""
+        """The calibrator for a part of the classes, given by their indices."""
         return self
 
 
 @dataclass(frozen=True)
 class Temperature(Calibrator):
-    """Attributes: value: T. images: on how many validation images it was found."""
+    """Attributes: value: T. images: the number of validation images that it was fitted on."""
 
     value: float
     images: int
@@ -90,9 +90,9 @@ class Distance(Calibrator):
 
 
 def least_nll(logits: Tensor, labels: Tensor) -> float:
-    """The temperature T with which the mean -log softmax(z / T)[label] is least, from 1/64 to 64.
+    """The temperature T from 1/64 to 64 with the least mean -log softmax(z / T)[label].
 
-    The nll is convex in 1 / T: the sign of its slope says on which side of a T the least one is.
+    This nll is convex in 1 / T, so the sign of its slope says on which side of T the least one is.
 
     Args: logits: [N, C]. labels: [N]. Raises NerpError as `nerp.engine.metrics.confidence`.
     """
@@ -105,7 +105,7 @@ def least_nll(logits: Tensor, labels: Tensor) -> float:
         x = z / np.exp(middle)
         p = np.exp(x - x.max(axis=1, keepdims=True))
         expected = ((p * z).sum(axis=1) / p.sum(axis=1)).mean()
-        # d nll / d(1/T) = expected - of_label: positive where a larger T has less.
+        # d nll / d(1/T) = expected - of_label: positive if a larger T has a smaller nll.
         low, high = (middle, high) if expected > of_label else (low, middle)
     return float(np.exp((low + high) / 2))
 
@@ -114,13 +114,14 @@ def distance_factors(
     zero_shot_base: Features, zero_shot_tested: Features, tuned_base: Features,
     tuned_tested: Features, neighbours: int = NEIGHBOURS,
 ) -> Features:
-    """DAC's factor of each tested class, [C]: its tuned over its zero-shot score exp(-d), d the
-    mean distance to the nearest trained classes; 1 where a tuned one is closer than 0.05.
+    """DAC's factor of each tested class, [C]: its tuned score over its zero-shot score. A score is
+    exp(-d), d the mean distance to the nearest trained classes. The factor is 1 if a tuned distance
+    is below 0.05.
 
     Args:
         zero_shot_base, tuned_base: [B, D] text features of the classes trained on, of frozen CLIP
             and of the tuned text encoder, of length 1. zero_shot_tested, tuned_tested: [C, D].
-        neighbours: K. The sums are divided by it also where B is smaller, as published.
+        neighbours: K. As published, the sums are divided by K even if B is smaller.
 
     Raises NerpError for shapes that do not agree, no classes, numbers that are not finite, or
     K < 1.

@@ -25,16 +25,16 @@ from nerp.settings.tree import get
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
-BEST_FILE = "model-best.pth.tar"  # the best epoch's on validation images (TEST.FINAL_MODEL)
+BEST_FILE = "model-best.pth.tar"  # of the best epoch on validation images (TEST.FINAL_MODEL)
 _LONGEST_NOTE = 1000  # bytes of the file `checkpoint`
-_MOST_PREFIXES = 16  # that one method's tensors are looked for under
+_MOST_PREFIXES = 16  # prefixes under which one method's tensors are searched
 _LONGEST_NAME = 500  # characters of a tensor's name
-# What of a card another run needs in order to find the images that a model was trained on.
+# The keys of a card with which another run finds the images that a model was trained on.
 _OF_THE_DATASET = ("NAME", "DIRECTORY", "LAYOUT", "IMAGE_FOLDER", "SPLIT_FILE", "CLASS_FILE",
                    "NUM_CLASSES", "TEMPLATE", "NEUTRAL", "REFERENCE")
 
 
-# What decides about a prediction besides the method and its classes.
+# The keys that affect a prediction besides the method and its classes.
 _OF_AN_IMAGE = (
     "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ACTIVATION", "MODEL.BACKBONE.INTERPOLATE", "INPUT.SIZE",
     "INPUT.INTERPOLATION", "INPUT.RESIZE_MODE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
@@ -47,21 +47,21 @@ class Checkpoint:
     """A method's learned tensors as read from a file.
 
     Attributes:
-        path: the file. epoch: 0 where it does not say.
+        path: the file. epoch: 0 if the file does not say.
         trainer: the registered method they belong to.
         tensors: by name, as `Trainer.initial` names them.
-        settings: the method's shape settings, where the file carries them.
-        source: the dataset it was trained on, "" where the file does not say.
-        substitute: what stood in for files that were not given (`Trainer.substitute`).
-        card: the keys of that dataset's card, {} where they are not in the file.
-        inputs: the keys of the backbone and of what images go through, {} where they are not in
-            the file. backbone: a digest of the backbone's weights, "" likewise.
-        classnames: of the classes it was trained on, in label order, underscores already spaces;
-            () where the file does not say, as no published one does.
-        also_seen: what its training has seen beyond labelled images, in words; None where the file
-            does not say, as no published one does.
-        digest: of the content that was read.
-        plain: the method's plain values (`Method.plain`), those that the file has.
+        settings: the method's shape settings, if the file has them.
+        source: the dataset it was trained on, "" if the file does not say.
+        substitute: what replaced files that were not given (`Trainer.substitute`).
+        card: the keys of that dataset's card, {} if the file has none.
+        inputs: the keys of the backbone and of the images' preprocessing, {} if the file has none.
+            backbone: a digest of the backbone's weights, "" if the file has none.
+        classnames: of the classes it was trained on, in label order, with spaces for underscores;
+            () if the file does not say, as no published file does.
+        also_seen: what its training has seen beyond labelled images, in words; None if the file
+            does not say, as no published file does.
+        digest: of the file's content.
+        plain: the method's plain values (`Method.plain`) that the file has.
     """
 
     path: Path
@@ -81,20 +81,20 @@ class Checkpoint:
 
 
 def methods_of_files() -> list[str]:
-    """The methods whose checkpoints there are: the registered ones, and those with a suffix whose
-    tensors are other ones."""
+    """The methods whose checkpoints can occur: the registered methods, and those with a suffix that
+    adds tensors."""
     return [*TRAINERS.names(), *TRAINERS.taking(DEPT_SUFFIX)]
 
 
 def checkpoint_file(
     model_dir: str | Path, folder: str, epoch: int | None = None, published: str = ""
 ) -> Path:
-    """The file of an epoch, `<folder>/model.pth.tar-<epoch>`; without one the best,
-    `model-best.pth.tar`, where there is one, as in Dassl, else the newest.
+    """The file of an epoch, `<folder>/model.pth.tar-<epoch>`. Without an epoch it is, as in Dassl,
+    the best, `model-best.pth.tar`, if that exists, otherwise the newest.
 
-    `model_dir` is a run's folder, the checkpoint folder itself, or a file. The newest is what the
-    file `checkpoint` names, else the highest epoch. Where there is none of these it is the file
-    `published` below `model_dir`, which knows no epochs.
+    `model_dir` is a run's folder, the checkpoint folder itself, or a file. The newest file is named
+    in the file `checkpoint`; without that, it is the highest epoch. If there is no such file, the
+    result is the file `published` below `model_dir`, which has no epochs.
 
     Raises NerpError, listing the epochs that exist, if there is none.
     """
@@ -135,11 +135,11 @@ def checkpoint_file(
 
 
 def read_checkpoint(path: Path, wanted: str = "") -> Checkpoint:
-    """Read one of our checkpoints or a published one; nothing in the file is executed.
+    """Read a checkpoint of nerp's or a published one; nothing in the file is executed.
 
-    Args: wanted: the method that it is taken for where its tensors could be those of several.
+    Args: wanted: the method to prefer if its tensors could belong to several.
 
-    Raises NerpError for a file that is no checkpoint of a registered method.
+    Raises NerpError for a file that is not a checkpoint of a registered method.
     """
     read, own_digest = read_digested(path, lambda path: _unpacked(load_inert(path), path))
     content: dict[object, object] = read if isinstance(read, dict) else {}
@@ -187,7 +187,7 @@ def _inputs(said: object) -> dict[str, object]:
 
 
 def _unpacked(content: object, path: Path) -> object:
-    """The content of a file, one in a method's own published layout as ours have it."""
+    """The content of a file; a method's own published layout is converted to that of nerp's."""
     if isinstance(content, dict) and "state_dict" not in content:
         for name in methods_of_files():
             with reading(path, f"a checkpoint of {name}"):
@@ -198,7 +198,7 @@ def _unpacked(content: object, path: Path) -> object:
 
 
 def _classnames(said: object) -> tuple[str, ...]:
-    """Class names as a file has them; () where that is no list of names that can be shown."""
+    """The class names in a file; () if they are not a list of printable names."""
     if not isinstance(said, list):
         return ()
     names = tuple(n for n in said if isinstance(n, str) and n.strip() and is_printable(n))
@@ -208,13 +208,13 @@ def _classnames(said: object) -> tuple[str, ...]:
 def _identify(
     state: Mapping[str, Tensor], said: object, folder: str, wanted: str
 ) -> tuple[str | None, str]:
-    """The method that `state` is of, and what its names are prefixed with there.
+    """The method that `state` belongs to, and the prefix of its names.
 
-    Our files say the trainer; that counts where its signature is there. Otherwise the method whose
-    signature and marks are there and whose shapes fit; of several the one with most of both:
-    CoCoOp's names include CoOp's, TCP's are CoCoOp's in other shapes. Of those with equally many
-    the one whose `folder` it lies in, the wanted one, the one whose names have the least before
-    them: BiomedCoOp's is CoOp's behind a prefix.
+    Files of nerp's name the trainer, which counts if its signature occurs. Otherwise it is a method
+    whose signature and marks occur and whose shapes fit. Of several methods it is the one with most
+    of both: CoCoOp's names include CoOp's, and TCP's are CoCoOp's in other shapes. If that leaves
+    several, the order is: the method of the `folder`, the wanted method, the one with the shortest
+    prefix (BiomedCoOp's names are CoOp's behind a prefix).
     """
     own = plain_name(said) if isinstance(said, str) else ""
     if own in methods_of_files():
@@ -235,8 +235,8 @@ def _identify(
 def _prefix(
     state: Mapping[str, Tensor], method: type[Trainer], patterns: tuple[str, ...]
 ) -> str | None:
-    """What stands before the names that `patterns` match, the shortest; None where one matches no
-    name, or the shapes are not the method's."""
+    """The shortest prefix of the names that `patterns` match; None if a pattern matches no name, or
+    if the shapes are not the method's."""
     found = [
         {hit[1] for key in state if (hit := re.fullmatch(rf"(|.*?\.){pattern}", key))}
         for pattern in patterns
@@ -252,13 +252,14 @@ def _prefix(
 def load_trainer(
     resolved: Resolved, clip: Clip, classes: Classes, checkpoint: Checkpoint
 ) -> tuple[Trainer, list[str]]:
-    """The trainer that `checkpoint` holds, and lines for the log.
+    """The trainer with the tensors of `checkpoint`, and lines for the log.
 
-    Its shape settings come from the checkpoint (what it says, else what its tensors imply), so
-    none of them need be repeated at test time. Frozen CLIP tensors and class-dependent buffers in
-    published files are ignored, whatever their class count.
+    Its shape settings come from the checkpoint (the stated ones, or else those that its tensors
+    imply), so they need not be repeated for a test. Frozen CLIP tensors and class-dependent buffers
+    in published files are ignored, whatever their class count.
 
-    Raises NerpError where it is another method's, or a tensor is missing or of another shape.
+    Raises NerpError for another method's checkpoint, or a tensor that is missing or of another
+    shape.
     """
     cfg = resolved.cfg
     wanted = plain_name(cfg.TRAINER.NAME)
@@ -281,7 +282,7 @@ def load_trainer(
         f"{name} is {get(loaded.cfg, name)!r} in the checkpoint, not {get(cfg, name)!r} "
         f"({resolved.origin(name)})"
         for name in carried
-        if get(loaded.cfg, name) != get(cfg, name) != []  # an empty list is there to be filled
+        if get(loaded.cfg, name) != get(cfg, name) != []  # [] is a value that is still open
     ]
     trainer = method(loaded.cfg, clip, classes, start=checkpoint.tensors)
     with reading(path, f"a checkpoint of {wanted}"):
@@ -324,10 +325,11 @@ def save_checkpoint(
     directory: Path, trainer: Trainer, tensors: Mapping[str, Tensor], epoch: int, cfg: CfgNode,
     best: bool = False,
 ) -> tuple[Path, str]:
-    """Write `<folder>/model.pth.tar-<epoch>` below `directory` and name it in `checkpoint`; or, as
-    the best of all epochs, `model-best.pth.tar` beside it. Its path and the digest of its content.
+    """Write `<folder>/model.pth.tar-<epoch>` below `directory` and name it in the file
+    `checkpoint`; with `best`, write `model-best.pth.tar` beside it instead. Returns the path and
+    the digest.
 
-    It holds learned tensors and plain values only, and loads with `weights_only=True`.
+    The file holds learned tensors and plain values only, and loads with `weights_only=True`.
     """
     path = directory / trainer.folder / (BEST_FILE if best else f"model.pth.tar-{epoch}")
     content = {
@@ -352,9 +354,9 @@ def save_checkpoint(
 
 
 def save_tensors(path: Path, content: Mapping[str, object], within: Path) -> str:
-    """Write a torch file below the folder `within`, whole or not at all; the digest of its content.
-    Raises DiskError where it cannot be written."""
-    written = io.BytesIO()  # torch's own writer says of a full disk no more than that it failed
+    """Write a torch file below the folder `within`, whole or not at all; returns the digest of its
+    content. Raises DiskError if it cannot be written."""
+    written = io.BytesIO()  # torch's own writer does not say that a disk is full
     torch.save(content, written)
     write_bytes(path, written.getvalue(), within)
     return bytes_digest(written.getvalue())

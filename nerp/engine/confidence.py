@@ -1,4 +1,4 @@
-"""How sure predictions are and how often they are right: probabilities judged by labels."""
+"""Confidence of predictions compared with their accuracy: calibration errors and their bins."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-BINS = 15  # M of every record
-_AT_ONCE = 2**22  # numbers worked on at once: bounds the memory beyond the inputs
-_SAME_EDGE = 1e-8  # quantiles no further apart are one edge
+BINS = 15  # number of bins (M) in every record
+_AT_ONCE = 2**22  # numbers in one chunk; this bounds the memory beyond the inputs
+_SAME_EDGE = 1e-8  # quantiles that are this close are one edge
 
 
 @dataclass(frozen=True)
 class Judged:
-    """N predictions beside their labels.
+    """Confidence and correctness of N predictions.
 
     Attributes:
-        confidence: [N] the largest probability. right: [N] whether its class is the label's.
+        confidence: [N] the largest probability. right: [N] whether the predicted class is the
+        label.
         nll: [N] -log of the label's probability, in nats. brier: [N] squared distance of the
             probabilities from the label's indicator.
     """
@@ -46,8 +47,8 @@ class Judged:
         return self._of_equal_width[bins]
 
     def equal_count(self, bins: int) -> "Bins":
-        """Bins with equally many images: their edges are the quantiles of the confidences, equal
-        ones merged. An edge belongs to the bin above it, the last to the last bin. Raises
+        """Bins with equally many images. Their edges are the quantiles of the confidences; equal
+        edges are merged. An edge belongs to the bin above it, the last edge to the last bin. Raises
         NerpError for no bins."""
         shares = np.linspace(0, 1, _checked(bins) + 1)
         edges = np.quantile(self.confidence, shares, method="averaged_inverted_cdf")
@@ -57,7 +58,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Bins:
-    """Bins of confidence, in their order.
+    """Bins of confidence, in ascending order.
 
     Attributes:
         edges: [M + 1]. images: [M] how many images are in each.
@@ -71,12 +72,12 @@ class Bins:
 
     @property
     def error(self) -> float:
-        """Mean |confidence - accuracy| of the bins, each weighed by its images."""
+        """Mean |confidence - accuracy| over the bins, weighted by their numbers of images."""
         return float(np.nansum(self._gaps * self.images) / self.images.sum())
 
     @property
     def largest(self) -> float:
-        """The largest |confidence - accuracy| of a bin that has images."""
+        """The largest |confidence - accuracy| over the bins that have images."""
         return float(np.nanmax(self._gaps))
 
     @property
@@ -90,7 +91,7 @@ def arrays(logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tens
     """Logits [N, C] and labels [N] as numpy arrays, checked.
 
     Raises NerpError for shapes that do not agree, no images, logits that are not finite, or labels
-    that are none of 0..C-1.
+    outside 0..C-1.
     """
     z, y = as_numpy(logits), as_numpy(labels)
     if z.ndim != 2 or y.shape != z.shape[:1]:
@@ -106,7 +107,7 @@ def arrays(logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tens
 
 
 def as_numpy(x: "npt.NDArray[Any] | Tensor") -> npt.NDArray[Any]:
-    """The numbers of a tensor, or of what numpy takes for an array."""
+    """A tensor, or anything that numpy accepts as an array, as a numpy array."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.float() if x.is_floating_point() and x.element_size() < 4 else x

@@ -32,15 +32,15 @@ from nerp.settings.protocols import NERP_SUFFIX
 from nerp.trainers.base import Trainer
 from nerp.trainers.texts import Classes
 
-# Training images that a reference is made of: their mean no longer changes with more.
+# The most training images that a reference is made of: more hardly change their mean.
 _MOST_SHOWN = 1024
-_ORDERS, _FIRST = 5, 50  # of a stream: orders tried, and images that its start is
+_ORDERS, _FIRST = 5, 50  # of a stream: number of orders, and of images that are its start
 
 
 def open_nerp(tested: Tested) -> NeRP | None:
-    """Priors, pairs and rule for the classes under test; None where nothing is to be corrected.
+    """Priors, pairs and rule for the classes under test; None if nothing is to be corrected.
 
-    Raises NerpError for a reference image or pairs that cannot be had.
+    Raises NerpError if a reference image or pairs are not available.
     """
     cfg, trainer = tested.cfg, tested.trainer
     if not cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
@@ -55,7 +55,7 @@ def open_nerp(tested: Tested) -> NeRP | None:
 
 
 def _account(nerp: NeRP) -> list[str]:
-    """Which rule, by which priors and pairs, and what all of it has looked at."""
+    """Lines about the rule, its priors and pairs, and the data that they looked at."""
     lines = [f"{nerp.rule.note}; has looked at {with_caveat(nerp.looked_at)}"]
     if nerp.rule.uses_pairs:
         lines.append(f"{nerp.pairs.note}; looked at {nerp.pairs.looked_at}")
@@ -65,7 +65,7 @@ def _account(nerp: NeRP) -> list[str]:
 
 
 def gather_material(tested: Tested) -> Material:
-    """What NeRP and the pair sources may look at in this test; images are read when asked for."""
+    """The inputs of NeRP and of the pair sources in this test; images are read only if needed."""
     cfg, trainer = tested.cfg, tested.trainer
     clip = trainer.clip
     reference = cache(partial(reference_pixels, tested))
@@ -73,7 +73,7 @@ def gather_material(tested: Tested) -> Material:
 
     @cache
     def shown_items() -> list[Item]:
-        """The training images, at most so many, evenly over the list and so over the classes."""
+        """At most _MOST_SHOWN training images, spread evenly over the list and so the classes."""
         bench = tested.seen_bench[1]
         items = bench.train
         if not items:
@@ -125,7 +125,7 @@ def gather_material(tested: Tested) -> Material:
 
 
 def _openness(tested: Tested) -> Openness | None:
-    """What stacking may ask for, in the open world."""
+    """The inputs of stacking, in the open world; otherwise None."""
     if tested.base is None:
         return None
     base = torch.from_numpy(tested.base)
@@ -143,8 +143,8 @@ def _openness(tested: Tested) -> Openness | None:
 
 
 def seen_trainer(tested: Tested) -> Trainer:
-    """The model under test, asked about the classes it was trained on; the head stays the one
-    under test."""
+    """The model under test, for the classes it was trained on. Its head stays the head that is used
+    in this test."""
     node, bench = tested.seen_bench
     classes = Classes(
         tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL,
@@ -156,9 +156,9 @@ def seen_trainer(tested: Tested) -> Trainer:
 def labelled(tested: Tested, split: str, trainer: Trainer | None = None) -> Labelled:
     """Logits and labels of the few-shot images "train" or "val" of the classes trained on.
 
-    Args: trainer: whose logits; by default `seen_trainer`'s.
+    Args: trainer: whose logits; default: `seen_trainer`.
 
-    Raises NerpError where they are test images.
+    Raises NerpError if they are test images.
     """
     bench = tested.seen_bench[1]
     items = getattr(bench, split)
@@ -181,7 +181,7 @@ def reference_pixels(tested: Tested) -> Tensor:
 
 
 def reference_image(tested: Tested) -> Image.Image:
-    """NERP.REFERENCE_IMAGE, or the mean of the training split, computed once and kept."""
+    """NERP.REFERENCE_IMAGE, or else the mean of the training split, computed once and kept."""
     cfg = tested.cfg
     name = tested.reference_name
     if cfg.NERP.REFERENCE_IMAGE:
@@ -197,8 +197,8 @@ def reference_image(tested: Tested) -> Image.Image:
 
 
 class StreamNode(TypedDict):
-    """Accuracy in percent of a stream in several orders, with its mean and deviation, and what the
-    first images gained in the mean, in points."""
+    """Accuracies in percent of a stream in several orders, with mean and standard deviation, and
+    the mean gain on the first images, in points."""
 
     orders: int
     accuracies: list[float]
@@ -208,7 +208,7 @@ class StreamNode(TypedDict):
     first_gain: float
 
 
-# What the flips of a pair did. It is no class, since "from" cannot name an attribute.
+# The effects of a pair's flips. This is not a class, since an attribute cannot be called "from".
 PairFlips = TypedDict("PairFlips", {
     "from": str, "to": str, "flips": int, "helped": int, "hurt": int, "neutral": int,
 })
@@ -217,7 +217,7 @@ PairFlips = TypedDict("PairFlips", {
 def correction_record(
     nerp: NeRP, correction: Correction, tested: Tested
 ) -> dict[str, object]:
-    """The node "nerp" of result.json: where everything was from, and every flip accounted for."""
+    """The node "nerp" of result.json: the origin of all inputs, and the effect of all flips."""
     labels, classnames = tested.labels, distinct(tested.bench.classnames)
     before, after = tested.logits.argmax(1).numpy(), correction.predictions.numpy()
     classes = len(classnames)
@@ -231,7 +231,7 @@ def correction_record(
         "looked_at": nerp.looked_at,
         "thresholds": tested.cfg.NERP.THRESHOLDS,  # of a flip
         "strength": tested.cfg.NERP.STRENGTH,  # of a shift
-        # Whether other classes of the same model are corrected too, trained on or not.
+        # Whether other classes of the same model are corrected too, even if they were trained on.
         "on_base": (tested.cfg.NERP.ON_BASE or tested.checkpoint is None
                     or is_open(tested.cfg)),
         "by_pair": _by_pair(labels, correction, classnames),
@@ -258,7 +258,7 @@ def correction_record(
 
 
 def stream_record(nerp: NeRP, rule: Streaming, tested: Tested) -> StreamNode:
-    """Accuracy in percent of a stream in several orders, since it depends on them."""
+    """Accuracies in percent of a stream in several orders, since they depend on the order."""
     labels, logits = torch.from_numpy(tested.labels), tested.logits
     first = logits.argmax(1) == labels
     accuracies, starts = [], []
@@ -279,7 +279,7 @@ def stream_record(nerp: NeRP, rule: Streaming, tested: Tested) -> StreamNode:
 def _by_pair(
     labels: Integers, correction: Correction, classnames: list[str]
 ) -> list[PairFlips]:
-    """What the flips of each (from, to) did, most flips first."""
+    """The effects of the flips of each (from, to), most flips first."""
     source, target = correction.source.numpy(), correction.target.numpy()
     truth = labels[correction.images.numpy()]
     size = len(classnames)

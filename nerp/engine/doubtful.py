@@ -11,8 +11,9 @@ from nerp.trainers.base import Trainer
 
 
 def warn(trainer: Trainer, bench: Benchmark, cfg: CfgNode) -> dict[str, dict[str, int]]:
-    """Say which classes have fewer training images than shots, and which the backbone cannot tell
-    apart; what of it belongs in the record: {} or {"fewer_images": {class name: how many}}."""
+    """Warn of classes with fewer training images than shots, and of classes that the backbone
+    cannot tell apart. Returns the part for the record: {} or {"fewer_images": {class name: how
+    many}}."""
     shots = cfg.DATASET.NUM_SHOTS
     short = short_classes(bench, max(shots, 1))
     if short:
@@ -30,7 +31,7 @@ def warn(trainer: Trainer, bench: Benchmark, cfg: CfgNode) -> dict[str, dict[str
 
 @torch.no_grad()
 def class_features(trainer: Trainer) -> torch.Tensor:
-    """Frozen CLIP's class features [C, D], of the template alone, on the CPU in float32."""
+    """Frozen CLIP's class features [C, D] for the template alone, on the CPU in float32."""
     clip = trainer.clip
     with clip.autocast():
         features = clip.text_features(list(trainer.classes.prompts))

@@ -1,4 +1,4 @@
-"""What a training is shown, epoch by epoch: augmented images, or frozen features of them."""
+"""The inputs of a training, epoch by epoch: augmented images, or their frozen features."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -27,12 +27,12 @@ Shown = tuple[tuple[Tensor, ...], Tensor]
 
 
 class Epochs(Protocol):
-    """This process's part of the batches of an epoch, on the device: what `Trainer.loss` takes of
-    the images, one tensor per view, and labels [B].
+    """This process's part of the batches of an epoch, on the device: inputs of `Trainer.loss`, one
+    tensor per view, and labels [B].
 
     Attributes:
         batches: which images are in which batch; its steps can be chosen.
-        features: the frozen features that are shown; None: images are.
+        features: the frozen features that are used; None: images are used.
     """
 
     batches: EpochBatches
@@ -68,7 +68,7 @@ class EpochImages:
             yield self.on_device(pixels, labels)
 
     def on_device(self, pixels: Tensor, labels: Tensor) -> Shown:
-        """A batch of the loader, uint8 [B, K, 3, S, S] with labels [B], as a method is shown it."""
+        """A batch of the loader, uint8 [B, K, 3, S, S] with labels [B], as inputs of the loss."""
         views = self._normalise(pixels[:, : self._views]).unbind(1)
         return views, labels.to(self.device, non_blocking=True)
 
@@ -76,11 +76,11 @@ class EpochImages:
 class EpochFeatures:
     """Frozen features [B, D], of any length, in place of images; see `Epochs`.
 
-    What the frozen image encoder makes of an epoch's augmented images depends on the selection, the
-    transform, the seed and the epoch, and on nothing that a method learns. So an epoch is encoded
-    as a whole, in parts that are the same for every method, and kept beside the data for the next
-    one. The numbers do not depend on who has encoded them. Where the transform draws nothing, all
-    epochs are the first.
+    The frozen image encoder's outputs for an epoch's augmented images depend on the selection, the
+    transform, the seed and the epoch, but on nothing that a method learns. So an epoch is encoded
+    as a whole, in parts that are the same for every method, and kept beside the data. The numbers
+    do not depend on which method encoded them. If the transform is not random, all epochs are the
+    same.
     """
 
     def __init__(self, trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path):
@@ -106,13 +106,13 @@ class EpochFeatures:
 
 
 def _keeps_last(trainer: Trainer) -> bool:
-    """Whether an epoch's last batch counts where it is incomplete; a training that counts in steps
-    needs them all."""
+    """Whether an incomplete last batch of an epoch is used. A training that is counted in steps
+    uses it."""
     return trainer.keeps_last or trainer.steps is not None
 
 
 def epochs_of(trainer: Trainer, bench: Benchmark, cfg: CfgNode, directory: Path) -> Epochs:
-    """What a method trains on. Args: directory: the run's folder."""
+    """The inputs that a method trains on. Args: directory: the run's folder."""
     if trainer.learns_on_outputs:
         return EpochFeatures(trainer, bench, cfg, directory)
     return EpochImages(trainer, bench, cfg)

@@ -1,4 +1,4 @@
-"""Evaluation: every image's logits, and the record made of them."""
+"""Evaluation: the logits of all images, and the record computed from them."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,8 +24,8 @@ from nerp.engine.probable import confidence_record, of_halves, of_probabilities
 from nerp.engine.record_file import RunRecord
 from nerp.trainers.base import Trainer
 
-# Images whose frozen features are computed at once, whatever a method's own batches are: the last
-# bits of a feature may depend on it, and all methods share the features.
+# Number of images whose frozen features are computed at once, for all methods: the last bits of a
+# feature may depend on it, and all methods share the features.
 FEATURE_BATCH = 100
 
 Rows = TypeVar("Rows", list[Item], Tensor)
@@ -41,10 +41,11 @@ def compute_logits(
     Several processes share the images, and each returns all logits.
 
     Args:
-        keep: asked for the frozen features [N, D] of the images, of any length, where the method
-            uses those, with a function that computes them.
+        keep: called with a function that computes the frozen features [N, D] of the images, not
+            normalised, if the method uses them; returns these features.
 
-    Raises NerpError, naming the file, for an image that cannot be decoded, or whose logits are not
+    Raises NerpError, naming the file, for an image that cannot be decoded or whose logits are not
+    finite.
     finite.
     """
     clip = trainer.clip
@@ -84,8 +85,8 @@ def encode_images(
     function: Callable[[Tensor], Tensor], clip: Clip, items: list[Item], image_dir: Path,
     cfg: CfgNode, batch: int = 0,
 ) -> Tensor:
-    """What `function` makes of images [B, 3, H, W], batch for batch: [N, ...] in float32, in the
-    order of `items`, of which there is at least one.
+    """The outputs of `function` for images [B, 3, H, W], batch by batch: [N, ...] in float32, in
+    the order of `items`, of which there is at least one.
 
     Several processes share the images, and each returns all of it. Raises as `compute_logits`.
     """
@@ -98,8 +99,8 @@ def encode_set(
     function: Callable[[Tensor], Tensor], clip: Clip, images: ImageSet, total: int, cfg: CfgNode,
     batch: int = 0, epoch: int = 0, what: str = "test",
 ) -> Tensor:
-    """`encode_images` of this process's share of `total` images, a random transform of them drawn
-    for `epoch`."""
+    """`encode_images` of this process's share of `total` images. A random transform is that of
+    `epoch`."""
     loader = eval_loader(images, cfg, clip.device, batch, epoch)
     normalise = Normalise(cfg, clip.device)
     shown = progress(loader, what, len(loader), "batch")
@@ -107,8 +108,8 @@ def encode_set(
 
 
 def share(rows: Rows) -> Rows:
-    """This process's share of the work. If it would be empty, it holds something that is left out
-    again later."""
+    """This process's share of the work. An empty share gets one row, which is left out of the
+    result later."""
     mine = rows[rank() :: world_size()]
     return mine if len(mine) else rows[:1]
 
@@ -116,7 +117,7 @@ def share(rows: Rows) -> Rows:
 def _apply(
     function: Callable[[Tensor], Tensor], clip: Clip, batches: Iterable[Tensor], total: int
 ) -> Tensor:
-    """`function` of every batch of this process's share, and all processes' results in order."""
+    """The outputs of `function` for this process's batches, and all processes' outputs in order."""
     with clip.autocast():
         parts = [function(batch) for batch in batches]
     return interleave(torch.cat(parts).float(), total)
@@ -130,7 +131,7 @@ def result_record(
     """The measured part of result.json.
 
     Args:
-        labels: [N]. logits: [N, C]. correction: what NeRP did, None for a plain trainer.
+        labels: [N]. logits: [N, C]. correction: the correction by NeRP, None for a plain trainer.
         base: [C] whether a class was trained on, in the open world. calibrator: None for none.
     """
     before = logits.argmax(1).numpy()
@@ -155,11 +156,11 @@ def result_record(
             "name": calibrator.name, "looked_at": calibrator.looked_at, "note": calibrator.note,
             "uncalibrated": confidence_record(logits, labels),
         }
-    return cast(RunRecord, record)  # under the names that a record has
+    return cast(RunRecord, record)  # with the names that a record has
 
 
 def result_block(record: RunRecord) -> str:
-    """The lines that parsers of Dassl's logs read, and what NeRP did below them."""
+    """The lines that parsers of Dassl's logs read, followed by the effect of NeRP."""
     total, correct = record["total"], record["correct"]
     lines = [
         "=> result",

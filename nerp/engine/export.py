@@ -1,7 +1,7 @@
 """A trained model for other programs: class weights, whole weights, a graph, and how to use them.
 
-What is written gives this model's logits, up to float32's rounding; a model that a form cannot
-hold is refused by the name of what stands in the way.
+The exported files give this model's logits, up to float32's rounding. A model that a form cannot
+express is refused, and the message names the obstacle.
 """
 
 import io
@@ -32,7 +32,7 @@ from nerp.trainers.linear import LinearClassifier
 
 WEIGHTS_FILE, ARRAYS_FILE = "class_weights.safetensors", "class_weights.npz"
 GRAPH_FILE, PAGE_FILE = "model.onnx", "README.md"
-# What an export of any form may hold.
+# The files that an export may write, in any form.
 _FILES = (WEIGHTS_FILE, ARRAYS_FILE, CONFIG_FILE, BACKBONE_FILE, GRAPH_FILE, PAGE_FILE)
 _INTERPOLATIONS = ("bicubic", "bilinear")
 
@@ -41,16 +41,16 @@ _INTERPOLATIONS = ("bicubic", "bilinear")
 def export(
     model: Model, directory: Path, *, onnx: bool = False, overwrite: bool = False
 ) -> list[Path]:
-    """Write a model, in float32, into a folder; the files.
+    """Write a model, in float32, into a folder; returns the files.
 
     Args:
         model: of `nerp.load`, its precision fp32.
         directory: an empty folder, or one that does not exist.
         onnx: the whole model as a graph; otherwise class weights for CLIP's image features, and
-            CLIP's own weights where open_clip does not have them.
-        overwrite: replace what an earlier export left there, in either form.
+            CLIP's own weights if open_clip does not have them.
+        overwrite: whether an earlier export in the folder, of either form, is replaced.
 
-    Raises NerpError for a model that this form cannot hold, and a folder with other files.
+    Raises NerpError for a model that this form cannot express, and for a folder with other files.
     """
     if directory.exists() and not overwrite and (
             not directory.is_dir() or any(directory.iterdir())):
@@ -74,15 +74,15 @@ def export(
     with holding(directory):
         for name, content in contents.items():
             write_bytes(directory / name, content, directory)
-        for name in _FILES:  # those of an earlier export are of another model
+        for name in _FILES:  # an earlier export's files belong to another model
             if name not in contents and not (directory / name).is_dir():
                 remove(directory / name)
     return [directory / name for name in contents]
 
 
 def weights(trainer: Trainer) -> tuple[LinearClassifier, Mapping[str, Tensor] | None]:
-    """The classifier of CLIP's normalised image features, its weights [C, D], and CLIP's state dict
-    where that is not the backbone's own. Raises NerpError for a model that is not of this form."""
+    """The linear classifier of CLIP's normalised image features, with weights [C, D]; and CLIP's
+    state dict if it differs from the backbone's. Raises NerpError for a model without this form."""
     linear = trainer.linear_classifier()
     if linear is not None:
         return linear, None
@@ -94,9 +94,9 @@ def weights(trainer: Trainer) -> tuple[LinearClassifier, Mapping[str, Tensor] | 
 
 
 def obstacle(trainer: Trainer) -> str:
-    """Why a model is not class weights on CLIP's image features, in words."""
+    """The reason, in words, why class weights on CLIP's image features cannot express a model."""
     if trainer.text_by_image:
-        return "a class has another feature for each image"
+        return "a class has different features for different images"
     if not trainer.frozen_images:
         return "it changes the image encoder"
     if trainer.is_cosine() or not trainer.on_features:
@@ -105,9 +105,9 @@ def obstacle(trainer: Trainer) -> str:
 
 
 def finishing(model: Model) -> tuple[float, Tensor]:
-    """Correction and calibration of a model's logits z as a z + b: a, and b [C].
+    """a and b [C], if the correction and calibration of a model's logits z are a z + b.
 
-    Raises NerpError for those that are not of this form.
+    Raises NerpError if they have another form.
     """
     factor, bias = 1.0, torch.zeros(len(model.classes))
     if model.finishing is None:
@@ -116,14 +116,14 @@ def finishing(model: Model) -> tuple[float, Tensor]:
     if nerp:
         rule = nerp.rule
         if not isinstance(rule, Shift) or rule.uses_pairs:
-            raise NerpError(f"NERP.RULE {rule.name}: what it does depends on the image, and an "
+            raise NerpError(f"NERP.RULE {rule.name}: its effect depends on the image, and an "
                             "export holds one bias per class: NERP.RULE shift, with NERP.SCOPE all")
         no_logits = torch.zeros(0, len(model.classes))  # a shift's bias depends on the priors alone
         bias = bias - rule.bias(no_logits, values(nerp.priors)).float().cpu()
     if isinstance(calibrator, Temperature):
         factor = 1 / calibrator.value
     elif calibrator:
-        raise NerpError(f"TEST.CALIBRATION {calibrator.name}: what it does depends on the image, "
+        raise NerpError(f"TEST.CALIBRATION {calibrator.name}: its effect depends on the image, "
                         "and an export holds one factor: TEST.CALIBRATION temperature")
     return factor, factor * bias
 
@@ -142,14 +142,14 @@ def _class_weights(model: Model, linear: LinearClassifier) -> dict[str, bytes]:
 
 
 def _backbone(model: Model, folded: Mapping[str, Tensor] | None) -> dict[str, bytes]:
-    """The same of the backbone, or of the state dict that stands for it."""
+    """The files' contents for the backbone, or for the state dict that replaces its own."""
     cfg, clip = model.resolved.cfg, model.trainer.clip
     state = clip.model.state_dict() if folded is None else folded
     return open_clips_files(clip, cfg.MODEL.BACKBONE.NAME, state, cfg.INPUT)
 
 
 def _origin(model: Model) -> dict[str, str]:
-    """Which model it is, for whoever finds the file by itself."""
+    """The origin of a model, for a reader who has only the file."""
     from nerp import __version__
 
     clip: Clip = model.trainer.clip

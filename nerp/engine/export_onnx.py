@@ -1,7 +1,7 @@
 """A whole model as an ONNX graph, from normalised pixels to logits.
 
-The graph is for any number of images as long as what it is traced from asks `shape` for that
-number, and not `len`, which makes it a constant.
+The graph takes any number of images. For that, traced code must read the number of images from
+`shape`, not from `len`, which would make it a constant.
 """
 
 import json
@@ -17,8 +17,8 @@ from nerp.engine.model import Model
 from nerp.files.opening import reason
 
 OPSET = 18
-_TOLERANCE = 1e-3  # logits; beyond it the graph is not the model
-_CHECKED = 3  # images that both are compared on, another number than it was traced with
+_TOLERANCE = 1e-3  # the largest allowed difference of the logits
+_CHECKED = 3  # images in the comparison; not the number that the graph was traced with
 
 
 class _Graph(nn.Module):
@@ -37,11 +37,11 @@ class _Graph(nn.Module):
 
 
 def graph(model: Model, factor: float, bias: Tensor) -> bytes:
-    """The content of an ONNX file of a model on the CPU, which onnxruntime has run on images.
+    """The content of an ONNX file of a model on the CPU, checked with onnxruntime.
 
-    Args: factor, bias: what is done to its logits z: factor z + bias [C].
+    Args: factor, bias: of the logits z: the graph gives factor z + bias [C].
 
-    Raises NerpError where the packages are missing, or the graph's logits are not the model's.
+    Raises NerpError if packages are missing, or if the graph's logits are not the model's.
     """
     try:
         import onnxruntime

@@ -62,8 +62,8 @@ def page(model: Model, arguments: Sequence[str] | None) -> str:
 
 
 def _transform(model: Model) -> str:
-    """The arguments of open_clip.image_transform that make an image what the model was tested on,
-    one per line."""
+    """The arguments of open_clip.image_transform that prepare an image as in the model's test, one
+    per line."""
     inputs, size = model.resolved.cfg.INPUT, model.trainer.clip.size
     plain = "normalize" not in inputs.TRANSFORMS
     mean, std = ((0.0,) * 3, (1.0,) * 3) if plain else (inputs.PIXEL_MEAN, inputs.PIXEL_STD)

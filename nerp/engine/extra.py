@@ -1,4 +1,4 @@
-"""Inputs that only few rules need beside logits, priors and pairs, from the tested model."""
+"""The inputs that only few rules need besides logits, priors and pairs, from the tested model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +20,12 @@ def gather_extra(
     tested: Tested, reference: Callable[[], Tensor], shown: Callable[[], Shown],
     needs: tuple[str, ...],
 ) -> Extra:
-    """Those fields of `Extra` that a rule names, on the CPU.
+    """The fields of `Extra` that a rule needs, on the CPU.
 
     Args: reference: the reference image, for class features that depend on an image.
     shown: the training images as the model sees them.
 
-    Raises NerpError where labelled images of the tested classes are needed and there are none.
+    Raises NerpError if labelled images of the tested classes are needed and there are none.
     """
     found: dict[str, Tensor] = {}
     with torch.inference_mode(), tested.trainer.clip.autocast():

@@ -1,4 +1,4 @@
-"""Training on frozen features: tensors that are built, and those that take gradient steps."""
+"""Training on frozen features: of tensors that are built, and of those that are then trained."""
 
 import time
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ from nerp.trainers.on_features import DescendsOnFeatures, OnFeatures
 class FeatureTraining:
     """`TrainingRun` of a method on frozen features.
 
-    Encoding images and texts takes long, so their features are kept. An interrupted run begins anew
-    with the features it finds; the rest is algebra on [N, D] and takes seconds or minutes. With
-    several processes each does all of this algebra, and they share the encoding.
+    Encoding images and texts takes long, so their features are kept. An interrupted run starts
+    again with the features it finds; the rest is algebra on [N, D], which takes seconds or minutes.
+    With several processes, each does all of this algebra, and they share the encoding.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class FeatureTraining:
 
     @property
     def record(self) -> dict[str, object]:
-        """What result.json says of the checkpoint: its epoch."""
+        """The entry of result.json about the checkpoint: its epoch."""
         return {"epoch": self.trainer.epochs}
 
     def resume(self) -> None:
-        """There is nothing to continue from except the features, which `run` finds."""
+        """Nothing is to be continued except the features, which `run` finds."""
 
     def run(self) -> Path:
-        """Build and train, save the checkpoint, and leave the trainer with it.
+        """Build and train the tensors, and save the checkpoint; the trainer keeps the result.
 
         Returns the checkpoint's file. Raises NerpError for a loss or tensor that is not finite.
         """

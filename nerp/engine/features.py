@@ -17,15 +17,15 @@ from nerp.settings.resolve import Resolved
 
 
 def save_features(file: Path, resolved: Resolved) -> Path:
-    """Write an npz with image_features [N, D], class_features and frozen_class_features [C, D],
-    all of length 1 (MoCoOp's class features, which mix two: at most 1), labels [N], paths [N] and
-    classnames [C]; its path.
+    """Write a model's features to an npz file, and return its path.
 
-    Of a method whose class features depend on the image, those for the reference image are kept.
-    Where the cosines of image and class features are not what a method predicts from, `logits`
-    [N, C] are there too, which are, and `reproduces` is False.
+    It holds image_features [N, D], class_features and frozen_class_features [C, D], all of length 1
+    (except MoCoOp's class features, which mix two: at most 1), labels [N], paths [N] and classnames
+    [C]. If class features depend on the image, they are those for the reference image. If a method
+    does not predict from the cosines of these features, the file also has its `logits` [N, C], and
+    `reproduces` is False.
 
-    Raises NerpError for a model or dataset that cannot be had.
+    Raises NerpError if the model or dataset is not available.
     """
     tested = Tested(resolved)
     trainer, cfg = tested.trainer, tested.cfg

@@ -1,8 +1,8 @@
-"""A training's history: metrics.csv in the run's folder, and wherever else it is asked for.
+"""A training's history: metrics.csv in the run's folder, and other outputs that are asked for.
 
 TRAIN.TENSORBOARD writes the same numbers for TensorBoard, to `tensorboard/` in the run's folder;
-TRAIN.WANDB names the project of Weights & Biases that gets them (WANDB_MODE=offline keeps them
-here). Both are extras, imported only when asked for.
+TRAIN.WANDB names a project of Weights & Biases that receives them (WANDB_MODE=offline keeps them on
+this machine). Both need extra packages, which are imported only if asked for.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ class Row:
     """The steps since the row before it.
 
     Attributes:
-        epoch: from 1. step: steps since training began, these included.
-        loss: their mean. rate: the learning rate. seconds: since training began, without pauses.
-        accuracy: of their images in percent, each as predicted before its step; None where the
-            method does not say.
+        epoch: from 1. step: steps since training began, including these.
+        loss: the steps' mean. rate: the learning rate. seconds: since training began, without
+            pauses. accuracy: on the steps' images in percent, each predicted before its step; None
+            if the method does not report it.
     """
 
     epoch: int
@@ -49,7 +49,7 @@ COLUMNS = [field.name for field in fields(Row)]
 
 
 def read_history(file: Path) -> list[Row]:
-    """The rows of a metrics.csv. Raises NerpError for a file that is none."""
+    """The rows of a metrics.csv. Raises NerpError if the file is not a training's history."""
     with reading(file, f"a training's history with the columns {','.join(COLUMNS)}"):
         reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
         if reader.fieldnames != COLUMNS:
@@ -69,7 +69,7 @@ def read_history(file: Path) -> list[Row]:
 class History:
     """Collects the rows of one training run.
 
-    Raises NerpError, saying what to install, where a package that is asked for is missing.
+    Raises NerpError, saying what to install, if a needed package is missing.
     """
 
     def __init__(self, directory: Path, cfg: CfgNode):
@@ -94,11 +94,11 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Of training, up to the last row."""
+        """Seconds of training up to the last row."""
         return self.rows[-1].seconds if self.rows else 0.0
 
     def add(self, row: Row) -> None:
-        """One more row; in the file with the next `save`."""
+        """Add a row. The next `save` writes it to the file."""
         self.rows.append(row)
         for writer in self._writers:
             writer.add(row)
@@ -115,13 +115,13 @@ class History:
         write_text(self.file, text.getvalue())
 
     def close(self) -> None:
-        """End what is written elsewhere."""
+        """Close the other outputs."""
         for writer in self._writers:
             writer.close()
 
 
 def _followed(row: Row) -> dict[str, float]:
-    """What is drawn over the steps, by name."""
+    """The values that are plotted over the steps, by name."""
     values = {"loss": row.loss, "accuracy": row.accuracy, "rate": row.rate}
     return {name: value for name, value in values.items() if value is not None}
 

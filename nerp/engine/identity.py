@@ -1,4 +1,4 @@
-"""What a run's numbers depend on, as digests. They identify a finished run.
+"""Digests of everything that a run's numbers depend on. They identify a finished run.
 
 `config` covers the configuration's keys, `inputs` the files that keys name, `code` the user's own
 methods and the like, `images` the lists of images with the content of each. Nothing depends on the
@@ -38,7 +38,7 @@ from nerp.settings.protocols import (
 )
 from nerp.settings.tree import get, keys
 
-# What does not change a run's numbers, and so is left out of its digest.
+# The keys that do not change a run's numbers; they are left out of its digest.
 _VOLATILE = (
     "OUTPUT_DIR",
     "USE_CUDA",
@@ -54,10 +54,10 @@ _VOLATILE = (
     "DATASET.LICENCE",
     "DATASET.SOURCES",
 )
-Config = Mapping[str, object]  # a CfgNode, or what a file has of one
+Config = Mapping[str, object]  # a CfgNode, or the mapping read from a file
 _INPUTS, _CODE, _IMAGES = "inputs", "code", "images"
 _MOST_NAMED = 3
-# What an entry of an identity is of, in words.
+# The entries of an identity in words.
 _WORDS = {
     "classes": "the class names",
     "checkpoint": "the checkpoint's content",
@@ -71,7 +71,7 @@ _WORDS = {
 
 def training_identity(cfg: CfgNode, bench: Benchmark) -> dict[str, object]:
     """The identity of a training on `bench`, the selection that `cfg` asks for. Raises NerpError,
-    naming it, for a missing image or a file that cannot be read."""
+    naming the file, for a missing image or a file that cannot be read."""
     images = {"train": images_digest(bench.train, bench.image_dir)}
     by_val = cfg.TEST.FINAL_MODEL == BEST_VAL
     if by_val or TRAINERS[plain_name(cfg.TRAINER.NAME)].on_features:
@@ -114,14 +114,14 @@ def test_identity(tested: Tested) -> dict[str, object]:
 
 
 def _calibrates_by_image(cfg: Config) -> bool:
-    """Whether the class features that a calibration needs are those for a reference image."""
+    """Whether a calibration needs class features for a reference image."""
     method = TRAINERS[plain_name(str(get(cfg, "TRAINER.NAME")))]
     return bool(method.text_by_image and get(cfg, "TEST.CALIBRATION") == "dac")
 
 
 def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
-    """{"inputs": {key: digest}} of the files that keys name, or {}; of a folder of sentence files
-    those for `datasets`, which alone are read."""
+    """{"inputs": {key: digest}} for the files that keys name, or {}. For a folder of sentence files
+    the digest covers the files for `datasets`, since only these are read."""
     files = _input_files(cfg)
     files |= {name: str(file) for name, file in built_on_files(cfg).items()} | _shipped(cfg)
     digests = {name: input_digest(file, datasets) for name, file in files.items()}
@@ -132,7 +132,7 @@ def _inputs(cfg: CfgNode, datasets: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _shipped(cfg: CfgNode) -> dict[str, str]:
-    """Key -> file of the backbones, the teacher's among them, that are called by a shipped name."""
+    """Key -> file of each backbone with a shipped name, including the teacher's."""
     node = TRAINERS[plain_name(cfg.TRAINER.NAME)].node
     method, backbone = cfg.TRAINER[node], cfg.MODEL.BACKBONE
     named = {
@@ -145,7 +145,7 @@ def _shipped(cfg: CfgNode) -> dict[str, str]:
 
 
 def _code(cfg: CfgNode) -> dict[str, dict[str, str]]:
-    """{"code": {name: digest}} of the user's own methods and the like that the run uses, or {}."""
+    """{"code": {name: digest}} for the user's own methods, layouts and so on in a run, or {}."""
     used = [(TRAINERS, plain_name(cfg.TRAINER.NAME)), (LAYOUTS, cfg.DATASET.LAYOUT)]
     if cfg.TRAINER.NAME.endswith(NERP_SUFFIX):
         used += [(PAIR_SOURCES, cfg.NERP.PAIRS), (RULES, cfg.NERP.RULE),
@@ -200,7 +200,7 @@ def _settings(directory: Path, cfg: CfgNode) -> list[str]:
 
 
 def _flat(identity: Mapping[str, object]) -> dict[str, object]:
-    """Its entries, those of a node with the node's name before theirs."""
+    """The entries of an identity; entries of a node have the node's name as a prefix."""
     flat: dict[str, object] = {}
     for name, value in identity.items():
         flat |= ({f"{name}.{inner}": entry for inner, entry in value.items()}
@@ -209,13 +209,13 @@ def _flat(identity: Mapping[str, object]) -> dict[str, object]:
 
 
 def digest(cfg: Config) -> str:
-    """16 hex digits; two configurations share them if they ask for the same numbers."""
+    """16 hex digits. Two configurations have equal digits if they ask for the same numbers."""
     text = json.dumps(_decisive(cfg), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _difference(old: Config, new: Config) -> list[str]:
-    """`KEY: old -> new` for every key by which two configurations ask for other numbers."""
+    """`KEY: old -> new` for every key with which two configurations ask for different numbers."""
     before, after = _decisive(old), _decisive(new)
     return [
         f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
@@ -225,7 +225,7 @@ def _difference(old: Config, new: Config) -> list[str]:
 
 
 def _input_files(cfg: Config) -> dict[str, str]:
-    """Key -> path, for every key that names a file whose content decides about the numbers."""
+    """Key -> path, for every key that names a file whose content affects the numbers."""
     return {name: str(value) for name, value in _decisive(cfg).items()
             if value and key(name).is_file}
 

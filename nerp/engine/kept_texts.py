@@ -1,4 +1,4 @@
-"""Features of texts that an interrupted search finds again."""
+"""Features of texts, kept so that an interrupted search finds them again."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from nerp.clip.model import Clip
 from nerp.engine.cache import Kept, cached
 
 FOLDER = "text_features"
-_FEW = 200  # texts that are encoded faster than a file is worth
+_FEW = 200  # fewer texts than this are encoded faster than a file is worth
 
 
 class KeptTexts:
@@ -26,8 +26,8 @@ class KeptTexts:
         self._directory = directory
 
     def encode(self, texts: list[str], compute: Callable[[list[str]], Tensor]) -> Tensor:
-        """`compute(texts)`, features [n, D] of n texts, on the backbone's device. Those of fewer
-        than 200 texts are computed each time, and not kept."""
+        """`compute(texts)`, features [n, D] of n texts, on the backbone's device. Lists of fewer
+        than 200 texts are computed each time and not kept."""
         if len(texts) < _FEW:
             return compute(texts)
         clip = self._clip
@@ -38,6 +38,6 @@ class KeptTexts:
                       lambda: compute(texts).cpu(), quietly=True).to(clip.device)
 
     def forget(self) -> None:
-        """Remove what was kept."""
+        """Remove the kept features."""
         if is_main():
             shutil.rmtree(self._directory / FOLDER, ignore_errors=True)

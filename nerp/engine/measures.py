@@ -1,6 +1,6 @@
-"""Every metric of predictions that records hold and tables show. A new one is a row here.
+"""Every metric of predictions that records hold and tables show. A new metric is a row here.
 
-Nothing is imported at run time, since the command line lists the names.
+Nothing is imported at run time, since the command line needs the names.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Metric:
     """Attributes:
-        text: the line below a table of it; {bins} is the number of bins of confidence.
-        of: its value for judged predictions and a number of bins; None: it is counted from
-            predictions (`metrics.accuracy_record`).
+        text: the line below a table of the metric; {bins} is the number of bins of confidence.
+        of: computes it from judged predictions and a number of bins; None: it is computed from the
+            predictions alone (`metrics.accuracy_record`).
         percent: whether records hold it in percent.
-        more_is_better: whether the largest value of a column is marked, or the smallest.
+        more_is_better: whether a column's largest value is marked as best, rather than the
+            smallest.
     """
 
     text: str
@@ -42,7 +43,7 @@ METRICS = {
                     lambda judged, bins: float(judged.brier.mean()), percent=False),
 }
 
-# The numbers of an open-world test, all in percent (`metrics.open_world`) -> their heading in
+# The numbers of an open-world test, all in percent (`metrics.open_world`) -> their headings in
 # tables.
 OPEN_WORLD = {
     "accuracy": "Accuracy", "base": "Base", "novel": "Novel", "h": "H",

@@ -1,5 +1,5 @@
-"""Numbers about predictions: accuracy, macro F1, the confusion matrix, what flips did; the open
-world; confidence."""
+"""Metrics of predictions: accuracy, macro F1, confusion matrix, effects of flips, open world,
+confidence."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from nerp.engine.confidence import BINS, Floats, arrays, as_numpy, judge, measur
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Labels, predictions or counts, of any integer type: numpy's depends on what they come from.
+# Labels, predictions or counts, of any of numpy's integer types.
 Integers = npt.NDArray[np.integer]
 
 
 class Accuracy(TypedDict):
-    """Counts of images, and percentages of them; a class without images has no accuracy."""
+    """Numbers of images, and percentages of them; a class without images has no accuracy."""
 
     total: int
     correct: int
@@ -57,16 +57,16 @@ def accuracy_record(confusion: Integers) -> Accuracy:
 
 @dataclass(frozen=True)
 class Asymmetry:
-    """How one-sided confusion is.
+    """How one-sided the confusions are.
 
-    Two classes of which n_ij images of i are taken for j and n_ji the other way have asymmetry
-    |n_ij - n_ji| / (n_ij + n_ji): 0 where it goes both ways alike, 1 where it goes one way only.
-    The total weighs pairs by their confusions: sum |n_ij - n_ji| / sum (n_ij + n_ji), which chance
-    alone puts well above 0 where confusions are few: `chance`.
+    If n_ij images of class i are predicted as j, and n_ji images of j as i, the two classes have
+    the asymmetry |n_ij - n_ji| / (n_ij + n_ji): 0 if both directions are equally frequent, 1 if
+    only one occurs. The total weighs pairs by their confusions: sum |n_ij - n_ji| / sum (n_ij +
+    n_ji). With few confusions, chance alone puts the total well above 0: see `chance`.
 
     Attributes:
-        pairs: [n, 2] classes i < j that are confused at all. counts: [n, 2] n_ij, n_ji.
-        total: None where nothing is confused.
+        pairs: [n, 2] classes i < j with any confusions. counts: [n, 2] n_ij, n_ji.
+        total: None without confusions.
     """
 
     pairs: Integers
@@ -83,8 +83,8 @@ class Asymmetry:
 
     @property
     def chance(self) -> float | None:
-        """The total that chance alone is expected to give: each confusion of a pair falling
-        either way with probability 1/2, the number of confusions as it is."""
+        """The expected total by chance, if each confusion of a pair fell in either direction with
+        probability 1/2 and the numbers of confusions stayed the same."""
         if self.total is None:
             return None
         sums = self.counts.sum(1)
@@ -110,7 +110,7 @@ def asymmetry(confusion: Integers) -> Asymmetry:
 
 
 def flip_effect(labels: Integers, before: Integers, after: Integers) -> dict[str, int]:
-    """How many predictions changed, and how many of the changes helped, hurt, or did neither."""
+    """How many predictions changed, and how many changes helped, hurt, or were neutral."""
     changed = before != after
     helped = int((changed & (after == labels)).sum())
     hurt = int((changed & (before == labels)).sum())
@@ -119,13 +119,13 @@ def flip_effect(labels: Integers, before: Integers, after: Integers) -> dict[str
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """H = 2bn / (b + n), 0 where both are 0."""
+    """H = 2bn / (b + n); 0 if both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
 def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:
-    """Spearman's rank correlation of two arrays [n], ties at their mean rank; None where one of
-    them is constant."""
+    """Spearman's rank correlation of two arrays [n]; ties get their mean rank. None if one of the
+    arrays is constant."""
     first, second = (_ranks(np.asarray(x)) for x in (a, b))
     if first.std() == 0 or second.std() == 0:
         return None
@@ -141,13 +141,13 @@ def _ranks(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def confidence(
     logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tensor", bins: int = BINS
 ) -> dict[str, float]:
-    """How well the probabilities p = softmax(z) of logits [N, C] say how often they are right, by
+    """How well the probabilities p = softmax(z) of logits [N, C] agree with the accuracy, given
     labels [N] (Guo et al., ICML 2017).
 
-    Returns fractions: `ece`, the mean |confidence - accuracy| of so many bins of equal width, each
-    weighed by its images; `adaptive_ece`, of bins with equally many images; `mce`, the largest
-    difference of a bin of equal width; `nll`, the mean -log p of the label, in nats; `brier`, the
-    mean squared distance of p from the label's indicator.
+    Returns fractions. `ece`: the mean |confidence - accuracy| over `bins` bins of equal width,
+    weighted by their numbers of images. `adaptive_ece`: the same over bins with equally many
+    images. `mce`: the largest difference of a bin of equal width. `nll`: the mean -log p of the
+    label, in nats. `brier`: the mean squared distance of p from the label's indicator.
 
     Raises NerpError for no images, shapes that do not agree, labels outside 0..C-1, logits that
     are not finite, or no bins.
@@ -159,20 +159,20 @@ def open_world(
     logits: "npt.NDArray[Any] | Tensor", labels: "npt.NDArray[Any] | Tensor",
     base: "npt.NDArray[Any] | Tensor",
 ) -> dict[str, float]:
-    """What a model trained on some classes does when all may be the answer (DeCoOp, Zhou et al.,
-    ICML 2024; OpenworldAUC, Hua et al., ICML 2025).
+    """Metrics of a model trained on some classes that predicts among all classes (DeCoOp, Zhou et
+    al., ICML 2024; OpenworldAUC, Hua et al., ICML 2025).
 
-    Returns fractions, by `measures.OPEN_WORLD`: `accuracy` over all classes; the same on images of
-    `base` classes and of the others (`novel`); `h`, the harmonic mean of these two; `base_alone`
-    and `novel_alone`, either kind of images with the classes of its kind alone as answers; `auroc`
-    of the largest probability of a base class, base images being positive; `openworld_auc`, the
-    share of pairs of a base and a novel image in which both are right among their kind and the base
-    image has the larger such probability, ties counting one half.
+    Returns fractions, by `measures.OPEN_WORLD`. `accuracy`: over all images; also on images of
+    `base` classes and of the others (`novel`). `h`: the harmonic mean of these two. `base_alone`
+    and `novel_alone`: on each kind of images, with only the classes of this kind as answers.
+    `auroc`: of the largest probability of a base class, with base images as positives.
+    `openworld_auc`: the share of pairs of a base and a novel image in which both are right among
+    their kind and the base image has the larger such probability; ties count one half.
 
     Args:
         logits: [N, C]. labels: [N]. base: [C], whether a class was trained on.
 
-    Raises NerpError as `confidence`, and where base or novel classes or their images are missing.
+    Raises NerpError as `confidence`, and if base or novel classes, or their images, are missing.
     """
     z, y = arrays(logits, labels)
     trained = as_numpy(base)
@@ -206,15 +206,15 @@ def open_world(
 
 
 def auroc(score: Floats, positive: "npt.NDArray[np.bool_]") -> float:
-    """The share of pairs of a positive and another of N in which the positive has the larger score,
-    ties counting one half. Args: score: [N]. positive: [N], of which some are and some are not."""
+    """The share of pairs of a positive and a negative in which the positive has the larger score;
+    ties count one half. Args: score: [N]. positive: [N]; some are positive and some are not."""
     own, others = score[positive], score[~positive]
     return _wins(own, others) / (len(own) * len(others))
 
 
 def _wins(a: Floats, b: Floats) -> float:
-    """In how many pairs of a number of `a` and one of `b` the first is larger, ties counting one
-    half; by ranks (Mann and Whitney), since there may be 10^9 pairs."""
+    """The number of pairs (x of `a`, y of `b`) with x > y; ties count one half. It is computed from
+    ranks (Mann and Whitney), since there may be 10^9 pairs."""
     if not len(a) or not len(b):
         return 0.0
     ranks = _ranks(np.concatenate([a, b]))[: len(a)]
