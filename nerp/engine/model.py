@@ -52,26 +52,26 @@ from nerp.trainers.texts import Classes
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
-# What of a run's configuration decides about a prediction, besides the method's own node.
+# The keys of a run's configuration that affect a prediction, besides the method's own node.
 _READ = ("INPUT.", "MODEL.", "DATASET.", "TASK", "SEED")
 _NOT_READ = ("DATASET.ROOT",)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be read. index: its place among those asked for. reason: a line."""
+    """An image that could not be read. index: its position in the input. reason: in one line."""
 
     index: int
     reason: str
 
 
 class Model:
-    """A trained model and the classes that it tells apart.
+    """A trained model and the classes that it predicts.
 
     Attributes:
-        classes: [C] names. trained: the names of those that it was trained on, as far as known.
+        classes: [C] names. trained: the names of the classes it was trained on, if known.
         resolved: its configuration. trainer: the method, `nerp.trainers`.
-        finishing: what corrects and calibrates its logits; None for nothing.
+        finishing: corrects and calibrates its logits; None: neither.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Model:
         return self.trainer.classes.names
 
     def for_classes(self, names: Sequence[str]) -> "Model":
-        """The same model, asked about other classes. Raises NerpError for names that are no
-        distinct texts."""
+        """The same model for other classes. Raises NerpError for names that are not distinct
+        texts."""
         classes = _asked(names, self.trained, self.resolved.cfg.DATASET)
         return Model(self.trainer.for_classes(classes), self.resolved, self.trained, self.finishing)
 
@@ -102,10 +102,10 @@ class Model:
 
         Args:
             images: one or several: paths, PIL images, or uint8 arrays [H, W, 3].
-            stream: corrects each image by those before it, of this call and of calls before; it
-                has looked at test images already seen.
+            stream: corrects each image by the images before it, in this call and earlier calls; the
+                correction then has looked at test images already seen.
 
-        Raises NerpError, naming the image, for one that cannot be read, and for a stream of
+        Raises NerpError, naming the image, for an image that cannot be read, and for a stream with
         another number of classes.
         """
         logits: list[Tensor] = []
@@ -120,8 +120,8 @@ class Model:
 
     @torch.inference_mode()
     def logits(self, images: Picture | Iterable[Picture]) -> Iterator[Tensor | Failure]:
-        """Of each image in turn its logits [C] in float32 on the CPU, corrected and calibrated
-        where that is asked for, or why it cannot be read."""
+        """For each image, in order, its logits [C] in float32 on the CPU, corrected and calibrated
+        if the model does so; or a `Failure` if it cannot be read."""
         pictures: list[Picture]
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             pictures = [images]
@@ -154,24 +154,24 @@ class Model:
 
 @dataclass(frozen=True)
 class Finishing:
-    """The correction and the calibration of a model, made anew for every set of classes.
+    """The correction and the calibration of a model, computed anew for each set of classes.
 
-    Attributes: request: the test with the same correction and calibration.
+    Attributes: request: a test with the same correction and calibration.
     """
 
     request: Request
 
     def steps(self, trainer: Trainer) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """What is done to logits [N, C] of the trainer's classes, in order. Raises NerpError as
+        """The functions of logits [N, C] of the trainer's classes, in order. Raises NerpError as
         `opened` does."""
         nerp, calibrator = self.opened(trainer)
         correct = [lambda logits: nerp.correct(logits).apply(logits)] if nerp else []
         return (*correct, *([calibrator.apply] if calibrator else []))
 
     def opened(self, trainer: Trainer) -> tuple[NeRP | None, Calibrator | None]:
-        """The correction and the calibration of the trainer's logits, None where there is none.
-        Raises NerpError where images that it looks at are not there, or more decides about an
-        image's correction than its own logits."""
+        """The correction and the calibration of the trainer's logits, None if there is none.
+        Raises NerpError if images that they look at are missing, or if an image's correction
+        depends on more than its own logits."""
         part = "base" if trainer.classes.seen else "new"
         opts = [*self.request.opts, "DATASET.SUBSAMPLE_CLASSES", part]
         tested = _Untested(resolve(replace(self.request, opts=opts)))
@@ -183,7 +183,7 @@ class Finishing:
 
 
 class _Untested(Tested):
-    """A test none of whose images is shown to the model: others are given instead."""
+    """A test whose own images the model never sees; the user gives other images."""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -192,9 +192,9 @@ class _Untested(Tested):
 
 
 def _check_by_itself(nerp: NeRP) -> None:
-    """Raise NerpError where more decides about an image's correction than its own logits."""
+    """Raise NerpError if an image's correction depends on more than its own logits."""
     name = nerp.rule.name
-    # Images come in batches, and each batch would be corrected as if it were all of them.
+    # Images come in batches, and such a rule would correct each batch as if it were all images.
     if isinstance(nerp.rule, FromTest) or nerp.looked_at in (
             SEEN_IMAGES, TEST_IMAGES, TEST_LABELS):
         raise NerpError(f"NERP.RULE {name} corrects an image by other tested images too; for one "
@@ -205,7 +205,7 @@ def _check_by_itself(nerp: NeRP) -> None:
 
 
 class _Pictures(Dataset[Tensor | Failure]):
-    """Images as uint8 [3, S, S]; a `Failure` for one that cannot be read."""
+    """Images as uint8 [3, S, S]; a `Failure` for an image that cannot be read."""
 
     def __init__(self, pictures: Sequence[Picture], transform: Callable[[Image.Image], Tensor]):
         self.pictures = pictures
@@ -245,19 +245,18 @@ def load(
 
     Args:
         model: the folder or file.
-        classes: names of the classes to tell apart; by default those it was trained on, which
-            published checkpoints do not say.
-        trainer: a name that ends in _NeRP has the predictions for classes that were not trained
-            on corrected, as `nerp test` does; TEST.CALIBRATION among the options calibrates them.
+        classes: names of the classes to predict; default: the classes it was trained on, which
+            published checkpoints do not name.
+        trainer: with a name that ends in _NeRP, predictions for classes that were not trained on
+            are corrected, as in `nerp test`. The option TEST.CALIBRATION calibrates them.
         dataset: the card whose prompts a published checkpoint was trained with, and whose images a
             correction or a calibration looks at.
         root: the folder that holds the dataset's folder.
-        epoch: of the checkpoint; by default the best where there is one, else the newest.
+        epoch: of the checkpoint; default: the best if there is one, otherwise the newest.
         options: further configuration keys, such as {"MODEL.BACKBONE.PATH": "ViT-B-16.pt"}.
-        precision: fp32, amp, fp16 or bf16; by default the method's PREC.
-
-    Raises NerpError for a checkpoint that cannot be read, or that does not say its classes where
-    none are given.
+        precision: fp32, amp, fp16 or bf16; default: the method's PREC.
+    Raises NerpError for a checkpoint that cannot be read, or that does not name its classes if no
+    `classes` are given.
     """
     file = _find(model, epoch)
     checkpoint = read_checkpoint(file)
@@ -282,7 +281,7 @@ def load(
 
 
 def _find(model: str | Path, epoch: int | None) -> Path:
-    """The checkpoint file of a folder, whichever method's it is."""
+    """The checkpoint file of a folder, of any method."""
     there = Path(model).expanduser()
     folders = {TRAINERS[name].folder for name in methods_of_files()} - {""}
     inside = [folder for folder in sorted(folders) if (there / folder).is_dir()]
@@ -322,7 +321,7 @@ def _resolved(
 def _test_request(
     trainer: str, resolved: Resolved, dataset: str, root: str, options: Mapping[str, object]
 ) -> Request:
-    """The test whose correction and calibration are those of the model."""
+    """The test that has the model's correction and calibration."""
     cfg = resolved.cfg
     read = (name for name in resolved.origins if name.startswith(("INPUT.", "MODEL.", "TASK")))
     opts = {name: get(cfg, name) for name in (*read, "DATASET.NUM_SHOTS")}
@@ -349,12 +348,12 @@ def _spaced(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names with spaces for underscores. Raises NerpError where two are the same or one is
+    """Class names with spaces for underscores. Raises NerpError if two are the same or one is
     empty."""
     spaced = _spaced(names)
     if not spaced or not all(name.strip() for name in spaced):
         raise NerpError("the class names: at least one, none of them empty")
     twice = {name for name in spaced if spaced.count(name) > 1}
     if twice:
-        raise NerpError(f"the class names: {min(twice)!r} stands there more than once")
+        raise NerpError(f"the class names: {min(twice)!r} occurs more than once")
     return spaced

@@ -76,8 +76,8 @@ def _half(classes: int) -> npt.NDArray[np.bool_]:
 
 
 def _check_protocol(cfg: CfgNode, checkpoint: "Checkpoint") -> None:
-    """Raise NerpError where a checkpoint that names no classes was not trained on the base half of
-    the tested dataset, by what it or the configuration beside it says."""
+    """Raise NerpError if a checkpoint without class names was not trained on the base half of the
+    tested dataset, as it or the configuration beside it says."""
     said = f"{checkpoint.path}: it does not name the classes that it was trained on"
     if checkpoint.source not in ("", cfg.DATASET.NAME):
         raise NerpError(f"{said}, which are of {checkpoint.source}, not of {cfg.DATASET.NAME}")
@@ -92,8 +92,8 @@ def _check_protocol(cfg: CfgNode, checkpoint: "Checkpoint") -> None:
 def batches_of(
     cfg: CfgNode, bench: Benchmark
 ) -> Iterator[tuple[CfgNode, Benchmark, npt.NDArray[np.int64]]]:
-    """The parts in which a run's tested images are processed: configuration and benchmark of the
-    part, and the positions of its images among all."""
+    """The parts in which a run's tested images are processed. Each is a configuration, a benchmark,
+    and the positions of its images among all images."""
     items = getattr(bench, cfg.TEST.SPLIT)
     if not is_open(cfg):
         yield cfg, bench, np.arange(len(items))
@@ -109,11 +109,11 @@ def batches_of(
 
 
 def stands_for(cfg: CfgNode, as_trained: bool, base: npt.NDArray[np.bool_]) -> list[str]:
-    """The base-to-novel tests ("base", "new") whose numbers an open-world test also has: those in
-    which the method has the same logits for a class."""
+    """The base-to-novel tests ("base", "new") whose numbers an open-world test also has: the tests
+    in which the method has the same logits for a class."""
     name = cfg.TRAINER.NAME
     method = TRAINERS[plain_name(name)]
-    corrected = name.endswith(NERP_SUFFIX)  # which depends on all classes
+    corrected = name.endswith(NERP_SUFFIX)  # a correction depends on all tested classes
     if corrected or not method.independent or not np.array_equal(base, _half(len(base))):
         return []
     if not method.two_heads:

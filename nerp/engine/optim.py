@@ -1,4 +1,4 @@
-"""Optimisers, what a step of one does, and the learning rate of an epoch."""
+"""Optimisers, their steps, and the learning rate of an epoch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ def build_optimizer(
     optim: CfgNode,
     fused: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, AdamW, or Adam (the decay an L2 term in its gradient), from the config
-    node OPTIM. The rate is set by the schedule.
+    """SGD with momentum, AdamW, or Adam (with weight decay as an L2 term in its gradient), from the
+    config node OPTIM. The schedule sets the rate.
 
     Args:
         parameters: all of them, or in groups (`Trainer.parameter_groups`).
         fused: whether a step is one kernel, which also skips a scaled step that overflowed without
-            asking the host; by default on a GPU.
+            asking the host; default: on a GPU.
     """
     groups: list[Group] = [
         entry if isinstance(entry, dict) else {"params": [entry]} for entry in parameters
@@ -51,8 +51,8 @@ def build_optimizer(
         fused=fused,
     )
     if fused and optim.MOMENTUM:
-        # Its first step would leave memory as it found it for a momentum, where that step
-        # overflows. From zeros, the first momentum is the first gradient as well.
+        # If its first step overflows, it would leave the momentum's memory uninitialised. Starting
+        # from zeros, the first momentum equals the first gradient as well.
         for parameter in all_parameters(sgd):
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
@@ -67,8 +67,9 @@ def take_step(
     optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, clip_norm: float,
     change: Callable[[], None] = lambda: None,
 ) -> None:
-    """One step down the gradient of `loss`, as `change` leaves it (`Method.change_gradients`). With
-    a `clip_norm` above 0 the joint gradient of all parameters is first clipped to that norm."""
+    """Take one step down the gradient of `loss`. `change` may change the gradient first
+    (`Method.change_gradients`). If `clip_norm` is above 0, the joint gradient of all parameters is
+    then clipped to that norm."""
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     change()
@@ -80,8 +81,8 @@ def take_step(
 
 
 def what_a_step_leaves(optim: CfgNode) -> dict[str, torch.Tensor | None]:
-    """The optimizer's state for a parameter [1] after a step, by name. A count of steps has no
-    dimension."""
+    """The optimizer's state for a parameter [1] after a step, by name. A count of steps is a
+    scalar."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     optimizer = build_optimizer([parameter], optim)
@@ -94,9 +95,9 @@ def checked_steps(
     optimizer: torch.optim.Optimizer, optim: CfgNode, kept: Mapping[int, Mapping[str, Tensor]],
     most: int, path: Path,
 ) -> Mapping[int, Mapping[str, Tensor]]:
-    """The optimizer state of each parameter in a file, by its position, after at most this many
-    steps. Raises ValueError, or NerpError naming the file, if it is not a state that its steps
-    leave."""
+    """The optimizer state of each parameter in a file, by its position, after at most `most` steps.
+    Raises ValueError, or NerpError naming the file, if the optimizer's steps cannot produce such a
+    state."""
     parameters, wanted = all_parameters(optimizer), what_a_step_leaves(optim)
     for place, values in kept.items():
         if place not in range(len(parameters)) or values.keys() != wanted.keys():
@@ -119,7 +120,7 @@ def checked_steps(
 
 def learning_rate(optim: CfgNode, epoch: int, factor: float = 1.0) -> float:
     """The rate of epoch 0, 1, ...: constant during warm-up, then a half cosine over MAX_EPOCH down
-    to LR_MIN. Tensors with a `factor` have that many times OPTIM.LR, except during warm-up."""
+    to LR_MIN. Except during warm-up, the rate is OPTIM.LR times `factor`."""
     if epoch < optim.WARMUP_EPOCH:
         return float(optim.WARMUP_CONS_LR)
     turn = math.pi * (epoch - max(0, optim.WARMUP_EPOCH)) / optim.MAX_EPOCH

@@ -1,4 +1,4 @@
-"""What a record says of probabilities: how sure predictions are, and the open world."""
+"""The part of a record about probabilities: confidence, and the open world."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from nerp.engine.measures import METRICS, OPEN_WORLD
 from nerp.engine.metrics import harmonic_mean, open_world
 
 HALVES = ("base", "novel")
-_OPEN = tuple(name for name in OPEN_WORLD if name != "accuracy")  # which every record has
+_OPEN = tuple(name for name in OPEN_WORLD if name != "accuracy")  # every record has the accuracy
 
 
 def of_probabilities(
@@ -18,7 +18,7 @@ def of_probabilities(
     calibrator: Calibrator | None,
 ) -> dict[str, float]:
     """The metrics of the confidence of logits [N, C], after calibration. In the open world, where
-    `base` [C] says which classes were trained on, also its numbers except the accuracy. In percent,
+    `base` [C] says which classes were trained on, also its metrics except the accuracy. In percent,
     except nll and brier."""
     logits = calibrated(logits, calibrator)
     record = confidence_record(logits, labels)
@@ -26,7 +26,8 @@ def of_probabilities(
         return record
     numbers = open_world(logits, labels, base)
     record |= {name: 100 * numbers[name] for name in _OPEN}
-    # By counts, as any other accuracy in percent: to the last digit what the test of a half gives.
+    # Computed from counts, as any accuracy in percent: equal to the last digit to a half's own
+    # test.
     for half, shown in zip(HALVES, (base[labels], ~base[labels]), strict=True):
         images = int(shown.sum())
         record |= {name: 100 * round(numbers[name] * images) / images
@@ -58,5 +59,5 @@ def confidence_record(logits: Tensor, labels: npt.NDArray[np.int64]) -> dict[str
 
 
 def calibrated(logits: Tensor, calibrator: Calibrator | None) -> Tensor:
-    """Logits [N, C] after the calibrator, where there is one."""
+    """Logits [N, C] after the calibrator, if there is one."""
     return calibrator.apply(logits) if calibrator else logits

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, and whether it has been done before."""
+"""The files that a run leaves in its folder, and whether the run has been done before."""
 
 import contextlib
 import csv
@@ -43,10 +43,10 @@ def save_predictions(
     tested: Tested, nerp: NeRP | None, correction: Correction | None,
     identity: Mapping[str, object], calibrator: Calibrator | None = None,
 ) -> None:
-    """Write predictions.npz: whose it is, logits, labels, paths and classnames; with NeRP also
-    corrected_logits, text_prior, image_prior and those of further references, pairs (class
-    indices), and what else its rule needs; with a calibrator calibrated_logits; of the open world
-    base (1 for a class that was trained on)."""
+    """Write predictions.npz: the run's identity, logits, labels, paths and classnames. With NeRP it
+    also has corrected_logits, text_prior, image_prior and the priors of further references, pairs
+    (class indices), and the other inputs of its rule. With a calibrator it has calibrated_logits.
+    In the open world it has base (1 for a class that was trained on)."""
     arrays = {
         "identity": np.array(run_digest(identity)),
         "logits": tested.logits.numpy(),
@@ -102,7 +102,7 @@ def is_finished(
             (directory / name).unlink(missing_ok=True)
         return False
     if not result.is_file():
-        for name in (PREDICTIONS_FILE, CONFUSION_FILE):  # of a run that was killed
+        for name in (PREDICTIONS_FILE, CONFUSION_FILE):  # left by a run that was killed
             (directory / name).unlink(missing_ok=True)
         return False
     try:
@@ -116,7 +116,7 @@ def is_finished(
                             f"({changes(directory, resolved.cfg, found, identity)}): give another "
                             "--output-dir, or --overwrite to replace it")
     if all(_is_of(directory / name, identity) for name in wants):
-        forget_state(directory)  # of a run that was killed when all was done
+        forget_state(directory)  # of a run that was killed after its last step
         accuracy = record.get("accuracy")
         known = f" (accuracy: {accuracy:.2f}%)" if is_number(accuracy) else ""
         say(f"finished already, skipped: {directory}{known}")
@@ -125,7 +125,7 @@ def is_finished(
 
 
 def _is_of(file: Path, identity: Mapping[str, object]) -> bool:
-    """Whether a file is there and, if it says whose it is, the run's."""
+    """Whether a file exists and does not belong to another run."""
     if file.name != PREDICTIONS_FILE:
         return file.is_file()
     with contextlib.suppress(NerpError):
@@ -136,8 +136,8 @@ def _is_of(file: Path, identity: Mapping[str, object]) -> bool:
 
 @contextlib.contextmanager
 def claiming(directory: Path) -> Iterator[None]:
-    """Hold a run directory; of several processes the main one does. Raises NerpError if another
-    command holds it."""
+    """Hold a run directory for as long as the context lasts; of several processes, the main one
+    does. Raises NerpError if another command holds it."""
     if not is_main():
         yield
         return
@@ -150,7 +150,7 @@ def claiming(directory: Path) -> Iterator[None]:
 def recording(log: RunLog, resolved: Resolved) -> Iterator[dict[str, object]]:
     """Log to the run's folder, and write result.json if the work ends without an error.
 
-    Of several processes the main one does.
+    Of several processes, only the main one does this.
     """
     if not is_main():
         yield {}
@@ -177,7 +177,7 @@ def recording(log: RunLog, resolved: Resolved) -> Iterator[dict[str, object]]:
     try:
         yield record
     except NerpError as error:
-        with contextlib.suppress(OSError):  # the log may be what cannot be written
+        with contextlib.suppress(OSError):  # the log itself may be what cannot be written
             say(f"error: {error}", file_only=True)
         raise
     seconds = log.seconds()
@@ -191,22 +191,22 @@ def recording(log: RunLog, resolved: Resolved) -> Iterator[dict[str, object]]:
 
 
 def _clock_time(seconds: float) -> str:
-    """Seconds since 1970 as the local date and time, with its distance from UTC."""
+    """Seconds since 1970 as the local date and time, with the offset from UTC."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _peak_memory(device: torch.device) -> int:
-    """MiB: of the device where there is one, else of the process."""
+    """Peak memory in MiB: of the GPU if there is one, otherwise of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) // 2**20
     return process_peak_mib()
 
 
 def process_peak_mib() -> int:
-    """MiB of memory that this process has had at most.
+    """The peak memory of this process in MiB.
 
-    From /proc where there is one: getrusage also counts what the process that started this one
-    held when it did.
+    It is read from /proc if that exists: getrusage also counts memory that the parent process held
+    when it started this one.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

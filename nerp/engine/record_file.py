@@ -29,7 +29,7 @@ class RunIdentity(TypedDict, total=False):
 
 
 class NerpNode(TypedDict, total=False):
-    """What NeRP did, and where its inputs came from."""
+    """The correction by NeRP, and the origin of its inputs."""
 
     rule: dict[str, object]
     on_base: bool
@@ -64,9 +64,9 @@ class FeaturesNode(TypedDict):
 
 class RunRecord(TypedDict, total=False):
     """The fields of result.json that `read_record` has checked. A record also has the numbers in
-    `_NUMBERS`, their uncorrected values (`number`), and what the method itself accounts for.
+    `_NUMBERS`, their uncorrected values (`number`), and the method's own fields.
 
-    A training without a test has no field from `accuracy` on. Only corrected tests have flips.
+    A training without a test has no fields from `accuracy` on. Only corrected tests have flips.
     """
 
     kind: str
@@ -77,7 +77,7 @@ class RunRecord(TypedDict, total=False):
     shots: int
     seed: int
     backbone: str
-    command: object  # as it is found: nothing but a message is made of it
+    command: object  # unchecked: it is only shown in messages
     identity: RunIdentity
     contradiction: str
     substitute: str
@@ -107,7 +107,7 @@ class RunRecord(TypedDict, total=False):
     neutral: int
 
 
-Wanted = tuple[Check, str]  # whether a value fits, and what fits in words
+Wanted = tuple[Check, str]  # whether a value fits, and the fitting values in words
 
 _LONGEST_NAME = 200
 _MOST_SHOTS = 10**6
@@ -181,7 +181,7 @@ _NERP_OPTIONAL = {
 _FEATURES = {"read": _COUNT, "encoded": _COUNT}
 _OPEN_WORLD = {"base_classes": _NAMES, "predicted_as": _LINE, "stands_for": _NAMES}
 _CALIBRATION = {"name": _NAME, "looked_at": _KNOWN, "note": _LINE}
-# Name, fields and optional fields of the nodes that a record may have.
+# Name, fields and optional fields of each node that a record may have.
 _NODES: tuple[tuple[str, Fields, Fields], ...] = (
     ("nerp", _NERP, _NERP_OPTIONAL), ("open_world", _OPEN_WORLD, {}),
     ("calibration", _CALIBRATION, {}), ("features", _FEATURES, {}),
@@ -197,7 +197,7 @@ def read_record(path: str | Path) -> RunRecord:
     content = read_json(path)
     where = f"{path}: not a run's record"
     check_fields(content, _FIELDS, _OPTIONAL, where)
-    record = cast(RunRecord, content)  # its own fields are as they must be, its nodes' come next
+    record = cast(RunRecord, content)  # its own fields are checked; its nodes are checked next
     for name, fields, optional in _NODES:
         if name in content:
             node = cast(Mapping[str, object], content[name])
@@ -218,7 +218,8 @@ def number(record: RunRecord, name: str) -> float | None:
 
 
 def flips_of(record: RunRecord) -> dict[str, int]:
-    """How many predictions a corrected test's flips changed, and with what effect."""
+    """How many predictions a corrected test changed, and how many changes helped, hurt or were
+    neutral."""
     return {"flips": record["flips"], "helped": record["helped"], "hurt": record["hurt"],
             "neutral": record["neutral"]}
 
@@ -229,8 +230,8 @@ def run_digest(identity: object) -> str:
 
 
 def check_owner(said: object, record: RunRecord, file: Path) -> None:
-    """Raise NerpError if predictions do not belong to a record's run. said: the run that they say
-    they belong to."""
+    """Raise NerpError if predictions do not belong to a record's run. said: the identity that the
+    predictions state."""
     if str(said) != run_digest(record.get("identity")):
         raise NerpError(f"{file}: it is of another run than {RESULT_FILE} beside it; nerp test "
                         "--overwrite --save-logits makes both anew")

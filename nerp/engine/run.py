@@ -54,8 +54,8 @@ from nerp.trainers.on_features import OnFeatures
 def run_training(request: Request, overwrite: bool = False) -> Path:
     """Train, save, test on the same classes; returns the folder with the record.
 
-    A finished run is not repeated, an interrupted one continues. Raises NerpError for anything in
-    the request that cannot be done; nothing is written before the work can begin.
+    A finished run is not repeated; an interrupted run continues. Raises NerpError if the request
+    cannot be carried out; nothing is written before the work can begin.
     """
     if request.trainer.endswith(NERP_SUFFIX):
         raise NerpError(f"NeRP trains nothing: train {trained_name(request.trainer)}, then test "
@@ -140,9 +140,10 @@ def run_test(
     request: Request, *, save_logits: bool = False, save_confusion: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Test a checkpoint (or zero-shot CLIP), corrected with NeRP where the name ends in _NeRP.
+    """Test a checkpoint (or zero-shot CLIP), corrected with NeRP if the name ends in _NeRP. Returns
+    the folder with the record.
 
-    A finished test is left as it is. Raises NerpError for anything that cannot be done; nothing
+    A finished test is not repeated. Raises NerpError if the request cannot be carried out; nothing
     is written before the work can begin.
     """
     with RunLog() as log:
@@ -186,7 +187,7 @@ def run_test(
                     say(f"trained, too, with {tested.also_seen}")
                     record["also_seen"] = tested.also_seen
                 if is_main():
-                    del tested.images  # looked at again
+                    del tested.images  # so that their state is read again
                     check_unchanged(directory, cfg, identity, test_identity(tested))
                 if save_logits and is_main():
                     save_predictions(tested, nerp, correction, identity, calibrator)

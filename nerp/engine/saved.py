@@ -33,7 +33,7 @@ _EXTRA = {
 }
 _OPTIONAL = {**_EXTRA, "corrected_logits": Kind(FLOATS, 2), "paths": Kind(TEXTS, 1),
              "classnames": Kind(TEXTS, 1)}
-# What arrays are computed with, by the kind of their numbers.
+# Kind of numbers -> the type in which such arrays are used.
 _TYPES = {"f": np.float32, "i": np.int64, "u": np.int64}
 
 
@@ -42,7 +42,7 @@ class SavedRun:
     """A NeRP test's record and arrays.
 
     Attributes:
-        result: the content of result.json. rule: the one it was corrected with.
+        result: the content of result.json. rule: the rule of its correction.
         arrays: predictions.npz by name.
     """
 
@@ -53,7 +53,7 @@ class SavedRun:
 
     @property
     def looked_at(self) -> dict[str, str]:
-        """What each known reference, and the "pairs", have looked at."""
+        """What each known reference, and "pairs", have looked at."""
         record = self.result["nerp"]
         known = {"text": NOTHING, "image": TRAINING_IMAGES, **record.get("references", {})}
         pairs = record.get("pairs_looked_at")
@@ -61,7 +61,7 @@ class SavedRun:
 
     @property
     def saved(self) -> Saved:
-        """What a sweep needs of it."""
+        """The arrays that a sweep needs."""
         priors = {name.removesuffix("_prior"): array for name, array in self.arrays.items()
                   if name.endswith("_prior")}
         extra = {name: self.arrays[name] for name in _EXTRA if name in self.arrays}
@@ -72,7 +72,7 @@ class SavedRun:
 def load_run(directory: str | Path) -> SavedRun:
     """Read result.json and predictions.npz.
 
-    Raises NerpError where one is missing or damaged, the run was not corrected, or the arrays do
+    Raises NerpError if one is missing or damaged, if the run was not corrected, or if the arrays do
     not agree on images and classes.
     """
     directory = Path(directory)
@@ -91,7 +91,7 @@ def load_run(directory: str | Path) -> SavedRun:
     try:
         with reading(result, "the record of a corrected run"):
             rule = _rule(record["nerp"]["rule"])
-        names = {*REFERENCES.names(), *rule.references}  # one's own need not be imported
+        names = {*REFERENCES.names(), *rule.references}  # a user's reference need not be imported
         optional = _OPTIONAL | {f"{name}_prior": _PRIOR for name in names}
         arrays = read_arrays(predictions, _ARRAYS, optional)
     except NerpError as error:
@@ -108,8 +108,8 @@ def load_run(directory: str | Path) -> SavedRun:
 
 
 def _saving(record: RunRecord, directory: Path) -> str:
-    """The command line that leaves a finished run's logits in its folder: its own, quoted anew, if
-    the record has it."""
+    """The command line that saves a finished run's logits in its folder. It is the run's own,
+    quoted again, if the record has it."""
     try:
         words = shlex.split(str(record.get("command", "")))
     except ValueError:
@@ -122,7 +122,7 @@ def _saving(record: RunRecord, directory: Path) -> str:
 
 def _rule(node: Mapping[str, object]) -> CorrectionRule:
     """The rule that a record describes. Raises ValueError, NerpError or what dataclasses raise."""
-    settings: dict[str, Any] = {"name": "flip", **node}  # flips were all there was once
+    settings: dict[str, Any] = {"name": "flip", **node}  # old records are all of flips
     rule = RULES[settings.pop("name")]
     default = rule()
     for name, value in settings.items():
@@ -135,7 +135,7 @@ def _rule(node: Mapping[str, object]) -> CorrectionRule:
         if not fits[type(expected)]:
             raise ValueError(f"the rule's {name} is {brief(value)}")
         if isinstance(expected, float):
-            settings[name] = float(value)  # JSON has whole numbers of any size
+            settings[name] = float(value)  # whole numbers of JSON can have any size
         elif isinstance(expected, dict):
             settings[name] = {key: float(strength) for key, strength in value.items()}
     made: CorrectionRule = rule(**settings)

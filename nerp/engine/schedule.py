@@ -1,4 +1,5 @@
-"""How many steps a training has, where it may be interrupted, and the learning rate of each."""
+"""The steps of a training, the points where it may be interrupted, and each step's learning
+rate."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ BY_STEP = "cosine_iterations"  # the OPTIM.LR_SCHEDULER whose rate changes at ev
 
 
 class Stretch(NamedTuple):
-    """The steps `first` .. `last` - 1 of an epoch, counted from 0. After a stretch a state is
+    """The steps `first` .. `last` - 1 of an epoch, counted from 0. After a stretch the state is
     saved, from which an interrupted run continues."""
 
     epoch: int
@@ -28,9 +29,9 @@ class Stretch(NamedTuple):
 class Schedule:
     """Attributes:
     optim: the config node OPTIM.
-    epochs: how many there are, an incomplete last one included.
+    epochs: number of epochs, including an incomplete last one.
     epoch_steps: the steps of a whole epoch. steps: of the training.
-    longest: the most steps of a stretch.
+    longest: the largest number of steps of a stretch.
     """
 
     optim: CfgNode
@@ -48,7 +49,7 @@ class Schedule:
                 yield Stretch(epoch, first, last, last == end)
 
     def rate(self, epoch: int, step: int, factor: float = 1.0) -> float:
-        """The rate of a step of an epoch, both from 0, of tensors with that `factor`.
+        """The rate of a step of an epoch, both counted from 0, for tensors with this `factor`.
 
         OPTIM.LR_SCHEDULER cosine_iterations: a half cosine over all steps, down to OPTIM.LR_MIN.
         """
@@ -58,14 +59,14 @@ class Schedule:
 
 
 def rate_by_step(optim: CfgNode, step: int, steps: int, factor: float = 1.0) -> float:
-    """A half cosine over so many steps, from OPTIM.LR at step 0 down to OPTIM.LR_MIN; after them it
-    climbs again."""
+    """A half cosine over `steps` steps, from OPTIM.LR at step 0 down to OPTIM.LR_MIN; after them it
+    rises again."""
     low = float(optim.LR_MIN)
     return low + 0.5 * (factor * float(optim.LR) - low) * (1 + math.cos(math.pi * step / steps))
 
 
 def make_schedule(optim: CfgNode, epoch_steps: int, steps: int | None) -> Schedule:
-    """OPTIM.MAX_EPOCH epochs of `epoch_steps`; or this number of `steps`, if it is given.
+    """A schedule of OPTIM.MAX_EPOCH epochs of `epoch_steps`; if `steps` is given, of so many steps.
 
     Raises NerpError for a learning-rate schedule of the other kind (by epochs or by steps).
     """

@@ -39,20 +39,20 @@ CD_SOURCE = "ImageNet"  # the source of a checkpoint that does not name its own
 
 
 class Tested:
-    """A request's model under test, and the images it is tested on.
+    """The model that a request tests, and the images it is tested on.
 
-    Checkpoint and lists are read at once; backbone, trainer and logits when first asked for.
+    Checkpoint and lists are read at once; backbone, trainer and logits when first needed.
 
     Attributes:
-        resolved: what is tested. cfg: its configuration.
-        directory: the run's folder, for what cannot be kept beside the data.
+        resolved: the resolved request. cfg: its configuration.
+        directory: the run's folder, for files that cannot be kept beside the data.
         bench: the run's classes and images. items: the tested ones. labels: [N].
-        source: the dataset that the model was trained on. source_card: its card's keys, as far
-            as the checkpoint has them.
-        base: [C] whether a class was trained on, in the open world; else None.
+        source: the dataset that the model was trained on. source_card: the keys of its card that
+            the checkpoint has.
+        base: [C] whether a class was trained on, in the open world; otherwise None.
 
-    Raises NerpError for a checkpoint or dataset that cannot be had, or an empty split; in the open
-    world also where nobody can tell base from novel classes.
+    Raises NerpError if a checkpoint or dataset is not available or a split is empty; in the open
+    world also if base and novel classes cannot be told apart.
     """
 
     def __init__(self, resolved: Resolved):
@@ -69,7 +69,7 @@ class Tested:
 
     @cached_property
     def trainer(self) -> Trainer:
-        """The trainer in the checkpoint, or one that learns nothing."""
+        """The trainer with the checkpoint's tensors, or one that learns nothing."""
         clip = open_clip_model(self.resolved)
         classes = class_set(self.cfg, self.bench, self.as_trained)
         if self._is_variant:
@@ -104,21 +104,22 @@ class Tested:
 
     @property
     def as_trained(self) -> bool:
-        """Whether the method predicts the classes as it predicts trained ones."""
+        """Whether the method predicts the classes in the way in which it predicts trained
+        classes."""
         if is_open(self.cfg):
             return bool(self.cfg.TEST.AS_TRAINED)
         return self.is_seen
 
     @property
     def is_seen(self) -> bool:
-        """Whether the tested classes are those that were trained on: by the names in the
-        checkpoint; by the protocol where it has none, or training read no labels."""
+        """Whether the tested classes are those that were trained on. The names in the checkpoint
+        decide; without names, or if training read no labels, the protocol decides."""
         return is_seen(self.cfg, self.source) != bool(self.contradiction)
 
     @cached_property
     def contradiction(self) -> str:
         """How the names of the trained classes contradict the protocol, in words; "" if they do
-        not, or are not known."""
+        not, or if they are not known."""
         trained = self.checkpoint.classnames if self.checkpoint else ()
         names_decide = trained and TRAINERS[self.resolved.method].reads_labels
         if not names_decide or is_open(self.cfg) or self._is_elsewhere:
@@ -134,33 +135,33 @@ class Tested:
 
     @property
     def _is_elsewhere(self) -> bool:
-        """Whether the test is of another dataset than the training, as a protocol of its own has
-        it; class names that both share do not make it the same."""
+        """Whether the test is of another dataset than the training, as in cross-dataset tests.
+        Class names that both datasets share do not change this."""
         return bool(self.cfg.TASK == "CD") and self.source != self.cfg.DATASET.NAME
 
     @property
     def _is_variant(self) -> bool:
-        """Whether the tested dataset is a variant of the one that was trained on."""
+        """Whether the tested dataset is a variant of the training dataset."""
         return self._is_elsewhere and bool(self.source == self.cfg.DATASET.REFERENCE)
 
     @property
     def is_corrected(self) -> bool:
-        """Whether NeRP corrects the tested classes: where the trainer's name says so, and those
-        that were trained on only with NERP.ON_BASE."""
+        """Whether NeRP corrects the tested classes: the trainer's name must end in _NeRP; classes
+        that were trained on also need NERP.ON_BASE."""
         named = bool(self.cfg.TRAINER.NAME.endswith(NERP_SUFFIX))
         return named and (bool(self.cfg.NERP.ON_BASE) or not self.is_seen)
 
     @property
     def substitute(self) -> str:
-        """What replaced files that were not given, in training or in testing, in words."""
+        """What replaced files that were not given, in training or in the test, in words."""
         if not self.checkpoint:
             return ""
         return self.checkpoint.substitute or self.trainer.test_substitute
 
     @property
     def also_seen(self) -> str:
-        """What training has seen beyond labelled images, in words: as the checkpoint says, else by
-        method and classes."""
+        """What training has seen beyond labelled images, in words. The checkpoint says it; without
+        that, it follows from method and classes."""
         if not self.checkpoint:
             return ""
         said = self.checkpoint.also_seen
@@ -181,7 +182,7 @@ class Tested:
         )
 
     def _computed(self, cached: bool) -> Tensor:
-        """`logits`, computed; with `cached`, of frozen image features that are kept."""
+        """`logits`, computed; with `cached`, from kept frozen image features."""
         trainer, image_dir = self.trainer, self.bench.image_dir
         rows = torch.empty(len(self.items), len(self.bench.classnames))
         for cfg, bench, places in batches_of(self.cfg, self.bench):
@@ -193,8 +194,8 @@ class Tested:
         return rows
 
     def trained_scores(self) -> npt.NDArray[np.float64] | None:
-        """Scores [N] by which the method itself says that the tested images show trained classes;
-        None where it says nothing."""
+        """The method's own scores [N] for each tested image showing a trained class; None if the
+        method has no such scores."""
         trainer = self.trainer
         with torch.inference_mode(), trainer.clip.autocast():
             score = trainer.trained_score()
@@ -209,7 +210,8 @@ class Tested:
 
     @cached_property
     def seen_bench(self) -> tuple[CfgNode, Benchmark]:
-        """`seen_benchmark` of the model; in the open world what the checkpoint says."""
+        """`seen_benchmark` of the model; in the open world, the classes that the checkpoint
+        names."""
         if self.base is not None:
             return self.cfg.DATASET, self.bench.select(np.flatnonzero(self.base).tolist())
         trained = self.checkpoint.classnames if self.checkpoint else ()
@@ -225,17 +227,17 @@ class Tested:
 
     @property
     def reference_name(self) -> str:
-        """The dataset whose mean training image is the reference."""
+        """The name of the dataset whose mean training image is the reference."""
         return str(self.cfg.DATASET.REFERENCE or self.cfg.DATASET.NAME)
 
     @cached_property
     def reference_bench(self) -> Benchmark:
-        """All of its images."""
+        """The dataset of the reference image, with all of its images."""
         return open_benchmark(other_dataset(self.cfg, self.reference_name))
 
     @property
     def _kept(self) -> Kept:
-        """Beside the checkpoint; without one, in the folder of the plain trainer's test."""
+        """The place of the kept logits: beside the checkpoint, or in the plain trainer's test."""
         if self.checkpoint:
             folder = self.checkpoint.path.parent
             given = Path(self.resolved.request.model_dir).expanduser()
@@ -267,7 +269,7 @@ def tested_items(bench: Benchmark, cfg: CfgNode) -> list[Item]:
 
 
 def run_benchmark(cfg: CfgNode, directory: Path) -> Benchmark:
-    """The images and classes of this run, whose folder is `directory`."""
+    """The images and classes of a run. directory: the run's folder."""
     bench = open_benchmark(cfg)
     for line in name_doubts(bench.classnames):
         say(f"{bench.name}: {line}")
@@ -286,8 +288,8 @@ def seen_benchmark(
 ) -> tuple[CfgNode, Benchmark]:
     """The card and the few-shot selection of the classes that the model was trained on.
 
-    Base-to-novel: the dataset's base classes; few-shot: all of them; cross-dataset: the source's.
-    Args: trained: the names of those classes; they decide if they are a part of the dataset.
+    Base-to-novel: the dataset's base classes; few-shot: all classes; cross-dataset: the source's.
+    Args: trained: the names of those classes. They decide if they are a part of the dataset's.
     """
     name = cfg.DATASET.NAME
     cfg = other_dataset(cfg, source, source_card) if cfg.TASK == "CD" else cfg
@@ -306,7 +308,7 @@ def other_dataset(
 ) -> CfgNode:
     """The configuration with the card of the dataset called `name`, below the same root.
 
-    Args: card: the keys of a card that may be the one; else it is a shipped one.
+    Args: card: the keys of a card, used if it has that name; otherwise a shipped card is used.
     """
     if name == cfg.DATASET.NAME:
         return cfg
@@ -321,7 +323,7 @@ def other_dataset(
 
 
 def open_clip_model(resolved: Resolved, precision: str = "") -> Clip:
-    """The backbone, by default in the method's precision; the log learns what it should know."""
+    """The backbone, by default in the method's precision. The log gets notes about it."""
     cfg = resolved.cfg
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
     backbone = cfg.MODEL.BACKBONE
@@ -349,7 +351,7 @@ def open_clip_model(resolved: Resolved, precision: str = "") -> Clip:
 
 
 def _interpolated_size(cfg: CfgNode) -> int:
-    """The pixels that position embeddings are to be interpolated to; 0 for none."""
+    """The pixels to which position embeddings are interpolated; 0: they are not."""
     if not cfg.MODEL.BACKBONE.INTERPOLATE:
         return 0
     height, width = cfg.INPUT.SIZE
@@ -359,15 +361,15 @@ def _interpolated_size(cfg: CfgNode) -> int:
 
 
 def class_set(cfg: CfgNode, bench: Benchmark, seen: bool) -> Classes:
-    """The benchmark's classes with its prompts."""
+    """The benchmark's classes with its prompts. seen: whether they were trained on."""
     node = cfg.DATASET
     return Classes(tuple(bench.classnames), node.TEMPLATE, node.NEUTRAL, seen, node.NAME,
                    written=tuple(bench.written))
 
 
 def known_names(cfg: CfgNode, bench: Benchmark) -> tuple[str, ...]:
-    """All of the dataset's names, where base classes are trained on and the method makes use of the
-    others' names too; else ()."""
+    """All class names of the dataset if base classes are trained on and the method uses the names
+    of the other classes too; otherwise ()."""
     method = TRAINERS[plain_name(cfg.TRAINER.NAME)]
     if not method.learns_names or cfg.DATASET.SUBSAMPLE_CLASSES != "base":
         return ()
@@ -375,8 +377,8 @@ def known_names(cfg: CfgNode, bench: Benchmark) -> tuple[str, ...]:
 
 
 def is_seen(cfg: CfgNode, source: str) -> bool:
-    """Whether the tested classes are the ones that were trained on, by the protocol. A method that
-    learns nothing has seen none; in the open world some of them are not."""
+    """Whether the tested classes are the trained classes, by the protocol. False for a method that
+    learns nothing, and in the open world, where some classes are novel."""
     if not TRAINERS[plain_name(cfg.TRAINER.NAME)].folder:
         return False
     if cfg.TASK == "CD":
@@ -385,10 +387,10 @@ def is_seen(cfg: CfgNode, source: str) -> bool:
 
 
 def open_record(tested: Tested) -> dict[str, object]:
-    """The node "open_world" of result.json: which classes are base, how all are predicted, and
-    which base-to-novel tests the numbers stand for."""
+    """The node "open_world" of result.json: which classes are base, how all classes are predicted,
+    and which base-to-novel tests the numbers stand for."""
     names, cfg = tested.bench.classnames, tested.cfg
-    assert tested.base is not None  # as in every test of the open world
+    assert tested.base is not None  # true in every test of the open world
     return {
         "base_classes": [name for name, base in zip(names, tested.base, strict=True) if base],
         "predicted_as": "trained" if tested.as_trained else "novel",

@@ -45,8 +45,8 @@ STATE_FILE = "training_state.pt"
 
 @dataclass
 class _Progress:
-    """What a resumed run needs besides the learned tensors: how many stretches of the schedule are
-    done, and the weighted mean of the epochs' tensors where there is one."""
+    """The state of a resumed run besides the learned tensors: how many stretches of the schedule
+    are done, and the weighted mean of the epochs' tensors if the method has one."""
 
     stretches: int = 0
     mean: dict[str, Tensor] | None = None
@@ -69,7 +69,7 @@ class _Clock:
 
 
 class _Step(nn.Module):
-    """A trainer's loss as the forward pass of a module, which is what is run in parallel."""
+    """A trainer's loss as the forward pass of a module, as parallel training needs it."""
 
     def __init__(self, trainer: Trainer):
         super().__init__()
@@ -81,18 +81,18 @@ class _Step(nn.Module):
 
 
 def _means(steps: list[list[float]]) -> tuple[float, float | None]:
-    """Mean loss and accuracy of steps; None: the method does not say what it had right."""
+    """Mean loss and accuracy of steps; accuracy None: the method does not report it."""
     losses, percents = zip(*steps, strict=True)
     accuracy = fmean(percents)
     return fmean(losses), None if math.isnan(accuracy) else accuracy
 
 
 class TrainingRun:
-    """Trains one trainer on one selection of images, resumable after every stretch of its
-    schedule, which is an epoch, or a part of one where the method counts in steps.
+    """Trains one trainer on one selection of images. It can be resumed after every stretch of its
+    schedule: an epoch, or a part of an epoch if the method counts in steps.
 
     Args:
-        identity: what must be the same for a resumed run; kept with its state.
+        identity: must be the same for a resumed run; it is kept with the state.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class TrainingRun:
         self.done = _Progress()
         by_val = cfg.TEST.FINAL_MODEL == BEST_VAL
         self.best = BestEpoch(trainer, bench, cfg) if by_val else None
-        self.digest = ""  # of the checkpoint, when it is there
+        self.digest = ""  # of the checkpoint, once it is written
 
     @property
     def record(self) -> dict[str, object]:
-        """What result.json says of the checkpoint that is tested: its epoch, and how it was chosen
-        where it need not be the last."""
+        """The entry of result.json about the tested checkpoint: its epoch, and how it was chosen if
+        it need not be the last one."""
         epochs = self.schedule.epochs
         if self.best is None:
             return {"epoch": epochs}
@@ -138,13 +138,13 @@ class TrainingRun:
 
     @property
     def features(self) -> TrainingFeatures | None:
-        """The frozen features that it has learned from; None: from images."""
+        """The frozen features that it learns from; None: it learns from images."""
         return self.shown.features
 
     def run(self) -> Path:
-        """Train to the last epoch, save the checkpoint, and leave the trainer with it; from where
-        `resume` has left off. With TEST.FINAL_MODEL best_val that of the best epoch is saved
-        beside it, and the trainer is left with that one.
+        """Train to the last epoch, from the point that `resume` has reached; save the checkpoint,
+        whose tensors the trainer then has. With TEST.FINAL_MODEL best_val the best epoch's
+        checkpoint is saved beside it, and the trainer has that one's tensors.
 
         Returns the checkpoint's file. Raises NerpError for a loss that is not finite; the last
         good checkpoint and state then stay as they were.
@@ -166,10 +166,10 @@ class TrainingRun:
                 self._finish(stretch)
         self.step.eval()
         final = self.done.mean or self.trainer.learned.state_dict()
-        final |= dict(self.trainer.learned.named_buffers())  # what is not trained is no mean
+        final |= dict(self.trainer.learned.named_buffers())  # buffers are not averaged
         self.trainer.learned.load_state_dict(final)
         if self.best:
-            self.best.look(epochs)  # what the last checkpoint holds, be it a mean of the epochs
+            self.best.look(epochs)  # the last checkpoint's tensors, which may be a mean over epochs
         with main_first():
             if is_main():
                 digest = self._save(final)
@@ -181,8 +181,8 @@ class TrainingRun:
         return path
 
     def _save(self, final: Mapping[str, Tensor]) -> str:
-        """Save the last checkpoint and, if it is asked for, the best epoch's; the digest of the one
-        to test."""
+        """Save the last checkpoint and, if asked for, the best epoch's; returns the digest of the
+        one to test."""
         save = partial(save_checkpoint, self.directory, self.trainer, cfg=self.cfg)
         path, digest = save(final, self.schedule.epochs)
         if self.best and (best := self.best.best):
@@ -191,7 +191,7 @@ class TrainingRun:
         return digest
 
     def _steps_done(self) -> int:
-        """Since training began."""
+        """The number of steps since training began."""
         if not self.done.stretches:
             return 0
         last = self.stretches[self.done.stretches - 1]
@@ -212,7 +212,7 @@ class TrainingRun:
             bar.update()
             clock.done += 1
             if step % every == 0 or step == steps:
-                # The only place where the host waits for the device.
+                # Only here the host waits for the device.
                 recent = mean_over_processes(measured[len(known) : step]).tolist()
                 self._check([loss for loss, _ in recent], epoch, before + len(known), rate)
                 known += recent
@@ -235,7 +235,7 @@ class TrainingRun:
         return place if stretch.ends_epoch else f"{place}, step {stretch.last}"
 
     def _set_rates(self, epoch: int, step: int) -> float:
-        """The rate of a step, which the optimizer now has."""
+        """Set the optimizer's rate for a step, and return it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(epoch, step, group["factor"])
         return self._rate(epoch, step)
@@ -246,15 +246,14 @@ class TrainingRun:
         return self.schedule.rate(epoch, step, factor) if own is None else factor * own
 
     def _step(self, views: Sequence[Tensor], labels: Tensor, batch: int) -> Tensor:
-        """Args: views, labels: as `Epochs` has them. batch: how many images all processes have in
-        this step.
+        """Args: views, labels: as in `Epochs`. batch: the images of all processes in this step.
 
-        Returns [2]: the loss and the images predicted right in percent (NaN: the method does not
-        say), each by the process's share of the batch."""
+        Returns [2]: the loss, and the percentage of images predicted correctly (NaN: the method
+        does not report it), each weighted by the process's share of the batch."""
         images, *others = views
         with self.trainer.clip.autocast():
             loss = self.step(images, labels, *others)
-        # Gradients are averaged over the processes: each loss counts by its share of the batch.
+        # Gradients are averaged over the processes, so each loss is weighted by its batch share.
         share = len(images) * world_size() / batch
         take_step(self.optimizer, self.scaler, share * loss, self.trainer.clip_norm,
                   self.trainer.change_gradients)
@@ -301,7 +300,7 @@ class TrainingRun:
         self._save_state(tensors)  # after the last one too: what is left is to test
 
     def _outputs(self) -> Tensor:
-        """What frozen CLIP gives of all training images."""
+        """Frozen CLIP's outputs for all training images."""
         clip, bench = self.trainer.clip, self.bench
         return encode_images(clip.image_output, clip, bench.train, bench.image_dir, self.cfg,
                              FEATURE_BATCH)
@@ -317,15 +316,15 @@ class TrainingRun:
             "tensors": dict(tensors),
             "method": self.trainer.training_state(),
             "optimizer": optimizer,
-            "stepped": list(optimizer["state"]),  # the others got no gradient
+            "stepped": list(optimizer["state"]),  # the other parameters got no gradient
             "scaler": self.scaler.state_dict(),
         }
         save_tensors(self.directory / STATE_FILE, content, self.directory)
 
     def resume(self) -> None:
-        """Go on from the state that an interrupted run left in the folder, where there is one.
+        """Continue from the state that an interrupted run left in the folder, if there is one.
 
-        Raises NerpError where it is damaged, or of a run that was asked for differently.
+        Raises NerpError if the state is damaged, or if its run was asked for differently.
         """
         path = self.directory / STATE_FILE
         if not path.exists():
@@ -345,7 +344,7 @@ class TrainingRun:
         say(f"resuming after {self._place(self.stretches[self.done.stretches - 1])}")
 
     def _restore(self, content: Mapping[str, Any], path: Path) -> None:
-        """Raises NerpError, or whatever content of another form makes Python raise."""
+        """Raises NerpError, or what Python raises for content of another form."""
         epoch, step = content["epoch"], content["step"]
         mean, learned = content["mean"], self.trainer.learned
         ends = {(end.epoch + 1, end.last): done for done, end in enumerate(self.stretches, 1)}
@@ -379,7 +378,7 @@ class TrainingRun:
         learned.load_state_dict(content["tensors"])
         self.trainer.resume_training({name: tensor.to(self.device)
                                       for name, tensor in content["method"].items()})
-        # Its settings are the configuration's, and the rate is that of the epoch.
+        # The optimizer's settings come from the configuration, and the rate from the schedule.
         fresh = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**fresh, "state": {**fresh["state"], **steps}})
         self.scaler.load_state_dict(scale)

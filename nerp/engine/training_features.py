@@ -17,25 +17,25 @@ from nerp.engine.cache import cached_features, feature_folders, trim
 from nerp.engine.evaluate import FEATURE_BATCH, encode_set, share
 from nerp.engine.kept_texts import KeptTexts
 
-# How the features' progress is called.
+# The names of the splits in progress messages.
 _WHAT = {"train": "training images", "val": "validation images", "test": "tested images"}
 
 
 class TrainingFeatures:
-    """What `nerp.trainers.on_features.Images` lists, of one run.
+    """The features of one run, with the methods of `nerp.trainers.on_features.Images`.
 
-    An interrupted run finds again what it has encoded; so does another run that draws the same
-    images, as every method does with one number of shots and seed. Where all passes over images
-    drawn at random take more than DATALOADER.FEATURES_MB none is kept, since the last ones would
-    displace the first, and other runs' entries with them.
+    An interrupted run finds the features that it has encoded. So does another run that draws the
+    same images; for a given number of shots and seed, every method does. If all passes over
+    randomly transformed images need more than DATALOADER.FEATURES_MB, none is kept: the last ones
+    would displace the first, and other runs' entries too.
     """
 
     def __init__(
         self, bench: Benchmark, cfg: CfgNode, clip: Clip, directory: Path, passes: int
     ):
         """Args:
-        directory: the run's folder, for what cannot be kept beside the data.
-        passes: how many times at most the training asks for images drawn at random.
+        directory: the run's folder, for files that cannot be kept beside the data.
+        passes: the largest number of times that the training asks for randomly transformed images.
         """
         self._bench = bench
         self._cfg = cfg
@@ -43,10 +43,10 @@ class TrainingFeatures:
         self._directory = directory
         self._passes = passes
         self._texts = KeptTexts(clip, directory)
-        self.read = self.encoded = 0  # sets of features that were there, and that were not
+        self.read = self.encoded = 0  # sets of features that were kept, and that were encoded
         self._plain: dict[str, Tensor] = {}
         self._sets: dict[str, ImageSet] = {}
-        self._are_kept: dict[str, bool] = {}  # by split, of images drawn at random
+        self._are_kept: dict[str, bool] = {}  # by split, for randomly transformed images
 
     def plain(self, split: str) -> Tensor:
         if split not in self._plain:
@@ -81,7 +81,7 @@ class TrainingFeatures:
         return features
 
     def _keeps(self, split: str) -> bool:
-        """Whether the features of a split's images drawn at random are kept for other runs."""
+        """Whether the features of a split's randomly transformed images are kept for other runs."""
         if split not in self._are_kept:
             clip, most = self._clip, self._cfg.DATALOADER.FEATURES_MB
             bytes_each = 2 if clip.precision.weights == torch.float16 else 4
@@ -98,7 +98,7 @@ class TrainingFeatures:
         return self._texts.encode(texts, encode)
 
     def done(self) -> None:
-        """Forget what was kept for this run alone."""
+        """Remove the features that were kept for this run alone."""
         self._texts.forget()
 
     def labels(self, split: str) -> Tensor:
@@ -111,7 +111,7 @@ class TrainingFeatures:
         return any(item.path in tested for item in self._bench.val)
 
     def _decoded(self, split: str) -> ImageSet:
-        """The images of a split, which are decoded once for all passes."""
+        """The images of a split, decoded once for all passes."""
         if split not in self._sets:
             self._sets[split] = self._set(getattr(self._bench, split))
         return self._sets[split]

@@ -1,8 +1,8 @@
-"""Executing one run as a process of its own, and what its folder then says about it.
+"""Executes one run as a process of its own, and reads its state from its folder.
 
-Beside the run's own files, its folder gets `sweep.log`, the output of the last attempt, and
-`sweep.json`, the receipt, which says how it ended. During an attempt its log is locked by the
-process itself. So a run whose sweep was killed still counts as running.
+Besides the run's own files, the folder gets `sweep.log`, the output of the last attempt, and
+`sweep.json`, the receipt, which says how the attempt ended. During an attempt, the process itself
+locks its log. So a run whose sweep was killed is still recognised as running.
 """
 
 import contextlib
@@ -51,13 +51,13 @@ class TakenError(Exception):
 
 
 def fingerprint(run: Run) -> str:
-    """16 hex digits of all that decides a run: its command, its configuration and other files, the
-    images of its dataset, and the records of the runs that it needs."""
+    """16 hex digits of everything that determines a run: its command, its configuration and other
+    files, the images of its dataset, and the records of the runs that it needs."""
     digests = []
     with contextlib.suppress(NerpError):
         digests.append(_images(run.card, run.root))
     for path in (run.card, *run.inputs, *(needed / RESULT_FILE for needed in run.needs)):
-        with contextlib.suppress(NerpError):  # the run meets it too, and says what it is
+        with contextlib.suppress(NerpError):  # the run meets the same error and reports it
             digests.append(content_digest(path))
     argv = [word for word in run.argv if word != SAVE_LOGITS]
     return hashlib.sha256(json.dumps([argv, digests]).encode()).hexdigest()[:16]
@@ -65,11 +65,11 @@ def fingerprint(run: Run) -> str:
 
 @cache
 def _images(card: Path, root: str) -> str:
-    """`images_state` of a dataset, looked at once by each process. Raises NerpError where it
-    cannot be had, which it may be later."""
+    """`images_state` of a dataset, computed once per process. Raises NerpError if the dataset is
+    not available; it may be later."""
     cfg = open_card(card, root)
     if not (folder := dataset_folder(cfg)).is_dir():
-        raise NerpError(f"no {folder}")  # to read the benchmark would draw it
+        raise NerpError(f"no {folder}")  # reading the benchmark would draw it
     bench, _ = read_benchmark(cfg)
     return images_state([*bench.train, *bench.val, *bench.test], bench.image_dir)
 
@@ -81,13 +81,13 @@ def receipt(run: Run) -> Receipt:
     except NerpError:
         return {}
     status, seconds = content.get("exit_status"), content.get("seconds", 0)
-    # A fingerprint is only ever compared.
+    # A fingerprint is only compared with others.
     return cast(Receipt, content) if type(status) is int and is_number(seconds) else {}
 
 
 def is_finished(run: Run) -> bool:
     """Whether a sweep has finished this very run. A run that was finished in another way is started
-    again, so that the run itself says whether its result is the wanted one."""
+    again; the run itself then says whether its result is the wanted one."""
     found = receipt(run)
     files = [RESULT_FILE, *([PREDICTIONS_FILE] if SAVE_LOGITS in run.argv else [])]
     return (
@@ -126,7 +126,7 @@ class Attempt:
     """One attempt at a run, in a process of its own.
 
     Args:
-        server: what starts it. gpu: the device it sees; None: what this process sees.
+        server: starts the process. gpu: the device it sees; None: those that this process sees.
         wait: wait for another attempt that is under way, instead of raising TakenError.
     """
 
@@ -136,7 +136,7 @@ class Attempt:
         self.run = run
         self.start = time.monotonic()
         make_folder(run.directory, run.output)
-        # Kept open, and so locked, until the receipt is there.
+        # The log stays open, and so locked, until the receipt is written.
         self.log = open_appended(run.directory / LOG_FILE)
         try:
             if not lock(self.log, wait) or is_finished(run):
@@ -159,7 +159,8 @@ class Attempt:
         return status
 
     def wait(self) -> int:
-        """The exit status, once it has ended; the run is stopped if that is interrupted."""
+        """The exit status, after the run has ended. If the wait is interrupted, the run is
+        stopped."""
         try:
             status = self.process.wait()
         except BaseException:
@@ -179,14 +180,14 @@ class Attempt:
 
 
 def stop(attempts: Iterable[Attempt]) -> None:
-    """End them all, gently first, because an interrupted run can be resumed. It gets no receipt;
-    this tells it from a failed run."""
+    """End all attempts, gently first, because an interrupted run can be resumed. A stopped run gets
+    no receipt, which distinguishes it from a failed run."""
     attempts = left = list(attempts)
     for number, patience in _PATIENCE:
         for attempt in left:
-            attempt.process.again = True  # where the server is killed now, too, it is over
+            attempt.process.again = True  # if the server is killed now, the run is not revived
             with contextlib.suppress(ProcessLookupError):
-                # The whole session at last: workers that load data are processes too.
+                # Finally the whole session: workers that load data are processes too.
                 end = os.killpg if number is signal.SIGKILL else os.kill
                 end(attempt.process.pid, number)
         deadline = time.monotonic() + patience
@@ -198,9 +199,9 @@ def stop(attempts: Iterable[Attempt]) -> None:
 
 
 def run_to_end(run: Run, server: Server) -> int:
-    """One attempt from beginning to end; the exit status."""
+    """One attempt from beginning to end; returns the exit status."""
     try:
         return Attempt(run, server, wait=True).wait()
-    except TakenError:  # and, since it has waited, finished
+    except TakenError:  # `Attempt` has waited, so another sweep has finished the run
         return 0
 

@@ -10,14 +10,14 @@ class Run:
     """One `nerp train` or `nerp test`.
 
     Attributes:
-        directory: where it keeps its files; no two runs share one.
+        directory: the folder of its files; no two runs share one.
         argv: the arguments after `nerp`.
         needs: directories of runs that must have finished before.
-        card: the dataset's. inputs: further files that decide about its numbers.
+        card: the dataset's. inputs: further files that affect its numbers.
         root: the folder that holds the dataset's. output: the folder of all runs.
-        label: what it is, for people.
+        label: the run in words.
         trainer: the method, with or without _NeRP.
-        draws: what decides which features a training on frozen ones reads: card, shots, seed,
+        draws: determines which features a training on frozen features reads: card, shots, seed,
             classes, backbone.
     """
 

@@ -54,11 +54,11 @@ from nerp.settings.tree import check_options
 
 PHASES = ("all", "train", "test")
 _MOST_FILES = 1000  # of a folder
-_EVERY_IMAGE, _WHOLE_SPLIT = -1, 0  # DATASET.NUM_SHOTS, in two published ways
+_EVERY_IMAGE, _WHOLE_SPLIT = -1, 0  # two published values of DATASET.NUM_SHOTS for all images
 
 
 def plan(selection: Selection) -> list[Run]:
-    """The runs of a selection, each after those it needs.
+    """The runs of a selection; each comes after the runs it needs.
 
     Raises NerpError for an unknown protocol, method or dataset, a configuration that does not
     exist, or a selection that holds no run.
@@ -91,7 +91,7 @@ def check_data(root: str, runs: Iterable[Run]) -> None:
 
 
 def shared_epochs(runs: Iterable[Run]) -> str:
-    """Which trainings read features that another one encodes, in words; "" for none."""
+    """Which trainings read features that another training encodes, in words; "" for none."""
     trained = [run for run in runs if run.argv[0] == "train" and learns_on_outputs(run.trainer)]
     sets = {run.draws for run in trained}
     if len(sets) == len(trained):
@@ -103,8 +103,8 @@ def shared_epochs(runs: Iterable[Run]) -> str:
 
 
 def _complete(selection: Selection) -> Selection:
-    """With the published values where the selection leaves them open; checked. What it imports is
-    imported."""
+    """The selection, checked, with the published values for everything it leaves open. Its imports
+    are carried out."""
     load_named()
     import_modules(selection.imports)
     options = options_of(selection.options)
@@ -141,7 +141,7 @@ def _complete(selection: Selection) -> Selection:
 
 
 def _card_name(dataset: str) -> str:
-    """How a run names the card that `dataset` means: a shipped one by name, another by file."""
+    """The name by which a run refers to a card: a shipped card's name, another card's file."""
     card = find_card(dataset)
     return card.stem if is_shipped(card) else str(card)
 
@@ -151,8 +151,8 @@ class _Setting:
     """One method, trained on one dataset with one number of shots and one seed.
 
     Attributes:
-        plain: its name without NeRP; SAR is a part of it.
-        backbone: by name; "" for the one that its configuration names.
+        plain: the method's name without NeRP but with SAR.
+        backbone: by name; "" for the backbone that its configuration names.
         below: the method that builds on this one, "" for none.
     """
 
@@ -166,7 +166,7 @@ class _Setting:
 
     @property
     def tests(self) -> list[tuple[str, str]]:
-        """What the trained model is tested on: (dataset, classes)."""
+        """The tests of the trained model: (dataset, classes)."""
         found = self._tests()
         if self.selection.protocol == "open_world":
             return [test for test in found if serves(self.plain, self.trained_on, test[0], "new")]
@@ -178,12 +178,12 @@ class _Setting:
             return [(self.trained_on, "base"), (self.trained_on, "new")]
         if chosen.protocol in ("few_shot", "open_world"):
             return [(self.trained_on, "all")]
-        # A whole sweep shows the source too: the first column of the published tables.
+        # A whole sweep also tests the source: it is the first column of the published tables.
         first = [self.trained_on] if chosen.phase == "all" else []
         return [(name, "all") for name in dict.fromkeys([*first, *chosen.datasets])]
 
     def runs(self) -> Iterator[Run]:
-        """Training, then for each tested set of classes the plain test and NeRP's after it."""
+        """The training, then for each tested set of classes the plain test and NeRP's after it."""
         chosen, corrected = self.selection, self.plain + NERP_SUFFIX
         whole = chosen.phase == "all"
         training = None
@@ -198,7 +198,7 @@ class _Setting:
             return
         for dataset, classes in self.tests:
             before = training
-            # In few-shot, training ends with the test that counts, but where it is for all shots.
+            # A few-shot training ends with its test, unless one training serves all shots.
             ends_with_test = training and chosen.protocol == "few_shot"
             apart = trains_without_labels(self.plain) or trains_on_all_classes(self.plain)
             if not ends_with_test or apart:
@@ -209,7 +209,7 @@ class _Setting:
                 yield self.run("test", corrected, dataset, classes, training, after=before)
 
     def training(self, first: Run | None = None) -> Run:
-        """The training; `first` is the one that it builds on."""
+        """The training; `first` is the training that it builds on."""
         if trains_without_labels(self.plain):
             return replace(self, shots=_EVERY_IMAGE, seed=catalogue()["seeds"][0]).run(
                 "train", self.plain, self.trained_on, "all"
@@ -237,7 +237,7 @@ class _Setting:
         self, phase: str, trainer: str, dataset: str, classes: str,
         training: Run | None = None, after: Run | None = None, first: Run | None = None,
     ) -> Run:
-        """One run; `training` made its checkpoint, `after` must have finished as well; a training
+        """One run. `training` made its checkpoint; `after` must have finished as well; a training
         builds on `first`."""
         chosen = self.selection
         task = protocol(chosen.protocol).task
@@ -275,7 +275,7 @@ class _Setting:
             argv += [SAVE_LOGITS]
         argv += ["--output-dir", directory, "TASK", task, "DATASET.NUM_SHOTS", self.shots,
                  "DATASET.SUBSAMPLE_CLASSES", classes]
-        if once or self.below == self.plain:  # a first stage is no result of the method
+        if once or self.below == self.plain:  # a first stage is not a result of the method
             argv += ["TEST.NO_TEST", True]
         if first:
             below = foundation(self.plain)
@@ -305,7 +305,7 @@ class _Setting:
 
     @property
     def options(self) -> dict[str, str]:
-        """The user's, for every run whose method reads them."""
+        """The user's options, for every run whose method reads them."""
         return {name: value for name, value in options_of(self.selection.options).items()
                 if is_read(plain_name(self.plain), name)}
 
@@ -323,7 +323,7 @@ class _Setting:
 
 @cache
 def _files_said_by(file: Path) -> list[Path]:
-    """A configuration's file, and those that it names, whatever the key."""
+    """A configuration's file, and all files that it names, under any key."""
     def texts(value: object) -> Iterator[str]:
         if isinstance(value, str):
             yield value
@@ -336,16 +336,16 @@ def _files_said_by(file: Path) -> list[Path]:
 
 @cache
 def _content(file: Path) -> Mapping[str, object]:
-    """A YAML file's, read once per plan."""
+    """The content of a YAML file, read once per plan."""
     return load_yaml(file)
 
 
 def _files_of(texts: Iterable[str]) -> list[Path]:
-    """Those of these texts that name a file, and the sentence files in those that name a folder.
-    (Which keys name files only the methods know, and they take torch.)"""
+    """The files that these texts name, and the sentence files in the folders that they name. (Only
+    the methods know which keys name files, and importing them takes torch.)"""
     found: list[Path] = []
     for text in texts:
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is no path at all
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the text is not a path
             path = Path(text).expanduser()
             if text and path.is_dir():
                 found += sorted(path.glob("*.json"))[:_MOST_FILES]
@@ -357,12 +357,12 @@ def _files_of(texts: Iterable[str]) -> list[Path]:
 def _settings(selection: Selection) -> Iterator[_Setting]:
     crossing = selection.protocol == "cross_dataset"
     sources = (selection.source,) if crossing else selection.datasets
-    # Method after method on the same images, whose features are then still kept.
+    # All methods on the same images follow each other, since the features are then still kept.
     for trained_on in sources:
         for shots in selection.shots:
             for seed in selection.seeds:
                 for backbone in selection.backbones or ("",):
                     for plain in dict.fromkeys(map(trained_name, selection.methods)):
-                        # What learns nothing draws nothing: one run counts for every seed.
+                        # A method that learns nothing is not random: one run serves every seed.
                         if learns(plain) or seed == selection.seeds[0]:
                             yield _Setting(selection, plain, trained_on, shots, seed, backbone)

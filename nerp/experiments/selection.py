@@ -1,4 +1,4 @@
-"""What is to be run: protocol, methods, datasets, seeds and so on, from options or a file."""
+"""A selection of runs: protocol, methods, datasets, seeds and so on, from options or a file."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -15,17 +15,17 @@ from nerp.settings.defaults import KEYS
 from nerp.settings.keys import flag
 from nerp.settings.options import options_of
 
-_RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # the keys that state them
+_RANGES = {"seeds": "SEED", "shots": "DATASET.NUM_SHOTS"}  # keys with the same range
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be run. An empty list stands for the published one (configs/experiments.yaml).
+    """The runs to do. An empty list stands for the published one (configs/experiments.yaml).
 
     Attributes:
         protocol: by any of its names. methods: with or without _SAR and _NeRP. datasets: cards, by
             name or file; in cross_dataset the ones tested on. seeds, shots: whole numbers.
-        backbones: names, for a run of everything on each; empty: what the configurations name.
+        backbones: names; all runs are done on each. Empty: those that the configurations name.
         source: the card that cross_dataset trains on; "" for the published one.
         phase: "all": everything the methods need, baselines included; "train" or "test": only
             those runs of the named methods.
@@ -82,7 +82,7 @@ def parse(values: Mapping[str, object], where: str) -> dict[str, Any]:
     Raises NerpError, naming `where`, for an unknown attribute or a value of the wrong kind.
     """
     kinds = {field.name: field.type for field in fields(Selection)}
-    parsed: dict[str, Any] = {}  # each of its field's type
+    parsed: dict[str, Any] = {}  # each value has the type of its field
     for name, value in values.items():
         if name not in kinds:
             raise NerpError(f"{where}: {unknown('key', name, kinds)}")

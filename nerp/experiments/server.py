@@ -1,19 +1,18 @@
 """Runs without start-up: a process that has everything imported forks one for every run.
 
-What is run is for the layer above to say: the server knows a program by the name of its module.
+The layer above says which program to run: the server knows it by the name of its module.
 
-A run is a process of its own all the same, with its session, environment, output and exit status.
-What it finds in memory, the frozen backbone included, it shares with the server until one of them
-writes to it. The server itself never touches CUDA, and computes on one thread: neither survives
-a fork.
+Each run still is a process of its own, with its session, environment, output and exit status. It
+shares the server's memory, including the frozen backbone, until one of them writes to it. The
+server itself never touches CUDA, and computes on one thread: neither survives a fork.
 
-The two sides talk over a socket: what to run one way, process ids and exit statuses the other.
-Where the client is gone, however it ended, the server kills every run and ends; where the server
-is killed, the kernel kills its runs.
+The two sides talk over a socket: the client sends what to run; the server sends process ids and
+exit statuses. If the client is gone, however it ended, the server kills every run and ends. If the
+server is killed, the kernel kills its runs.
 
-Neither multiprocessing's forkserver nor loky does this: neither runs code in its server between two
-forks, so runs would not share a backbone; neither gives a run a session or output of its own, nor
-ends it with a killed client; and loky's processes carry out one task after another.
+Neither multiprocessing's forkserver nor loky can do this. They run no code in their servers between
+two forks, so runs would not share a backbone. They give a run no session or output of its own, and
+do not end it with a killed client. Loky's processes carry out one task after another.
 """
 
 import contextlib
@@ -45,8 +44,8 @@ class Request(TypedDict):
 
 
 class Reply(TypedDict, total=False):
-    """What the server says: the process id of the run that has started, or that of one that has
-    ended, with its exit status."""
+    """The server's message: the process id of a run that has started; or of one that has ended,
+    with its exit status."""
 
     started: int
     ended: int
@@ -57,12 +56,12 @@ Received = TypeVar("Received", Request, Reply)
 
 
 class Server:
-    """The client's side: starts the server when it is first needed, and anew if it was killed.
+    """The client's side. It starts the server when first needed, and again if it was killed.
 
     Args:
         program: a module, imported once and forked for every run; it has `prepare(argv)`, called
             in the server before each run, and `run(argv)`, whose value is the run's exit status.
-            Or a command line, started anew for each run as a process of its own is.
+            Or a command line, which starts a new process for each run.
     """
 
     def __init__(self, program: Program):
@@ -79,9 +78,9 @@ class Server:
 
         Args:
             argv: the program's arguments.
-            output: a file descriptor for what it says, which it keeps open; None: this process's
-                own standard output.
-            environment: what differs from this process's.
+            output: a file descriptor for the run's output, which the run keeps open; None: this
+                process's own standard output.
+            environment: the variables that differ from this process's.
         """
         message: Request = {
             "program": self.program, "argv": list(argv), "environment": dict(environment),
@@ -91,15 +90,15 @@ class Server:
         return child
 
     def begin(self, child: "Child") -> None:
-        """Have a run started. Where the server is killed over it, it is started anew, once; then
-        the run counts as killed."""
+        """Have a run started. If that kills the server, the server is started again, once; if it
+        is killed again, the run counts as killed."""
         while True:
             self._listen(0)
             if self._lines is None:
                 self._open()
             assert self._lines is not None
             self._starting = child
-            with contextlib.suppress(ConnectionError):  # what comes next notices it too
+            with contextlib.suppress(ConnectionError):  # the next message notices it too
                 self._lines.send(child.message, child.descriptors)
             while self._starting is not None and self._lines is not None:
                 self._listen(None)
@@ -122,7 +121,7 @@ class Server:
         self._lines = _Lines(ours)
 
     def _listen(self, seconds: float | None) -> None:
-        """Take in what the server has said, waiting so long for it at most."""
+        """Read the server's messages, waiting for at most `seconds`."""
         if self._lines is None or not select.select([self._lines.socket], [], [], seconds)[0]:
             return
         try:
@@ -144,7 +143,7 @@ class Server:
                 child.lost = True
 
     def close(self) -> None:
-        """End the server, and with it whatever still runs."""
+        """End the server and all runs under way."""
         if self._lines is None:
             return
         self._lines.socket.close()
@@ -161,12 +160,12 @@ class Child:
 
     Attributes:
         pid: the leader of a process group. status: its exit status, -N after signal N; None
-            while it runs. lost: whether it went down with the server; it is then started anew,
-            once. again: whether it has been, or is not to be.
+            while it runs. lost: whether it was killed with the server; it is then started again,
+            once. again: whether it has been started again, or must not be.
     """
 
     def __init__(self, server: Server, message: Request, descriptors: tuple[int, int]):
-        """Args: message, descriptors: what the server is told."""
+        """Args: message, descriptors: sent to the server."""
         self.pid = 0
         self.status: int | None = None
         self.lost = self.again = False
@@ -195,7 +194,7 @@ class Child:
 
 
 class _Lines(Generic[Received]):
-    """Messages as lines of JSON over a socket; with one may come file descriptors."""
+    """Messages as lines of JSON over a socket; file descriptors may come with a message."""
 
     def __init__(self, connection: socket.socket):
         self.socket = connection
@@ -207,8 +206,8 @@ class _Lines(Generic[Received]):
         self.socket.sendall(data[sent:])
 
     def receive(self, descriptors: list[int] | None = None) -> tuple[list[Received], bool]:
-        """The messages that have come whole, and whether more can come. What came with them is
-        put into `descriptors`."""
+        """The messages that have arrived whole, and whether more can come. Descriptors that came
+        with them are added to `descriptors`."""
         data, found, _, _ = socket.recv_fds(self.socket, 2**16, 2)
         if descriptors is not None:
             descriptors.extend(found)
@@ -231,7 +230,7 @@ def serve(connection: socket.socket) -> Request | None:
             _kill(children)
         os._exit(1)
 
-    # The end of the connection says the same, but not while everything is being imported.
+    # The end of the connection has the same effect, but not while everything is being imported.
     on_term = signal.signal(signal.SIGTERM, end)
     end_with_parent(signal.SIGTERM)
     with _child_ends() as ends:
@@ -271,7 +270,7 @@ def serve(connection: socket.socket) -> Request | None:
 
 @contextlib.contextmanager
 def _child_ends() -> Iterator[int]:
-    """A descriptor that can be read when a child has ended. (In a fork, what is left is undone.)"""
+    """A descriptor that becomes readable when a child has ended. (In a fork, this is undone.)"""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     before = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -294,9 +293,9 @@ def _ended(children: set[int]) -> Iterator[tuple[int, int]]:
 
 
 def _kill(children: set[int]) -> None:
-    """Kill the processes, and all that they have started."""
+    """Kill processes, and all processes that they have started."""
     for pid in children:
-        for kill in (os.kill, os.killpg):  # it may not lead its group yet
+        for kill in (os.kill, os.killpg):  # a new process may not lead its group yet
             with contextlib.suppress(ProcessLookupError):
                 kill(pid, signal.SIGKILL)
     for pid in children:
@@ -306,10 +305,10 @@ def _kill(children: set[int]) -> None:
 def _leave(
     server: int, connection: socket.socket, outputs: list[int], environment: dict[str, str]
 ) -> None:
-    """In a fork: no longer be part of the server."""
+    """In a fork: stop being part of the server."""
     os.setsid()
     end_with_parent(signal.SIGKILL)
-    if os.getppid() != server:  # it died before
+    if os.getppid() != server:  # the server died before
         os.kill(os.getpid(), signal.SIGKILL)
     connection.close()
     for number, output in enumerate(outputs, 1):
@@ -319,7 +318,7 @@ def _leave(
 
 
 def _become(request: Request) -> int:
-    """In a fork: what the run is. Returns its exit status."""
+    """In a fork: carry out the run. Returns its exit status."""
     program, argv = request["program"], request["argv"]
     if not isinstance(program, str):
         os.execvp(program[0], [*program, *argv])

@@ -17,12 +17,12 @@ from nerp.experiments.selection import Selection, read_selection
 from nerp.experiments.sweep import current_epoch, reason
 from nerp.settings.protocols import protocol
 
-_NOT_SAID = ("output", "root")  # by a file
-FOLDER = "sweeps"  # below the output folder: one file a selection that was started
+_NOT_SAID = ("output", "root")  # a selection file does not contain these
+FOLDER = "sweeps"  # below the output folder: one file per selection that was started
 
 
 def remember(selection: Selection) -> Path:
-    """Keep a selection, as a file that `nerp sweep` takes too, for `nerp sweep status`."""
+    """Keep a selection for `nerp sweep status`, as a file that `nerp sweep` accepts too."""
     empty = asdict(Selection(""))
     content = {k: list(v) if isinstance(v, tuple) else v
                for k, v in asdict(selection).items() if v != empty[k] and k not in _NOT_SAID}
@@ -34,8 +34,8 @@ def remember(selection: Selection) -> Path:
 
 
 def remembered(output: str, root: str, imports: tuple[str, ...]) -> list[Run]:
-    """The runs of every selection that was started below `output`. Raises NerpError for none, and
-    as `read_selection` does."""
+    """The runs of every selection that was started below `output`. Raises NerpError if there is
+    none, and as `read_selection` does."""
     files = sorted((Path(output) / FOLDER).glob("*.yaml"))
     if not files:
         raise NerpError(f"no sweep has been started below {output}; --output-dir names another "

@@ -1,4 +1,4 @@
-"""Driving a plan: each run starts when what it needs has finished; at the end comes an account."""
+"""Carries out a plan: each run starts when the runs it needs have finished; a summary follows."""
 
 import os
 import re
@@ -22,20 +22,20 @@ from nerp.settings.protocols import RESULT_FILE
 
 DONE, SKIPPED, FAILED, NOT_RUN = "done", "finished before", "failed", "not run"
 _OVERWRITE = "--overwrite"  # an option of nerp train and nerp test
-_LAST_LINES = 2**16  # bytes of a log that are looked at for the last line
+_LAST_LINES = 2**16  # bytes at the end of a log in which the last line is searched
 
 
 class Sweep(Generic[Place]):
     """Carries out a plan.
 
     Args:
-        runs: each after those it needs.
-        tell: called with a line for people.
-        look: called all the time, to show what is under way.
-        announce: whether the command line of each run that begins is told, too.
+        runs: each comes after the runs it needs.
+        tell: called with a line for the user.
+        look: called regularly, to show what is under way.
+        announce: whether `tell` also gets the command line of each run that begins.
 
     Attributes:
-        state: directory -> how a run ended, for those that have.
+        state: directory -> how a run ended, for the runs that have ended.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Sweep(Generic[Place]):
         self.state: dict[Path, str] = {}
         self._active: dict[Path, Place] = {}
         self._began: dict[Path, float] = {}
-        self._took: dict[object, list[float]] = defaultdict(list)  # seconds by kind; None: of all
+        self._took: dict[object, list[float]] = defaultdict(list)  # seconds by kind; None: all
         self._unfinished: set[Path] = set()
         self._taken: set[Path] = set()
 
     def run(self) -> bool:
-        """Carry out everything; whether all of it has finished. Where this is interrupted, every
-        run is ended first."""
+        """Carry out all runs; returns whether all have finished. If this is interrupted, every run
+        is ended first."""
         start = time.monotonic()
         try:
             while len(self.state) < len(self.runs):
@@ -82,7 +82,7 @@ class Sweep(Generic[Place]):
             self._settle(run, FAILED if status else DONE)
 
     def _consider(self, run: Run) -> None:
-        """Settle a run that waits, begin it, or leave it waiting."""
+        """Settle or begin a waiting run, or leave it waiting."""
         before = [self.state.get(needed) for needed in run.needs]
         if FAILED in before or NOT_RUN in before:
             self._settle(run, NOT_RUN)
@@ -98,7 +98,7 @@ class Sweep(Generic[Place]):
     def _begin(self, run: Run) -> None:
         try:
             self._active[run.directory] = self.workers.start(run)
-        except TakenError:  # looked at again until the other sweep is through with it
+        except TakenError:  # tried again until the other sweep has finished it
             self._unfinished.discard(run.directory)
             if run.directory not in self._taken:
                 self._taken.add(run.directory)
@@ -114,7 +114,7 @@ class Sweep(Generic[Place]):
         if state in (DONE, SKIPPED) and seconds is not None:
             for kind in (_kind(run), None):
                 self._took[kind].append(seconds)
-        if state == SKIPPED:  # counted in the account; hundreds of lines would hide the others
+        if state == SKIPPED:  # only the summary counts these; hundreds of lines would hide others
             return
         took = "" if state == NOT_RUN or seconds is None else f" in {duration(seconds)}"
         accuracy = _accuracy(run) if state == DONE else None
@@ -123,13 +123,13 @@ class Sweep(Generic[Place]):
 
     @property
     def active(self) -> list[Run]:
-        """What is under way, the latest last."""
+        """The runs under way, the latest last."""
         runs = [run for run in self.runs if run.directory in self._active]
         return sorted(runs, key=lambda run: self._began[run.directory])
 
     def time_left(self) -> float | None:
-        """Seconds, from what finished runs of the same kind took, this sweep's and earlier ones';
-        for want of those, any. None before one has finished."""
+        """The seconds left, estimated from finished runs of the same kind, of this and earlier
+        sweeps; without any of that kind, from all. None before a run has finished."""
         if not self._took:
             return None
         left, now = 0.0, time.monotonic()
@@ -145,7 +145,7 @@ def _kind(run: Run) -> tuple[str, str]:
 
 
 def _accuracy(run: Run) -> float | None:
-    """In percent; None where nothing was tested."""
+    """In percent; None if nothing was tested."""
     try:
         accuracy = read_json(run.directory / RESULT_FILE).get("accuracy")
     except NerpError:
@@ -154,8 +154,8 @@ def _accuracy(run: Run) -> float | None:
 
 
 def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]) -> bool:
-    """Carry out runs one after the other, what they say going where this process's output goes;
-    whether all have finished. The first that fails is the last."""
+    """Carry out runs one after the other, with their output in this process's output. Returns
+    whether all have finished. The first failure ends the sequence."""
     try:
         for run in runs:
             tell(run.command)
@@ -175,7 +175,7 @@ def at_terminal(runs: Iterable[Run], server: Server, tell: Callable[[str], None]
 
 
 def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
-    """What became of the runs; for each that failed, the reason and the log."""
+    """A summary of the runs; for each failed run, the reason and the log."""
     counts = Counter(state.values())
     parts = [f"{counts[s]} {s}" for s in (DONE, SKIPPED, FAILED, NOT_RUN) if counts[s]]
     lines = ["", f"{len(runs)} runs: {', '.join(parts)}; {seconds:.0f} s"]
@@ -190,8 +190,8 @@ def account(runs: list[Run], state: dict[Path, str], seconds: float) -> str:
 
 
 def reason(run: Run) -> list[str]:
-    """How a run's last attempt ended, the last that it said, and where it said the rest. Where that
-    advises an option that a sweep does not have, the command that has it."""
+    """How a run's last attempt ended: its last line of output, and its log. If the line advises an
+    option that a sweep does not have, also the command that has the option."""
     status = receipt(run).get("exit_status")
     end = "no exit status" if status is None else f"exit status {status}"
     said = last_line(run)
@@ -212,6 +212,7 @@ def last_line(run: Run) -> str:
 
 
 def current_epoch(run: Run) -> str:
-    """`epoch 3 of 10`, the one that a training has finished last; "" where it has said none."""
+    """The last epoch that a training has finished, as `epoch 3 of 10`; "" if it has reported
+    none."""
     found = re.match(r"epoch \d+ of \d+", last_line(run))
     return found[0] if found else ""

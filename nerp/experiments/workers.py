@@ -18,16 +18,16 @@ from nerp.experiments.one_run import Run
 from nerp.experiments.server import Program, Server
 
 _QUEUE_INTERVAL = 20.0  # seconds between looks at SLURM's queue
-# Seconds after which a job that is no longer in the queue counts as lost; its result may take a
-# while through a shared file system.
+# Seconds after which a job that has left the queue is considered lost; its result may need a while
+# to appear on a shared file system.
 _GRACE = 60.0
 
 
-Place = TypeVar("Place")  # what a begun run is asked after by
+Place = TypeVar("Place")  # identifies a run that has begun, for `poll`
 
 
 class Workers(Protocol[Place]):
-    """Where runs are carried out, and looked at every `interval` seconds."""
+    """Where runs are executed; they are polled every `interval` seconds."""
 
     interval: float
 
@@ -35,7 +35,7 @@ class Workers(Protocol[Place]):
         """Whether another run can begin."""
 
     def start(self, run: Run, /) -> Place:
-        """Begin a run. Raises TakenError where another sweep is at it."""
+        """Begin a run. Raises TakenError if another sweep executes it."""
 
     def poll(self, place: Place, /) -> int | None:
         """The exit status of a run, None while it is under way."""
@@ -44,11 +44,11 @@ class Workers(Protocol[Place]):
         """End every run."""
 
     def close(self) -> None:
-        """Let go of what starts runs; none is under way."""
+        """Release what starts runs; no run is under way."""
 
 
 class Local:
-    """This machine: `at_once` runs at a time on each of `gpus`; without any, `at_once` in all.
+    """This machine: `at_once` runs at a time on each of `gpus`; without GPUs, `at_once` in total.
 
     Args:
         program: see `Server`.
@@ -67,7 +67,7 @@ class Local:
         return bool(self.slots)
 
     def start(self, run: Run) -> Attempt:
-        """Begin a run. Raises TakenError where another sweep is at it."""
+        """Begin a run. Raises TakenError if another sweep executes it."""
         gpu = self.slots[0]
         attempt = Attempt(run, self.server, gpu)
         self.active[attempt] = self.slots.pop(0)
@@ -85,7 +85,7 @@ class Local:
         stop(self.active)
 
     def close(self) -> None:
-        """Let go of what starts runs; none is under way."""
+        """Release what starts runs; no run is under way."""
         self.server.close()
 
 
@@ -94,7 +94,7 @@ class _Paths(Protocol):
 
 
 class _Submitted(Protocol):
-    """What is asked of a job of submitit's."""
+    """The part of submitit's job that is used here."""
 
     job_id: str
     paths: _Paths
@@ -105,7 +105,7 @@ class _Submitted(Protocol):
 
 
 class _Executor(Protocol):
-    """What submits jobs."""
+    """The part of submitit's executor that is used here."""
 
     def submit(
         self, function: Callable[[list[Run], Program], list[int]], runs: list[Run],
@@ -116,7 +116,7 @@ class _Executor(Protocol):
 
 @dataclass
 class _Job:
-    """Runs that one job of a cluster carries out, one after the other.
+    """Runs that one cluster job carries out, one after the other.
 
     Attributes:
         job: submitit's; None until it is submitted. statuses: of the runs, once they are known.
@@ -150,15 +150,15 @@ class Slurm:
         self.program = program
         self.gathering: _Job | None = None
         self.active: list[_Job] = []
-        self.last_seen: dict[str, float] = {}  # job id -> when the queue last had it
+        self.last_seen: dict[str, float] = {}  # job id -> time when the queue last had the job
         self.last_look = 0.0
 
     def has_room(self) -> bool:
         return self.gathering is not None or not (self.local and self.active)
 
     def start(self, run: Run) -> tuple[_Job, int]:
-        """Put a run into a job, which is submitted when it is full, or else when somebody asks
-        after one of its runs. Raises NerpError, with sbatch's own words, if it is refused."""
+        """Put a run into a job. The job is submitted when it is full, or when `poll` asks for one
+        of its runs. Raises NerpError, with sbatch's own words, if it is refused."""
         if self.gathering is None:
             self.gathering = _Job([])
             self.active.append(self.gathering)
@@ -178,8 +178,8 @@ class Slurm:
         self.last_seen[submitted.job_id] = time.monotonic()
 
     def poll(self, place: tuple[_Job, int]) -> int | None:
-        """The exit status of a run, None while its job waits or is under way; where the job was
-        cancelled or went down with its node, 1 for what it had not finished."""
+        """The exit status of a run, None while its job waits or is under way. If the job was
+        cancelled or its node failed, the status of its unfinished runs is 1."""
         job, number = place
         if job is self.gathering:
             self._submit(job)
@@ -206,7 +206,7 @@ class Slurm:
         return [receipt(run).get("exit_status", 1) for run in job.runs]
 
     def _is_lost(self, job: _Submitted) -> bool:
-        """Whether a job has left the queue and no result of it has come."""
+        """Whether a job has left the queue without a result."""
         if self.local:
             return False
         now = time.monotonic()
@@ -226,7 +226,7 @@ class Slurm:
                 job.job.cancel(check=False)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing needs to be released."""
 
 
 def runs_to_end(runs: list[Run], program: Program) -> list[int]:
@@ -275,7 +275,7 @@ def _cluster(folder: Path, options: dict[str, str]) -> _Executor:
 
 
 def _python() -> str:
-    """What submitit is to start Python by, and, where it does not ask, what Python minds."""
+    """The Python that submitit starts. Also makes that Python ignore the current folder."""
     os.environ["PYTHONSAFEPATH"] = "1"  # since Python 3.11; as `nerp.base.python`
     program, *rest = PYTHON
     return shlex.join((program, "-u", *rest))

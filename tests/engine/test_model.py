@@ -94,7 +94,7 @@ def test_a_published_checkpoint_is_told_its_classes(golden_weights):
 
 
 @pytest.mark.parametrize(("names", "says"), [
-    (["River", "River"], "'River' stands there more than once"),
+    (["River", "River"], "'River' occurs more than once"),
     (["Sea_or_Lake", "Sea or Lake"], "more than once"), (["", "River"], "none of them empty"),
 ])
 def test_class_names_that_cannot_be_told_apart_are_refused(alone, names, says):
