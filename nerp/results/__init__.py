@@ -1,2 +1,2 @@
-"""From the runs' records to tables, figures and reports. `records`, `grid`, `tables`, `render` and
-`plots` do without torch."""
+"""Tables, figures and reports from the runs' records. `records`, `grid`, `tables`, `render` and
+`plots` do not need torch."""

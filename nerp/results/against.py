@@ -1,4 +1,4 @@
-"""Published numbers beside measured ones: which rows are put below which, and the notes on them."""
+"""Published numbers beside measured numbers: where the published rows go, and the notes on them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,10 +22,10 @@ _FROM = {OWN_PAPER: "from the method's own paper or repository",
 
 
 def compare(table: Table, part: Part, published: Sequence[Published]) -> None:
-    """Put published rows and the differences from them below the rows they belong to, those of a
-    method's own paper first.
+    """Put published rows, and the differences from them, below the measured rows they belong to.
+    Rows of a method's own paper come first.
 
-    A published average is compared with an average over the same datasets only.
+    A published average is only compared with an average over the same datasets.
     """
     rows: list[Row] = []
     shown: list[Published] = []
@@ -51,7 +51,7 @@ def compare(table: Table, part: Part, published: Sequence[Published]) -> None:
 
 
 def _notes(shown: Sequence[Published], without: Sequence[str]) -> Iterator[str]:
-    """Where the shown numbers are from, and which rows have no published number, and why."""
+    """Where the shown numbers are from, which rows have no published number, and why."""
     said = []
     for origin, words in _FROM.items():
         sources = list(dict.fromkeys(row.source for row in shown if row.origin == origin))
@@ -80,7 +80,7 @@ def _cells(lines: Mapping[str, Published], columns: Sequence[Column]) -> dict[Co
 def _beside(
     row: Row, lines: Mapping[str, Published], columns: Sequence[Column]
 ) -> Iterator[Row]:
-    """A published row and, unless it is of a variant, the difference of `row` from it."""
+    """A published row and, unless it is of a variant, `row` minus the published row."""
     cells, line = _cells(lines, columns), next(iter(lines.values()))
     yield Row(line.label, cells, "published", row.block)
     if not line.variant:

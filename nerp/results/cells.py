@@ -1,4 +1,4 @@
-"""A table in parts: its cells, rows and columns, which number is the best, differences of rows."""
+"""The parts of a table: cells, rows and columns; which numbers are best; differences of rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,9 +14,9 @@ class Cell:
     """A number in percent.
 
     Attributes:
-        std: over the seeds; None where there is no spread to give.
+        std: over the seeds; None if no spread is given.
         marks: characters of `MARKS` or `INCOMPLETE` (nerp.results.grid).
-        difference: whether it is one, which has a sign.
+        difference: whether it is a difference, which is shown with its sign.
         place: 1 for the best measured number of its column and block, 2 for the second, else 0.
     """
 
@@ -30,8 +30,8 @@ class Cell:
 @dataclass
 class Row:
     """`cells` lacks the columns whose runs are missing. kind: "measured", "published", "difference"
-    (measured - published) or "gain" (corrected - uncorrected). block: the backbone, "" where the
-    table has one alone."""
+    (measured - published) or "gain" (corrected - uncorrected). block: the backbone, "" if the table
+    has only one."""
 
     label: str
     cells: dict[Column, Cell] = field(default_factory=dict)
@@ -41,8 +41,8 @@ class Row:
 
 @dataclass
 class Table:
-    """`notes` are lines to stand below it. blank: (label of a row, column) where nothing is missing
-    though there is no number."""
+    """`notes`: lines below the table. blank: each (row label, column) that has no number although
+    no run is missing."""
 
     protocol: str
     title: str
@@ -54,9 +54,9 @@ class Table:
 
 
 def rank(table: Table) -> None:
-    """Mark the best and the second measured number of each column, as they are printed. Numbers
-    that are incomplete or have looked at test data do not compete; nor does a row that is alone,
-    and of two none is the second."""
+    """Mark the best and the second-best measured number of each column, as they are printed.
+    Incomplete numbers, and numbers that have looked at test data, are left out. A single row is not
+    marked; with two rows, the second is not marked."""
     for column in table.columns if len(table.rows) > 1 else []:
         competing = {row.label: round(cell.mean, 2) for row in table.rows
                      if (cell := row.cells.get(column)) and not set(cell.marks) - {HARMLESS}}
@@ -68,7 +68,7 @@ def rank(table: Table) -> None:
 
 
 def add_gains(table: Table) -> None:
-    """Below every row of a correction whose baseline is there, what it adds to that."""
+    """Add, below every corrected row whose baseline is in the table, the gain over the baseline."""
     plain = {row.label: row for row in table.rows if row.kind == "measured"}
     rows = []
     for row in table.rows:
@@ -80,6 +80,6 @@ def add_gains(table: Table) -> None:
 
 
 def differences(row: Row, others: Mapping[Column, Cell]) -> dict[Column, Cell]:
-    """By how much the numbers of a row are above `others`, where both are."""
+    """The differences of a row's numbers from `others`, for the columns that both have."""
     return {column: Cell(row.cells[column].mean - cell.mean, difference=True)
             for column, cell in others.items() if column in row.cells}

@@ -1,4 +1,4 @@
-"""What each rule did to one run: a table, a file, a figure."""
+"""The effect of each rule on one run, as a table, a file and a figure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,8 @@ def write_comparison(directory: Path, content: Mapping[str, Any]) -> Written:
 
 
 def rows(content: Mapping[str, Any]) -> list[list[str]]:
-    """The table's rows, in the order of the file; of a rule that lacks something, what."""
+    """The table's rows, in the order of the file. The row of a rule that lacks an input names
+    it."""
     drawn = []
     for row in content["rules"]:
         if "missing" in row:
@@ -105,14 +106,14 @@ def rows(content: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(content: Mapping[str, Any]) -> list[str]:
-    """The remarks of the rules, each once; the alarm is among them."""
+    """The remarks of the rules, without repetitions, including warnings of unequal frequencies."""
     remarks = [row.get("remark") for row in content["rules"]]
     return list(dict.fromkeys(f"{line[0].upper()}{line[1:]}." for line in remarks if line))
 
 
 def comparison_figure(directory: Path) -> Figure:
-    """A bar per rule: what it gained, those without test images filled. Raises NerpError for a file
-    that cannot be read."""
+    """One bar per rule with its gain; bars of rules without test images are filled. Raises
+    NerpError for a file that cannot be read."""
     content, done = _read(directory / COMPARISON_FILE)
     done.sort(key=lambda row: row["gain"])
     with matplotlib.rc_context(SETTINGS):
@@ -136,14 +137,14 @@ def comparison_figure(directory: Path) -> Figure:
 
 
 def _read(file: Path) -> tuple[_Comparison, list[_Gain]]:
-    """What the file says, and of the rules that were carried out what they gained."""
+    """The content of the file, and the gains of the rules that were carried out."""
     read, where = read_json(file), f"{file}: not what nerp correct writes"
     check_fields(read, _OF_FILE, {}, where)
-    content = cast(_Comparison, read)  # its fields are as they must be
+    content = cast(_Comparison, read)  # its fields have been checked
     carried_out = [row for row in content["rules"] if "gain" in row]
     for row in carried_out:
         check_fields(row, _OF_RULE, {}, where)
-    return content, cast(list[_Gain], carried_out)  # and so are theirs
+    return content, cast(list[_Gain], carried_out)  # and the fields of these
 
 
 def _number(value: float | None) -> str:

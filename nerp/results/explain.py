@@ -1,5 +1,5 @@
-"""What NeRP did in a finished run, computed from its saved arrays: the facts for `nerp explain`.
-`explain_page` lays them out on a page."""
+"""The facts for `nerp explain`: what NeRP did in a finished run, computed from its saved arrays.
+`explain_page` makes the page."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ from nerp.settings.protocols import CONFIG_FILE, PREDICTIONS_FILE
 from nerp.settings.tree import merge, put
 
 KINDS = ("helped", "hurt", "neutral")
-# Keys that are looked up in a registry: of no use here, and maybe the user's own, not registered.
+# Keys that are looked up in a registry. They are not needed, and may name unregistered user code.
 _REGISTERED = ("LAYOUT", "PAIRS", "REFERENCES", "RULE")
 _THUMBNAIL = 96  # pixels, the longer side
 
@@ -67,14 +67,14 @@ class When:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class before and after: accuracy in percent, None without images; how much the rule holds
-    it to be preferred, in logits less the mean over the classes, by parts and in all."""
+    """A class before and after: accuracy in percent, None without images; and the rule's preference
+    for the class, in logits minus the mean over the classes, by parts and in total."""
 
     name: str
     images: int
     accuracy_before: float | None
     accuracy_after: float | None
-    gained: int  # images that are right now, less those that were
+    gained: int  # change of the number of correctly predicted images
     predicted_before: int
     predicted_after: int
     parts: tuple[float, ...]
@@ -95,7 +95,7 @@ class FlippedRow:
 
 @dataclass(frozen=True)
 class ConfusedRow:
-    """Two classes, and (images of first taken for second, of second for first)."""
+    """Two classes, and the confusions (first predicted as second, second predicted as first)."""
 
     first: str
     second: str
@@ -122,23 +122,23 @@ class Flip:
 
 
 class Explanation:
-    """A corrected run, taken apart.
+    """The facts about a corrected run.
 
     Attributes:
         result: the content of result.json. cfg: the run's nodes DATASET, MODEL and NERP.
-        classnames: C names. labels: [N]. before, after: the predictions and what they amount to.
-        correction: the F flips. kind: [F] of each, an index into KINDS.
-        parts: reference -> [C], what the rule makes of its prior: a flip the prior itself, a shift
-            as much of it as it takes off the logits. preference: [C], their sum, or the bias, or
-            what is taken off on average (`by_image`).
-        effect: flips, helped, hurt and neutral, counted.
+        classnames: C names. labels: [N]. before, after: predictions and accuracies.
+        correction: the F flips. kind: [F] index of each flip into KINDS.
+        parts: reference -> [C], the part of its prior that the rule uses: for a flip the prior
+            itself, for a shift the part that is subtracted from the logits. preference: [C], the
+            sum of the parts; or the bias; or the mean of what is subtracted (`by_image`).
+        effect: the numbers of flips, helped, hurt and neutral.
     """
 
     def __init__(self, directory: str | Path, root: str = ""):
-        """Args: directory: of a NeRP test with --save-logits. root: where its data now are.
+        """Args: directory: of a NeRP test with --save-logits. root: the folder of its data now.
 
-        Raises NerpError for a folder without such a run, arrays that do not agree, or a correction
-        that is not the saved one.
+        Raises NerpError for a folder without such a run, for arrays that do not agree, or if the
+        correction differs from the saved one.
         """
         run = load_run(directory)
         self.result, self.rule = run.result, run.rule
@@ -188,22 +188,22 @@ class Explanation:
 
     @property
     def by_image(self) -> bool:
-        """Whether the correction gives each image other logits, and so has no bias."""
+        """Whether the correction changes each image's logits differently, and so has no bias."""
         return isinstance(self.correction, Rescored)
 
     @property
     def corrected_logits(self) -> Tensor:
-        """[N, C], whose softmax are the probabilities after the correction."""
+        """[N, C]; their softmax are the probabilities after the correction."""
         return self.correction.apply(self.logits)
 
     @property
     def sign_test(self) -> float:
-        """`significance.sign_test` of the flips that helped and hurt."""
+        """The `significance.sign_test` of the helped and hurt flips."""
         return sign_test(self.effect["helped"], self.effect["hurt"])
 
     @property
     def image_dir(self) -> Path:
-        """What the paths start from."""
+        """The folder that the images' paths are relative to."""
         return dataset_folder(self.cfg) / str(self.cfg.DATASET.IMAGE_FOLDER)
 
     def classes(self) -> list[ClassRow]:
@@ -221,14 +221,14 @@ class Explanation:
         return [ClassRow(*row) for row in zip(*columns, strict=True)]
 
     def flipped_pairs(self) -> list[FlippedRow]:
-        """The flips of each (from, to), most first."""
+        """The flips of each (from, to), most frequent first."""
         return self._flipped(
             self.source * len(self.classnames) + self.target,
             lambda key: tuple(self.classnames[c] for c in divmod(key, len(self.classnames))),
         )
 
     def flipped_by_reason(self) -> list[FlippedRow]:
-        """The flips for each set of signs of weak evidence, most first; their mean gap."""
+        """The flips for each set of signs of weak evidence, most frequent first; their mean gap."""
         return self._flipped(
             self.correction.reason.numpy(),
             lambda bits: tuple(name for bit, name in REASONS.items() if bits & bit),
@@ -292,15 +292,15 @@ class Explanation:
 
 
     def _picture(self, path: str) -> str:
-        """`thumbnail` of an image in the image folder; what a run of a stranger's names beyond it
-        is not shown."""
+        """`thumbnail` of an image in the image folder. A path that leads out of this folder, as in
+        a run from a stranger, is not shown."""
         return thumbnail(self.image_dir / path) if is_inside(path) else ""
 
 
 def fair_sample(kind: Integers, most: int) -> Integers:
-    """At most `most` places of `kind` [F], of each kind an equal share, and evenly spaced.
+    """At most `most` indices into `kind` [F]: an equal share for each kind, evenly spaced.
 
-    What one kind does not fill goes to the others. Returns the places, by kind.
+    The unused share of one kind goes to the others. Returns the indices, sorted by kind.
     """
     groups = [np.flatnonzero(kind == k) for k in range(len(KINDS))]
     share = [0] * len(groups)
@@ -313,7 +313,7 @@ def fair_sample(kind: Integers, most: int) -> Integers:
 
 
 def thumbnail(path: Path) -> str:
-    """The image as a small JPEG in a data URI; "" where it is missing or cannot be decoded."""
+    """The image as a small JPEG in a data URI; "" if it is missing or cannot be decoded."""
     try:
         image = open_image(path)
     except NerpError:
@@ -327,10 +327,10 @@ def thumbnail(path: Path) -> str:
 def _reasons(
     rule: CorrectionRule, bits: int, margin: float, gap: float, entropy: float, p: float
 ) -> list[str]:
-    """Each sign that held, with its number."""
+    """Each sign of weak evidence, with its number."""
     if bits & SHIFT:
         return [f"shift {gap:.2f} > margin {margin:.2f}"]
-    if not isinstance(rule, Rule):  # one's own, whose thresholds are not known
+    if not isinstance(rule, Rule):  # a user's rule, whose thresholds are not known
         return [name for bit, name in REASONS.items() if bits & bit]
     texts = {
         MARGIN: f"margin {margin:.2f} ≤ {rule.thres:g}",
@@ -341,14 +341,14 @@ def _reasons(
 
 
 def _centred(values: Tensor) -> Tensor:
-    """Less the mean, which no comparison of two classes depends on."""
+    """`values` minus their mean, which affects no comparison of two classes."""
     return values.double() - values.double().mean()
 
 
 def _read_config(file: Path, root: str) -> CfgNode:
     saved = load_yaml(file)
     cfg = default_config()
-    # The methods' own nodes are of no use here.
+    # The methods' own nodes are not needed.
     for name in ("DATASET", "MODEL", "NERP"):
         node = mapping(saved.get(name, {}), f"{file}: {name}")
         merge(cfg, {name: {k: v for k, v in node.items() if k not in _REGISTERED}}, str(file))
@@ -365,5 +365,5 @@ def _check_arrays(run: SavedRun) -> None:
 
 
 def _encodable(text: str) -> str:
-    """Without the lone surrogates that file names may hold and UTF-8 cannot."""
+    """A text without lone surrogates, which file names may contain and UTF-8 cannot express."""
     return str(text).encode("utf-8", "backslashreplace").decode()

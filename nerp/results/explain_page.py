@@ -18,12 +18,12 @@ from nerp.engine.metrics import Integers, confusion_matrix
 from nerp.results.explain import KINDS, ClassRow, Explanation, Flip
 from nerp.settings.protocols import protocol
 
-# The most classes of which every one is shown: in the matrix, in the bars.
+# Up to this number of classes, the matrix and the bars show every class.
 FEW_CLASSES = 40
-_ENDS = 15  # of many classes, those shown at either end of an order
+_ENDS = 15  # with more classes, the number shown at each end of an order
 _PAIRS = 20  # rows of the tables of pairs
-_OVERVIEW = 100  # cells a side of the overview of a large matrix
-# Okabe and Ito's blue and vermilion: told apart without red and green, and on light and dark.
+_OVERVIEW = 100  # cells per side of the overview of a large matrix
+# Okabe and Ito's blue and vermilion: distinct for colour-blind readers, on light and on dark.
 _BLUE, _ORANGE = (0, 114, 178), (213, 94, 0)
 
 _WARNINGS = {
@@ -61,15 +61,15 @@ _DRAWN = {
 
 
 class Matrix(TypedDict):
-    """Shades of both confusion matrices, and the share that the darkest stands for."""
+    """Shades of both confusion matrices, and the share of the darkest shade."""
 
     shades: dict[str, list[list[float]]]
     largest: float
 
 
 class Overview(TypedDict):
-    """Pictures of both matrices, each cell of which is `block` classes high and wide; their
-    counts."""
+    """Pictures of both matrices, and their counts. Each cell of a picture stands for `block` x
+    `block` cells of the matrix."""
 
     block: int
     count: dict[str, int]
@@ -86,10 +86,10 @@ class Strip(TypedDict):
 
 
 def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
-    """The page.
+    """The page as HTML.
 
     Args:
-        flips: those shown with their pictures, in the order of KINDS.
+        flips: the flips that are shown with pictures, in the order of KINDS.
     """
     result, looked_at = facts.result, facts.result["nerp"]["looked_at"]
     classes = facts.classes()
@@ -136,7 +136,7 @@ def explain_page(facts: Explanation, flips: Sequence[Flip]) -> str:
 
 
 def summary(facts: Explanation) -> str:
-    """What the correction did, in plain words."""
+    """The effect of the correction, in plain words."""
     effect, n = facts.effect, len(facts.labels)
     before, after = facts.before.accuracy, facts.after.accuracy
     if not effect["flips"]:
@@ -179,15 +179,15 @@ def _percent(value: float | None, digits: int = 2) -> str:
 
 
 def _changed(by_gain: list[ClassRow]) -> list[ClassRow]:
-    """Of many classes, those that gained and lost most."""
+    """If there are many classes, those that gained and lost most; otherwise all."""
     return ([row for row in by_gain[:_ENDS] if row.gained > 0]
             + [row for row in by_gain[-_ENDS:] if row.gained < 0])
 
 
 def _reliability(logits: Tensor, labels: Integers) -> tuple[float, list[dict[str, float]]]:
-    """The expected calibration error, and the bars of a reliability diagram in a box of 100 x 100:
-    of each bin that has images its left edge and width, how often its predictions are right and
-    how sure they are, from below; and its images."""
+    """The expected calibration error, and the bars of a reliability diagram in a box of 100 x 100.
+    For each bin with images: left edge, width, accuracy and confidence (from below), and the number
+    of images."""
     bins = judge(logits, labels).equal_width(BINS)
     widths = 100 * np.diff(bins.edges)
     bars = [
@@ -202,8 +202,8 @@ def _reliability(logits: Tensor, labels: Integers) -> tuple[float, list[dict[str
 
 
 def _matrix(facts: Explanation) -> Matrix:
-    """Shades from 0 to 1 of both matrices: of right cells by the share of the class's images, of
-    confusions by their share over the largest one of either matrix."""
+    """Shades from 0 to 1 of both matrices. Correct cells: the share of the class's images.
+    Confusions: their share, relative to the largest share in either matrix."""
     images = np.maximum(facts.before.confusion.sum(1, keepdims=True), 1)
     shares = [when.confusion / images for when in (facts.before, facts.after)]
     wrong = ~np.eye(len(images), dtype=bool)
@@ -213,9 +213,10 @@ def _matrix(facts: Explanation) -> Matrix:
 
 
 def _overview(facts: Explanation) -> Overview:
-    """Pictures of a large matrix, neighbouring classes summed: the confusions before; those that
-    the correction took away and those that it added, apart, for as neighbours are often what is
-    confused, their difference would cancel. Each image that is taken for another class counts."""
+    """Pictures of a large matrix, with neighbouring classes summed: the confusions before, those
+    that the correction removed, and those that it added. Removed and added ones are separate:
+    neighbours are often confused, so their difference would cancel. Only misclassified images
+    count."""
     classes = len(facts.classnames)
     block = -(-classes // _OVERVIEW)
     before, after = facts.before.predictions, facts.after.predictions
@@ -241,14 +242,14 @@ def _overview(facts: Explanation) -> Overview:
 
 
 def _blocks(matrix: Integers, block: int) -> Integers:
-    """Sums of `block` x `block` cells; the last ones may be of fewer."""
+    """Sums of `block` x `block` cells; the last blocks may be smaller."""
     edges = np.arange(0, len(matrix), block)
     return np.add.reduceat(np.add.reduceat(matrix, edges, 0), edges, 1)
 
 
 def _picture(counts: Integers, colour: tuple[int, int, int], largest: int) -> str:
-    """A PNG in a data URI, a pixel a cell: the larger the count, the less transparent (by square
-    root and from a fifth, so that a count of 1 is seen), 0 not at all."""
+    """A PNG in a data URI, one pixel per cell. A larger count is more opaque: by its square root,
+    from a fifth upwards, so that a count of 1 is visible. A count of 0 is transparent."""
     share = np.sqrt(counts / max(largest, 1))
     pixels = np.empty((*counts.shape, 4), np.uint8)
     pixels[..., :3] = colour
@@ -259,8 +260,8 @@ def _picture(counts: Integers, colour: tuple[int, int, int], largest: int) -> st
 
 
 def _strip(by_prior: list[ClassRow], limit: float) -> Strip:
-    """SVG path data for the preferences of many classes in the order of their sum, in a box of
-    1000 x 200 that spans ±limit: `total` a line, each of `parts` one dot per class."""
+    """SVG path data for the preferences of many classes, in the order of their sum, in a box of
+    1000 x 200 that spans ±limit: `total` as a line, each of `parts` as one dot per class."""
     xs = np.linspace(0, 1000, len(by_prior))
 
     def points(values: Sequence[float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The records of one table, addressed by row, dataset and part; and which table a record is for."""
+"""The records of a table, by row, dataset and part; and the tables that a record belongs to."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,9 +18,9 @@ BASE, NOVEL = "Base", "Novel"
 _PARTS = {"base": BASE, "new": NOVEL, "all": ""}
 _SHOT = "-shot"
 SUBSTITUTE, ALSO_SEEN = "substitute", "also seen"
-_ORDER = ("test", "train", TAKEN, LOG)  # of several records for one place the first counts
-# What a number that looked at test data, or may have, or has other training texts than the
-# published method's, or comes of a training that saw more than labelled images, is marked with.
+_ORDER = ("test", "train", TAKEN, LOG)  # of several records of one place, the first kind is used
+# The marks of numbers that looked at test data or may have; that had other training texts than the
+# published method; or whose training saw more than labelled images.
 MARKS = {
     "test images already seen": ("s", "in a stream: NeRP looked at the test images before each"),
     "test images": ("†", "transductive: NeRP looked at the unlabelled test images"),
@@ -36,13 +36,13 @@ MARKS = {
                      "ones, or names of novel classes (also_seen in result.json says which)"),
 }
 HARMLESS = MARKS[TAKEN][0]  # it does not make a number doubtful
-INCOMPLETE = "*"  # what a number is marked with that some seeds are missing from
-# What has to be said where a NeRP row has base accuracies without runs of its own.
+INCOMPLETE = "*"  # the mark of a number that lacks some seeds
+# The note on a NeRP row that has base accuracies without runs of its own.
 BORROWED = ("NeRP leaves classes that were trained on alone: where it was not run on base classes, "
             "the plain method's base accuracy stands.")
 
-# What has to be said of methods whose settings, as their authors chose them, are no rule over
-# training data.
+# The notes on methods whose settings, as their authors chose them, depend on more than training
+# data.
 _BETA = ("MMRLpp: its BETA is chosen by the dataset under test, as its authors did "
          "(configs/trainers/MMRLpp/vit_b16_cross_datasets.yaml).")
 _SAR = ("_SAR: its weight is chosen by dataset and method (configs/sar.yaml); its related class "
@@ -50,22 +50,22 @@ _SAR = ("_SAR: its weight is chosen by dataset and method (configs/sar.yaml); it
 
 
 class Grid:
-    """Records by row, dataset and part: BASE or NOVEL, in few-shot 1-shot and so on, else "".
+    """Records by row, dataset and part. The part is BASE or NOVEL, in few-shot 1-shot and so on,
+    otherwise "".
 
-    Training ends with a test on the classes that were learned; a test run of the same, where
-    there is one, stands in its place. NeRP leaves classes that were trained on alone unless told
-    otherwise (NERP.ON_BASE), so where a NeRP run on novel classes has no sibling on base ones, the
-    plain method's base accuracy of the same seed is its own: `borrows` says whether any does.
+    Training ends with a test on the trained classes; a separate test of the same replaces it. NeRP
+    does not correct trained classes unless told to (NERP.ON_BASE). So if a NeRP run on novel
+    classes has none on base classes, its base accuracy is the plain method's of the same seed.
+    `borrows` says whether this happens.
 
-    What learns nothing draws nothing: where all its runs of a place have one number, that counts
-    for every seed.
+    A method that learns nothing is not random: if all its runs of a place have one number, that
+    number serves every seed.
 
     Args:
-        seeds: those that a complete cell has. datasets: those that a complete row has.
-        parts: those that the table has, on whichever backbone.
+        seeds: the seeds of a complete cell. datasets: the datasets of a complete row.
+        parts: the parts of the table, on any backbone.
         by_config: one row per method and configuration instead of one per method.
-
-    Raises NerpError where two records claim the same place.
+    Raises NerpError if two records claim the same place.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Grid:
 
     @property
     def _parts_of_runs(self) -> list[str]:
-        """`parts`, but one for all that one run fills."""
+        """`parts`, with one entry for all parts that one run fills."""
         return [OPEN] if OPEN in self.parts else self.parts
 
     @property
@@ -147,7 +147,7 @@ class Grid:
         return {seed: fmean(one[seed] for one in each) for seed in self.seeds}
 
     def marks(self, row: str, datasets: Iterable[str], parts: Iterable[str]) -> str:
-        """What numbers made of these places are marked with, wherever they are shown."""
+        """The marks of numbers made from these places, wherever they are shown."""
         records = [
             record for dataset in datasets for part in parts
             for record in self.records(row, dataset, part).values()
@@ -159,8 +159,7 @@ class Grid:
         return "".join(mark for name, (mark, _) in MARKS.items() if name in said)
 
     def missing(self, rows: Iterable[str], parts: Iterable[str] = ()) -> list[str]:
-        """What `rows` lack: datasets and `parts` (all by default) with the seeds that are not
-        there."""
+        """What `rows` lack: datasets and `parts` (default: all) with the missing seeds."""
         lines = []
         for row in rows:
             for dataset in in_published_order(self.datasets):
@@ -173,18 +172,18 @@ class Grid:
 
 
 def is_seedless(trainer: str) -> bool:
-    """Whether nothing of a method is drawn: it learns nothing, corrected or not."""
+    """Whether a method, corrected or not, is not random: it learns nothing."""
     plain = plain_name(trainer)
     return plain in methods() and not learns(plain)
 
 
 def trainer_of(label: str) -> str:
-    """The label of a row -> its method: MMRL_NeRP (mine) -> MMRL_NeRP."""
+    """The method in a row's label: MMRL_NeRP (mine) -> MMRL_NeRP."""
     return label.split(" ")[0]
 
 
 def with_nerp(label: str) -> str:
-    """The label of a row -> that of its correction: MMRL (mine) -> MMRL_NeRP (mine)."""
+    """The label of a row's correction: MMRL (mine) -> MMRL_NeRP (mine)."""
     trainer = trainer_of(label)
     return trainer + NERP_SUFFIX + label.removeprefix(trainer)
 
@@ -196,7 +195,7 @@ def without_nerp(label: str) -> str:
 
 
 def cautions(protocol: str, rows: Iterable[str]) -> list[str]:
-    """What has to be said wherever numbers of these rows are shown."""
+    """The notes that belong to numbers of these rows, wherever they are shown."""
     trainers = {trained_name(trainer_of(row)) for row in rows}
     lines = []
     if protocol == "cross_dataset" and any(plain_name(t) == "MMRLpp" for t in trainers):
@@ -207,7 +206,7 @@ def cautions(protocol: str, rows: Iterable[str]) -> list[str]:
 
 
 def meanings(marks: str) -> list[str]:
-    """A line for each of `MARKS` in a text."""
+    """A line that explains each of `MARKS` in a text."""
     return [f"{mark} {meaning}." for mark, meaning in MARKS.values() if mark in marks]
 
 
@@ -218,13 +217,13 @@ class Part:
     Attributes:
         name: base_to_novel, open_world, cross_dataset, domain_generalisation or few_shot.
         shots: 0 in few-shot, which has several. drawn: whether it is of drawn benchmarks.
-        backbone: by name. beside: whether the table has others, too.
-        source: [the dataset that cross-dataset models learned], if it is there, or [].
-        averaged: the datasets that count for an average, in the papers' order.
-        metric: what the numbers are (`METRICS`). bins: of a calibration error, 0 where unknown.
-        calibrators: by name, what each that occurs has looked at.
-        left_out: records that say themselves that they are none of their protocol, as `_saying`
-            gives them to this part.
+        backbone: by name. beside: whether the table has other backbones too.
+        source: [the dataset that cross-dataset models were trained on], or [] if it is missing.
+        averaged: the datasets in an average, in the papers' order.
+        metric: of the numbers (`METRICS`). bins: of a calibration error, 0 if unknown.
+        calibrators: name -> what the calibrator has looked at.
+        left_out: records that contradict their own protocol, as `_saying` assigns them to this
+            part.
     """
 
     name: str
@@ -242,7 +241,7 @@ class Part:
 
     @property
     def cautions(self) -> list[str]:
-        """What has to be said below it of what is not in it."""
+        """Notes below the table about records that are not in it."""
         lines = []
         for why in dict.fromkeys(record.contradiction for record in self.left_out):
             first, *more = [record for record in self.left_out if record.contradiction == why]
@@ -252,15 +251,15 @@ class Part:
 
 
 def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> list[Part]:
-    """The tables that `records` are for, each backbone of one by itself. Drawn benchmarks have
-    tables of their own. The source of a cross-dataset experiment stands in both of its tables,
-    where both have more than it.
+    """The tables for `records`, one per backbone. Drawn benchmarks have tables of their own. The
+    source of a cross-dataset experiment is in both of its tables if both have other datasets.
 
     Args:
-        seeds: those that every cell must have, the others are left out; () for all that occur.
+        seeds: the seeds that every cell must have; other seeds are left out. (): all that occur.
         by_config: see `Grid`.
 
-    Raises NerpError where two records claim the same place, several sources occur, none of the
+    Raises NerpError if two records claim the same place, several sources occur, none of the seeds
+    occurs, or all records contradict their protocol.
     seeds does, or all contradict their protocol.
     """
     seeds, drawn = tuple(seeds), drawn_names()
@@ -300,8 +299,8 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
 
 
 def _saying(parts: list[Part], unshown: Mapping[tuple[str, int, bool], list[Record]]) -> list[Part]:
-    """Parts with the records that were left out of them. Where nothing else is of a record's table
-    and backbone, the record stands once: in the first part of its protocol, or of all.
+    """Parts with the records that were left out of them. If a record's table and backbone have no
+    other records, the record is assigned once: to the first part of its protocol, or of all.
 
     Args: unshown: what was left out, by a table's name, its shots and whether it is drawn.
     """
@@ -323,7 +322,8 @@ def _saying(parts: list[Part], unshown: Mapping[tuple[str, int, bool], list[Reco
 
 
 def _seeds(records: Iterable[Record]) -> tuple[int, ...]:
-    """Those that occur; of what learns nothing only where nothing else does."""
+    """The seeds that occur. Seeds of methods that learn nothing are used only if no others
+    occur."""
     records = list(records)
     drawn = {r.seed for r in records if not is_seedless(r.trainer)}
     return tuple(sorted(drawn or {r.seed for r in records}))
@@ -361,7 +361,7 @@ def _by_table(records: Iterable[Record], source: str) -> dict[tuple[str, int], l
 
 
 def _parts(record: Record) -> list[tuple[str, Record]]:
-    """The parts of a table in which a record has a number."""
+    """The parts of a table for which a record has a number."""
     if record.protocol == "few_shot":
         return [(f"{record.shots}{_SHOT}", record)]
     if record.open_parts and record.kind != TAKEN:
@@ -371,7 +371,7 @@ def _parts(record: Record) -> list[tuple[str, Record]]:
 
 
 def _in_order(parts: Iterable[str]) -> list[str]:
-    """The parts that a table shows of every dataset: those that occur, or both halves."""
+    """The parts that a table shows for every dataset: the parts that occur, or both halves."""
     there = set(parts)
     if there & {*ALONE, OPEN}:
         return [part for part in (*ALONE, *OPEN_PARTS) if part in there]

@@ -17,17 +17,17 @@ _CHARACTERS = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}",
 }
-# Characters of \small side by side in one column of a page and across both, a little shrunk.
+# The number of \small characters that fit in one column of a page and across both, a little shrunk.
 _NARROW, _WIDE = 56, 116
-_GAP, _SMALL = 1.8, 0.75  # between two columns; a deviation's characters, in these
-_MOST_LINES = 50  # of one float; with more each block of columns is a float of its own
+_GAP, _SMALL = 1.8, 0.75  # in such characters: between two columns; per character of a deviation
+_MOST_LINES = 50  # of one float; with more lines, each block of columns is a float of its own
 
 
 def latex(tables: Iterable[Table], caption: str = "", label: str = "") -> str:
-    """A float per table, `table` or across two columns `table*`; the best of a column in bold, the
-    second underlined, notes below.
+    """One float per table: `table`, or `table*` across two columns. The best of a column is bold,
+    the second underlined, and the notes are below.
 
-    Args: caption, label: instead of those made of the table's title; for one table alone.
+    Args: caption, label: replace those made from the table's title; only for a single table.
     """
     needed = "".join(f"% \\usepackage{{{package}}}\n" for package in PACKAGES)
     return needed + "\n" + "\n".join(_latex(table, caption, label) for table in tables)
@@ -55,7 +55,7 @@ def _label(table: Table) -> int:
 
 
 def _size(table: Table, column: Column) -> float:
-    """The room that a column takes, in characters."""
+    """The width of a column, in characters."""
     cells = [row.cells[column] for row in table.rows if column in row.cells]
     spreads = (0.0 if cell.std is None else _SMALL * len(f"+{cell.std:.2f}") for cell in cells)
     numbers = (len(f"{cell.mean:.2f}") + cell.difference + spread
@@ -64,8 +64,8 @@ def _size(table: Table, column: Column) -> float:
 
 
 def _evenly(table: Table) -> list[list[Column]]:
-    """Columns in as few blocks as fit across a page, of about one size. A correction and its gain
-    stand beside its baseline."""
+    """Columns in as few blocks as fit across a page, of similar sizes. A correction and its gain
+    stay in the block of the baseline."""
     def parted(most: float) -> list[list[Column]]:
         return blocks(table.columns, most, lambda column: _size(table, column), _family)
 
@@ -77,12 +77,12 @@ def _evenly(table: Table) -> list[list[Column]]:
 
 
 def _family(group: str) -> str:
-    """A heading of columns -> what it belongs to: a method where it is that method's correction."""
+    """A column heading -> the heading it belongs to: for a correction, its method."""
     return without_nerp(group.removeprefix(f"{GAIN} "))
 
 
 def _titled(caption: str, label: str, number: int) -> tuple[str, str]:
-    """Caption and label of a table's float; those after the first go on with it."""
+    """Caption and label of a table's float; later floats continue the first."""
     return (caption, label) if number == 1 else (f"{caption} (continued)", f"{label}-{number}")
 
 
@@ -102,7 +102,7 @@ def _float(
 
 
 def _notes(table: Table, notes: list[str]) -> list[str]:
-    """The lines below a table: `notes`, after what its best numbers are marked with."""
+    """The lines below a table: the meaning of bold and underlined, then `notes`."""
     places = {cell.place for row in table.rows for cell in row.cells.values()}
     second = ", second underlined." if 2 in places else "."
     said = [f"Best in bold{second}"] if 1 in places else []
@@ -110,7 +110,7 @@ def _notes(table: Table, notes: list[str]) -> list[str]:
 
 
 def _named(note: str, table: Table) -> str:
-    """A note with its methods as papers write them."""
+    """A note with the methods' names as papers write them."""
     labels = {row.label for row in table.rows} | {group for group, _ in table.columns}
     trainers = sorted({trainer_of(label) for label in labels}, key=len, reverse=True)
     words = "|".join(map(re.escape, trainers))
@@ -149,8 +149,8 @@ def _line(table: Table, row: Row, columns: list[Column]) -> Iterator[str]:
 
 
 def _number(cell: Cell) -> str:
-    """A number with its deviation; marks stand beside it without room of their own, so that
-    numbers stay below each other."""
+    """A number with its deviation. Marks take no width of their own, so that the numbers of a
+    column are aligned."""
     mean = f"{cell.mean:.2f}"
     if cell.difference:
         mean = f"${'-' if round(cell.mean, 2) < 0 else '+'}${abs(cell.mean):.2f}"
@@ -162,12 +162,12 @@ def _number(cell: Cell) -> str:
 
 
 def _name(label: str) -> str:
-    """A method or dataset as papers write it; the gain of a method stands beside it, so that its
-    sign is enough."""
+    """A method or dataset as papers write it. A method's gain stands beside the method, so a sign
+    is enough for its name."""
     return _escape(GAIN if label.startswith(f"{GAIN} ") else as_in_papers(label))
 
 
 def _escape(text: str) -> str:
-    parts = printable(text).split("--")  # of which LaTeX makes a dash
+    parts = printable(text).split("--")  # LaTeX would make a dash of it
     return "-{}-".join("".join(_CHARACTERS.get(character, character) for character in part)
                        for part in parts)

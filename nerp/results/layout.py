@@ -1,4 +1,4 @@
-"""The same table otherwise: datasets as rows, backbones as rows or columns, without deviations."""
+"""Other arrangements of a table: datasets as rows, backbones as rows or columns, no deviations."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,15 +7,15 @@ from nerp.results.cells import GAIN, Column, Row, Table
 from nerp.results.grid import without_nerp
 from nerp.results.published import AVERAGE
 
-SPREAD = " ± population standard deviation"  # in the note that says what the numbers are
+SPREAD = " ± population standard deviation"  # a part of the note about the numbers
 
 
 def arranged(table: Table, rows: str = "methods", backbones: str = "blocks") -> Table:
-    """A table put otherwise.
+    """A table in another arrangement.
 
     Args:
         rows: "methods", or "datasets", with a group of columns per method.
-        backbones: where there are several, "blocks" of rows, "rows" next to each other below each
+        backbones: if there are several: "blocks" of rows, "rows" next to each other below each
             method, or "columns" next to each other.
     """
     if backbones != "blocks" and any(row.block for row in table.rows):
@@ -27,7 +27,7 @@ def arranged(table: Table, rows: str = "methods", backbones: str = "blocks") -> 
 
 
 def without_spread(table: Table) -> Table:
-    """A table whose numbers have no standard deviation beside them."""
+    """A table without standard deviations."""
     rows = [replace(row, cells={column: replace(cell, std=None)
                                 for column, cell in row.cells.items()}) for row in table.rows]
     notes = [note.replace(SPREAD, "") for note in table.notes]
@@ -35,7 +35,7 @@ def without_spread(table: Table) -> Table:
 
 
 def _owned(table: Table) -> Iterator[tuple[str, Row]]:
-    """(the label of the measured row that it belongs to, row)."""
+    """(the label of the measured row that a row belongs to, the row)."""
     owner = ""
     for row in table.rows:
         owner = row.label if row.kind == "measured" else owner
@@ -43,8 +43,8 @@ def _owned(table: Table) -> Iterator[tuple[str, Row]]:
 
 
 def _one_block(table: Table, together: Callable[[str], str] = lambda label: label) -> Table:
-    """The backbone behind the name of each method; rows next to each other, backbone by backbone,
-    for whose labels `together` is the same."""
+    """A table in one block, with the backbone after the name of each method. Rows whose labels have
+    the same `together` are adjacent, backbone by backbone."""
     order = list(dict.fromkeys(together(owner) for owner, _ in _owned(table)))
     rows = [(order.index(together(owner)), replace(
         row, block="", label=f"{row.label} ({row.block})" if row.kind == "measured" else row.label,
@@ -71,7 +71,7 @@ def _side_by_side(table: Table) -> Table:
 
 
 def _place(table: Table, row: Row) -> str:
-    """What the published row is called that a difference is from: it stands above."""
+    """The label of the published row that a difference is from: the row above it."""
     place = next(i for i, other in enumerate(table.rows) if other is row)
     return table.rows[place - 1].label
 
@@ -102,7 +102,7 @@ def _by_dataset(table: Table) -> Table:
 
 
 def _heading(table: Table, owner: str, row: Row) -> str:
-    """What the columns of a row are called."""
+    """The heading of a row's columns."""
     if row.kind == "measured":
         return row.label
     if row.kind == "difference":

@@ -1,6 +1,6 @@
-"""The log.txt of Dassl's code, as published runs have it: what was run, and what came out.
+"""Reads the log.txt of Dassl's code, as published runs have it: the settings and the result.
 
-Our own logs have a record beside them, and another heading.
+nerp's own logs have a record beside them, and another heading.
 """
 
 import re
@@ -18,11 +18,11 @@ _CONFIG = "** Config **"
 
 
 def read_log(path: Path) -> dict[str, str] | None:
-    """Of a published log the keys in `_KEYS`, that of its backbone where it names one, "model_dir"
-    (of a test) and the numbers of its last result block, "accuracy" and so on, in percent; None for
-    another log or one without a result.
+    """The keys in `_KEYS` of a published log, its backbone if it names one, "model_dir" (of a
+    test), and the numbers of its last result block, "accuracy" and so on, in percent. None for
+    another kind of log, or one without a result.
 
-    Raises NerpError for a log that does not say what was run.
+    Raises NerpError for a log that does not state its settings.
     """
     text = read_text(path)
     if _CONFIG not in text:

@@ -2,7 +2,7 @@
 
 from nerp.settings.protocols import DEPT_SUFFIX, NERP_SUFFIX, SAR_SUFFIX
 
-# Where that differs from the registry's name.
+# Names that differ from the registry's.
 _METHODS = {
     "ZeroshotCLIP": "CLIP", "MMRLpp": "MMRL++", "CLIPLoRA": "CLIP-LoRA", "LPpp": "LP++",
     "TipAdapter": "Tip-Adapter", "TipAdapterF": "Tip-Adapter-F", "TFUP_T": "TFUP-T",
@@ -12,7 +12,7 @@ _METHODS = {
 _DATASETS = {"DescribableTextures": "DTD", "OxfordFlowers": "Flowers102",
              "ImageNetV2": "ImageNet-V2", "ImageNetSketch": "ImageNet-Sketch",
              "ImageNetA": "ImageNet-A", "ImageNetR": "ImageNet-R"}
-# What a name may end in -> how that is added; the last part of a name first.
+# Suffixes of names, the last one of a name first.
 _ADDED = (NERP_SUFFIX, SAR_SUFFIX, DEPT_SUFFIX)
 
 
@@ -25,7 +25,6 @@ def method_name(trainer: str) -> str:
 
 
 def as_in_papers(label: str) -> str:
-    """A label of a row or column, whose first word is a trainer or a dataset, as papers write
-    it."""
+    """A label of a row or column as papers write it. Its first word is a trainer or a dataset."""
     first, *rest = label.split(" ")
     return " ".join([_DATASETS.get(first) or method_name(first), *rest])

@@ -1,4 +1,4 @@
-"""Files of results: written whole, and known to replace another one or not."""
+"""Files of results: they are written whole, and whether they replaced another file is known."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from nerp.base.paths import write_bytes
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written. size: in bytes. replaces: whether another content was there. As a
-    text it is the file's name, with a remark where it replaces another one."""
+    """A file that was written. size: in bytes. replaces: whether it had another content before. Its
+    text is the file's name, with a remark if it replaced another content."""
 
     path: Path
     size: int

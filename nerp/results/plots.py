@@ -1,7 +1,7 @@
 """Figures: few-shot curves, base against novel accuracy, closed against open, what NeRP gains.
 
-Readable in print and by colour-blind readers: the colours are Okabe and Ito's, and whatever a
-colour says a marker says too. NeRP is drawn like its plain method, hollow and dashed.
+They are readable in print and by colour-blind readers: the colours are Okabe and Ito's, and markers
+repeat whatever colours say. NeRP is drawn like its plain method, but hollow and dashed.
 """
 
 import io
@@ -58,20 +58,20 @@ _PANEL = (2.6, 2.2)  # inches
 _ONLY_PANEL = (4.0, 3.2)
 _PANELS_A_ROW = 4
 _LEGEND_ENTRY = (1.5, 0.17)  # inches
-_MOST_TICKS = 5  # of a panel, so that labels with a decimal stand apart
-_ROOM = (0.08, 0.07)  # for a label, across and up, as shares of its panel; it ends where it stands
-_NOTE = (0.058, 0.13)  # inches, a character of it and a line
+_MOST_TICKS = 5  # per axis of a panel, so that labels with a decimal do not touch
+_ROOM = (0.08, 0.07)  # size of a label, across and up, as shares of its panel
+_NOTE = (0.058, 0.13)  # inches: width of a note's character, height of its line
 SETTINGS: "dict[RcKeyType, object]" = {
     "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "lines.linewidth": 1.2, "lines.markersize": 5, "errorbar.capsize": 1.5, "legend.frameon": False,
-    "text.parse_math": False,  # a name may hold a $
+    "text.parse_math": False,  # a name may contain a $
     "svg.fonttype": "none", "svg.hashsalt": "nerp", "savefig.dpi": 200,
 }
 
 
 class Style(TypedDict):
-    """How a row is drawn, in matplotlib's words."""
+    """The drawing style of a row, in matplotlib's words."""
 
     color: str
     marker: Marker
@@ -80,7 +80,7 @@ class Style(TypedDict):
 
 
 def save_figure(figure: Figure, directory: Path, name: str) -> list[Written]:
-    """Write a figure as PNG and SVG; the same figure gives the same bytes. Returns the files."""
+    """Write a figure as PNG and SVG, and return the files. Equal figures give equal bytes."""
     files = []
     for kind in ("png", "svg"):
         content = io.BytesIO()
@@ -91,7 +91,7 @@ def save_figure(figure: Figure, directory: Path, name: str) -> list[Written]:
 
 
 def figures(parts: Iterable[Part]) -> dict[str, Figure]:
-    """File stem -> figure, for everything that `parts` has the runs for."""
+    """File stem -> figure, for all figures that `parts` has the runs for."""
     drawn: dict[str, Figure | None] = {}
     with matplotlib.rc_context(SETTINGS):
         for part in parts:
@@ -131,9 +131,9 @@ def few_shot_curves(part: Part) -> Figure:
 
 
 def base_novel_scatter(part: Part) -> Figure | None:
-    """Base against novel accuracy, one panel per dataset and one for their average, one scale on
-    both axes: a point is as long across as up. A line joins a method and the same with NeRP; grey
-    lines: equal harmonic mean. None where no method was run on both."""
+    """Base against novel accuracy, one panel per dataset and one for their average. Both axes have
+    the same scale. A line joins a method and the same method with NeRP; grey lines show equal
+    harmonic means. None if no method was run on both kinds of classes."""
     figure, panels = _panels(part)
     for axes, group in panels:
         points = {}
@@ -159,9 +159,9 @@ def base_novel_scatter(part: Part) -> Figure | None:
 
 
 def open_world_arrows(part: Part) -> Figure | None:
-    """Base against novel accuracy, one arrow per method: from each half alone, where it begins,
-    to all classes at once. Grey lines: equal harmonic mean, closed where the arrow begins and open
-    where it ends. None where there is no such pair."""
+    """Base against novel accuracy, one arrow per method. It starts at the accuracies of each half
+    alone and ends at those with all classes as answers. Grey lines show equal harmonic means,
+    closed for the start and open for the end. None if no method has both."""
     figure, panels = _panels(part)
     for axes, group in panels:
         ends_of: list[tuple[float, float]] = []
@@ -192,9 +192,9 @@ def open_world_arrows(part: Part) -> Figure | None:
 
 
 def nerp_gain(part: Part) -> Figure | None:
-    """Accuracy with NeRP minus without, of the same seed and checkpoint, a line per dataset and one
-    for their average. On novel classes in base-to-novel, on the targets elsewhere; in the open
-    world the difference in H. None where no method was run both ways."""
+    """Accuracy with NeRP minus accuracy without, for the same seed and checkpoint; one line per
+    dataset and one for their average. It is on novel classes in base-to-novel and on the targets
+    elsewhere; in the open world it is the difference in H. None if no method was run both ways."""
     grid = part.grid
     name = NOVEL if NOVEL in grid.parts else grid.parts[0]
     if part.name == "open_world":
@@ -232,7 +232,7 @@ def nerp_gain(part: Part) -> Figure | None:
 
 
 def _gain(part: Part, row: str, group: str, name: str) -> list[float]:
-    """NeRP's gain for each seed that was run both ways."""
+    """NeRP's gain for each seed that was run with and without it."""
     plain, corrected = (_series(part, r, group, name) for r in (row, with_nerp(row)))
     return [corrected[seed] - plain[seed] for seed in plain if seed in corrected]
 
@@ -244,18 +244,18 @@ def _series(part: Part, label: str, group: str, name: str) -> dict[int, float]:
 
 
 def _groups(part: Part) -> list[str]:
-    """What is drawn apart: the average, where there is more than one dataset, and each."""
+    """The groups with a panel each: the average if there are several datasets, and each dataset."""
     return [AVERAGE, *part.averaged] if len(part.averaged) > 1 else part.averaged
 
 
 def _spread(part: Part, points: Iterable[Sequence[float]]) -> list[float] | None:
-    """The lengths of the error bars of points, each given by its value for every seed: the standard
-    deviation. None, no bars, where there is one seed."""
+    """The lengths of the points' error bars, the standard deviation over the seeds. Each point is
+    given by its values for all seeds. None (no bars) for a single seed."""
     return [pstdev(values) for values in points] if len(part.grid.seeds) > 1 else None
 
 
 def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """A figure with a panel for each of the groups."""
+    """A figure with one panel per group."""
     groups = _groups(part)
     columns = min(_PANELS_A_ROW, len(groups))
     lines = math.ceil(len(groups) / columns)
@@ -271,8 +271,8 @@ def _panels(part: Part) -> tuple[Figure, list[tuple[Axes, str]]]:
 
 
 def style_of(place: int) -> tuple[str, Marker]:
-    """Colour and marker of what is in that place of a list; beyond the styles a colour
-    comes again with another marker."""
+    """Colour and marker of the item at this place of a list. After the last style, colours are
+    repeated with other markers."""
     count = len(STYLES)
     return STYLES[place % count][0], STYLES[(place + place // count) % count][1]
 
@@ -287,7 +287,7 @@ def _style(label: str) -> Style:
 
 
 def _equal_scales(axes: Axes) -> None:
-    """Make the panel a square of as many points across as up, within 0 to 100 and a margin."""
+    """Give the panel equal scales and lengths on both axes, within 0 to 100 and a margin."""
     limits = axes.get_xlim(), axes.get_ylim()
     span = max(high - low for low, high in limits)
     margin = 0.04 * span
@@ -300,10 +300,10 @@ def _equal_scales(axes: Axes) -> None:
 
 
 def _lines_of_equal_h(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Grey curves n = hb / (2b - h) in the visible range, with h written as near to their lower
-    ends as the markers at `points` leave room."""
+    """Grey curves n = hb / (2b - h) in the visible range. Each has its h written near its lower
+    end, where the markers at `points` leave room."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    # Text stands off the axes.
+    # The text keeps a distance from the axes.
     wall, floor = left + 0.16 * (right - left), bottom + 0.04 * (top - bottom)
     x = np.linspace(left, right, 200)
     for h in _round_values(2 * left * bottom / (left + bottom), 2 * right * top / (right + top)):
@@ -333,7 +333,7 @@ def _round_values(low: float, high: float) -> Iterator[float]:
 
 
 def _round_step(span: float, most: int) -> float:
-    """A round number that goes at most `most` times into `span`."""
+    """A round number that fits at most `most` times into `span`."""
     return next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if span / step <= most), 25)
 
 
@@ -341,11 +341,12 @@ def _finish(
     figure: Figure, part: Part, rows: Iterable[str], x: str, y: str, notes: Iterable[str] = (),
     difference_of: str | None = None,
 ) -> None:
-    """Axis titles, one legend in the order of `rows`, and `notes`: of the bars and marks, too.
+    """Add axis titles, one legend in the order of `rows`, and `notes`, including those on bars and
+    marks.
 
     Args:
-        difference_of: the part in which what is drawn of a NeRP row is its difference from the
-            plain one, so that it needs the runs of both in that part, and no others.
+        difference_of: the part in which NeRP's difference from the plain method is drawn; then only
+            the runs of both in that part are needed. None: no differences are drawn.
     """
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
@@ -373,6 +374,6 @@ def _finish(
     lines = [line for note in lines for line in textwrap.wrap(note, int(width / _NOTE[0]))]
     figure.supxlabel("\n".join(lines), fontsize=8)
     figure.supylabel(y, fontsize=8)
-    # The panels keep their size whatever stands above and below them.
+    # The panels keep their size whatever is above and below them.
     figure.set_figheight(height + _LEGEND_ENTRY[1] * (math.ceil(len(names) / columns) - 1)
                          + _NOTE[1] * (len(lines) - 1))

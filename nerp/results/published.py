@@ -1,7 +1,7 @@
-"""Published numbers, as the papers named in `source` print them (published.csv), and one's own.
+"""Published numbers, as the papers named in `source` print them (published.csv), and users' own.
 
-Base-to-novel rows have base, novel and H, or H alone; the others one accuracy. Rows called Average
-are the papers' own. Brackets after a method say what of it a paper did otherwise.
+Base-to-novel rows have base, novel and H, or H alone; other rows have one accuracy. Rows called
+Average are the papers' own. Brackets after a method name the paper's variant of it.
 """
 
 import csv
@@ -21,40 +21,40 @@ from nerp.settings.backbones import DEFAULT_BACKBONE
 AVERAGE = "Average"
 MEDICAL_AVERAGE = "Average (biomedical)"
 _SHIFTS_AVERAGE = "Average (V2; Sketch; R)"
-# What these are over; the medical one in base-to-novel without BUSI, whose three classes are few.
+# The datasets of these averages; the medical one in base-to-novel is without BUSI (three classes).
 _MEDICAL = ("BTMRI", "BUSI", "CHMNIST", "COVID_19", "CTKidney", "DermaMNIST", "KneeXray", "Kvasir",
             "LungColon", "OCTMNIST", "RETINA")
 _SHIFTS = ("ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetR")
 AVERAGES = (AVERAGE, MEDICAL_AVERAGE, _SHIFTS_AVERAGE)
-# The papers that the file's sources begin with.
+# The papers whose short names the file's sources begin with.
 _PAPERS = {"ANPrompt": "arXiv 2508.04677, 2025", "SAR": "arXiv 2502.11969, 2025",
            "BiomedCoOp": "arXiv 2411.15232, 2025",
            "CasPL": "arXiv 2409.17805, 2024", "Tip-Adapter": "arXiv 2207.09519, 2022",
            "TFUP": "arXiv 2404.16339, 2024", "DePT": "arXiv 2309.07439, 2024",
            "PromptKD": "arXiv 2403.02781, 2024", "KgCoOp": "arXiv 2303.13283, 2023",
            "PLOT++": "arXiv 2210.01253, 2023"}
-_SHOTS = 16  # what all of them were trained with, but those that `_PROTOCOLS` says
-# A protocol of a file -> its name and shots. The file that ships has more, which no table shows.
+_SHOTS = 16  # in all published trainings, except where `_PROTOCOLS` gives another number
+# A protocol of a file -> its name and shots. The shipped file has more, which no table shows.
 _PROTOCOLS = {**{name: (name, _SHOTS) for name in ("base_to_novel", "cross_dataset",
                                                    "domain_generalisation")},
               **{f"base_to_novel_{shots}_shot": ("base_to_novel", shots) for shots in (4, 8)},
               **{f"few_shot_{shots}": ("few_shot", shots) for shots in (1, 2, 4, 8, 16)}}
-# What trainers are called in the file, where it is not how papers write them.
+# Names of trainers in the file that differ from those in papers.
 _NAMES = {"CasPL": "CLIP+boosting prompts"}
-# Where a row is from: the method's own paper or repository, another paper, a file of one's own.
+# The origin of a row: the method's own paper or repository, another paper, a user's file.
 OWN_PAPER, OTHER_PAPER, OWN_FILE = "own paper", "other paper", "file"
 _COLUMNS = ("protocol", "method", "dataset", "base_or_accuracy", "novel", "hm")
 _NUMBERS = _COLUMNS[3:]
 _MAY_HAVE = ("source", "backbone", "chosen_on_test")
-_LARGEST = 2**22  # bytes of a file of one's own
+_LARGEST = 2**22  # bytes of a user's file
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row: accuracies in percent, None where the paper does not say. variant: what of the
-    method was done otherwise, in the paper's words, or "". origin: `OWN_PAPER`, `OTHER_PAPER` or
-    `OWN_FILE`. chosen_on_test: whether the number was chosen on the images that it is of. others:
-    its rows with other shots."""
+    """One row: accuracies in percent, None if the paper does not give them. variant: how the method
+    differed, in the paper's words, or "". origin: `OWN_PAPER`, `OTHER_PAPER` or `OWN_FILE`.
+    chosen_on_test: whether the number was selected on its own test images. others: its rows with
+    other shots."""
 
     protocol: str
     shots: int
@@ -71,15 +71,15 @@ class Published:
     others: tuple["Published", ...] = ()
 
     def accuracy(self, part: str) -> float | None:
-        """The number that stands in a table's column `part`."""
+        """The number for the column `part` of a table."""
         own = {f"{row.shots}-shot": row.base_or_accuracy for row in (*self.others, self)}
         own |= dict.fromkeys(("Base", ""), self.base_or_accuracy)
         return (own | {"Novel": self.novel, "H": self.hm}).get(part)
 
     @property
     def label(self) -> str:
-        """Its source, the variant where it is one, and whether the number was chosen on the images
-        that it is of."""
+        """Its source, its variant if it is one, and whether the number was selected on its own test
+        images."""
         said = f"{self.source} ({self.variant})" if self.variant else self.source
         mark = ": published number chosen on test labels ‡"
         return f"{said}{mark if self.chosen_on_test else ''}"
@@ -94,12 +94,12 @@ def published() -> tuple[Published, ...]:
 def read_published(file: str | Path) -> tuple[Published, ...]:
     """The rows of a CSV file, in its order. Columns: protocol (base_to_novel, cross_dataset,
     domain_generalisation, few_shot_16, ...), method (by registry name or as papers write it),
-    dataset (registry name, or Average), base_or_accuracy, novel, hm, and if need be source
-    (default: the file's name), backbone (default: ViT-B/16) and chosen_on_test (yes where the
-    number was chosen on the images that it is of).
+    dataset (registry name, or Average), base_or_accuracy, novel, hm, and optionally source
+    (default: the file's name), backbone (default: ViT-B/16) and chosen_on_test (yes if the number
+    was selected on its own test images).
 
-    Raises NerpError, naming the file and the line, for one that is no such file, and for a protocol
-    that is none of these.
+    Raises NerpError, naming the file and the line, for a file of another form or an unknown
+    protocol.
     """
     return _read(file)
 
@@ -141,7 +141,7 @@ def _row(row: dict[str, str | None], where: str, file: str, ships: bool) -> Publ
 
 
 def _is_of(source: str, method: str) -> bool:
-    """Whether a source is the method's own paper or repository: it begins with the method."""
+    """Whether a source, which begins with the method, is the method's own paper or repository."""
     paper = source.split(" ")[0]
     return _NAMES.get(paper) == method or any(
         part == paper or part.startswith(f"{paper}-") for part in (method, *method.split("+")))
@@ -161,8 +161,8 @@ def rows_of(
     protocol: str, trainer: str, shots: int = _SHOTS, backbone: str = DEFAULT_BACKBONE,
     rows: Iterable[Published] | None = None,
 ) -> dict[str, dict[str, Published]]:
-    """Label -> dataset -> the row of a trainer; those of its own paper first. Of any number of
-    shots where `shots` is 0. A row on another backbone than `backbone` counts as a variant."""
+    """Label -> dataset -> the row of a trainer; rows of its own paper come first. shots: 0 for any
+    number. A row on another backbone than `backbone` is treated as a variant."""
     names = _names(trainer)
     chosen = [row for row in (published() if rows is None else rows)
               if row.protocol == protocol and row.method in names and shots in (0, row.shots)]
@@ -178,7 +178,7 @@ def rows_of(
 
 
 def with_papers(sources: Iterable[str]) -> list[str]:
-    """Sources, each once, each paper's arXiv number and year behind its own."""
+    """Sources without repetitions, each paper with its arXiv number and year."""
     by_paper: dict[str, list[str]] = {}
     for source in dict.fromkeys(sources):
         paper = source.split(" ")[0]
@@ -188,32 +188,32 @@ def with_papers(sources: Iterable[str]) -> list[str]:
 
 
 def _names(trainer: str) -> set[str]:
-    """What a trainer is called in files of published numbers. SAR's tables write CoOp+SAR."""
+    """The names of a trainer in files of published numbers. SAR's tables write CoOp+SAR."""
     written = method_name(trainer)
     return {trainer, written, _NAMES.get(trainer, written.replace(" + ", "+"))}
 
 
 def domain_shifts() -> list[str]:
-    """The variants of a source that domain generalisation tests on."""
+    """The variants of the source that domain generalisation tests on."""
     return [name for name in datasets("domain_generalisation") if name != "ImageNet"]
 
 
 def in_published_order(names: Iterable[str]) -> list[str]:
-    """Dataset names as the papers order them, others after them by name."""
+    """Dataset names in the papers' order, followed by others in alphabetical order."""
     order = {name: i for i, name in enumerate(datasets("cross_dataset") + domain_shifts())}
     return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
 
 
 @cache
 def datasets(protocol: str) -> list[str]:
-    """Those that published averages of a protocol are over, and the source; in their order."""
+    """The datasets of a protocol's published averages, and the source, in their order."""
     names = dict.fromkeys(row.dataset for row in published() if row.protocol == protocol)
     return [name for name in names if name not in AVERAGES]
 
 
 def average_over(names: Iterable[str], protocol: str) -> str:
-    """What published rows call the average over exactly these datasets, and the source where a
-    protocol has one; "" where none is published."""
+    """The published name of the average over exactly these datasets, and the source if the protocol
+    has one; "" if none is published."""
     medical = set(_MEDICAL) - ({"BUSI"} if protocol == "base_to_novel" else set())
     published_sets = {AVERAGE: set(datasets(protocol)), MEDICAL_AVERAGE: medical,
                       _SHIFTS_AVERAGE: set(_SHIFTS)}

@@ -1,4 +1,4 @@
-"""Which numbers of a record a table is of: a metric, and the parts of an open-world test."""
+"""The numbers of a record that a table shows: a metric, and the parts of an open-world test."""
 
 from nerp.engine.measures import OPEN_WORLD
 from nerp.engine.metrics import harmonic_mean
@@ -6,8 +6,8 @@ from nerp.engine.record_file import RunRecord, number
 
 ACCURACY = "accuracy"
 
-# The parts of an open-world test: either half with its own classes alone as answers, then all
-# images with all classes.
+# The parts of an open-world test: each half with only its own classes as answers, then all images
+# with all classes.
 BASE_ALONE, NOVEL_ALONE = OPEN_WORLD["base_alone"], OPEN_WORLD["novel_alone"]
 H_ALONE = "H alone"
 OPEN, OPEN_BASE, OPEN_NOVEL = (OPEN_WORLD[name] for name in (ACCURACY, "base", "novel"))
@@ -16,14 +16,14 @@ ALONE = (BASE_ALONE, NOVEL_ALONE, H_ALONE)
 OPEN_PARTS = (OPEN, OPEN_BASE, OPEN_NOVEL, OPEN_H, AUROC, OPENWORLD_AUC)
 # The harmonic mean of each pair of parts.
 MEANS = {H_ALONE: (BASE_ALONE, NOVEL_ALONE), OPEN_H: (OPEN_BASE, OPEN_NOVEL)}
-# A half as DATASET.SUBSAMPLE_CLASSES has it -> the part with its number.
+# A half's name in DATASET.SUBSAMPLE_CLASSES -> the part with its number.
 HALVES = {"base": BASE_ALONE, "new": NOVEL_ALONE}
 _OF_HALVES = {BASE_ALONE: "base", NOVEL_ALONE: "novel"}
 
 
 def open_parts(content: RunRecord, metric: str) -> dict[str, float]:
-    """Part -> number of an open-world record; of another metric than the accuracy the parts that
-    it is there for."""
+    """Part -> number of an open-world record. For a metric other than accuracy, only the parts that
+    have it."""
     if metric == ACCURACY:
         parts = {part: value for name, part in OPEN_WORLD.items()
                  if (value := number(content, name)) is not None}

@@ -14,7 +14,7 @@ from nerp.settings.protocols import CONFIG_FILE, RESULT_FILE, protocol
 
 TAKEN = "open"
 LOG = "log"
-SOURCE = "ImageNet"  # of cross-dataset models, where nothing says another
+SOURCE = "ImageNet"  # the source of cross-dataset models that do not name another
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Record:
     """One measured run.
 
     Attributes:
-        path: its result.json. kind: "train" (tested on the classes it learned), "test", or
-            `TAKEN` for a half of an open-world test that stands for the test of that half, or
-            `LOG` for what the log.txt of a published run says.
+        path: its result.json. kind: "train" (tested on the trained classes), "test"; `TAKEN` for
+            the half of an open-world test that also serves as that half's test; `LOG` for a
+            published run's log.txt.
         protocol, trainer, dataset (registry name), classes ("all", "base", "new"), shots, seed.
-        backbone: as MODEL.BACKBONE.NAME has it.
-        metric: one of `METRICS`. number: what it was measured to be.
-        looked_at: what NeRP's class pairs were found with; "" where nothing was corrected.
-        on_base: whether NeRP corrects classes that were trained on, too (NERP.ON_BASE).
-        substitute: what stood in for files that a method has and was not given, in words.
+        backbone: as MODEL.BACKBONE.NAME.
+        metric: one of `METRICS`. number: its value.
+        looked_at: what NeRP's class pairs were found with; "" without a correction.
+        on_base: whether NeRP also corrects classes that were trained on (NERP.ON_BASE).
+        substitute: what replaced files that the method needs and did not get, in words.
         also_seen: what training has seen beyond the labelled images, in words.
-        contradiction: why it is no number of its protocol, in words.
-        digest: of the run's configuration, "" where the record has none.
+        contradiction: why the number does not belong to its protocol, in words.
+        digest: of the run's configuration, "" if the record has none.
         bins: of a calibration error. calibration: the calibrator's name, "" for none, and
             calibrated_on what it has looked at.
-        open_parts: the numbers of an open-world test by part. stands_for: which halves'
-            base-to-novel tests it has the numbers of.
+        open_parts: the numbers of an open-world test by part. stands_for: the halves whose
+            base-to-novel tests have the same numbers.
     """
 
     path: Path
@@ -65,18 +65,18 @@ class Record:
 
     @property
     def config(self) -> str:
-        """The name of the method's configuration, by the run's place below the output folder."""
+        """The name of the method's configuration, from the run's place below the output folder."""
         return self.path.parent.parent.name
 
     def halves(self) -> list["Record"]:
-        """The base-to-novel tests that an open-world test stands for."""
+        """The base-to-novel tests whose numbers an open-world test also has."""
         return [replace(self, kind=TAKEN, protocol="base_to_novel", classes=half,
                         number=self.open_parts[part])
                 for half, part in HALVES.items()
                 if half in self.stands_for and part in self.open_parts]
 
     def repeats(self, other: "Record") -> bool:
-        """Whether the same run was done twice, with the same outcome."""
+        """Whether both are the same run, done twice with the same outcome."""
         mine, theirs = ((r.digest, r.number, r.kind) for r in (self, other))
         return bool(self.digest) and mine == theirs
 
@@ -84,7 +84,7 @@ class Record:
 def collect(folders: Iterable[str | Path], metric: str = ACCURACY) -> list[Record]:
     """Every measured run below `folders`, in the order of their paths.
 
-    Raises NerpError where there is none, or one cannot be read.
+    Raises NerpError if there is none, or if one cannot be read.
     """
     below = [Path(folder) for folder in folders]
     paths = dict.fromkeys(p for folder in below for p in sorted(folder.rglob(RESULT_FILE)))
@@ -99,7 +99,7 @@ def collect(folders: Iterable[str | Path], metric: str = ACCURACY) -> list[Recor
 
 
 def _of_log(path: Path, metric: str) -> Record | None:
-    """The record of a published log; None where it has no such number."""
+    """The record of a published log; None if the log has no such number."""
     said = read_log(path)
     if said is None or metric not in said:
         return None
@@ -118,7 +118,7 @@ def _of_log(path: Path, metric: str) -> Record | None:
 
 
 def _read(path: Path, metric: str) -> Record | None:
-    """None for a training that was not followed by a test."""
+    """The record in a file; None for a training without a test."""
     try:
         content = read_record(path)
     except NerpError as error:

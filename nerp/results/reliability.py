@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often predictions are right, against how sure they are."""
+"""Reliability diagrams: the accuracy of predictions against their confidence."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from nerp.files.arrays import FLOATS, WHOLE, Kind, read_arrays
 from nerp.results.plots import SETTINGS
 
 _ARRAYS = {"logits": Kind(FLOATS, 2), "labels": Kind(WHOLE, 1)}
-# In the order in which a test makes them; the last that is there is what it predicts with.
+# In the order in which a test makes them. The test predicts with the last one that exists.
 _STAGES = {"logits": "Uncorrected", "corrected_logits": "Corrected",
            "calibrated_logits": "Calibrated"}
 _PANEL = (2.5, 2.9)  # inches
@@ -30,10 +30,10 @@ class Panel:
 
 
 def panels(file: Path) -> list[Panel]:
-    """The diagrams of a test's predictions.npz: its logits as they are, corrected and calibrated,
-    as far as it has them; of an open-world test also either half with its classes alone.
+    """The diagrams of a test's predictions.npz: its logits uncorrected, corrected and calibrated,
+    as far as it has them; for an open-world test also each half with only its own classes.
 
-    Raises NerpError for a file that is no such thing.
+    Raises NerpError for another kind of file.
     """
     stages = {name: Kind(FLOATS, 2) for name in _STAGES if name not in _ARRAYS}
     arrays = read_arrays(file, _ARRAYS, {**stages, "base": Kind(WHOLE, 1)})
@@ -56,9 +56,9 @@ def _panel(title: str, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.i
 
 
 def reliability_diagram(file: Path) -> Figure:
-    """One diagram per panel, with one bar per bin of confidence. Its height is the accuracy of the
-    bin's predictions; the shaded gap reaches to their mean confidence. Below stands the number of
-    images per bin."""
+    """One diagram per panel, with one bar per bin of confidence. The bar's height is the accuracy
+    of the bin's predictions; the shaded gap reaches to their mean confidence. The number of images
+    per bin is below."""
     drawn = panels(file)
     with matplotlib.rc_context(SETTINGS):
         width, height = _PANEL

@@ -13,16 +13,15 @@ from nerp.base.printable import csv_cell, printable
 from nerp.results.cells import Cell, Column, Row, Table
 from nerp.results.grid import INCOMPLETE, MARKS
 
-MISSING = "–"  # a run that is not there
-_PADDING = 2  # of a header in a terminal, by tabulate
-_PAGE_COLUMNS = 12  # of a Markdown table: four datasets of three, as papers have them
-# What Markdown, or the HTML in it, takes for more than a character; an underscore does no harm
-# inside a word.
+MISSING = "–"  # shown for a missing run
+_PADDING = 2  # columns that tabulate adds to a header in a terminal
+_PAGE_COLUMNS = 12  # of a Markdown table: four datasets of three columns, as in papers
+# Characters with a meaning in Markdown or the HTML in it; an underscore inside a word has none.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>|$&~#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def terminal(tables: Iterable[Table], width: int) -> str:
-    """Blocks of columns, no wider than `width` characters where one group of columns fits."""
+    """Blocks of columns that are at most `width` characters wide, if one group fits."""
     return "\n\n".join(_terminal(table, width) for table in tables) + "\n"
 
 
@@ -57,7 +56,7 @@ def _two_lines(columns: list[Column]) -> list[str]:
 
 
 def markdown(tables: Iterable[Table]) -> str:
-    """Pipe tables of at most twelve columns, the best of a column in bold."""
+    """Pipe tables of at most twelve columns; the best number of a column is bold."""
     return "\n\n".join(map(_markdown, tables)) + "\n"
 
 
@@ -81,13 +80,13 @@ def _markdown(table: Table) -> str:
 
 
 def _marked_down(text: str) -> str:
-    """A text as Markdown shows it."""
+    """A text, escaped for Markdown."""
     return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def comma_separated(tables: Iterable[Table]) -> str:
-    """A line per number: table, method, kind of row, dataset, part, mean, std, what marks it, and
-    the backbone where the table has several."""
+    """One line per number: table, method, kind of row, dataset, part, mean, std, marks, and the
+    backbone if the table has several."""
     words = {mark: name for name, (mark, _) in MARKS.items()} | {INCOMPLETE: "fewer seeds"}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -112,7 +111,7 @@ def comma_separated(tables: Iterable[Table]) -> str:
 
 
 def is_missing(table: Table, row: Row, column: Column) -> bool:
-    """Whether a run is missing where a table has no number."""
+    """Whether a missing run is the reason why a table has no number."""
     return row.kind == "measured" and (row.label, column) not in table.blank
 
 
@@ -124,20 +123,20 @@ def _text(table: Table, row: Row, column: Column) -> str:
 
 
 def text_of(cell: Cell) -> str:
-    """A cell in plain characters."""
-    number = round(cell.mean, 2) + 0.0  # there is no -0.00
+    """A cell as plain text."""
+    number = round(cell.mean, 2) + 0.0  # turns -0.00 into 0.00
     mean = f"{number:+.2f}" if cell.difference else f"{number:.2f}"
     return mean + ("" if cell.std is None else f" ± {cell.std:.2f}") + cell.marks
 
 
 def indented(row: Row, indent: str, label: str = "") -> str:
-    """A row's label; published rows and differences belong to the row above them."""
+    """A row's label; labels of published rows and differences are indented below the row above."""
     return ("" if row.kind == "measured" else indent) + (label or row.label)
 
 
 def rows_of_block(table: Table, columns: list[Column]) -> Iterator[tuple[Row, bool]]:
-    """The rows that have a number in some columns, or lack one; and whether a backbone begins with
-    the row."""
+    """The rows that have, or lack, a number in some columns; and whether a backbone's block begins
+    with the row."""
     backbone = ""
     for row in table.rows:
         if any(column in row.cells or is_missing(table, row, column) for column in columns):

@@ -1,4 +1,4 @@
-"""What a sweep over NeRP's settings found: a table, a CSV file, a heat map."""
+"""The results of a sweep over NeRP's settings: a table, a CSV file, a heat map."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ _MEASURED = ("accuracy", "flips", "helped", "hurt")
 
 
 def outcome_table(outcomes: Sequence[Outcome], grid: Grid, most: int) -> str:
-    """The `most` best settings, of equals the ones with fewer flips first."""
+    """The `most` best settings; of equally good ones, those with fewer flips come first."""
     best = sorted(outcomes, key=lambda o: (-o.accuracy, o.flips))[:most]
     rows = [[*o.settings, f"{o.accuracy:.2f}", o.flips, o.helped, o.hurt] for o in best]
     headers = [*grid, "accuracy %", *_MEASURED[1:]]
@@ -48,7 +48,7 @@ def draw_heat_map(
     figure = Figure(figsize=(1.8 + 0.62 * gains.shape[1], 1.6 + 0.42 * gains.shape[0]),
                     layout="constrained")
     axes = figure.subplots()
-    # Blue to orange through white: told apart without red and green, and in grey.
+    # Blue to orange through white: distinct for colour-blind readers, and in grey.
     image = axes.imshow(gains, cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(gains.shape[1]), grid[x_key])
     axes.set_yticks(range(gains.shape[0]), grid[y_key])

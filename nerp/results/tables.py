@@ -1,11 +1,11 @@
-"""Records into tables: one row per method, one group of columns per dataset, one block of rows per
-backbone. `nerp.results.layout` puts them otherwise.
+"""Tables from records: one row per method, one group of columns per dataset, one block of rows per
+backbone. `nerp.results.layout` has other arrangements.
 
-How numbers are made, here and nowhere else:
-- a cell is the mean over the seeds and ± their population standard deviation (divided by n, as
-  `tools/parse_test_res.py` and the field's papers have it);
-- H of a dataset is 2bn / (b + n) of each seed, averaged over the seeds;
-- an Average is taken over all datasets of the table, and only where none of them lacks a seed; its
+The numbers are computed here and nowhere else:
+- a cell is the mean over the seeds and ± their population standard deviation (divided by n, as in
+  `tools/parse_test_res.py` and the field's papers);
+- H of a dataset is 2bn / (b + n) for each seed, averaged over the seeds;
+- an Average is over all datasets of the table, and only if none of them lacks a seed; its
   H is that of the average base and the average novel accuracy, as in published tables.
 """
 
@@ -59,16 +59,16 @@ def build_tables(
     records: Iterable[Record], *, seeds: Iterable[int] = (), protocols: Iterable[str] = (),
     by_config: bool = False, against: Sequence[Published] = (), gains: bool = False,
 ) -> list[Table]:
-    """A table for each protocol, and for each number of shots but in few-shot; drawn benchmarks,
-    which are no evidence about CLIP, have their own.
+    """One table per protocol, and per number of shots except in few-shot. Drawn benchmarks, which
+    are no evidence about CLIP, have tables of their own.
 
     Args:
-        seeds: those that every cell must have; by default all that occur.
-        protocols: names of `TITLES`; by default those that have results.
+        seeds: the seeds that every cell must have; default: all that occur.
+        protocols: names of `TITLES`; default: those that have results.
         by_config: one row per method and configuration instead of one per method.
-        against: published rows that are put, with the differences from them, below those they
+        against: published rows; they and the differences from them are put below the rows they
             belong to.
-        gains: put below a corrected row what it is better than its baseline.
+        gains: whether each corrected row is followed by its gain over the baseline.
 
     Raises NerpError as `split` does.
     """
@@ -88,7 +88,7 @@ def build_tables(
 
 
 def _title(part: Part) -> str:
-    # A run that was asked for no protocol has base-to-novel's name.
+    # A run without a protocol has the name of base-to-novel.
     whole = part.name == "base_to_novel" and not any(part.grid.parts)
     said = ["All classes" if whole else TITLES[part.name]]
     said += [f"{part.shots} shots"] if part.shots else []
@@ -119,19 +119,19 @@ def _table(part: Part) -> Table:
 
 
 def _join(table: Table, other: Table) -> None:
-    """Put the rows of another backbone below those of `table`, which has the same columns."""
+    """Append the rows of another backbone to `table`, which has the same columns."""
     table.rows += other.rows
     table.notes = list(dict.fromkeys([*table.notes, *other.notes]))
 
 
 def _has_means(part: Part) -> bool:
-    """Whether H of base and novel accuracy stands beside the two, made here."""
+    """Whether the table has H of base and novel accuracy, computed here."""
     return part.name == "base_to_novel" and NOVEL in part.grid.parts and part.metric == ACCURACY
 
 
 def _column(part: Part, group: str, name: str) -> Column:
-    """Where a number stands. An open-world test has two groups of columns for each dataset: its
-    halves each by itself, and all classes at once."""
+    """The column of a number. An open-world test has two groups of columns per dataset: each half
+    by itself, and all classes at once."""
     if part.name != "open_world":
         return group, name
     if name in ALONE:
@@ -145,7 +145,7 @@ def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
     datasets = part.averaged if group == AVERAGE else [group]
     series = {}
     for name in grid.parts:
-        # One dataset that lacks a seed is shown with those it has; an average over it is not.
+        # A dataset that lacks a seed is shown with the seeds it has; an average over it is not.
         if group == AVERAGE:
             series[name] = grid.average(label, datasets, name)
         else:
@@ -169,7 +169,7 @@ def _cells(part: Part, label: str, group: str) -> Iterator[tuple[Column, Cell]]:
 
 
 def _cell(series: Mapping[int, float], marks: str, grid: Grid, seedless: bool) -> Cell:
-    """Args: seedless: whether nothing is drawn; then equal numbers have no spread."""
+    """Args: seedless: whether the method is not random; equal numbers then have no spread."""
     values = list(series.values())
     if len(values) < len(grid.seeds):
         marks += INCOMPLETE

@@ -15,10 +15,10 @@ from nerp.results.plots import SETTINGS, style_of
 
 
 def training_curves(folders: Iterable[Path]) -> Figure:
-    """Loss and, where a method says it, accuracy over epochs, the mean of each as a thick line and
-    what metrics.csv has as a thin one, and below them the learning rate; one colour per run.
+    """Loss and, if a method reports it, accuracy over epochs, with the learning rate below; one
+    colour per run. Thick lines are means per epoch, thin lines the rows of metrics.csv.
 
-    Raises NerpError where a folder's metrics.csv cannot be read, or has no row yet.
+    Raises NerpError if a folder's metrics.csv cannot be read or has no row yet.
     """
     with matplotlib.rc_context(SETTINGS):
         histories = {folder: _rows(folder) for folder in folders}
@@ -59,7 +59,7 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def _epoch_means(rows: list[Row], values: list[float]) -> dict[int, float]:
-    """Epoch -> mean of the values of its rows, each by its steps."""
+    """Epoch -> mean of the values of its rows, weighted by their numbers of steps."""
     weighted: dict[int, list[tuple[int, float]]] = defaultdict(list)
     before = 0
     for row, value in zip(rows, values, strict=True):
