@@ -1,4 +1,4 @@
-"""One module a command: `add_arguments(parser)` and `main(args)`; heavy imports inside `main`."""
+"""One module per command: `add_arguments(parser)` and `main(args)`; heavy imports are in `main`."""
 
 import argparse
 import importlib
@@ -8,13 +8,13 @@ from types import ModuleType
 
 from nerp.base.printable import broken
 
-_OPTION = re.compile(r"-(?!\.?\d|$)")  # and no number, nor what stands for standard input
+_OPTION = re.compile(r"-(?!\.?\d|$)")  # neither a number nor -, which is standard input
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills a command's description paragraph by paragraph. Lines that list things, a name and
-    after two or more spaces its text, and indented ones stay apart; an indented command line stays
-    as it is, since one that is broken cannot be pasted."""
+    """Fills a command's description paragraph by paragraph. Indented lines, and lines with a name
+    and its text after two or more spaces, stay separate. An indented command line is not broken,
+    because a broken one cannot be pasted."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(_filled(paragraph, width) for paragraph in text.strip().split("\n\n"))
@@ -48,11 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser, command: ModuleType) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line, whose positional words may stand anywhere.
+    """Parse a command line whose positional words may be anywhere.
 
-    A list, such as that of --seeds, ends at the first word that its `type` or `choices` refuse,
-    so that KEY VALUE pairs or a folder may follow it; argparse gives it every word up to the next
-    option.
+    A list, such as that of --seeds, ends at the first word that its `type` or `choices` refuse, so
+    that KEY VALUE pairs or a folder may follow it. (In argparse a list extends to the next option.)
     """
     end = words.index("--") if "--" in words else len(words)
     others: list[str] = []
@@ -68,7 +67,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 def _list_option(parser: argparse.ArgumentParser, word: str) -> argparse.Action | None:
-    """The option that `word` is, or the beginning of, if it takes a list."""
+    """The list option that `word` is or abbreviates; None if it is no such option."""
     options = {string: action for action in parser._actions for string in action.option_strings}
     meant = {options[word]} if word in options else {
         action for string, action in options.items() if string.startswith(word)}

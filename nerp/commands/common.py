@@ -24,7 +24,7 @@ _PARTS = ("base", "new", "novel", "all")
 
 
 def argument(key: Key) -> Callable[[str], object]:
-    """The `type` of an argument that takes what `key` takes."""
+    """The `type` of an argument with the values of `key`."""
 
     def convert(text: str) -> object:
         try:
@@ -73,7 +73,7 @@ def _add_root_argument(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _add_short_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that stand for a configuration key, for `_short_options`."""
+    """The options that are short for a configuration key (see `_short_options`)."""
     parser.add_argument("--shots", type=argument(KEYS["DATASET.NUM_SHOTS"]), default=None,
                         metavar="K", help="training images per class: DATASET.NUM_SHOTS")
     parser.add_argument("--task", type=argument(KEYS["TASK"]), default=None, metavar="NAME",
@@ -83,7 +83,7 @@ def _add_short_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _part(text: str) -> object:
-    """Which classes are meant; papers and tables say novel where the key says new."""
+    """The classes that are meant: papers and tables say novel where the key says new."""
     return argument(KEYS["DATASET.SUBSAMPLE_CLASSES"])("new" if text == "novel" else text)
 
 
@@ -134,8 +134,8 @@ def open_trained(args: argparse.Namespace, opts: Sequence[str], precision: str =
 
 
 def _names(text: str, dataset: str, root: str) -> tuple[str, ...]:
-    """--classes: a part of a dataset's classes, the lines of a text file of that name, else names
-    with commas between them."""
+    """--classes: a part of a dataset's classes, or the lines of a text file, or names separated by
+    commas."""
     if not text:
         return ()
     if text in _PARTS and not Path(text).is_file():
@@ -145,7 +145,7 @@ def _names(text: str, dataset: str, root: str) -> tuple[str, ...]:
 
 
 def _names_of(dataset: str, root: str, part: str) -> tuple[str, ...]:
-    """The names of a dataset's base, new or all classes. Raises NerpError where it is not there."""
+    """The names of a dataset's base, new or all classes. Raises NerpError if it is missing."""
     from nerp.data.benchmark import distinct, open_benchmark
     from nerp.data.selection import class_half
     from nerp.settings.cards import find_card, open_card
@@ -179,18 +179,18 @@ def add_drawn_arguments(parser: argparse.ArgumentParser, seeds: list[int], outpu
 
 
 def terminal_width() -> int:
-    """Columns that a table may take; 100 where the output is no terminal."""
+    """The columns that a table may use; 100 if the output is not a terminal."""
     return shutil.get_terminal_size((100, 0)).columns
 
 
 def tell(text: str) -> None:
-    """Print what is for people, at once."""
+    """Print a text for the user at once."""
     print(fitted(text, sys.stdout), flush=True)
 
 
 def draw(rows: list[list[str]], headers: list[str], least: int, **options: object) -> str:
-    """A table by tabulate, with its last column wrapped where it is too wide for the terminal, to
-    `least` columns at least."""
+    """A table by tabulate. If it is too wide for the terminal, its last column is wrapped, to at
+    least `least` columns."""
     from tabulate import tabulate
 
     def drawn(most: int | None = None) -> str:
@@ -207,8 +207,8 @@ def draw(rows: list[list[str]], headers: list[str], least: int, **options: objec
 
 
 def request(args: argparse.Namespace) -> Request:
-    """What the parsed arguments ask for. Raises NerpError for keys that do not exist, at once:
-    before a command imports what it needs for its work."""
+    """The request that the parsed arguments make. Unknown keys raise NerpError at once, before a
+    command imports what its work needs."""
     part = ["DATASET.SUBSAMPLE_CLASSES", args.classes] if args.classes else []
     opts = [*part, *_short_options(args), *args.opts]
     check_options(options_of(opts))
@@ -229,7 +229,7 @@ def request(args: argparse.Namespace) -> Request:
 
 
 def _short_options(args: argparse.Namespace) -> list[str]:
-    """The options that stand for a configuration key, as KEY VALUE pairs."""
+    """The options that are short for a configuration key, as KEY VALUE pairs."""
     given = {"DATASET.NUM_SHOTS": args.shots, "TASK": args.task,
              "MODEL.BACKBONE.NAME": args.backbone}
     return [str(word) for pair in given.items() if pair[1] is not None for word in pair]

@@ -9,13 +9,13 @@ import pkgutil
 
 from nerp import commands
 
-# Arguments that take a name of one kind, and those that take a path, by their METAVAR.
+# Arguments for names of one kind, and arguments for paths, by their METAVAR.
 _TRAINERS = ("trainer", "methods")
 _DATASETS = ("dataset", "datasets", "source", "names")
 _FILES, _FOLDERS = ("FILE",), ("DIR", "RUN")
 _KEYS = "opts"
-# The shells' functions that complete a list with commas in it, and configuration keys; those of the
-# methods would take the import of every method, and so seconds in each new shell.
+# Shell functions that complete a list with commas in it, and configuration keys. The methods' own
+# keys would need an import of every method, and so seconds in each new shell.
 _LISTS = {
     "bash": """
 _nerp_{name}() {{
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def script(shell: str) -> str:
-    """What teaches "bash" or "zsh" to complete."""
+    """The code that makes "bash" or "zsh" complete command lines."""
     import shtab
 
     from nerp.settings.defaults import KEYS
@@ -54,7 +54,7 @@ def script(shell: str) -> str:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """Every command in one parser, each argument with what completes it; it is not for parsing."""
+    """All commands in one parser, each argument with its completion; it is not used for parsing."""
     parser = argparse.ArgumentParser(prog="nerp")
     parser.add_argument("--version", action="store_true")
     parsers = parser.add_subparsers()
@@ -91,7 +91,7 @@ def _say_what_completes(action: argparse.Action) -> None:
 
 
 def _complete(action: argparse.Action, name: str) -> None:
-    """Have an argument completed by the function of `_LISTS` of that name."""
+    """Let the function of `_LISTS` with that name complete an argument."""
     function = f"_nerp_{name}"
     bash_and_zsh = {"bash": function, "zsh": function}
     action.complete = bash_and_zsh  # type: ignore[attr-defined]  # where shtab looks for it

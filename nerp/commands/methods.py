@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def in_short(paper: str) -> str:
-    """A publication without its title: its authors, where and when."""
+    """A publication without its title: authors, venue and year."""
     parts = paper.split(", ")
     authors = re.match(r".+? et al\.|.+? and [^,]+", paper)
     place = parts[-2:] if re.fullmatch(r"\d{4}", parts[-1]) and len(parts) > 2 else parts[-1:]

@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         stem = "reliability" if len(tests) == 1 else f"reliability_{number}"
         drawn[stem] = reliability_diagram(folder / PREDICTIONS_FILE)
         if (folder / COMPARISON_FILE).is_file():
-            from nerp.results.comparison import comparison_figure  # torch comes with it
+            from nerp.results.comparison import comparison_figure  # it imports torch
 
             drawn[stem.replace("reliability", "corrections")] = comparison_figure(folder)
     if others:

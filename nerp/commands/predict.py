@@ -86,7 +86,8 @@ def _show_csv(file: str, ranked: Ranked) -> None:
 
 
 def _files(words: list[str]) -> Iterator[Path]:
-    """The image files that the words name. Raises NerpError for a folder without any."""
+    """The image files among the given files and folders. Raises NerpError for a folder without
+    any."""
     from nerp.data.decode import is_image
 
     for word in words:

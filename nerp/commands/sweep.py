@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several("--seeds", type=_numbers, metavar="N", help="such as 1,2,3")
     several("--shots", type=_numbers, metavar="N", help="such as 1,2,4,8,16")
     several("--backbones", type=name, metavar="NAME",
-            help="everything on each, such as ViT-B/16,ViT-B/32 (see `nerp backbones`); the "
-                 "configuration is that of the backbone where one ships")
-    parser.add_argument("--source", metavar="CARD", help="what cross_dataset trains on")
+            help="all runs are done on each, such as ViT-B/16,ViT-B/32 (see `nerp backbones`); the "
+                 "configuration is that of the backbone if one ships")
+    parser.add_argument("--source", metavar="CARD", help="the dataset cross_dataset trains on")
     parser.add_argument("--phase", metavar="PHASE",
                         help="all: baselines included (default); train or test: only those runs "
                              "of the named methods")
@@ -66,12 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "sweep-nerp read")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
-                       help="a run on each of these (default: on whatever there is)")
+                       help="devices; each run gets one (default: runs share what this command sees)")
     where.add_argument("--slurm", metavar="KEY=VALUE,...",
                        help="as jobs of a cluster, with sbatch's long options: "
                             "partition=gpu,gpus=1,time=600")
     parser.add_argument("--runs-at-once", type=argument(whole(1, 1)), default=1, metavar="N",
-                        help="so many on each GPU, or in all where there is none (default: 1)")
+                         help="runs at once on each of --gpus, or in total without it (default: 1)")
     parser.add_argument("--runs-per-job", type=argument(whole(1, 1)), default=1, metavar="N",
                         help="with --slurm: put up to N runs that are ready into one job")
     where.add_argument("--here", action="store_true",
@@ -99,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
         for run in runs:
             print(run.command)
         if said := shared_epochs(runs):
-            print(said, file=sys.stderr)  # the output is commands alone
+            print(said, file=sys.stderr)  # standard output has only command lines
         return 0
     done = _here(args, runs) if args.here else _sweep(args, selection, runs)
     if done and not args.here:
@@ -162,7 +162,7 @@ def _drive(workers: "Workers[Place]", selection: "Selection", runs: "list[Run]")
 
     remember(selection)
     _end_on_signals()
-    # The bar says all in its description, which is made to fit.
+    # The whole text of the bar is its description, which is cut to fit.
     with tqdm(bar_format="{desc}", disable=None, leave=False) as bar:
         shown = [0.0]
 
@@ -195,7 +195,7 @@ def _program(args: argparse.Namespace) -> "Program":
 
 
 def _under_way(sweep: "Sweep[Place]") -> str:
-    """One line: how many are through, the time left, the latest run and what it said last."""
+    """One line: the number of finished runs, the time left, the latest run and its last output."""
     from nerp.base.printable import duration
     from nerp.experiments.sweep import current_epoch
 
@@ -210,11 +210,11 @@ def _under_way(sweep: "Sweep[Place]") -> str:
 
 
 def _end_on_signals() -> None:
-    """Let SIGTERM and SIGHUP end a sweep in order, as Ctrl-C does; once, so that a second one
-    does not cut the ending short. SIGINT too: a shell that starts a sweep in the background has
-    it ignored."""
+    """Let SIGTERM and SIGHUP end a sweep in order, as Ctrl-C does; only once, so that a second
+    signal does not interrupt this. SIGINT is set too: a shell that starts a sweep in the background
+    lets it be ignored."""
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
 
     def interrupt(*_: object) -> NoReturn:

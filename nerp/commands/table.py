@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
     if (args.caption or args.label) and (not in_latex or len(tables) > 1):
         raise NerpError("--caption and --label are of one table in LaTeX, --latex; there are: "
                         f"{'; '.join(table.title for table in tables)} (--protocol chooses)")
-    if args.format != "csv":  # which has a line per number
+    if args.format != "csv":  # CSV has one line per number
         tables = [arranged(table, args.rows, args.backbones) for table in tables]
     spread = not in_latex if args.std is None else args.std
     if not spread:
@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _published(against: list[str]) -> "list[Published]":
-    """The rows that are asked for."""
+    """The published rows that are asked for."""
     from nerp.results.published import published, read_published
 
     return [row for name in against

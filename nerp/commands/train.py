@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def describe(wanted: Request) -> None:
-    """Print what would be trained, on what and where; nothing is written."""
+    """Print what would be trained, on which images and where. Nothing is written."""
     from nerp.commands.common import tell
     from nerp.data.benchmark import open_benchmark
     from nerp.settings.resolve import resolve

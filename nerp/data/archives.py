@@ -2,7 +2,7 @@
 
 Only folders and regular files are ever made, and only inside the target folder. A link is stored as
 a copy of the file it names in the same archive. These are refused: a name or a link that leads
-elsewhere, a device, and more data than a set of images can plausibly be packed to.
+elsewhere, a device, and content that is much larger than images can plausibly be.
 """
 
 import bz2
@@ -32,9 +32,9 @@ _MAX_GROWTH = 20
 _ALWAYS_ALLOWED = 64 * 2**20  # bytes; small archives of text grow more
 
 _LONGEST_PATH = 4096
-_MAX_DEPTH = 50  # far below what recursion can remove again
+_MAX_DEPTH = 50  # folders; far below the depth at which removing them by recursion fails
 _BLOCK = 2**20
-_MOST_PADDING = 2**26  # bytes; a tar is filled up to a whole block of a tape
+_MOST_PADDING = 2**26  # bytes; a tar is padded to a whole block of a tape
 
 _DECOMPRESSORS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile,
@@ -149,8 +149,8 @@ def _tar_members(archive: Path, limit: int) -> Iterator[_Member]:
                     kind = stat.S_IFLNK
                     link = _target(info.name, info.linkname) if info.issym() else info.linkname
                 yield _Member(info.name, kind, info.size, partial(_content, tape, info), link)
-        # tarfile stops at the first damaged header as if the archive ended there. What follows
-        # the end is zeros, and a compressed stream's checksum.
+        # tarfile stops at the first damaged header as if the archive ended there. After a true end
+        # come only zeros, and a compressed stream's checksum.
         padding = 0
         while rest := stream.read(_BLOCK):
             if rest.strip(b"\0"):
@@ -166,7 +166,7 @@ def _plain(archive: Path) -> io.BufferedIOBase:
 
 def _content(tape: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     content = tape.extractfile(info)
-    assert content is not None  # it is asked for that of files alone
+    assert content is not None  # this is only called for files
     return content
 
 

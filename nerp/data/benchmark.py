@@ -29,8 +29,8 @@ class Item(NamedTuple):
 
 
 class Within(NamedTuple):
-    """Where classes stand among those of a larger dataset: its `total` number of classes, and the
-    label that each has there."""
+    """The place of classes among those of a larger dataset: the larger dataset's `total` number of
+    classes, and each class's label there."""
 
     total: int
     places: tuple[int, ...]
@@ -154,7 +154,7 @@ def read_benchmark(cfg: CfgNode) -> tuple[Benchmark, list[str]]:
 
 
 def comparable(name: str) -> str:
-    """A class name in the form that is compared: without case, spaces for underscores."""
+    """A class name in the form for comparisons: lower case, spaces for underscores."""
     return " ".join(name.replace("_", " ").lower().split())
 
 

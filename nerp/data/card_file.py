@@ -1,4 +1,4 @@
-"""The card that is written for a user's own folder, and what is said about it."""
+"""The card that is written for a user's own folder, and the lines printed about it."""
 
 import json
 import shlex

@@ -13,14 +13,14 @@ from PIL import Image, UnidentifiedImageError
 from nerp.base.errors import NerpError
 from nerp.files.opening import opened, reason
 
-# What images are in. Pillow knows more, some of which it has other programs draw (PostScript).
+# The formats that are read. Pillow knows more, and has other programs draw some (PostScript).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "DIB", "TIFF", "WEBP", "JPEG2000",
            *(["AVIF"] if importlib.util.find_spec("PIL._avif") else []))
-# What is taken for an image by its name alone.
+# Suffixes of names that show an image.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"
 )
-# What is none, by its name alone.
+# Suffixes of names that show another kind of file.
 _OTHER_SUFFIXES = (".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml",
                    ".html", ".py", ".mat", ".npy", ".npz", ".zip", ".tar", ".gz", ".db", ".ini")
 
@@ -32,8 +32,8 @@ Before = Callable[[Image.Image], object]
 
 
 def open_image(path: str | Path, side: int = 0) -> Image.Image:
-    """The image as RGB, converted as Pillow converts it. The EXIF orientation is not applied. Of
-    16-bit grey, which Pillow would turn white, the upper 8 bits are taken.
+    """The image as RGB, converted as Pillow converts it. The EXIF orientation is not applied. For
+    16-bit grey, which Pillow would turn white, the upper 8 bits are used.
 
     With `side`, a large JPEG is decoded at a half, a quarter or an eighth of its size, with no side
     below `side` pixels. That is faster and gives other pixels.

@@ -1,8 +1,8 @@
-"""Two digests of a list of images: of its content, and of its state, which needs no image to be
-read.
+"""Two digests of a list of images: one of their content, and one of their state, which needs no
+image to be read.
 
-The state is where each file is and when it was last written (size, times of change, inode). The
-digest of a content is kept under the state in which it was read, so each content is read once.
+The state is the place of each file and when it was last written (size, times of change, inode). A
+content's digest is kept under the state in which it was read, so each content is read once.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from nerp.files.opening import opened
 
 _LARGEST = 2**30  # bytes; no image that is decoded has more
 _MOST_KEPT = 5000  # lists
-_AT_ONCE = 64  # images that a thread takes
+_AT_ONCE = 64  # images per task of a thread
 _THREADS = 16
 
 
@@ -73,7 +73,7 @@ def _look(items: Iterable[Item], image_dir: Path) -> tuple[str, float]:
         try:
             found = os.stat(path)
         except OSError:
-            with opened(path):  # it says why not
+            with opened(path):  # raises the right error
                 raise
         if found.st_size > _LARGEST:
             raise NerpError(f"{path}: {found.st_size:,} bytes, more than any image has "

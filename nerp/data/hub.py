@@ -99,8 +99,8 @@ def _places_of(name: str) -> list[Path]:
 
 
 def _image_column(part: Any) -> str:
-    """The one column of images: declared as such, or bytes, alone or beside a path, as other
-    programs write them."""
+    """The one column of images. It is declared as such, or holds bytes, alone or beside a path, as
+    other programs write them."""
     import datasets
 
     def holds_images(feature: object) -> bool:

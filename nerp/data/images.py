@@ -29,7 +29,7 @@ _DECODING_THREADS = 8
 START_METHOD = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 Transform = Callable[[Image.Image], Tensor]
-Place = tuple[int, int]  # an epoch, and where an item stands in the list
+Place = tuple[int, int]  # an epoch, and the position of an item in the list
 
 
 def train_transform(cfg: CfgNode, size: int) -> Transform:
@@ -54,7 +54,7 @@ def train_transform(cfg: CfgNode, size: int) -> Transform:
 
 
 def draws(cfg: CfgNode) -> bool:
-    """Whether the training transform is a random one, another for each epoch."""
+    """Whether the training transform is random, and so differs between epochs."""
     return any(name.startswith("rand") for name in cfg.INPUT.TRANSFORMS)
 
 
@@ -85,7 +85,7 @@ def eval_transform(cfg: CfgNode, size: int) -> Transform:
 
 
 def eval_identity(cfg: CfgNode) -> dict[str, object]:
-    """The settings that decide about the pixels of a test image, besides the backbone's size."""
+    """The settings that affect the pixels of a test image, besides the backbone's size."""
     normalised = "normalize" in cfg.INPUT.TRANSFORMS
     names = ["INTERPOLATION", "RESIZE_MODE", "EXACT_JPEG",
              *(["PIXEL_MEAN", "PIXEL_STD"] if normalised else [])]
@@ -107,7 +107,7 @@ class Normalise:
 
 
 class ImageSet(Dataset[tuple[Tensor, int]]):
-    """Items as (`transform` of the image, label), asked for by (epoch, index).
+    """Items as (`transform` of the image, label), indexed by (epoch, index).
 
     A random transform depends only on the run's seed, the epoch and the index. So a resumed run, or
     a run with another number of workers, sees the same images.
@@ -139,7 +139,8 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return open_image(self.image_dir / self.items[index].path, self.draft_side)
 
     def decode(self, limit_mb: int) -> int:
-        """Decode images and keep them in memory, up to `limit_mb` MiB; how many are kept."""
+        """Decode images and keep them in memory, up to `limit_mb` MiB; returns how many are
+        kept."""
         if self._decoded:
             return len(self._decoded)
         left = limit_mb * 2**20
@@ -262,7 +263,7 @@ class Batches(DataLoader[tuple[Tensor, int]]):
         batch_sampler: EpochBatches | None = None,
         persistent_workers: bool = False,
     ):
-        """The rest is what is drawn, in DataLoader's words."""
+        """The other arguments are DataLoader's: what is drawn, and how."""
         workers = worker_count(cfg, device)
         super().__init__(
             dataset,

@@ -25,7 +25,7 @@ from nerp.files.opening import read_text
 _WNID = re.compile(r"n\d{8}")  # WordNet's identifier of a noun: n01440764
 _NUMBER = re.compile(r"\d+")
 _MOST_CLASSES = 10**6
-VISIBLE = re.compile(r"(?!__MACOSX$)[^.].*")  # what macOS puts into archives is no data
+VISIBLE = re.compile(r"(?!__MACOSX$)[^.].*")  # archives made on macOS have other folders too
 
 
 @LAYOUTS.register("json_split")

@@ -17,9 +17,9 @@ EMPTY = "class folders without an image"
 OTHERS = "files that are no images"
 ASIDE = "folders that are not read"
 LEFT_OUT = "left out of the split"
-WRONG = (LOOSE, EMPTY)  # of the kinds, those that somebody has to look at
+WRONG = (LOOSE, EMPTY)  # the kinds that the user has to look at
 
-# What runs and commands of this project leave in a dataset's folder.
+# Files that runs and commands of this project leave in a dataset's folder.
 _OURS = re.compile(r"split\.json$|split_fewshot/|features_cache/"
                    r"|[^/]*_train_image_mean-\d+-\w+\.png$")
 _BY_FOLDER = ("folders", "imagenet")  # the layouts whose classes are folders

@@ -15,12 +15,12 @@ from nerp.data.splits import split_of
 from nerp.files.opening import read_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-# What a column may be called.
+# The names that a column may have.
 _PATH = ("path", "file_name", "filename", "file", "image")
 _LABEL = ("label", "class", "classname", "category")
 _SPLIT = ("split", "subset", "set")
-# Twice ImageNet; and characters of a line. A file's size is bounded, yet rows of four letters, or
-# a line of commas, would fill many times as much memory.
+# The most rows (twice ImageNet's) and characters per line. A file's size is limited too, but rows
+# of four letters, or a line of commas, would fill many times as much memory.
 _MOST, _LONGEST = 2_000_000, 2**16
 
 Line = tuple[int, Mapping[str, object]]  # its number, column -> what stands there

@@ -18,8 +18,8 @@ from nerp.data.watched import TooLargeError
 
 
 def obtain(source: Source, directory: Path, mirror: Mirror) -> None:
-    """Fetch a source and unpack it, or use what is already there of it. It is checked. It comes
-    from the first of its addresses that answers, otherwise from a mirror. Prints what it does.
+    """Fetch a source and unpack it, or use what is already there. The file is checked. It comes
+    from the first of its addresses that answers, otherwise from a mirror. Progress is printed.
 
     Raises NerpError if that cannot be done, and OSError if the disk is full.
     """
@@ -61,7 +61,7 @@ def _obtain_by(fetch: Callable[[], None], source: Source, directory: Path) -> No
     try:
         _unpack(source, file, directory)
     except NerpError as error:
-        if source.checksum:  # the very file that the card describes is not to blame
+        if source.checksum:  # the file is the one that the card describes, so it is kept
             raise
         file.unlink()
         raise NerpError(f"{error}; it has been deleted") from None
@@ -85,7 +85,7 @@ def _unpack(source: Source, archive: Path, directory: Path) -> None:
 @contextlib.contextmanager
 def _unpacked(archive: Path, directory: Path) -> Iterator[Path]:
     """The content of an archive, in a temporary folder for as long as the context lasts."""
-    aside = fresh_folder(directory / ".unpacking")  # that of a run that was killed goes
+    aside = fresh_folder(directory / ".unpacking")  # removes that of a run that was killed
     try:
         unpack(archive, aside / "outer")
         yield aside / "outer"
@@ -128,7 +128,7 @@ def _obtain_hosted(hosted: Hosted, source: Source, directory: Path, mirror: Mirr
         if not source.is_there(directory):
             raise NerpError(f"{hosted.path} holds no {', '.join(source.results)}")
     except NerpError as error:
-        # From what is incomplete the next call goes on.
+            # The next call continues from an incomplete file.
         if isinstance(error, TooLargeError) or not any(aside.rglob("*.incomplete")):
             remove(aside)
         raise

@@ -21,8 +21,8 @@ FILE = "published.json"
 
 
 def differences(card: CfgNode, bench: Benchmark) -> tuple[list[str], list[str]]:
-    """Lines about class names and lists that differ from the published ones. Nothing for a dataset
-    of which nothing is published, or that has another number of classes."""
+    """Lines about class names and lists that differ from the published ones. There are none for a
+    dataset without published ones, or with another number of classes."""
     known = published().get(card.NAME)
     if not known or len(known["classnames"]) != len(bench.classnames):
         return [], []

@@ -27,7 +27,7 @@ _LARGEST = 64 * MIB  # of a picture in a zip
 def mean_image(items: Sequence[Item], image_dir: Path) -> Image.Image:
     """The mean of the images, each resized to SIZE x SIZE; streaming, in constant memory.
 
-    Raises NerpError for no images at all, and, naming the file, for one that cannot be decoded.
+    Raises NerpError if there are no images, and, naming the file, if one cannot be decoded.
     """
     if not items:
         raise NerpError(f"{image_dir}: there are no training images to take the mean of")
@@ -37,7 +37,7 @@ def mean_image(items: Sequence[Item], image_dir: Path) -> Image.Image:
         image = open_image(image_dir / item.path)
         return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
-    batch = 256  # what is in flight at once: pool.map would queue the whole list
+    batch = 256  # images at once; pool.map would queue the whole list
     with (
         ThreadPoolExecutor() as pool,
         tqdm(total=len(items), desc="reference image", unit="img", disable=None) as bar,
@@ -54,8 +54,8 @@ def cached_mean_image(
 ) -> tuple[Image.Image, Path]:
     """`mean_image`, kept as a PNG in the first of `folders` that can be written.
 
-    The file's name holds the digest of the list of images and of their state, so
-    that other images never meet a stale mean. A file that is damaged is made anew.
+    The file's name has the digest of the list of images and of their state. So a mean is never used
+    for other images. A damaged file is made again.
     """
     file = f"{name}_train_image_mean-{SIZE}-{images_state(items, image_dir)}.png"
     for folder in folders:

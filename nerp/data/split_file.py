@@ -21,8 +21,8 @@ class Made:
     """How a split file came about.
 
     Attributes:
-        layout: of the images it was made of. fractions, seed: of the draw; () where the images
-            had splits. left_out: images that it does not list, and why.
+        layout: of the images it was made from. fractions, seed: of the draw; () if the images had
+            splits. left_out: images that it does not list, and why.
     """
 
     layout: str

@@ -13,7 +13,7 @@ _CALLED = {
     "test": ("test", "testing", "tst"),
 }
 _SPLIT = {name: split for split, names in _CALLED.items() for name in names}
-# What stands beside such a name and says nothing: "Training Set", seg_train, test_images.
+# Words that may stand beside such a name without a meaning: "Training Set", seg_train, test_images.
 _BESIDE = {"set", "data", "dataset", "images", "imgs", "img", "split", "seg"}
 
 

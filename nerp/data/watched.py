@@ -19,7 +19,7 @@ from nerp.base.errors import DiskError, NerpError
 from nerp.base.python import end_with_parent
 from nerp.files.opening import reason
 
-_WINDOW = 60.0  # seconds in which at least so many bytes have to arrive
+_WINDOW = 60.0  # seconds in which at least _LEAST bytes must arrive
 _LEAST = 2**14
 _INTERVAL = 0.2  # seconds between looks
 _FULL = (errno.ENOSPC, errno.EDQUOT)

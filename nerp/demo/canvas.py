@@ -32,10 +32,9 @@ def with_another(
     rng: Generator, makers: Sequence[Maker], label: int,
     mix: Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]],
 ) -> NDArray[np.floating]:
-    """The picture that `makers[label]` draws; a share of the pictures is mixed with what another
-    maker draws.
+    """The picture that `makers[label]` draws. In some pictures another maker's picture is mixed in.
 
-    Args: mix: (own, other) -> the mixture; it draws how much of the other is shown.
+    Args: mix: (own, other) -> the mixture; it chooses the share of the other picture at random.
     """
     own = makers[label](rng)
     if rng.random() < _MIXED:
@@ -172,10 +171,10 @@ def ring(
 def photograph(
     rng: Generator, picture: Picture, haze: float = 0.35, grain: float = 0.06, blur: float = 1.2
 ) -> Bytes:
-    """What a camera makes of a picture: uint8 [SIZE, SIZE, 3].
+    """A picture as a camera shows it: uint8 [SIZE, SIZE, 3].
 
-    Uneven light, exposure, colour cast, haze, blur and sensor noise; `haze`, `blur` and `grain` are
-    the largest strengths of the last three (share of grey, radius in pixels, standard deviation).
+    It adds uneven light, exposure, colour cast, haze, blur and sensor noise. `haze` (share of
+    grey), `blur` (radius in pixels) and `grain` (standard deviation) are the largest strengths.
     """
     slope, exposure = rng.uniform(-0.3, 0.3, 2), rng.uniform(0.75, 1.2)
     light = (exposure + slope[0] * _AXIS[None, :] + slope[1] * _AXIS[:, None]).astype(np.float32)
@@ -189,8 +188,8 @@ def photograph(
 
 
 def other_camera(image: Bytes) -> Bytes:
-    """A picture as a camera with a warmer white balance and less contrast shows it, also uint8. No
-    pre-training picture comes from this camera, so the benchmarks hold something left to learn."""
+    """A picture, uint8, as a camera with a warmer white balance and less contrast shows it. No
+    pre-training picture is from this camera, so the benchmarks have something left to learn."""
     warmer = image * np.array([1.12, 1, 0.88], np.float32)
     return _to_bytes((warmer - 127.5) * 0.8 + 127.5, 1)
 

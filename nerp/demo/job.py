@@ -1,4 +1,4 @@
-"""The main job on the shipped world: train, test on base and novel classes, correct with NeRP."""
+"""The whole job on the shipped world: train, test on base and novel classes, correct with NeRP."""
 
 import statistics
 from collections import defaultdict
@@ -66,26 +66,26 @@ class Demo:
         self.settings = settings
         self.tell = tell
         self.done = 0
-        # Zero-shot CLIP on both halves, plain and corrected; a method: train, test, test corrected.
-        # What is trained once for all seeds is tested on base classes for each of them instead.
+        # Runs: zero-shot CLIP on both halves, plain and corrected; for a method: train, test, test
+        # corrected. A method trained once for all seeds is instead tested on base classes per seed.
         below = (catalogue.foundation(method) for method in settings.methods)
         once = {(of.method, of.config) for of in below if of}
         once |= {(method, _CONFIG)
                  for method in filter(catalogue.trains_without_labels, settings.methods)}
         self.total = 4 + 3 * len(settings.methods) * len(settings.seeds) + len(once)
-        self.total += len(settings.seeds) * sum(  # tested on base classes apart
+        self.total += len(settings.seeds) * sum(  # separate tests on base classes
             map(catalogue.trains_on_all_classes, settings.methods))
         # Method and configuration -> the training that serves all seeds.
         self.once: dict[tuple[str, str], Path] = {}
         self.folders: list[Path] = []  # of the runs
-        # What must be said of a plain method: what stood in for its files, what else it has seen.
+        # Remarks on plain methods: what replaced their files, what else their training has seen.
         self.remarks: dict[str, str] = {}
-        # By corrected trainer: of each seed the run on each part.
+        # Corrected trainer -> for each seed, the run on each half of the classes.
         self.corrected: dict[str, list[dict[str, SavedRun]]] = defaultdict(list)
 
     def rows(self) -> list[Row]:
-        """The measured rows: zero-shot CLIP and each method, each plain, with NeRP as released, and
-        with NeRP as run here (the shift, unless something else was asked for)."""
+        """The measured rows: zero-shot CLIP and each method; each plain, with NeRP as released, and
+        with NeRP as run here (the shift, unless another rule was asked for)."""
         self._zero_shot()
         for method in self.settings.methods:
             for seed in self.settings.seeds:
@@ -125,7 +125,7 @@ class Demo:
         return [row] if rule == Rule() else [released, row]
 
     def caption(self) -> str:
-        """A description of the corrected rows of `rows`, and what they have looked at."""
+        """A description of the corrected rows of `rows`, and of the data they have looked at."""
         runs = [of[NOVEL] for seeds in self.corrected.values() for of in seeds]
         rule, nodes = runs[-1].rule, [run.result["nerp"] for run in runs]
         file = runs[-1].directory / CONFIG_FILE
@@ -139,7 +139,7 @@ class Demo:
         return f"{'. '.join(rules)}.{left}"
 
     def _zero_shot(self) -> None:
-        seed = self.settings.seeds[0]  # nothing is learned: every seed gives the same
+        seed = self.settings.seeds[0]  # nothing is learned, so all seeds give the same
         self._test(ZERO_SHOT, "base", seed)
         self._test(ZERO_SHOT, "new", seed)
         self._correct(ZERO_SHOT, seed)
@@ -170,7 +170,7 @@ class Demo:
         if (method, config) not in self.once:
             unlabelled = catalogue.trains_without_labels(method)
             options = ["DATASET.NUM_SHOTS", "-1"] if unlabelled else []
-            if unlabelled or config != _CONFIG:  # a first stage is no result of the method
+            if unlabelled or config != _CONFIG:  # a first stage is not a result of the method
                 options += ["TEST.NO_TEST", "True"]
             self.once[method, config] = self._train(
                 method, "all" if unlabelled else "base", self.settings.seeds[0], options, config)
@@ -202,7 +202,7 @@ class Demo:
         )
 
     def _run(self, run: Callable[[bool], Path]) -> Path:
-        """`run`, and again with overwriting if the settings have changed since last time."""
+        """`run`; if the settings have changed since last time, it is repeated with overwriting."""
         try:
             directory = run(False)
         except OtherRunError as change:

@@ -30,8 +30,8 @@ from nerp.demo.canvas import (
     with_another,
 )
 
-Index = NDArray[np.integer]  # [64, 64], which field a pixel is of
-_MIXED_SHARE = 0.45  # of a picture that a second class covers at most
+Index = NDArray[np.integer]  # [64, 64], the number of each pixel's field
+_MIXED_SHARE = 0.45  # the largest share of a picture that a second class covers
 
 
 def draw(label: int, rng: Generator) -> Bytes:
@@ -67,8 +67,8 @@ def _mottled(rng: Generator, rgb: Colour, cells: int, strength: float) -> Pictur
 def _parcels(
     rng: Generator, size: float, colours: Sequence[Colour], gap: float
 ) -> tuple[Picture, Field, Field, Index]:
-    """A picture of fields about `size` wide in random `colours`, with borders `gap` wide, and the
-    rotated coordinates (u, v) and a number per field that their furrows are drawn with."""
+    """A picture of fields about `size` wide in random `colours`, with borders `gap` wide. Also, to
+    draw furrows with: the rotated coordinates (u, v), and the number of each pixel's field."""
     u, v = coordinates(rng, between(rng, 0, math.pi), between(rng, 0, 0.35))
     u, v = u / size + between(rng, 0, 9), v / size * between(rng, 0.6, 1.4) + between(rng, 0, 9)
     row = np.floor(v).astype(int) % 16
@@ -81,7 +81,7 @@ def _parcels(
 
 
 def _rows(u: Field, v: Field, number: Index, period: float, sharpness: float) -> Field:
-    """Furrows or tree rows: a wave field 0..1 along u or v, whichever the field's number says."""
+    """Furrows or tree rows: a wave field 0..1 along u or v, depending on the field's number."""
     across = np.where(number % 2 == 0, u, v)
     return ramp(np.cos(2 * math.pi / period * across), sharpness)
 

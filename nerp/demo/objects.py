@@ -1,7 +1,7 @@
 """The classes of demo_objects: each shape is a function of a Generator that returns its parts.
 
-A part is a polygon [n, 2] in a frame that the object about fills (-1..1, y downwards) and its RGB
-colour [3]; later parts cover earlier ones.
+A part is a polygon [n, 2] and its RGB colour [3]. Coordinates are -1..1, y downwards, and an object
+about fills this frame. Later parts cover earlier ones.
 """
 
 import math

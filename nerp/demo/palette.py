@@ -1,4 +1,4 @@
-"""Kinds of colour that objects are drawn in, each [3] and random."""
+"""Random colours [3] of several kinds, for drawn objects."""
 
 from numpy.random import Generator
 
@@ -6,12 +6,12 @@ from nerp.demo.canvas import Colour, between, colour
 
 
 def muted(rng: Generator) -> Colour:
-    """Of a background: any hue, little of it."""
+    """A background colour: any hue, low saturation."""
     return colour(rng, rng.random(), between(rng, 0.05, 0.5), between(rng, 0.25, 0.9))
 
 
 def vivid(rng: Generator) -> Colour:
-    """Of a painted thing: any hue, much of it."""
+    """A colour of painted things: any hue, high saturation."""
     return colour(rng, rng.random(), between(rng, 0.4, 0.9), between(rng, 0.4, 0.95))
 
 
@@ -21,10 +21,10 @@ def metallic(rng: Generator) -> Colour:
 
 
 def leafy(rng: Generator) -> Colour:
-    """Of a plant."""
+    """A colour of plants."""
     return colour(rng, between(rng, 0.2, 0.4), between(rng, 0.4, 0.8), between(rng, 0.3, 0.7))
 
 
 def white(rng: Generator) -> Colour:
-    """Of paper or paint."""
+    """A colour of paper or white paint."""
     return colour(rng, 0.12, 0.06, 0.93)

@@ -2,8 +2,8 @@
 
 According to the paper, unequal frequency in pre-training leaves a preference that shows before any
 evidence (the priors), and this preference makes confusions one-sided. On the drawn world every link
-of this chain can be measured: the oracle gain of a class bias (the ceiling), the bias that gives
-it, how well each neutral reference predicts that bias, and what each rule gains of it, beside a
+of this chain can be measured: the oracle gain of a class bias (the ceiling), the bias that achieves
+it, how well each neutral reference predicts that bias, and how much each rule gains, beside a
 shuffled control.
 """
 
@@ -44,8 +44,8 @@ from nerp.settings.resolve import Request, resolve
 METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PromptSRC", "MMA", "MMRL")
 BACKBONES = tuple(SHIPPED)
 ALL_REFERENCES = ("text", "image", "others", "gap")
-# What is tried on every model: a name, and NeRP's settings in it. Rules, on novel classes and on
-# base classes; references, on novel classes alone, since some show the base classes.
+# The corrections that are tried on every model: name -> settings of NeRP. Rules are tried on novel
+# and on base classes, references on novel classes alone, since some show the base classes.
 RULES_TRIED: dict[str, dict[str, object]] = {
     "match": {"RULE": "match"},
     "released rule": {"RULE": "flip", "THRESHOLDS": "default"},
@@ -64,8 +64,8 @@ ORACLE = np.linspace(0, 5, 51)  # multiples of log frequency, in logits
 
 
 class Gain(TypedDict, total=False):
-    """A correction's gain in points, its flips, and what it has looked at with the words for that.
-    The ceiling has no flips."""
+    """A correction's gain in points, its flips, and the data it has looked at, with its caveat. The
+    ceiling has no flips."""
 
     gain: float
     flips: int
@@ -82,8 +82,7 @@ class Half(TypedDict):
 
 class Oracle(TypedDict):
     """The best gain from subtracting a multiple of log frequency, chosen on test labels: the gain
-    in points, the multiple in logits per unit of log frequency, the words for what was looked
-    at."""
+    in points, the multiple in logits per unit of log frequency, and the caveat."""
 
     gain: float
     multiple: float
@@ -110,7 +109,7 @@ class Measured(Half):
 
 
 class CaseRecord(Measured):
-    """A case's study.json: `measure` of its novel classes, and which case it is."""
+    """The content of a case's study.json: `measure` on its novel classes, and the case."""
 
     identity: str
     backbone: str
@@ -138,7 +137,7 @@ class Settings:
 
 
 def run_study(settings: Settings, tell: Callable[[str], None]) -> list[CaseRecord]:
-    """Every case's record (`measure`), each kept in its run's folder and read from there again."""
+    """Every case's record (`measure`). Each is kept in its run's folder and not measured again."""
     if settings.world_seed is not None:
         world = f"world{settings.world_seed}"
         settings = replace(settings, root=str(Path(settings.root) / world),
@@ -186,10 +185,10 @@ def _case(
     kept = test.directory / "study.json"
     identity = digest(test.cfg)
     if kept.is_file():
-        with contextlib.suppress(NerpError):  # a damaged one is measured anew
+        with contextlib.suppress(NerpError):  # a damaged record is measured again
             found = read_json(kept)
             if found.get("identity") == identity:
-                return cast(CaseRecord, found)  # its identity says that these lines wrote it
+                return cast(CaseRecord, found)  # its identity shows that this code wrote it
     model_dir = ""
     if TRAINERS[method].folder:
         model_dir = str(run_training(request("base", "train")))
@@ -214,7 +213,7 @@ def measure(tested: Tested, backbone: str) -> Measured:
     - `oracle`: the best gain from subtracting a multiple of log frequency, chosen on test labels.
     - `links`: for each reference's prior and for log frequency, Spearman's correlation with the
       bias that fits the test labels best; for the priors also the correlation with log frequency
-      and `slope`, the multiple of the prior that comes nearest to that bias.
+      and `slope`, the multiple of the prior that is nearest to that bias.
     - `asymmetry`: of the confusion matrix, by chance alone, and after the shift.
     """
     logits, labels = tested.logits, torch.from_numpy(tested.labels)
@@ -263,9 +262,9 @@ def pretraining_share(backbone: str, world: str, classname: str) -> float:
 def ceiling(logits: Tensor, labels: Tensor) -> float:
     """The oracle gain of a class bias in accuracy, in points, as far as a search finds it.
 
-    The search starts from no bias and from the bias of greatest likelihood. It gives one class
-    after the other the bias with which most images are right, until no class gains any more. It
-    uses test labels.
+    The search starts once from no bias and once from the bias of greatest likelihood. It sets the
+    bias of one class after the other so that most images are right, until no class gains any more.
+    It uses test labels.
     """
     classes = logits.shape[1]
     plain = best = _accuracy(logits.argmax(1), labels)
@@ -287,8 +286,8 @@ def _best_threshold(z: Tensor, labels: Tensor, c: int) -> Tensor:
     others = z.clone()
     others[:, c] = float("-inf")
     value, other = others.max(1)
-    # Class c is predicted where its bias is below the margin, in ascending order of which right
-    # answers of c are lost and right answers of the other class won.
+    # Class c is predicted for an image if its bias is below the margin. In ascending order of the
+    # margin, right answers of class c are lost and right answers of the other class are won.
     margin, order = (z[:, c] - value).sort()
     change = (other == labels).long()[order] - (labels == c).long()[order]
     score = torch.cat([change.new_zeros(1), change.cumsum(0)])
@@ -327,8 +326,8 @@ def _settings(cfg: CfgNode, correction: str) -> CfgNode:
 def _over_prediction(
     logits: Tensor, labels: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.floating]:
-    """[C] by how much more often each class is predicted than it occurs, relative to how often it
-    occurs."""
+    """[C] by how much more often each class is predicted than it occurs, relative to its number of
+    occurrences."""
     confusion = confusion_matrix(labels, logits.argmax(1).numpy(), logits.shape[1])
     share: npt.NDArray[np.floating] = confusion.sum(0) / confusion.sum(1)
     return share - 1

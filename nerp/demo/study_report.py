@@ -29,7 +29,7 @@ _Key = Literal["backbone", "dataset", "method"]
 
 
 def write_report(records: list[CaseRecord], directory: Path, command: str) -> Path:
-    """Write README.md and its figures into `directory`; the page's path.
+    """Write README.md and its figures into `directory`; returns the page's path.
 
     Args:
         records: as `study.run_study` returns them.
@@ -117,7 +117,7 @@ def _gain(name: str, classes: str = "new") -> Number:
 
 
 def _findings(records: list[CaseRecord]) -> Iterable[str]:
-    """Five lines; each says it of every backbone."""
+    """Five lines; each covers every backbone."""
     shift, rule = _gain("shift"), "released rule"
     of_backbone = {backbone: [r for r in records if r["backbone"] == backbone]
                    for backbone in _present(records, "backbone", BACKBONES)}

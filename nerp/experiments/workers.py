@@ -48,7 +48,7 @@ class Workers(Protocol[Place]):
 
 
 class Local:
-    """This machine: `at_once` runs at a time on each of `gpus`; without GPUs, `at_once` in total.
+    """This machine: `at_once` runs at a time on each of `gpus`; without `gpus`, `at_once` in total.
 
     Args:
         program: see `Server`.

@@ -6,7 +6,7 @@
 #   OUTPUT    where the runs go (default: output)
 #   SEEDS, SHOTS, DATASETS, SOURCE, CONFIG    instead of the published ones (nerp sweep --help)
 #   GPUS=0,1 or SLURM=partition=gpu,gpus=1    where a sweep runs
-#   RUNS_AT_ONCE=2    number of runs at once on each GPU, or in total without a GPU
+#   RUNS_AT_ONCE=2    number of runs at once on each of GPUS, or in total without GPUS
 #   RUNS_PER_JOB=8    number of runs in one SLURM job, or fewer if fewer are ready
 #   DRY_RUN=1 only prints the command lines
 
