@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Test METHOD, trained by cross_dataset_train.sh, on all classes of DATASET, once per seed. METHOD may
-# end in _NeRP; DATASET may be a variant of ImageNet (imagenetv2, imagenet_sketch, imagenet_a,
+# Test METHOD, trained by cross_dataset_train.sh, on all classes of DATASET, once per seed. METHOD
+# may end in _NeRP; DATASET may be a variant of ImageNet (imagenetv2, imagenet_sketch, imagenet_a,
 # imagenet_r) or ImageNet itself.
 # KEY VALUE pairs go to every run. See scripts/lib/experiments.sh for SEEDS, SHOTS, DRY_RUN, ...
 #

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "sweep-nerp read")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", default="", metavar="N,N",
-                       help="devices; each run gets one (default: runs share what this command sees)")
+                       help="devices, one per run (default: runs share what this command sees)")
     where.add_argument("--slurm", metavar="KEY=VALUE,...",
                        help="as jobs of a cluster, with sbatch's long options: "
                             "partition=gpu,gpus=1,time=600")
