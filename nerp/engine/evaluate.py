@@ -46,7 +46,6 @@ def compute_logits(
 
     Raises NerpError, naming the file, for an image that cannot be decoded or whose logits are not
     finite.
-    finite.
     """
     clip = trainer.clip
     if not items:

@@ -260,7 +260,6 @@ def split(records: Iterable[Record], seeds: Iterable[int], by_config: bool) -> l
 
     Raises NerpError if two records claim the same place, several sources occur, none of the seeds
     occurs, or all records contradict their protocol.
-    seeds does, or all contradict their protocol.
     """
     seeds, drawn = tuple(seeds), drawn_names()
     records = [record for record in records
