@@ -18,6 +18,7 @@ from nerp.results.plots import SETTINGS, STYLES, save_figure
 _MARKS = {"transductive": "†", "upper bound": "‡", "": ""}
 _RULES = ("ceiling", "match", "released rule", "released rule, calibrated", "shift",
           "shift, calibrated", "shift in pairs")
+_HEADINGS = {"ceiling": "oracle"}  # of what a record calls otherwise
 _REFERENCE_SETS = (*ALL_REFERENCES, "shift", "all four")
 _KNOWING = {"gap": "gap", "image": "mean image", "others": "other classes' images",
             "text": "neutral prompt", "frequency": "log frequency"}
@@ -50,10 +51,10 @@ WORDS = {
     "marks": "± is the standard error over seeds; each seed is averaged over the benchmarks. "
              "Zero-shot CLIP has no seeds. † is transductive: made with the unlabelled test "
              "images. ‡ is an upper bound: made with test labels. Neither is a result. All other "
-             "numbers have looked at training images and labels at most. Their constants were "
-             "chosen on benchmarks drawn with other seeds ([choice.md](choice.md)). The shift on "
-             "this page is made of {references}.",
-    "rules": "Numbers are changes of accuracy in points. Ceiling is the oracle gain: that of the "
+             "numbers use at most training images and labels. Their constants were chosen on "
+             "benchmarks drawn with other seeds ([choice.md](choice.md)). The shift on this page "
+             "uses these references: {references}.",
+    "rules": "Numbers are changes of accuracy in points. Oracle is the oracle gain: that of the "
              "best per-class bias that a search finds on the test labels. Match is the bias that "
              "makes the mean prediction uniform; these test sets are balanced, as match assumes. "
              "The released rule has text pairs, TAU 0 and THRES 2. The shift has its automatic "
@@ -65,8 +66,8 @@ WORDS = {
              "all models. The fitted bias is the one that fits the test labels best. The slope is "
              "the multiple of the prior that comes nearest to it. Asymmetry is 0 if every two "
              "classes are mistaken for each other equally often, and 1 if confusion goes one way "
-             "only. Beside it stands what chance alone gives with as many confusions, then the "
-             "asymmetry after the shift.",
+             "only. The next two columns give the asymmetry that chance alone produces with as "
+             "many confusions, and the asymmetry after the shift.",
 }
 _BACKBONES = {
     "tiny": "`tiny` is trained with CLIP's contrastive loss on classes whose frequencies follow "
@@ -176,7 +177,8 @@ def _table(records: list[CaseRecord], values: dict[str, Value], classes: str = "
     if len(rows) > 1:
         rows.append(row("all models", records))
     headers = ["", "accuracy",
-               *(name + _MARKS[some.get(name, {}).get("caveat", "")] for name in values)]
+               *(_HEADINGS.get(name, name) + _MARKS[some.get(name, {}).get("caveat", "")]
+                 for name in values)]
     return str(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 
@@ -242,9 +244,9 @@ def _gain_figure(records: list[CaseRecord]) -> Figure:
         for axes, backbone in zip(panels, backbones, strict=True):
             mine = [r for r in records if r["backbone"] == backbone]
             axes.axhline(0, color="black", linewidth=0.8)
-            axes.plot([0, right], [0, right], color="#999999", linewidth=0.8, label="the ceiling‡")
+            axes.plot([0, right], [0, right], color="#999999", linewidth=0.8, label="oracle‡")
             axes.plot([0, right], [0, right / 4], color="#999999", linewidth=0.8, linestyle=":",
-                      label="a quarter of the ceiling")
+                      label="a quarter of the oracle")
             for name, (colour, marker) in zip(_FIGURED, (STYLES[5], STYLES[3], STYLES[4]),
                                               strict=True):
                 caveat = records[0]["gains"][name]["caveat"]
@@ -252,9 +254,9 @@ def _gain_figure(records: list[CaseRecord]) -> Figure:
                           linestyle="none", color=colour, marker=marker, markersize=3.5, alpha=0.7,
                           markeredgewidth=0, label=name + _MARKS[caveat])
             axes.set(title=backbone)
-        figure.supxlabel("the most that a class bias could gain‡ (points of novel accuracy)",
+        figure.supxlabel("oracle gain of a class bias‡ (points of novel accuracy)",
                          fontsize=8)
-        figure.supylabel("what is gained", fontsize=8)
+        figure.supylabel("points gained", fontsize=8)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 

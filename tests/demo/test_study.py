@@ -131,12 +131,12 @@ def test_the_page_says_what_was_found_whichever_way_it_goes(gains, verdict, tmp_
     assert len(re.findall(r"^- \*\*", page, re.MULTILINE)) == 5
     assert "`nerp study --seeds 1 2 3`: 3 models, 3 seeds" in page
     assert "`tiny`: gap +0.50" in page and "log frequency +0.25" in page
-    assert "The shift on this page is made of gap, image." in page
+    assert "The shift on this page uses these references: gap, image." in page
     novel, base, alone = (line for line in page.splitlines() if line.startswith("| MMRL"))
     assert f"{np.mean(gains):+.2f} ± " in novel and "-1.00 ± 0.00" in novel and "70.0" in novel
     assert "80.0" in base and "+2.00 ± 0.00" in alone
     header = next(line for line in page.splitlines() if "released rule" in line and "|" in line)
-    assert "ceiling‡" in header and "match†" in header and "shift‡" not in header
+    assert "oracle‡" in header and "match†" in header and "shift‡" not in header
     assert "Nothing here is evidence about CLIP" in page
     assert {p.name for p in tmp_path.iterdir()} == {
         "README.md", "gains.png", "gains.svg", "links.png", "links.svg"

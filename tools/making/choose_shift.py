@@ -324,7 +324,7 @@ def _curve(folder: Path, models: list[Model]) -> str:
             f"{matched:+.2f}", f"{shifted:+.2f}", f"{100 * shifted / top:.0f} %",
         ])
     heads = ["imbalanced in pre-training", "exponent", "images", "steps", "rarest class",
-             "accuracy", "ceiling‡", "match†", "shift", "of the ceiling"]
+             "accuracy", "oracle‡", "match†", "shift", "of the oracle"]
     rows.sort(key=lambda row: row[:2])
     methods = ", ".join(dict.fromkeys(method for _, method in common))
     return (f"{methods} on {len({dataset for dataset, _ in common})} benchmarks.\n\n"
@@ -358,7 +358,7 @@ benchmarks were not touched.
 Each row subtracts a multiple of one prior, less its mean over the classes, from the logits. The \
 columns are the change of accuracy in points (mean over the models), how many models became \
 better, how many became worse by more than half a point, the worst change, and the mean on each \
-world. † is transductive and stands for comparison. The candidates are:
+world. † is transductive and is shown for comparison only. The candidate priors are:
 
 - text, the neutral prompt, and image, the mean training image, both as published;
 - others, the mean logits of the base classes' training images, and the same of these images \

@@ -123,7 +123,7 @@ def _by_world(found: Found) -> str:
                      f"{fmean(each['ceiling'] for each in mine):+.2f}", f"{fmean(shift):+.2f}",
                      _better_worse(shift), _mean(mine, "exponents", "0", GUARDED),
                      *(f"{each:+.2f}" for each in apart), _mean(mine, "sizes", f"{FIRST}", STREAM)])
-    return _drawn(rows, ["world", "models", "accuracy", "ceiling‡", "shift",
+    return _drawn(rows, ["world", "models", "accuracy", "oracle‡", "shift",
                          "better / worse by > 0.5", "guarded†", "guarded less shift, exponent 1",
                          "exponent 2", f"stream, first {FIRST} images s"])
 

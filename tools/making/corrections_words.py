@@ -40,8 +40,9 @@ finds on {count} models that `choose_shift.py collect` kept: {where}; {methods};
 novel classes. No constant was chosen on these worlds ([choice.md](choice.md)). Nothing here is \
 evidence about CLIP: the images are drawn and the backbones are tiny.
 
-Numbers are mean changes of accuracy in points. † looked at the test images, s at those already \
-seen, ‡ at the test labels. All others looked at training data at most.
+Numbers are mean changes of accuracy in points. † marks corrections that use the test images, s \
+those that use test images already seen, ‡ those that use test labels. All others use at most \
+training data.
 
 ## All test images, classes equally frequent
 
@@ -65,7 +66,7 @@ same at each exponent. “Shares known” is match to the shares of the test lab
 
 ## Few test images
 
-Means over five draws. A stream's numbers are those of its first images.
+The numbers are means over five draws. A stream's numbers are those of its first images.
 
 {sizes}
 
