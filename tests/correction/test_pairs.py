@@ -71,7 +71,7 @@ def test_training_pairs_know_only_the_classes_trained_on():
     found = find_pairs(clues(PAIRS="train", found={"training": lambda: labelled}))
     assert found.index.tolist() == [[1, 2]] and found.looked_at == "training labels"
     other = Labelled(logits, torch.tensor([0, 1, 2]), ["Forest", "Road", "Field"])
-    with pytest.raises(NerpError, match="these are others"):
+    with pytest.raises(NerpError, match="and other classes are tested"):
         find_pairs(clues(PAIRS="train", found={"training": lambda: other}))
 
 
