@@ -45,7 +45,7 @@ BATCHES = {
     "PromptKD": (8, 100),
 }
 # The published code of these methods keeps class features for the whole evaluation. That of other
-# methods encodes text per batch. For PromptKD only training is known: it encodes text per step.
+# methods encodes text per batch. How PromptKD's evaluates is not known; it is assumed to keep them.
 KEEPS_TEXT = {"MMRL", "MMRLpp", "ANPrompt", "MMA", "PromptKD"}
 HAS_FROZEN_COPY = {"MMRL", "MMRLpp", "ANPrompt", "PromptSRC", "CoPrompt", "BiomedCoOp",
                    "CasPL_PromptSRC", "ProGrad"}

@@ -18,7 +18,7 @@ from nerp.results.plots import SETTINGS, STYLES, save_figure
 _MARKS = {"transductive": "†", "upper bound": "‡", "": ""}
 _RULES = ("ceiling", "match", "released rule", "released rule, calibrated", "shift",
           "shift, calibrated", "shift in pairs")
-_HEADINGS = {"ceiling": "oracle"}  # of what a record calls otherwise
+_HEADINGS = {"ceiling": "oracle"}  # where a column is not headed by the key of its records
 _REFERENCE_SETS = (*ALL_REFERENCES, "shift", "all four")
 _KNOWING = {"gap": "gap", "image": "mean image", "others": "other classes' images",
             "text": "neutral prompt", "frequency": "log frequency"}

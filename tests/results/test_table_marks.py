@@ -36,20 +36,19 @@ def test_marks_are_those_of_what_may_be_looked_at():
     assert all(MARKS[name][1].startswith(word) for name, word in CAVEATS.items())
 
 
-def test_what_was_trained_with_a_substitute_is_marked_in_every_table(output):
-    write(output, "CoOp", "EuroSAT", "new", 1, 50.0, substitute="templates stand in for sentences")
+@pytest.mark.parametrize(("method", "said", "mark", "note"), [
+    ("CoOp", {"substitute": "templates stand in for sentences"}, "¶",
+     "trained with templates in place of"),
+    ("CasPL", {"also_seen": "unlabelled images"}, "‖", "trained with more than labelled"),
+])
+def test_what_a_training_had_beside_labelled_images_is_marked_in_every_table(
+    output, method, said, mark, note
+):
+    write(output, method, "EuroSAT", "new", 1, 50.0, **said)
     (table,) = tables(output)
-    assert row(table, "CoOp").cells["EuroSAT", "Novel"].marks == "¶*"
-    assert any(note.startswith("¶ trained with templates in place of") for note in table.notes)
-    assert "¶" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
-
-
-def test_what_saw_more_than_labelled_images_in_training_is_marked_in_every_table(output):
-    write(output, "CasPL", "EuroSAT", "new", 1, 50.0, also_seen="unlabelled images")
-    (table,) = tables(output)
-    assert row(table, "CasPL").cells["EuroSAT", "Novel"].marks == "‖*"
-    assert any(note.startswith("‖ trained with more than labelled") for note in table.notes)
-    assert "‖" not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
+    assert row(table, method).cells["EuroSAT", "Novel"].marks == f"{mark}*"
+    assert any(line.startswith(f"{mark} {note}") for line in table.notes)
+    assert mark not in row(table, "MMRL").cells["EuroSAT", "Novel"].marks
 
 
 def test_a_test_that_contradicts_its_protocol_is_left_out_and_named(output):

@@ -32,7 +32,7 @@ class PlainTaskRes(PlainMethod):
 class PlainPromptKD(PlainPromptSRC):
     """Vision prompts and a projection. `teacher`, a plain PromptSRC, is set from outside. Each step
     of the published code runs all of the teacher, its text encoder too, although its class features
-    never change (github.com/zhengli97/PromptKD, issue 33)."""
+    never change. docs/performance.md has the source."""
 
     teacher: PlainPromptSRC
     training = False
